@@ -1,0 +1,109 @@
+package cache
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// delivery is what the store remembers of a file it put outside of itself.
+type delivery struct {
+	Path    string   `json:"path"`
+	Content Artifact `json:"content"`
+	Inode   uint64   `json:"inode"`
+	MtimeNS int64    `json:"mtime_ns"`
+}
+
+func (s *Store) deliveryPath(path string) string {
+	h := sha256.Sum256([]byte(path))
+	return filepath.Join(s.dir, "delivered", hex.EncodeToString(h[:]))
+}
+
+// Deliver moves the file name, on the store's file system, to path, outside
+// of the store, and remembers what it put there. The file is complete and
+// durable before it has its name.
+func (s *Store) Deliver(ctx context.Context, name, path string) (Artifact, error) {
+	a, err := s.deliver(ctx, name, path)
+	if err != nil {
+		return a, fmt.Errorf("write %s: %w", path, err)
+	}
+	return a, nil
+}
+
+func (s *Store) deliver(ctx context.Context, name, path string) (Artifact, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return Artifact{}, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, ctxReader{ctx, f})
+	if err != nil {
+		return Artifact{}, err
+	}
+	a := Artifact{digest.NewDigestFromBytes(digest.SHA256, h.Sum(nil)), n}
+	if err := s.sync(f); err != nil {
+		return a, err
+	}
+	if err := s.rename(name, path); err != nil {
+		return a, err
+	}
+	d, err := statDelivery(path)
+	if err != nil {
+		return a, err
+	}
+	d.Content = a
+	b, err := json.Marshal(d)
+	if err != nil {
+		return a, err
+	}
+	if err := os.MkdirAll(filepath.Join(s.dir, "delivered"), 0o755); err != nil {
+		return a, err
+	}
+	return a, s.writeFile(s.deliveryPath(path), b, 0o644)
+}
+
+// Delivered tells whether path still is the artifact that was put there, else
+// a *[Miss]: it may have been removed, replaced or edited by hand.
+func (s *Store) Delivered(path string, a Artifact) error {
+	b, err := os.ReadFile(s.deliveryPath(path))
+	if err != nil {
+		return miss("%s was never written", filepath.Base(path))
+	}
+	var was delivery
+	if err := json.Unmarshal(b, &was); err != nil {
+		return miss("the record of %s is damaged", filepath.Base(path))
+	}
+	now, err := statDelivery(path)
+	if err != nil {
+		return miss("%s is gone", filepath.Base(path))
+	}
+	if was.Content != a {
+		return miss("%s is of another build", filepath.Base(path))
+	}
+	if now.Inode != was.Inode || now.MtimeNS != was.MtimeNS || now.Content.Size != a.Size {
+		return miss("%s was changed since it was written", filepath.Base(path))
+	}
+	return nil
+}
+
+// statDelivery fills in all but the content's digest.
+func statDelivery(path string) (delivery, error) {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return delivery{}, err
+	}
+	d := delivery{Path: path, MtimeNS: fi.ModTime().UnixNano(), Content: Artifact{Size: fi.Size()}}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		d.Inode = st.Ino
+	}
+	return d, nil
+}

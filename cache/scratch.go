@@ -1,0 +1,97 @@
+package cache
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Scratch is one run's private directory for files on their way, on the
+// store's file system. An flock(2) on it says that its run is alive.
+type Scratch struct {
+	dir  string
+	lock *os.File
+}
+
+// NewScratch makes a directory below parent that the store's temporary files
+// go to from now on. Close removes it; if the run is killed, the next run's
+// [Reclaim] does.
+func (s *Store) NewScratch(parent string) (*Scratch, error) {
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return nil, fmt.Errorf("make a work directory: %w", err)
+	}
+	dir, err := os.MkdirTemp(parent, "run-*")
+	if err != nil {
+		return nil, fmt.Errorf("make a work directory: %w", err)
+	}
+	f, err := os.Open(dir)
+	if err == nil {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make a work directory: %w", err)
+	}
+	s.tmp = dir
+	return &Scratch{dir, f}, nil
+}
+
+// Dir is the directory's path.
+func (c *Scratch) Dir() string { return c.dir }
+
+// Close removes the directory with all that is in it.
+func (c *Scratch) Close() error {
+	err := removeTree(c.dir)
+	c.lock.Close()
+	return err
+}
+
+// Reclaim removes the scratch directories below parent whose runs are dead,
+// and returns how many there were.
+func Reclaim(parent string) (int, error) {
+	entries, err := os.ReadDir(parent)
+	if os.IsNotExist(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reclaim %s: %w", parent, err)
+	}
+	n := 0
+	for _, e := range entries {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), "run-") {
+			continue
+		}
+		dir := filepath.Join(parent, e.Name())
+		f, err := os.Open(dir)
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			if err := removeTree(dir); err != nil {
+				f.Close()
+				return n, fmt.Errorf("reclaim %s: %w", dir, err)
+			}
+			n++
+		}
+		f.Close()
+	}
+	return n, nil
+}
+
+// removeTree deletes dir even where a directory inside has lost its write
+// permission, which an ordinary user would stumble over.
+func removeTree(dir string) error {
+	err := os.RemoveAll(dir)
+	if err == nil || !os.IsPermission(err) {
+		return err
+	}
+	filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			os.Chmod(p, 0o700)
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
+}
