@@ -1,0 +1,174 @@
+// Package sandbox is the inside of a sandbox: the first process of a new set
+// of namespaces, which makes the file system its [Config] asks for, gives up
+// what foreign code must not have, starts the process and reaps.
+//
+// # What holds foreign code
+//
+// Its own mount namespace, in which the old root is unmounted before it
+// starts; its own process, IPC, host name and (unless asked for) network
+// namespaces; no capability that reaches beyond them ([kept]), no device
+// nodes but the harmless ones, a read-only /proc/sys. When the started
+// process ends, the kernel kills all that it left behind, because their
+// process namespace ends with this one.
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config is what the starting program writes to descriptor 3, as JSON. Its
+// members are those of runner.Spec, where they are explained.
+type Config struct {
+	Argv     []string      `json:"argv"`
+	Env      []string      `json:"env"`
+	Dir      string        `json:"dir"`
+	Root     string        `json:"root"`
+	Mounts   []Mount       `json:"mounts"`
+	Network  string        `json:"network"`
+	Hostname string        `json:"hostname"`
+	Trusted  bool          `json:"trusted"`
+	Timeout  time.Duration `json:"timeout_ns"` // kept by the starting program
+}
+
+// Mount is one mount of a [Config].
+type Mount struct {
+	Source   string `json:"source"`
+	Target   string `json:"target"`
+	Writable bool   `json:"writable"`
+	Device   bool   `json:"device"`
+	Size     int64  `json:"size"`
+}
+
+// status is what is written to descriptor 4.
+type status struct {
+	Exit   int    `json:"exit"`
+	Signal int    `json:"signal"`
+	Error  string `json:"error,omitempty"`
+}
+
+// Main is the program of a sandbox's first process. It returns when the
+// started process has ended; the caller must then exit, which ends the
+// namespaces.
+func Main() {
+	unix.CloseOnExec(3)
+	unix.CloseOnExec(4)
+	report := os.NewFile(4, "status")
+	st, err := run()
+	if err != nil {
+		st = status{Exit: 125, Error: err.Error()}
+	}
+	json.NewEncoder(report).Encode(st)
+	report.Close()
+}
+
+func run() (status, error) {
+	var c Config
+	in := os.NewFile(3, "config")
+	err := json.NewDecoder(in).Decode(&c)
+	in.Close()
+	if err != nil {
+		return status{}, fmt.Errorf("read the configuration: %w", err)
+	}
+	if len(c.Argv) == 0 {
+		return status{}, errors.New("no command")
+	}
+	// Capabilities belong to a thread, and a child has those of the thread
+	// that made it.
+	runtime.LockOSThread()
+	if err := c.makeRoot(); err != nil {
+		return status{}, err
+	}
+	if c.Hostname != "" {
+		if err := unix.Sethostname([]byte(c.Hostname)); err != nil {
+			return status{}, fmt.Errorf("set the host name: %w", err)
+		}
+	}
+	if c.Network != "host" {
+		if err := loopbackUp(); err != nil {
+			return status{}, fmt.Errorf("bring up the loopback device: %w", err)
+		}
+	}
+	if !c.Trusted {
+		// What the user may do by group (/dev/kvm) is no business of foreign code.
+		if err := unix.Setgroups(nil); err != nil {
+			return status{}, fmt.Errorf("drop the supplementary groups: %w", err)
+		}
+		if err := dropCapabilities(); err != nil {
+			return status{}, err
+		}
+	}
+	return c.start()
+}
+
+// start runs the command and reaps until it has ended.
+func (c *Config) start() (status, error) {
+	path, err := lookPath(c.Argv[0], c.Env)
+	if err != nil {
+		return status{}, err
+	}
+	cmd := &exec.Cmd{Path: path, Args: c.Argv, Env: c.Env, Dir: c.Dir, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	if cmd.Dir == "" {
+		cmd.Dir = "/"
+	}
+	if cmd.Env == nil {
+		cmd.Env = []string{}
+	}
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return status{}, fmt.Errorf("start %s: %w", c.Argv[0], err)
+	}
+	for {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, 0, nil)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return status{}, fmt.Errorf("wait for %s: %w", c.Argv[0], err)
+		case pid == cmd.Process.Pid && ws.Exited():
+			return status{Exit: ws.ExitStatus()}, nil
+		case pid == cmd.Process.Pid && ws.Signaled():
+			return status{Exit: 128 + int(ws.Signal()), Signal: int(ws.Signal())}, nil
+		}
+	}
+}
+
+// lookPath finds name in the PATH of env, not in this process's.
+func lookPath(name string, env []string) (string, error) {
+	for _, c := range name {
+		if c == '/' {
+			return name, nil
+		}
+	}
+	for _, dir := range pathOf(env) {
+		file := dir + "/" + name
+		if unix.Access(file, unix.X_OK) == nil {
+			return file, nil
+		}
+	}
+	return "", fmt.Errorf("%s: no such program in the sandbox", name)
+}
+
+func pathOf(env []string) []string {
+	dirs := []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+	for _, e := range env {
+		if len(e) > 5 && e[:5] == "PATH=" {
+			dirs = nil
+			start := 5
+			for i := 5; i <= len(e); i++ {
+				if i == len(e) || e[i] == ':' {
+					dirs = append(dirs, e[start:i])
+					start = i + 1
+				}
+			}
+		}
+	}
+	return dirs
+}
