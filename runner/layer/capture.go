@@ -1,0 +1,254 @@
+// Package layer turns directory trees into canonical archives and back.
+//
+// # The format
+//
+// A layer is the difference that a step makes to a file system, as a POSIX
+// tar: entries sorted by path, a directory before what it holds; owners as
+// numbers; extended attributes as PAX records SCHILY.xattr.NAME; no
+// modification time later than a given one and all of them in whole seconds;
+// a removed path as an empty file .wh.NAME, a replaced directory with an empty file
+// .wh..wh..opq inside (the whiteouts of the OCI image specification). The
+// same tree always gives the same bytes, so a layer is named by their digest.
+package layer
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"sort"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Whiteout names, OCI image specification, "Representing Changes".
+const (
+	whiteoutPrefix = ".wh."
+	opaqueMarker   = ".wh..wh..opq"
+)
+
+// opaqueXattr marks, in the upper directory of an overlay mounted with
+// userxattr, a directory that hides the one below (kernel document
+// filesystems/overlayfs).
+const opaqueXattr = "user.overlay.opaque"
+
+// xattrRecord is the PAX key prefix that star, GNU tar and bsdtar share.
+const xattrRecord = "SCHILY.xattr."
+
+// Capture writes the tree below dir to w as a layer. Where the tree is the
+// upper directory of an overlay (mounted with userxattr), the removals in it
+// become whiteouts. Entries newer than epoch get epoch as their time. With
+// settle, the files themselves get the times the layer has, so that the tree
+// is what unpacking the layer would give.
+func Capture(ctx context.Context, w io.Writer, dir string, epoch time.Time, settle bool) error {
+	c := &capture{ctx: ctx, tw: tar.NewWriter(w), root: dir, epoch: epoch.Truncate(time.Second), settle: settle, links: make(map[inode]string)}
+	if err := c.dir("."); err != nil {
+		return fmt.Errorf("capture %s: %w", dir, err)
+	}
+	return c.tw.Close()
+}
+
+type capture struct {
+	ctx    context.Context
+	tw     *tar.Writer
+	root   string
+	epoch  time.Time
+	settle bool
+	links  map[inode]string // first path of each inode with several names
+}
+
+type inode struct{ dev, ino uint64 }
+
+// dir writes the entries of a directory; the directory's own entry, if it is
+// not the root, has been written. The root's is left out: a layer does not
+// say what / is.
+func (c *capture) dir(rel string) error {
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(filepath.Join(c.root, rel))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		fi, err := e.Info()
+		if err != nil {
+			return err
+		}
+		name := path.Join(rel, e.Name())
+		if err := c.entry(name, fi); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (c *capture) entry(name string, fi fs.FileInfo) error {
+	file := filepath.Join(c.root, name)
+	st := fi.Sys().(*syscall.Stat_t)
+	if isWhiteout(fi, st) {
+		return c.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: whiteoutName(name), Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatPAX})
+	}
+	if strings.HasPrefix(path.Base(name), whiteoutPrefix) {
+		return errors.New("a name that begins with .wh. cannot be kept in a layer, where it means a removal; rename it")
+	}
+	h, opaque, err := c.header(name, file, fi, st)
+	if err != nil || h == nil {
+		return err
+	}
+	if err := c.tw.WriteHeader(h); err != nil {
+		return err
+	}
+	if h.Typeflag == tar.TypeReg && h.Size > 0 {
+		if err := c.content(file, h.Size); err != nil {
+			return err
+		}
+	}
+	if fi.IsDir() {
+		if opaque {
+			err := c.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Join(name, opaqueMarker), Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatPAX})
+			if err != nil {
+				return err
+			}
+		}
+		if err := c.dir(name); err != nil {
+			return err
+		}
+	}
+	if c.settle {
+		return settle(file, h.ModTime)
+	}
+	return nil
+}
+
+// header describes one entry. It is nil for what a layer leaves out: sockets,
+// which are of no use without the process that listens.
+func (c *capture) header(name, file string, fi fs.FileInfo, st *syscall.Stat_t) (h *tar.Header, opaque bool, err error) {
+	h = &tar.Header{
+		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
+		ModTime: clamp(fi.ModTime(), c.epoch), Format: tar.FormatPAX,
+	}
+	switch fi.Mode().Type() {
+	case 0:
+		h.Typeflag, h.Size = tar.TypeReg, fi.Size()
+		if st.Nlink > 1 {
+			if first, ok := c.links[inode{st.Dev, st.Ino}]; ok {
+				h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
+				return h, false, nil
+			}
+			c.links[inode{st.Dev, st.Ino}] = name
+		}
+	case fs.ModeDir:
+		h.Typeflag, h.Name = tar.TypeDir, name+"/"
+	case fs.ModeSymlink:
+		h.Typeflag = tar.TypeSymlink
+		if h.Linkname, err = os.Readlink(file); err != nil {
+			return nil, false, err
+		}
+	case fs.ModeNamedPipe:
+		h.Typeflag = tar.TypeFifo
+	case fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
+		h.Typeflag = tar.TypeBlock
+		if fi.Mode()&fs.ModeCharDevice != 0 {
+			h.Typeflag = tar.TypeChar
+		}
+		h.Devmajor, h.Devminor = int64(unix.Major(uint64(st.Rdev))), int64(unix.Minor(uint64(st.Rdev)))
+	default:
+		return nil, false, nil
+	}
+	h.PAXRecords, opaque, err = xattrRecords(file)
+	return h, opaque, err
+}
+
+// content copies a file and fails if it is not as long as its header says.
+func (c *capture) content(file string, size int64) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	n, err := io.Copy(c.tw, io.LimitReader(f, size))
+	if err == nil && n < size {
+		err = fmt.Errorf("became shorter while it was read")
+	}
+	return err
+}
+
+func isWhiteout(fi fs.FileInfo, st *syscall.Stat_t) bool {
+	return fi.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0
+}
+
+func whiteoutName(name string) string {
+	return path.Join(path.Dir(name), whiteoutPrefix+path.Base(name))
+}
+
+// clamp is the time an entry gets: whole seconds, not after epoch. The zero
+// epoch clamps to 1970.
+func clamp(t, epoch time.Time) time.Time {
+	t = t.Truncate(time.Second)
+	if epoch.IsZero() {
+		epoch = time.Unix(0, 0)
+	}
+	if t.After(epoch) {
+		return epoch
+	}
+	return t
+}
+
+func settle(file string, t time.Time) error {
+	ts := unix.NsecToTimespec(t.UnixNano())
+	return unix.UtimesNanoAt(unix.AT_FDCWD, file, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// xattrRecords reads what a layer keeps of a file's extended attributes: the
+// user's own and file capabilities. The overlay's are turned into whiteouts.
+func xattrRecords(file string) (records map[string]string, opaque bool, err error) {
+	var buf [1024]byte
+	list := buf[:]
+	n, err := unix.Llistxattr(file, list)
+	if errors.Is(err, unix.ERANGE) {
+		list = make([]byte, 1<<16) // XATTR_LIST_MAX, xattr(7)
+		n, err = unix.Llistxattr(file, list)
+	}
+	if n == 0 || errors.Is(err, unix.ENOTSUP) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("list extended attributes: %w", err)
+	}
+	names := strings.Split(strings.TrimRight(string(list[:n]), "\x00"), "\x00")
+	sort.Strings(names)
+	for _, name := range names {
+		if !keptXattr(name) && name != opaqueXattr {
+			continue
+		}
+		value := make([]byte, 1<<16) // XATTR_SIZE_MAX, xattr(7)
+		n, err := unix.Lgetxattr(file, name, value)
+		if err != nil {
+			return nil, false, fmt.Errorf("read extended attribute %s: %w", name, err)
+		}
+		if name == opaqueXattr {
+			opaque = opaque || string(value[:n]) == "y"
+			continue
+		}
+		if records == nil {
+			records = make(map[string]string)
+		}
+		records[xattrRecord+name] = string(value[:n])
+	}
+	return records, opaque, nil
+}
+
+// keptXattr tells which extended attributes belong to a tree. Others (labels
+// of a security module, the overlay's) belong to the host it lies on.
+func keptXattr(name string) bool {
+	return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
+}

@@ -1,0 +1,195 @@
+package layer
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"sort"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ComposeOptions is what [Compose] makes of the trees it is given.
+type ComposeOptions struct {
+	Owners Owners
+	Epoch  time.Time // the time of all entries
+	// Base is the root file system the layer is for. A directory that is
+	// there keeps its owner and mode; one that is a link to a directory
+	// there (/lib in a merged /usr) stands for what it leads to.
+	Base string
+}
+
+// Compose writes a layer of the trees in dirs, a later one over an earlier
+// one, to w. Who the files belong to on this host does not matter: they are
+// root's, or whoever the options say. Neither do their times. Modes, extended
+// attributes, symbolic and hard links are kept; a socket or a device node is
+// an error.
+func Compose(ctx context.Context, w io.Writer, dirs []string, o ComposeOptions) error {
+	m := &merger{base: o.Base, found: make(map[string]source)}
+	for _, dir := range dirs {
+		if err := m.merge(dir, ".", "."); err != nil {
+			return err
+		}
+	}
+	names := make([]string, 0, len(m.found))
+	for name := range m.found {
+		names = append(names, name)
+	}
+	sort.Slice(names, func(i, j int) bool { return lessPath(names[i], names[j]) })
+	c := &capture{ctx: ctx, tw: tar.NewWriter(w), epoch: o.Epoch, links: make(map[inode]string)}
+	for _, name := range names {
+		if err := c.compose(name, m.found[name], o.Owners); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return c.tw.Close()
+}
+
+// source is where an entry of a composed layer comes from.
+type source struct {
+	file string
+	base bool // a directory of the base: it keeps its owner and mode
+}
+
+type merger struct {
+	base  string
+	found map[string]source // by path in the layer
+}
+
+// merge lays the directory rel of the tree dir over what is known, at the
+// path to of the layer.
+func (m *merger) merge(dir, rel, to string) error {
+	entries, err := os.ReadDir(filepath.Join(dir, rel))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		from := path.Join(rel, e.Name())
+		name := path.Join(to, e.Name())
+		file := filepath.Join(dir, from)
+		if !e.IsDir() {
+			m.removeBelow(name)
+			m.found[name] = source{file: file}
+			continue
+		}
+		if name, err = m.directory(name, file); err != nil {
+			return err
+		}
+		if err := m.merge(dir, from, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeBelow forgets the content of a directory that is none any more.
+func (m *merger) removeBelow(name string) {
+	if s, ok := m.found[name]; ok {
+		if fi, err := os.Lstat(s.file); err != nil || !fi.IsDir() {
+			return
+		}
+		for other := range m.found {
+			if strings.HasPrefix(other, name+"/") {
+				delete(m.found, other)
+			}
+		}
+	}
+}
+
+// directory enters a directory and returns the path it really has.
+func (m *merger) directory(name, file string) (string, error) {
+	if m.base == "" {
+		m.found[name] = source{file: file}
+		return name, nil
+	}
+	fi, err := os.Lstat(filepath.Join(m.base, name))
+	switch {
+	case err == nil && fi.IsDir():
+		m.found[name] = source{filepath.Join(m.base, name), true}
+	case err == nil && fi.Mode()&fs.ModeSymlink != 0:
+		to, err := resolveIn(m.base, name)
+		if err != nil {
+			return "", fmt.Errorf("%s is a link in the system below, and its end cannot be found: %w", name, err)
+		}
+		for d := to; d != "."; d = path.Dir(d) {
+			m.found[d] = source{filepath.Join(m.base, d), true}
+		}
+		return to, nil
+	default:
+		m.found[name] = source{file: file}
+	}
+	return name, nil
+}
+
+// resolveIn follows the links of name as if root were /, to a directory.
+func resolveIn(root, name string) (string, error) {
+	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	t, err := unix.Openat2(fd, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(t)
+	from, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return "", err
+	}
+	to, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", t))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Rel(from, to)
+}
+
+// lessPath orders a directory before its content, and both before what sorts
+// between them by bytes (a-b stands between a and a/b).
+func lessPath(a, b string) bool {
+	return strings.ReplaceAll(a, "/", "\x00") < strings.ReplaceAll(b, "/", "\x00")
+}
+
+func (c *capture) compose(name string, s source, owners Owners) error {
+	fi, err := os.Lstat(s.file)
+	if err != nil {
+		return err
+	}
+	switch {
+	case strings.HasPrefix(path.Base(name), whiteoutPrefix):
+		return errors.New("a name that begins with .wh. means a removal in a layer; rename it")
+	case fi.Mode()&fs.ModeSocket != 0:
+		return errors.New("a socket cannot be copied into an image; remove it")
+	case fi.Mode()&fs.ModeDevice != 0:
+		return errors.New("a device node cannot be copied into an image; remove it (the system makes its own)")
+	}
+	h, _, err := c.header(name, s.file, fi, fi.Sys().(*syscall.Stat_t))
+	if err != nil {
+		return err
+	}
+	if o, ok := owners.of(name); ok || !s.base {
+		h.Uid, h.Gid = o.UID, o.GID
+		if o.Mode >= 0 && h.Typeflag != tar.TypeSymlink {
+			h.Mode = o.Mode
+		}
+	}
+	if !s.base {
+		h.ModTime = clamp(c.epoch, c.epoch)
+	}
+	if err := c.tw.WriteHeader(h); err != nil {
+		return err
+	}
+	if h.Typeflag == tar.TypeReg && h.Size > 0 {
+		return c.content(s.file, h.Size)
+	}
+	return nil
+}
