@@ -1,0 +1,217 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"sort"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrRepack says that a difference is better, or only, made by packing the
+// whole tree anew.
+var ErrRepack = errors.New("the difference is too large or too odd to be applied to an image")
+
+// Past these a whole new image is made faster than a difference is applied.
+const (
+	maxChanges     = 1500
+	maxChangeBytes = 96 * mib
+	maxCommand     = 240 // bytes; debugfs reads its commands in lines of 256
+)
+
+// change is what becomes of one path of the base.
+type change struct {
+	name   string // relative path
+	file   string // what it is to be, in an unpacked layer; empty if removed
+	fi     fs.FileInfo
+	exists fs.FileInfo // what is there in the base, or nil
+}
+
+// changes is the difference that layers, unpacked as overlay directories and
+// applied in order, make to the tree base: in the order in which to apply it.
+func changes(base string, layers []string) ([]change, error) {
+	final := make(map[string]change)
+	bytes := int64(0)
+	for _, layer := range layers {
+		err := filepath.WalkDir(layer, func(file string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			name, err := filepath.Rel(layer, file)
+			if err != nil || name == "." {
+				return err
+			}
+			fi, err := d.Info()
+			if err != nil {
+				return err
+			}
+			bytes += fi.Size()
+			if len(final) > maxChanges || bytes > maxChangeBytes {
+				return ErrRepack
+			}
+			return enter(final, name, file, fi)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	var list []change
+	for _, c := range final {
+		if fi, err := os.Lstat(filepath.Join(base, c.name)); err == nil {
+			c.exists = fi
+		}
+		if c.needed() {
+			list = append(list, c)
+		}
+		if c.odd() {
+			return nil, ErrRepack
+		}
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].name < list[j].name })
+	return list, nil
+}
+
+// enter notes what an entry of a layer makes of the layers before it.
+func enter(final map[string]change, name, file string, fi fs.FileInfo) error {
+	st := fi.Sys().(*syscall.Stat_t)
+	if fi.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0 {
+		final[name] = change{name: name}
+		for other := range final {
+			if strings.HasPrefix(other, name+"/") {
+				delete(final, other)
+			}
+		}
+		return nil
+	}
+	before := final[name]
+	if before.file != "" && before.fi.IsDir() != fi.IsDir() {
+		return ErrRepack
+	}
+	if fi.IsDir() {
+		// An opaque directory hides what debugfs would have to remove one by one.
+		if n, err := unix.Lgetxattr(file, "user.overlay.opaque", make([]byte, 8)); err == nil && n > 0 {
+			return ErrRepack
+		}
+	} else if st.Nlink > 1 {
+		return ErrRepack
+	}
+	final[name] = change{name: name, file: file, fi: fi}
+	return nil
+}
+
+// needed is false for a removal of what is not there and for a directory that
+// stays as it is.
+func (c change) needed() bool {
+	if c.file == "" {
+		return c.exists != nil
+	}
+	if c.exists == nil || !c.fi.IsDir() || !c.exists.IsDir() {
+		return true
+	}
+	a, b := c.fi.Sys().(*syscall.Stat_t), c.exists.Sys().(*syscall.Stat_t)
+	return a.Mode != b.Mode || a.Uid != b.Uid || a.Gid != b.Gid || a.Mtim.Sec != b.Mtim.Sec
+}
+
+// odd is true for what debugfs cannot do, or cannot be told to do.
+func (c change) odd() bool {
+	if strings.ContainsAny(c.name, "\"\n\\") || len(c.name) > maxCommand/2 {
+		return true
+	}
+	if c.exists != nil && c.exists.IsDir() && (c.file == "" || !c.fi.IsDir()) {
+		return true
+	}
+	if c.file == "" {
+		return false
+	}
+	switch c.fi.Mode().Type() {
+	case 0, fs.ModeDir:
+		return false
+	case fs.ModeSymlink:
+		to, err := os.Readlink(c.file)
+		return err != nil || strings.ContainsAny(to, "\"\n\\") || len(to)+len(c.name) > maxCommand-32
+	}
+	return true
+}
+
+// script is the list of debugfs(8) commands that apply the changes. Regular
+// files are taken from links that it makes in the directory files, because
+// their own paths may be too long for a command.
+func script(list []change, files string) (string, error) {
+	var b strings.Builder
+	for i, c := range list {
+		if c.exists != nil && !c.exists.IsDir() {
+			fmt.Fprintf(&b, "rm \"/%s\"\n", c.name)
+		}
+		if c.file == "" {
+			continue
+		}
+		link := filepath.Join(files, fmt.Sprint(i))
+		switch c.fi.Mode().Type() {
+		case fs.ModeDir:
+			if c.exists == nil {
+				fmt.Fprintf(&b, "mkdir \"/%s\"\n", c.name)
+			}
+		case fs.ModeSymlink:
+			to, err := os.Readlink(c.file)
+			if err != nil {
+				return "", err
+			}
+			fmt.Fprintf(&b, "symlink \"/%s\" \"%s\"\n", c.name, to)
+		default:
+			if err := os.Symlink(c.file, link); err != nil {
+				return "", err
+			}
+			// In its own directory: write(8) of debugfs takes a name, not a path.
+			fmt.Fprintf(&b, "cd \"/%s\"\nwrite %s \"%s\"\ncd /\n", path.Dir(c.name), link, path.Base(c.name))
+		}
+		attributes(&b, c)
+		if err := xattrCommands(&b, c, link); err != nil {
+			return "", err
+		}
+	}
+	return b.String(), nil
+}
+
+func attributes(b *strings.Builder, c change) {
+	st := c.fi.Sys().(*syscall.Stat_t)
+	t := st.Mtim.Sec
+	for _, f := range []struct{ field, value string }{
+		{"mode", fmt.Sprintf("0%o", st.Mode)}, {"uid", fmt.Sprint(st.Uid)}, {"gid", fmt.Sprint(st.Gid)},
+		{"atime", fmt.Sprintf("@%d", t)}, {"mtime", fmt.Sprintf("@%d", t)}, {"ctime", fmt.Sprintf("@%d", t)}, {"crtime", fmt.Sprintf("@%d", t)},
+	} {
+		fmt.Fprintf(b, "sif \"/%s\" %s %s\n", c.name, f.field, f.value)
+	}
+}
+
+func xattrCommands(b *strings.Builder, c change, link string) error {
+	if c.fi.Mode()&fs.ModeSymlink != 0 {
+		return nil
+	}
+	buf := make([]byte, 1<<16)
+	n, err := unix.Llistxattr(c.file, buf)
+	if err != nil || n == 0 {
+		return nil
+	}
+	for i, name := range strings.Split(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
+		if strings.HasPrefix(name, "user.overlay.") || !strings.HasPrefix(name, "user.") && name != "security.capability" {
+			continue
+		}
+		value := make([]byte, 1<<16)
+		n, err := unix.Lgetxattr(c.file, name, value)
+		if err != nil {
+			return fmt.Errorf("read %s of %s: %w", name, c.name, err)
+		}
+		file := fmt.Sprintf("%s.x%d", link, i)
+		if err := os.WriteFile(file, value[:n], 0o600); err != nil {
+			return err
+		}
+		fmt.Fprintf(b, "ea_set -f %s \"/%s\" %s\n", file, c.name, name)
+	}
+	return nil
+}

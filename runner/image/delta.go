@@ -1,0 +1,278 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Delta writes to out a qcow2 image whose backing file is base, an image that
+// [FromTree] made of baseTree, and in which the layers have been applied to
+// the file system. backing is the name the header gives the base; nothing is
+// ever opened by it. The result does not depend on how it was reached: it
+// holds just the clusters that differ, in guest order.
+//
+// The error is [ErrRepack] where a whole image should be made instead.
+func Delta(ctx context.Context, out *os.File, base, backing, baseTree string, layers []string, o Options) error {
+	list, err := changes(baseTree, layers)
+	if err != nil {
+		return err
+	}
+	q, err := openQcow2(base)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	files := filepath.Join(o.Work, "f")
+	if err := os.Mkdir(files, 0o700); err != nil {
+		return err
+	}
+	commands, err := script(list, files)
+	if err != nil {
+		return err
+	}
+	cmds := filepath.Join(o.Work, "commands")
+	if err := os.WriteFile(cmds, []byte(commands), 0o600); err != nil {
+		return err
+	}
+	changed, err := applyExported(ctx, base, q.size, cmds, o)
+	if errors.Is(err, errNoExport) {
+		changed, err = applyCopied(ctx, q, cmds, o)
+	}
+	if err != nil {
+		return err
+	}
+	defer changed.Close()
+	clusters, err := differing(q, changed)
+	if err != nil {
+		return err
+	}
+	return writeQcow2(out, q.size, clusters, backing)
+}
+
+// differing lists the clusters of top that are not as in base.
+func differing(base, top *qcow2) ([]cluster, error) {
+	guests := make([]int64, 0, len(top.cluster))
+	for g := range top.cluster {
+		guests = append(guests, g)
+	}
+	sort.Slice(guests, func(i, j int) bool { return guests[i] < guests[j] })
+	a, b := make([]byte, clusterSize), make([]byte, clusterSize)
+	var cs []cluster
+	for _, g := range guests {
+		if err := base.bytes(g, a); err != nil {
+			return nil, err
+		}
+		if err := top.bytes(g, b); err != nil {
+			return nil, err
+		}
+		if bytes.Equal(a, b) {
+			continue
+		}
+		c := top.cluster[g]
+		c.zero = isZero(b)
+		cs = append(cs, c)
+	}
+	return cs, nil
+}
+
+// errNoExport says that an image cannot be shown as a raw file here.
+var errNoExport = errors.New("images cannot be exported through FUSE here")
+
+// applyExported runs debugfs on a qcow2 overlay that qemu-storage-daemon(1)
+// shows as a raw file: only what changes is read and written, however large
+// the image.
+func applyExported(ctx context.Context, base string, size int64, cmds string, o Options) (*qcow2, error) {
+	if !canExport() {
+		return nil, errNoExport
+	}
+	overlay := filepath.Join(o.Work, "overlay.qcow2")
+	f, err := os.Create(overlay)
+	if err != nil {
+		return nil, err
+	}
+	err = writeQcow2(f, size, nil, "base")
+	f.Close()
+	if err != nil {
+		return nil, err
+	}
+	raw := filepath.Join(o.Work, "export")
+	if err := os.WriteFile(raw, nil, 0o600); err != nil {
+		return nil, err
+	}
+	stop, err := export(ctx, base, overlay, raw, o.Work)
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(debugfs(ctx, raw, cmds, o), stop())
+	if err != nil {
+		return nil, err
+	}
+	return openQcow2(overlay)
+}
+
+func canExport() bool {
+	if _, err := exec.LookPath("qemu-storage-daemon"); err != nil {
+		return false
+	}
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
+}
+
+// export shows the overlay on base as the file raw until stop is called.
+func export(ctx context.Context, base, overlay, raw, work string) (stop func() error, err error) {
+	pidFile := filepath.Join(work, "export.pid")
+	var said bytes.Buffer
+	cmd := exec.CommandContext(ctx, "qemu-storage-daemon",
+		"--blockdev", "driver=file,node-name=base-file,read-only=on,filename="+base,
+		"--blockdev", "driver=qcow2,node-name=base,read-only=on,file=base-file",
+		"--blockdev", "driver=file,node-name=top-file,filename="+overlay,
+		"--blockdev", "driver=qcow2,node-name=top,file=top-file,backing=base",
+		"--export", "type=fuse,id=top,node-name=top,mountpoint="+raw+",writable=on",
+		"--pidfile", pidFile)
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		return nil, errNoExport
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	// The pid file is written when all exports are there.
+	for ready := false; !ready; {
+		select {
+		case <-ended:
+			return nil, fmt.Errorf("%w: qemu-storage-daemon: %s", errNoExport, strings.TrimSpace(said.String()))
+		case <-tick():
+			_, err := os.Stat(pidFile)
+			ready = err == nil
+		}
+	}
+	return func() error {
+		cmd.Process.Signal(unix.SIGTERM)
+		if err := <-ended; err != nil {
+			return fmt.Errorf("qemu-storage-daemon: %w: %s", err, strings.TrimSpace(said.String()))
+		}
+		return nil
+	}, nil
+}
+
+// applyCopied runs debugfs on a raw copy of the image, for hosts without
+// FUSE, and returns what the copy has become, as a mapping into it.
+func applyCopied(ctx context.Context, base *qcow2, cmds string, o Options) (*qcow2, error) {
+	raw, err := os.Create(filepath.Join(o.Work, "copy.raw"))
+	if err != nil {
+		return nil, err
+	}
+	if err := raw.Truncate(base.size); err != nil {
+		return nil, err
+	}
+	for _, c := range base.sorted() {
+		if !c.zero {
+			if err := copyRange(raw, c.guest*clusterSize, c.src, c.off, clusterSize); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := debugfs(ctx, raw.Name(), cmds, o); err != nil {
+		return nil, err
+	}
+	clusters, err := rawClusters(raw, base.size)
+	if err != nil {
+		return nil, err
+	}
+	q := &qcow2{f: raw, size: base.size, cluster: make(map[int64]cluster, len(clusters))}
+	for g := range base.cluster {
+		q.cluster[g] = cluster{guest: g, zero: true} // unless it still holds something
+	}
+	for _, c := range clusters {
+		q.cluster[c.guest] = c
+	}
+	return q, nil
+}
+
+func (q *qcow2) sorted() []cluster {
+	cs := make([]cluster, 0, len(q.cluster))
+	for _, c := range q.cluster {
+		cs = append(cs, c)
+	}
+	sort.Slice(cs, func(i, j int) bool { return cs[i].guest < cs[j].guest })
+	return cs
+}
+
+// debugfs runs the commands on the partition of a raw image. debugfs(8) exits
+// with 0 whatever happens, so that anything it complains of is an error.
+func debugfs(ctx context.Context, raw, cmds string, o Options) error {
+	cmd := exec.CommandContext(ctx, "debugfs", "-w", "-f", cmds, fmt.Sprintf("%s?offset=%d", raw, PartitionOffset))
+	cmd.Env = clockEnv(o.Epoch)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("debugfs: %w: %s", err, strings.TrimSpace(stderr.String()))
+	}
+	for line := range strings.SplitSeq(strings.TrimSpace(stderr.String()), "\n") {
+		switch {
+		case line == "" || strings.HasPrefix(line, "debugfs 1."):
+		case strings.Contains(line, "Could not allocate"):
+			return ErrRepack // no room: a new image is made large enough, or says what is missing
+		default:
+			return fmt.Errorf("debugfs: %s", line)
+		}
+	}
+	return nil
+}
+
+// Flatten writes one self-contained image of a chain, given top first.
+func Flatten(ctx context.Context, out *os.File, chain []string) error {
+	merged := make(map[int64]cluster)
+	var size int64
+	for i, file := range chain {
+		q, err := openQcow2(file)
+		if err != nil {
+			return err
+		}
+		defer q.Close()
+		if i == 0 {
+			size = q.size
+		}
+		for g, c := range q.cluster {
+			if _, ok := merged[g]; !ok && g*clusterSize < size {
+				merged[g] = c
+			}
+		}
+	}
+	all := &qcow2{cluster: merged}
+	clusters := all.sorted()
+	n := 0
+	for _, c := range clusters {
+		if !c.zero {
+			clusters[n] = c
+			n++
+		}
+	}
+	return writeQcow2(out, size, clusters[:n], "")
+}
+
+// Backing is the name in the header of the image's backing file, or "" if it
+// stands alone.
+func Backing(file string) (string, error) {
+	q, err := openQcow2(file)
+	if err != nil {
+		return "", err
+	}
+	return q.backing, q.Close()
+}
+
+// tick is the pace at which a program that is just starting is looked at.
+func tick() <-chan time.Time { return time.After(2 * time.Millisecond) }

@@ -1,0 +1,148 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Options describe a disk image.
+type Options struct {
+	Size  int64     // of the disk, bytes; 0 makes it as large as the tree and Free need
+	Free  int64     // bytes to be free in the file system, if Size is 0
+	Label string    // of the file system and the partition, at most 16 bytes
+	Seed  string    // identifiers are derived from it
+	Epoch time.Time // the clock of every program involved
+	Work  string    // directory for temporary files
+}
+
+// features are the ext4 features of every file system, named one by one so
+// that no configuration of the host decides.
+const features = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
+
+const (
+	blockSize    = 4096
+	inodeSize    = 256
+	inodeRatio   = 16384 // bytes of disk for each inode, mke2fs's default
+	journalBytes = 32 * mib
+)
+
+// FromTree writes a qcow2 image whose root file system holds the tree to out.
+// The caller must be able to read all of the tree and be root in a namespace
+// that maps its owners.
+func FromTree(ctx context.Context, out *os.File, tree string, o Options) error {
+	need, inodes, err := measure(tree)
+	if err != nil {
+		return fmt.Errorf("measure %s: %w", tree, err)
+	}
+	size := o.Size
+	if size == 0 {
+		size = roundUp(need+need/20+o.Free+journalBytes+8*mib, mib)
+	}
+	if short := need + journalBytes + 4*mib - size; short > 0 {
+		return fmt.Errorf("the disk is too small for its files: %d MiB are missing (raise disk_size)", short/mib+1)
+	}
+	raw, err := os.Create(filepath.Join(o.Work, "disk.raw"))
+	if err != nil {
+		return err
+	}
+	defer os.Remove(raw.Name())
+	defer raw.Close()
+	if err := raw.Truncate(size); err != nil {
+		return err
+	}
+	if err := mke2fs(ctx, raw.Name(), tree, size, max(inodes+inodes/10+1024, size/inodeRatio), o); err != nil {
+		return err
+	}
+	if err := settleInodes(raw); err != nil {
+		return fmt.Errorf("settle the inodes: %w", err)
+	}
+	if err := WriteGPT(raw, size, o.Seed, o.Label); err != nil {
+		return err
+	}
+	clusters, err := rawClusters(raw, size)
+	if err != nil {
+		return fmt.Errorf("read the disk: %w", err)
+	}
+	return writeQcow2(out, size, clusters, "")
+}
+
+func mke2fs(ctx context.Context, raw, tree string, size, inodes int64, o Options) error {
+	// An empty configuration: the host's /etc/mke2fs.conf would decide otherwise.
+	conf := filepath.Join(o.Work, "mke2fs.conf")
+	if err := os.WriteFile(conf, []byte("[defaults]\n"), 0o644); err != nil {
+		return err
+	}
+	uuid := NewUUID("filesystem", o.Seed).String()
+	fsSize := size - PartitionOffset - mib
+	cmd := exec.CommandContext(ctx, "mke2fs", "-q", "-F", "-t", "ext4",
+		"-O", features, "-b", strconv.Itoa(blockSize), "-I", strconv.Itoa(inodeSize), "-N", strconv.FormatInt(inodes, 10),
+		"-m", "1", "-J", fmt.Sprintf("size=%d", journalBytes/mib), "-L", o.Label, "-U", uuid,
+		"-E", fmt.Sprintf("offset=%d,hash_seed=%s,root_owner=0:0,lazy_itable_init=1,lazy_journal_init=0,nodiscard", PartitionOffset, NewUUID("hash", o.Seed)),
+		"-d", tree, raw, fmt.Sprintf("%dk", fsSize/1024))
+	cmd.Env = append(clockEnv(o.Epoch), "MKE2FS_CONFIG="+conf)
+	return run(cmd)
+}
+
+// clockEnv makes e2fsprogs take epoch for the time: the first variable up to
+// version 1.47.0, the second from 1.47.1 on.
+func clockEnv(epoch time.Time) []string {
+	t := strconv.FormatInt(max(epoch.Unix(), 1), 10)
+	return []string{"E2FSPROGS_FAKE_TIME=" + t, "SOURCE_DATE_EPOCH=" + t, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "TZ=UTC"}
+}
+
+// run runs a program and turns what it says into the error.
+func run(cmd *exec.Cmd) error {
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Args[0]), err, strings.TrimSpace(out.String()))
+	}
+	return nil
+}
+
+// measure is how many bytes and inodes a file system needs for the tree, by
+// the sizes of the files and not by what they occupy on the host.
+func measure(tree string) (bytes, inodes int64, err error) {
+	seen := make(map[uint64]bool)
+	err = filepath.WalkDir(tree, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return err
+		}
+		st := fi.Sys().(*syscall.Stat_t)
+		if st.Nlink > 1 && !d.IsDir() {
+			if seen[st.Ino] {
+				return nil
+			}
+			seen[st.Ino] = true
+		}
+		inodes++
+		bytes += inodeSize
+		switch {
+		case d.IsDir():
+			bytes += blockSize // whatever it takes where the tree lies
+		case fi.Mode().IsRegular():
+			n := fi.Size()
+			if used := st.Blocks * 512; n >= 64*mib && used < n/2 {
+				n = roundUp(used, mib) // a sparse file stays sparse in the image
+			}
+			bytes += roundUp(n, blockSize)
+		}
+		return nil
+	})
+	return bytes, inodes, err
+}
+
+func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }

@@ -1,0 +1,356 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var epoch = time.Unix(1_700_000_000, 0)
+
+// need skips a test for want of programs, except in CI, where that is a failure.
+func need(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			skip(t, p+" is not installed")
+		}
+	}
+	if os.Geteuid() != 0 {
+		skip(t, "files with several owners can be made by root only")
+	}
+}
+
+func skip(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal("cannot run here: " + why)
+	}
+	t.Skip(why)
+}
+
+// sampleTree makes a small root file system, its entries in the given order.
+func sampleTree(t *testing.T, reverse bool) string {
+	t.Helper()
+	dir := t.TempDir()
+	type entry struct{ path, content string }
+	var es []entry
+	for i := range 300 {
+		es = append(es, entry{fmt.Sprintf("usr/share/doc/p%03d/copyright", i), strings.Repeat("text ", i*10)})
+	}
+	es = append(es, entry{"etc/motd", "hello\n"}, entry{"etc/passwd", "root:x:0:0::/root:/bin/sh\n"}, entry{"usr/bin/tool", "#!/bin/sh\n"})
+	if reverse {
+		slices.Reverse(es)
+	}
+	for _, e := range es {
+		f := filepath.Join(dir, e.path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(f), 0o755), os.WriteFile(f, []byte(e.content), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(t, os.Link(filepath.Join(dir, "usr/bin/tool"), filepath.Join(dir, "usr/bin/tool2")))
+	check(t, os.Symlink("usr/bin", filepath.Join(dir, "bin")))
+	check(t, os.Chown(filepath.Join(dir, "etc/motd"), 33, 70000))
+	check(t, os.Chmod(filepath.Join(dir, "usr/bin/tool"), os.ModeSetuid|0o755))
+	settleTimes(t, dir)
+	return dir
+}
+
+func settleTimes(t *testing.T, dir string) {
+	t.Helper()
+	var files []string
+	filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error { files = append(files, p); return err })
+	slices.Reverse(files)
+	ts := unix.NsecToTimespec(epoch.UnixNano())
+	for _, f := range files {
+		check(t, unix.UtimesNanoAt(unix.AT_FDCWD, f, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func options(t *testing.T) Options {
+	return Options{Free: 64 * mib, Label: "meros", Seed: "test", Epoch: epoch, Work: t.TempDir()}
+}
+
+func makeBase(t *testing.T, tree string) string {
+	t.Helper()
+	out, err := os.Create(filepath.Join(t.TempDir(), "base.qcow2"))
+	check(t, err)
+	defer out.Close()
+	check(t, FromTree(context.Background(), out, tree, options(t)))
+	return out.Name()
+}
+
+func sum(t *testing.T, file string) string {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	check(t, err)
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:])
+}
+
+func output(t *testing.T, argv ...string) string {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", argv, err, out)
+	}
+	return string(out)
+}
+
+// toRaw converts an image that stands alone and checks it on the way.
+func toRaw(t *testing.T, file string) string {
+	t.Helper()
+	raw := filepath.Join(t.TempDir(), "disk.raw")
+	if s := output(t, "qemu-img", "check", "-f", "qcow2", file); !strings.Contains(s, "No errors were found") {
+		t.Fatal(s)
+	}
+	output(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", file, raw)
+	part := filepath.Join(t.TempDir(), "part.raw")
+	output(t, "dd", "if="+raw, "of="+part, "bs=1M", "skip=1", "conv=sparse", "status=none")
+	output(t, "e2fsck", "-fn", part)
+	return raw
+}
+
+func debugfsCat(t *testing.T, raw, request string) string {
+	t.Helper()
+	cmd := exec.Command("debugfs", "-R", request, raw+"?offset=1048576")
+	var out, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("debugfs %s: %v %s", request, err, stderr.String())
+	}
+	return out.String()
+}
+
+func TestFromTreeIsSoundAndDeterministic(t *testing.T) {
+	need(t, "mke2fs", "qemu-img", "e2fsck", "debugfs", "sfdisk")
+	a := makeBase(t, sampleTree(t, false))
+	time.Sleep(1100 * time.Millisecond) // another second on the host's clock
+	b := makeBase(t, sampleTree(t, true))
+	if sum(t, a) != sum(t, b) {
+		t.Error("the same tree, made in another order, gave another image")
+	}
+	raw := toRaw(t, a)
+	if s := output(t, "sfdisk", "--verify", raw); !strings.Contains(s, "No errors detected") {
+		t.Error(s)
+	}
+	if got := debugfsCat(t, raw, "cat /etc/motd"); got != "hello\n" {
+		t.Errorf("motd is %q", got)
+	}
+	if s := debugfsCat(t, raw, "stat /etc/motd"); !strings.Contains(s, "User:    33   Group: 70000") {
+		t.Errorf("owner lost:\n%s", s)
+	}
+	if s := debugfsCat(t, raw, "stat /usr/bin/tool2"); !strings.Contains(s, "Mode:  04755") || !strings.Contains(s, "Links: 2") {
+		t.Errorf("setuid or hard link lost:\n%s", s)
+	}
+}
+
+// sampleLayer changes, adds, replaces and removes.
+func sampleLayer(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range map[string]string{"etc/motd": "changed\n", "opt/new dir/a file": "new\n", "usr/share/doc/p001/copyright": ""} {
+		f := filepath.Join(dir, name)
+		check(t, errors.Join(os.MkdirAll(filepath.Dir(f), 0o755), os.WriteFile(f, []byte(content), 0o644)))
+	}
+	check(t, os.Chown(filepath.Join(dir, "opt/new dir/a file"), 12, 34))
+	check(t, unix.Setxattr(filepath.Join(dir, "opt/new dir/a file"), "user.note", []byte("a\x00b"), 0))
+	check(t, os.Symlink("/etc/motd", filepath.Join(dir, "opt/link")))
+	check(t, unix.Mknod(filepath.Join(dir, "etc/passwd"), unix.S_IFCHR, 0))
+	settleTimes(t, dir)
+	return dir
+}
+
+func makeDelta(t *testing.T, base, tree string, layers ...string) (string, error) {
+	t.Helper()
+	out, err := os.Create(filepath.Join(t.TempDir(), "delta.qcow2"))
+	check(t, err)
+	defer out.Close()
+	return out.Name(), Delta(context.Background(), out, base, "base.qcow2", tree, layers, options(t))
+}
+
+func TestDeltaAndFlatten(t *testing.T) {
+	need(t, "mke2fs", "qemu-img", "e2fsck", "debugfs", "qemu-storage-daemon")
+	if !canExport() {
+		skip(t, "/dev/fuse cannot be opened")
+	}
+	tree, layer := sampleTree(t, false), sampleLayer(t)
+	base := makeBase(t, tree)
+	delta, err := makeDelta(t, base, tree, layer)
+	check(t, err)
+	if name, err := Backing(delta); err != nil || name != "base.qcow2" {
+		t.Errorf("backing file is %q, %v", name, err)
+	}
+	if fi, _ := os.Stat(delta); fi.Size() > 2*mib {
+		t.Errorf("the difference takes %d bytes", fi.Size())
+	}
+	time.Sleep(1100 * time.Millisecond)
+	if again, err := makeDelta(t, base, tree, layer); err != nil || sum(t, again) != sum(t, delta) {
+		t.Errorf("made twice, it differs (%v)", err)
+	}
+
+	out, err := os.Create(filepath.Join(t.TempDir(), "flat.qcow2"))
+	check(t, err)
+	check(t, Flatten(context.Background(), out, []string{delta, base}))
+	raw := toRaw(t, out.Name())
+	for request, want := range map[string]string{
+		"cat /etc/motd":                               "changed\n",
+		"cat \"/opt/new dir/a file\"":                 "new\n",
+		"ea_get -x \"/opt/new dir/a file\" user.note": "61 00 62",
+		"stat \"/opt/new dir/a file\"":                "User:    12   Group:    34",
+		"stat /opt/link":                              "/etc/motd",
+		"stat /usr/share/doc/p001/copyright":          "Size: 0",
+		"ls /etc":                                     "motd",
+	} {
+		if got := debugfsCat(t, raw, request); !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", request, got, want)
+		}
+	}
+	if s := debugfsCat(t, raw, "ls /etc"); strings.Contains(s, "passwd") {
+		t.Errorf("the removed file is still there: %s", s)
+	}
+}
+
+func TestDeltaWithoutFUSEIsTheSame(t *testing.T) {
+	need(t, "mke2fs", "debugfs", "qemu-storage-daemon")
+	if !canExport() {
+		skip(t, "/dev/fuse cannot be opened")
+	}
+	tree, layer := sampleTree(t, false), sampleLayer(t)
+	base := makeBase(t, tree)
+	exported, err := makeDelta(t, base, tree, layer)
+	check(t, err)
+	t.Setenv("PATH", hidePath(t, "qemu-storage-daemon"))
+	if canExport() {
+		t.Fatal("qemu-storage-daemon is still found")
+	}
+	copied, err := makeDelta(t, base, tree, layer)
+	check(t, err)
+	if sum(t, exported) != sum(t, copied) {
+		t.Error("the way it was made shows in the image")
+	}
+}
+
+// hidePath makes a PATH with all programs these tests need but one.
+func hidePath(t *testing.T, hidden string) string {
+	dir := t.TempDir()
+	for _, p := range []string{"mke2fs", "debugfs", "qemu-img", "qemu-storage-daemon"} {
+		if file, err := exec.LookPath(p); err == nil && p != hidden {
+			check(t, os.Symlink(file, filepath.Join(dir, p)))
+		}
+	}
+	return dir
+}
+
+func TestDeltaRefusesWhatARepackDoesBetter(t *testing.T) {
+	need(t, "mke2fs", "debugfs")
+	tree := sampleTree(t, false)
+	base := makeBase(t, tree)
+	for name, build := range map[string]func(dir string) error{
+		"removed directory": func(dir string) error {
+			return errors.Join(os.MkdirAll(filepath.Join(dir, "usr/share"), 0o755), unix.Mknod(filepath.Join(dir, "usr/share/doc"), unix.S_IFCHR, 0))
+		},
+		"directory becomes a file": func(dir string) error { return os.WriteFile(filepath.Join(dir, "usr"), nil, 0o644) },
+		"newline in a name":        func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\nb"), nil, 0o644) },
+		"quote in a name":          func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\"b"), nil, 0o644) },
+		"hard link": func(dir string) error {
+			return errors.Join(os.WriteFile(filepath.Join(dir, "a"), nil, 0o644), os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")))
+		},
+		"no room": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "large"), bytes.Repeat([]byte("x"), 95*mib), 0o644)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			layer := t.TempDir()
+			check(t, build(layer))
+			if _, err := makeDelta(t, base, tree, layer); !errors.Is(err, ErrRepack) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestTooSmallADiskSaysByHowMuch(t *testing.T) {
+	need(t, "mke2fs")
+	o := options(t)
+	o.Size = 16 * mib
+	out, err := os.Create(filepath.Join(t.TempDir(), "x"))
+	check(t, err)
+	defer out.Close()
+	err = FromTree(context.Background(), out, sampleTree(t, false), o)
+	if err == nil || !strings.Contains(err.Error(), "MiB are missing") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestQcow2ReadsWhatQEMUWrites(t *testing.T) {
+	need(t, "qemu-img")
+	raw := filepath.Join(t.TempDir(), "raw")
+	f, err := os.Create(raw)
+	check(t, err)
+	check(t, f.Truncate(700*mib)) // more than one L2 table
+	for _, at := range []int64{0, 123456, 600 * mib, 700*mib - 100} {
+		_, err := f.WriteAt([]byte("data"), at)
+		check(t, err)
+	}
+	f.Close()
+	img := raw + ".qcow2"
+	output(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, img)
+	out, err := os.Create(raw + ".ours")
+	check(t, err)
+	defer out.Close()
+	check(t, Flatten(context.Background(), out, []string{img}))
+	if s := output(t, "qemu-img", "compare", "-f", "qcow2", "-F", "raw", out.Name(), raw); !strings.Contains(s, "Images are identical") {
+		t.Error(s)
+	}
+	output(t, "qemu-img", "check", "-f", "qcow2", out.Name())
+}
+
+// FuzzQcow2 looks for headers and tables that crash the reader or make it
+// allocate without bounds.
+func FuzzQcow2(f *testing.F) {
+	dir := f.TempDir()
+	out, err := os.Create(filepath.Join(dir, "seed"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	if err := writeQcow2(out, 4*mib, []cluster{{guest: 3, zero: true}}, "base"); err != nil {
+		f.Fatal(err)
+	}
+	seed, _ := os.ReadFile(out.Name())
+	f.Add(seed[:clusterSize], seed[clusterSize:])
+	f.Fuzz(func(t *testing.T, header, rest []byte) {
+		file := filepath.Join(t.TempDir(), "image")
+		if err := os.WriteFile(file, append(header, rest...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if q, err := openQcow2(file); err == nil {
+			buf := make([]byte, clusterSize)
+			for g := range q.cluster {
+				q.bytes(g, buf)
+			}
+			q.Close()
+		}
+	})
+}
