@@ -1,0 +1,206 @@
+// Package fetch downloads one file whose digest is known beforehand.
+package fetch
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Options say what to fetch and from where.
+type Options struct {
+	URLs    []string // tried in this order; http, https and file
+	SHA256  string   // 64 hexadecimal digits
+	Size    int64    // bytes; no more than these are ever read
+	Partial string   // directory in which an unfinished download is kept for the next try
+	Report  func(done, total int64)
+}
+
+// stall is how long a server may send nothing before the next one is tried.
+const stall = 60 * time.Second
+
+// To fetches the file to dst, which must not exist. What an earlier try left
+// in o.Partial is continued where the server can do that. The file is dst
+// only if its size and digest are the wanted ones; the error names every URL
+// and what was wrong with it.
+func To(ctx context.Context, dst string, o Options) error {
+	part, err := os.OpenFile(filepath.Join(o.Partial, o.SHA256), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return fmt.Errorf("keep a partial download: %w", err)
+	}
+	defer part.Close()
+	var errs []error
+	for _, u := range o.URLs {
+		err := fetchOne(ctx, part, u, o)
+		if err == nil {
+			if err := os.Rename(part.Name(), dst); err != nil {
+				return copyTo(dst, part)
+			}
+			return nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", u, err))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if len(errs) == 0 {
+		return errors.New("no mirror to fetch it from")
+	}
+	return errors.Join(errs...)
+}
+
+// copyTo stands in for a rename between file systems.
+func copyTo(dst string, part *os.File) error {
+	if _, err := part.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, part); err != nil {
+		out.Close()
+		return err
+	}
+	if err := out.Close(); err != nil {
+		return err
+	}
+	return os.Remove(part.Name())
+}
+
+func fetchOne(ctx context.Context, part *os.File, from string, o Options) error {
+	have, err := part.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	if have > o.Size {
+		have = 0
+	}
+	if have < o.Size {
+		if err := download(ctx, part, from, have, o); err != nil {
+			return err
+		}
+	}
+	if err := verify(part, o); err != nil {
+		part.Truncate(0) // nothing of it can be trusted
+		if have > 0 && ctx.Err() == nil {
+			return fetchOne(ctx, part, from, o) // what was here before was another file
+		}
+		return err
+	}
+	return nil
+}
+
+func verify(part *os.File, o Options) error {
+	h := sha256.New()
+	n, err := io.Copy(h, io.NewSectionReader(part, 0, o.Size+1))
+	if err != nil {
+		return err
+	}
+	if n != o.Size {
+		return fmt.Errorf("has %d bytes, but the lock says %d", n, o.Size)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != o.SHA256 {
+		return fmt.Errorf("has the digest sha256:%s, but the lock says sha256:%s", got, o.SHA256)
+	}
+	return nil
+}
+
+// download appends to part, which has the first have bytes.
+func download(ctx context.Context, part *os.File, from string, have int64, o Options) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watchdog := time.AfterFunc(stall, func() { cancel(fmt.Errorf("sent nothing for %v", stall)) })
+	defer watchdog.Stop()
+
+	body, at, err := open(ctx, from, have)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := part.Truncate(at); err != nil {
+		return err
+	}
+	w := io.NewOffsetWriter(part, at)
+	buf := make([]byte, 128<<10)
+	// One byte more than wanted tells a file that is too long.
+	for r := io.LimitReader(body, o.Size-at+1); ; {
+		n, err := r.Read(buf)
+		watchdog.Reset(stall)
+		if n > 0 {
+			if at == 0 {
+				if werr := looksWrong(buf[:n], from); werr != nil {
+					return werr
+				}
+			}
+			if _, werr := w.Write(buf[:n]); werr != nil {
+				return werr
+			}
+			at += int64(n)
+			if o.Report != nil {
+				o.Report(at, o.Size)
+			}
+		}
+		switch {
+		case err == io.EOF && at < o.Size:
+			return fmt.Errorf("ended after %d of %d bytes", at, o.Size)
+		case err == io.EOF:
+			return nil
+		case err != nil && context.Cause(ctx) != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// looksWrong recognizes the page of a captive portal or a proxy.
+func looksWrong(begin []byte, from string) error {
+	b := strings.ToLower(strings.TrimSpace(string(begin[:min(len(begin), 64)])))
+	if (strings.HasPrefix(b, "<!doctype html") || strings.HasPrefix(b, "<html")) && !strings.HasSuffix(from, ".html") {
+		return errors.New("sent an HTML page instead of the file (a captive portal or a proxy?)")
+	}
+	return nil
+}
+
+// open returns the content of from, and the offset that it begins at.
+func open(ctx context.Context, from string, have int64) (io.ReadCloser, int64, error) {
+	u, err := url.Parse(from)
+	if err != nil {
+		return nil, 0, err
+	}
+	if u.Scheme == "file" {
+		f, err := os.Open(u.Path)
+		return f, 0, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	req.Header.Set("User-Agent", "meros")
+	req.Header.Set("Accept-Encoding", "identity")
+	if have > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", have))
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, 0, err
+	}
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		return resp.Body, 0, nil
+	case resp.StatusCode == http.StatusPartialContent && strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", have)):
+		return resp.Body, have, nil
+	}
+	resp.Body.Close()
+	return nil, 0, fmt.Errorf("the server says %s", resp.Status)
+}

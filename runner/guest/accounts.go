@@ -1,0 +1,181 @@
+// Package guest knows the files by which a Linux system is told who it is:
+// its accounts, its name and its network.
+package guest
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// accountFiles are the files that hold accounts, with the modes that
+// base-passwd and shadow give them.
+var accountFiles = []struct {
+	name string
+	mode int64
+	gid  int // shadow's group is 42 in Debian, base-passwd
+}{
+	{"etc/passwd", 0o644, 0}, {"etc/group", 0o644, 0}, {"etc/shadow", 0o640, 42}, {"etc/gshadow", 0o640, 42},
+	{"etc/subuid", 0o644, 0}, {"etc/subgid", 0o644, 0},
+}
+
+// skel is what a new home directory is a copy of, useradd(8).
+const skel = "etc/skel"
+
+// maxAccountFile bounds what is read of one of them, bytes.
+const maxAccountFile = 1 << 20
+
+// WriteAccounts writes an archive of those files that hold accounts, and of
+// /etc/skel, as far as they are in the tree. It is what of a layer a new user
+// depends on: if it is the same, so is the account.
+func WriteAccounts(w io.Writer, tree string) error {
+	tw := tar.NewWriter(w)
+	var names []string
+	for _, f := range accountFiles {
+		names = append(names, f.name)
+	}
+	entries, _ := os.ReadDir(filepath.Join(tree, skel))
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			names = append(names, path.Join(skel, e.Name()))
+		}
+	}
+	for _, name := range names {
+		fi, err := os.Lstat(filepath.Join(tree, name))
+		if err != nil || !fi.Mode().IsRegular() || fi.Size() > maxAccountFile {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(tree, name))
+		if err != nil {
+			return err
+		}
+		if err := tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: int64(fi.Mode().Perm()), Size: int64(len(b)), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
+			return err
+		}
+		if _, err := tw.Write(b); err != nil {
+			return err
+		}
+	}
+	return tw.Close()
+}
+
+// Accounts are the account files of a system, by path.
+type Accounts map[string][]byte
+
+// Read lays an archive that [WriteAccounts] made over what is known.
+func (a Accounts) Read(r io.Reader) error {
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read accounts: %w", err)
+		}
+		if a[h.Name], err = io.ReadAll(io.LimitReader(tr, maxAccountFile)); err != nil {
+			return fmt.Errorf("read accounts: %w", err)
+		}
+	}
+}
+
+// Lookup finds the number of a user or group by name.
+func (a Accounts) Lookup(kind, name string) (int, error) {
+	file := "etc/passwd"
+	if kind == "group" {
+		file = "etc/group"
+	}
+	for line := range bytes.Lines(a[file]) {
+		f := strings.Split(strings.TrimSpace(string(line)), ":")
+		if len(f) > 2 && f[0] == name {
+			return strconv.Atoi(f[2])
+		}
+	}
+	return 0, fmt.Errorf("the system has no %s %q", kind, name)
+}
+
+// firstUser is the first id of an ordinary user, login.defs(5).
+const firstUser = 1000
+
+// AddUser adds an ordinary user with a group of its own, no password and
+// /bin/bash, or /bin/sh where there is none, and returns its ids. If there is
+// one of that name already, it is left as it is. days is the date of the
+// last change of the password, in days since 1970.
+func (a Accounts) AddUser(name string, days int64) (uid, gid int, home string, err error) {
+	if uid, err = a.Lookup("user", name); err == nil {
+		for line := range bytes.Lines(a["etc/passwd"]) {
+			if f := strings.Split(strings.TrimSpace(string(line)), ":"); f[0] == name && len(f) == 7 {
+				gid, err = strconv.Atoi(f[3])
+				return uid, gid, f[5], err
+			}
+		}
+		return 0, 0, "", fmt.Errorf("the account of %s in etc/passwd is damaged", name)
+	}
+	if gid, err = a.Lookup("group", name); err != nil {
+		gid = a.free("etc/group")
+		a.add("etc/group", fmt.Sprintf("%s:x:%d:", name, gid))
+		a.add("etc/gshadow", name+":!::")
+	}
+	uid = a.free("etc/passwd")
+	home = "/home/" + name
+	a.add("etc/passwd", fmt.Sprintf("%s:x:%d:%d::%s:/bin/bash", name, uid, gid, home))
+	// "*" is no valid hash: no password opens the account, a key does, crypt(5).
+	a.add("etc/shadow", fmt.Sprintf("%s:*:%d:0:99999:7:::", name, days))
+	return uid, gid, home, nil
+}
+
+// free is the lowest unused id of an ordinary user or group.
+func (a Accounts) free(file string) int {
+	used := make(map[int]bool)
+	for line := range bytes.Lines(a[file]) {
+		if f := strings.Split(string(line), ":"); len(f) > 2 {
+			if id, err := strconv.Atoi(f[2]); err == nil {
+				used[id] = true
+			}
+		}
+	}
+	id := firstUser
+	for used[id] {
+		id++
+	}
+	return id
+}
+
+func (a Accounts) add(file, line string) {
+	b := a[file]
+	if len(b) > 0 && b[len(b)-1] != '\n' {
+		b = append(b, '\n')
+	}
+	a[file] = append(b, line+"\n"...)
+}
+
+// Files are the files of a home directory and the account files, as they are
+// to be in a layer.
+func (a Accounts) Files(uid, gid int, home string) []File {
+	var fs []File
+	for _, f := range accountFiles {
+		if b, ok := a[f.name]; ok {
+			fs = append(fs, File{Path: f.name, Mode: f.mode, GID: f.gid, Data: b})
+		}
+	}
+	home = strings.TrimPrefix(home, "/")
+	fs = append(fs, File{Path: home, Mode: 0o700, UID: uid, GID: gid, Dir: true})
+	var names []string
+	for name := range a {
+		if strings.HasPrefix(name, skel+"/") {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		fs = append(fs, File{Path: path.Join(home, path.Base(name)), Mode: 0o644, UID: uid, GID: gid, Data: a[name]})
+	}
+	return fs
+}

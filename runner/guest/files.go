@@ -1,0 +1,111 @@
+package guest
+
+import (
+	"archive/tar"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// File is a file, symbolic link or directory of a guest.
+type File struct {
+	Path     string // without a leading /
+	Mode     int64
+	UID, GID int
+	Data     []byte
+	Link     string // target, if it is a symbolic link
+	Dir      bool
+}
+
+// parents are directories that a layer of ours may pass through; their modes
+// are Debian's base-files' own, so that naming them changes nothing.
+var parents = map[string]int64{"etc": 0o755, "home": 0o755, "etc/systemd": 0o755, "etc/systemd/network": 0o755, "etc/systemd/system": 0o755}
+
+// WriteLayer writes the files as a layer (see runner/layer for the format),
+// all with the time t.
+func WriteLayer(w io.Writer, files []File, t time.Time) error {
+	byPath := make(map[string]File)
+	for _, f := range files {
+		for d := path.Dir(f.Path); d != "."; d = path.Dir(d) {
+			if _, ok := byPath[d]; !ok {
+				mode, ok := parents[d]
+				if !ok {
+					mode = 0o755
+				}
+				byPath[d] = File{Path: d, Mode: mode, Dir: true}
+			}
+		}
+		byPath[f.Path] = f
+	}
+	tw := tar.NewWriter(w)
+	names := slices.SortedFunc(maps.Keys(byPath), func(a, b string) int {
+		return strings.Compare(strings.ReplaceAll(a, "/", "\x00"), strings.ReplaceAll(b, "/", "\x00"))
+	})
+	for _, name := range names {
+		f := byPath[name]
+		h := &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: f.Mode, Uid: f.UID, Gid: f.GID, Size: int64(len(f.Data)), ModTime: t, Format: tar.FormatPAX}
+		switch {
+		case f.Dir:
+			h.Typeflag, h.Name, h.Size = tar.TypeDir, name+"/", 0
+		case f.Link != "":
+			h.Typeflag, h.Linkname, h.Mode, h.Size = tar.TypeSymlink, f.Link, 0o777, 0
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if h.Typeflag == tar.TypeReg {
+			if _, err := tw.Write(f.Data); err != nil {
+				return err
+			}
+		}
+	}
+	return tw.Close()
+}
+
+// Interface is a network interface, known by its MAC address.
+type Interface struct {
+	MAC     string
+	Address string // with prefix length; empty is DHCP
+	Gateway string
+}
+
+// Name gives the files that name a system: hostname(5) and hosts(5).
+func Name(host string, hosts map[string]string) []File {
+	var b strings.Builder
+	b.WriteString("127.0.0.1\tlocalhost\n127.0.1.1\t" + host + "\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
+	for _, name := range slices.Sorted(maps.Keys(hosts)) {
+		if name != host {
+			fmt.Fprintf(&b, "%s\t%s\n", hosts[name], name)
+		}
+	}
+	return []File{
+		{Path: "etc/hostname", Mode: 0o644, Data: []byte(host + "\n")},
+		{Path: "etc/hosts", Mode: 0o644, Data: []byte(b.String())},
+	}
+}
+
+// Network gives the files by which systemd-networkd(8) sets up the given
+// interfaces as they say and every other one by DHCP, and enables it.
+func Network(interfaces []Interface) []File {
+	var fs []File
+	for i, n := range interfaces {
+		var b strings.Builder
+		fmt.Fprintf(&b, "[Match]\nMACAddress=%s\n\n[Network]\n", n.MAC)
+		if n.Address == "" {
+			b.WriteString("DHCP=yes\n")
+		} else {
+			fmt.Fprintf(&b, "Address=%s\n", n.Address)
+			if n.Gateway != "" {
+				fmt.Fprintf(&b, "Gateway=%s\nDNS=%s\n", n.Gateway, n.Gateway)
+			}
+		}
+		fs = append(fs, File{Path: fmt.Sprintf("etc/systemd/network/10-meros%d.network", i), Mode: 0o644, Data: []byte(b.String())})
+	}
+	fs = append(fs, File{Path: "etc/systemd/network/90-meros-dhcp.network", Mode: 0o644, Data: []byte("[Match]\nType=ether\n\n[Network]\nDHCP=yes\n")})
+	const unit = "systemd-networkd.service"
+	return append(fs, File{Path: "etc/systemd/system/multi-user.target.wants/" + unit, Link: "/lib/systemd/system/" + unit})
+}
