@@ -1,0 +1,139 @@
+package graph
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxLines is how many entries of a local tree a key text lists one by one,
+// so that a changed file can be named; a larger tree is one line.
+const maxLines = 1000
+
+// ReadLocal describes the file or directory at path as it is now: each entry
+// by path, type, mode, extended attributes and content, hard links as such;
+// never by time or by its owner on the host. A file that memo remembers is
+// not read again.
+func ReadLocal(name, path string, memo *Memo) (Local, error) {
+	t := &treeReader{root: path, memo: memo, links: make(map[uint64]string)}
+	if err := t.walk(".", path); err != nil {
+		return Local{}, fmt.Errorf("read %s: %w", path, err)
+	}
+	h := sha256.New()
+	for _, l := range t.lines {
+		io.WriteString(h, l)
+		h.Write([]byte{0})
+	}
+	l := Local{Name: name, Path: path, Digest: "sha256:" + hex.EncodeToString(h.Sum(nil))}
+	if len(t.lines) <= maxLines {
+		l.Entries = t.lines
+	}
+	return l, nil
+}
+
+type treeReader struct {
+	root  string
+	memo  *Memo
+	lines []string
+	links map[uint64]string // first path of each inode with several names
+}
+
+func (t *treeReader) walk(rel, file string) error {
+	fi, err := os.Lstat(file)
+	if err != nil {
+		return err
+	}
+	line, err := t.describe(rel, file, fi)
+	if err != nil {
+		return err
+	}
+	t.lines = append(t.lines, line)
+	if !fi.IsDir() {
+		return nil
+	}
+	entries, err := os.ReadDir(file)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := t.walk(filepath.Join(rel, e.Name()), filepath.Join(file, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *treeReader) describe(rel, file string, fi fs.FileInfo) (string, error) {
+	st := fi.Sys().(*syscall.Stat_t)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s mode %06o", quote(rel), st.Mode)
+	switch fi.Mode().Type() {
+	case 0:
+		if st.Nlink > 1 {
+			if first, ok := t.links[st.Ino]; ok {
+				fmt.Fprintf(&b, " link %s", quote(first))
+				return b.String(), nil
+			}
+			t.links[st.Ino] = rel
+		}
+		sum, err := t.memo.sum(file, st)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&b, " content %s", sum)
+	case fs.ModeSymlink:
+		to, err := os.Readlink(file)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&b, " to %s", quote(to))
+	}
+	xs, err := xattrs(file)
+	if err != nil {
+		return "", err
+	}
+	for _, x := range xs {
+		fmt.Fprintf(&b, " xattr %s=%x", quote(x.Name), x.Value)
+	}
+	return b.String(), nil
+}
+
+// xattrs lists the extended attributes of file that a layer keeps, by name.
+func xattrs(file string) ([]Param, error) {
+	buf := make([]byte, 4096)
+	n, err := unix.Llistxattr(file, buf)
+	if errors.Is(err, unix.ERANGE) {
+		buf = make([]byte, 1<<16) // XATTR_LIST_MAX, xattr(7)
+		n, err = unix.Llistxattr(file, buf)
+	}
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list extended attributes of %s: %w", file, err)
+	}
+	var xs []Param
+	for name := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
+		if !strings.HasPrefix(name, "user.") && name != "security.capability" {
+			continue
+		}
+		v := make([]byte, 1<<16) // XATTR_SIZE_MAX, xattr(7)
+		n, err := unix.Lgetxattr(file, name, v)
+		if err != nil {
+			return nil, fmt.Errorf("read %s of %s: %w", name, file, err)
+		}
+		xs = append(xs, Param{name, string(v[:n])})
+	}
+	sort.Slice(xs, func(i, j int) bool { return xs[i].Name < xs[j].Name })
+	return xs, nil
+}

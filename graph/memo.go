@@ -1,0 +1,126 @@
+package graph
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// memoMinSize is the size in bytes from which a file is worth remembering:
+// reading a smaller one takes no longer than looking it up.
+const memoMinSize = 64 << 10
+
+// memoSettle is how long before the memo was made a file must have been
+// written last: a younger one could change again within one tick of its
+// modification time (git calls such entries "racily clean").
+const memoSettle = 2 * time.Second
+
+// memoMax is how many files a memo holds; past it, those not used this time
+// are forgotten.
+const memoMax = 100_000
+
+// Memo remembers the digests of large local files by their stat data, as
+// git's index does. A nil *Memo remembers nothing.
+type Memo struct {
+	mu    sync.Mutex
+	sums  map[memoKey]string
+	used  map[memoKey]bool
+	fresh bool // something was added since it was read
+	now   time.Time
+}
+
+type memoKey struct {
+	dev, ino          uint64
+	size              int64
+	mtimeNS, changeNS int64
+}
+
+// ReadMemo reads what [Memo.Write] wrote. A missing or damaged file is an
+// empty memo: all it costs is reading the files again.
+func ReadMemo(file string, now time.Time) *Memo {
+	m := &Memo{sums: make(map[memoKey]string), used: make(map[memoKey]bool), now: now}
+	f, err := os.Open(file)
+	if err != nil {
+		return m
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		var k memoKey
+		var sum string
+		if n, _ := fmt.Sscanf(s.Text(), "%d %d %d %d %d %64s", &k.dev, &k.ino, &k.size, &k.mtimeNS, &k.changeNS, &sum); n == 6 && len(sum) == 64 {
+			m.sums[k] = sum
+		}
+	}
+	return m
+}
+
+// Write stores the memo if anything was added to it since it was read.
+func (m *Memo) Write(file string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.fresh {
+		return nil
+	}
+	full := len(m.sums) > memoMax
+	f, err := os.CreateTemp(filepath.Dir(file), ".memo-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	w := bufio.NewWriter(f)
+	for k, sum := range m.sums {
+		if !full || m.used[k] {
+			fmt.Fprintf(w, "%d %d %d %d %d %s\n", k.dev, k.ino, k.size, k.mtimeNS, k.changeNS, sum)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), file)
+}
+
+// sum is the sha256 of a regular file's content, in hexadecimal.
+func (m *Memo) sum(file string, st *syscall.Stat_t) (string, error) {
+	k := memoKey{st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}
+	worth := m != nil && st.Size >= memoMinSize
+	if worth {
+		m.mu.Lock()
+		s, ok := m.sums[k]
+		m.used[k] = true
+		m.mu.Unlock()
+		if ok {
+			return s, nil
+		}
+	}
+	s, err := fileSum(file)
+	if err == nil && worth && m.now.Sub(time.Unix(0, k.changeNS)) > memoSettle {
+		m.mu.Lock()
+		m.sums[k], m.fresh = s, true
+		m.mu.Unlock()
+	}
+	return s, err
+}
+
+func fileSum(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("read %s: %w", file, err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}

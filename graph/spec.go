@@ -1,0 +1,123 @@
+package graph
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/opencontainers/go-digest"
+
+	"meros/runner"
+)
+
+// Where a step finds what it works with, inside its sandbox.
+const (
+	stepFile = "/step.json"
+	stepOut  = "/out"
+	stepWork = "/work"
+	stepIn   = "/in"
+	selfPath = "/meros"
+)
+
+// Step is what a node's process is told, as the JSON file its only argument
+// names.
+type Step struct {
+	Stage   string            `json:"stage"`
+	Params  map[string]string `json:"params"`
+	Hints   map[string]string `json:"hints"`
+	Inputs  []StepInput       `json:"inputs"`
+	Locals  []StepInput       `json:"locals"`
+	Outputs []string          `json:"outputs"`
+	Out     string            `json:"out"`
+	Work    string            `json:"work"`
+	CPU     int               `json:"cpu"`
+}
+
+// StepInput is a file or directory that a step may read.
+type StepInput struct {
+	Name   string        `json:"name"`
+	Path   string        `json:"path"`
+	Digest digest.Digest `json:"digest"`
+}
+
+// All returns the inputs called name, in the plan's order.
+func (s *Step) All(name string) []StepInput {
+	var all []StepInput
+	for _, in := range s.Inputs {
+		if in.Name == name {
+			all = append(all, in)
+		}
+	}
+	return all
+}
+
+// Sandboxed runs jobs as "meros stage FILE" in sandboxes of this machine.
+type Sandboxed struct {
+	Self string // path of the program
+	// Run starts a process; it is runner.Run, but for tests.
+	Run func(context.Context, runner.Spec, runner.Stdio) error
+	// Watch turns the process's output into the job's log and progress.
+	Watch func(*Job) runner.Stdio
+}
+
+// RunJob implements [Runner].
+func (s *Sandboxed) RunJob(ctx context.Context, j *Job) error {
+	spec, step := j.Spec(s.Self)
+	b, err := json.MarshalIndent(step, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(j.Work), "step.json"), b, 0o644); err != nil {
+		return err
+	}
+	return s.Run(ctx, spec, s.Watch(j))
+}
+
+// Spec is the process that does what j says, and what it is told.
+func (j *Job) Spec(self string) (runner.Spec, Step) {
+	n := j.Node
+	step := Step{
+		Stage: n.Stage, Params: toMap(n.Params), Hints: toMap(n.Hints), Outputs: n.Outputs,
+		Out: stepOut, Work: stepWork, CPU: j.CPU,
+	}
+	spec := runner.Spec{
+		Argv: []string{selfPath, "stage", stepFile},
+		Env:  []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "TZ=UTC", "HOME=/work", "TMPDIR=/work"},
+		Dir:  stepWork, Hostname: "meros", Trusted: true, Network: n.Network,
+		Mounts: []runner.Mount{
+			{Source: self, Target: selfPath},
+			{Source: filepath.Join(filepath.Dir(j.Work), "step.json"), Target: stepFile},
+			{Source: j.Out, Target: stepOut, Writable: true},
+			{Source: j.Work, Target: stepWork, Writable: true},
+		},
+	}
+	for i, in := range n.Inputs {
+		target := filepath.Join(stepIn, strconv.Itoa(i))
+		spec.Mounts = append(spec.Mounts, runner.Mount{Source: j.Inputs[i].Path, Target: target})
+		step.Inputs = append(step.Inputs, StepInput{in.Name, target, j.Inputs[i].Artifact.Digest})
+	}
+	for i, l := range n.Locals {
+		target := filepath.Join(stepIn, "local"+strconv.Itoa(i))
+		spec.Mounts = append(spec.Mounts, runner.Mount{Source: l.Path, Target: target})
+		step.Locals = append(step.Locals, StepInput{l.Name, target, digest.Digest(l.Digest)})
+	}
+	for _, d := range n.Devices {
+		if _, err := os.Stat(d); err == nil {
+			spec.Mounts = append(spec.Mounts, runner.Mount{Source: d, Target: d, Writable: true, Device: true})
+		}
+	}
+	for _, s := range n.Shared {
+		spec.Mounts = append(spec.Mounts, runner.Mount{Source: s.Source, Target: s.Target, Writable: true})
+	}
+	return spec, step
+}
+
+func toMap(ps []Param) map[string]string {
+	m := make(map[string]string, len(ps))
+	for _, p := range ps {
+		m[p.Name] = p.Value
+	}
+	return m
+}
