@@ -1,0 +1,301 @@
+package constellations
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Lock pins every byte of a constellation that comes from a network. It names
+// no mirror: the same lock serves whoever fetches from wherever.
+//
+// The file is lines of words separated by a space, in a fixed order, so that
+// a change of one package is a change of one line. Sections and lists begin
+// with a line of their own:
+//
+//	meros-lock 1
+//	debian SUITE ARCH [MIRROR]
+//	date 2026-11-01T12:00:00Z
+//	index ARCHIVE SUITE SHA256
+//	base
+//	package NAME VERSION ARCH ARCHIVE FILENAME SIZE SHA256
+//	set NAME...
+//	package ...
+//	kernel
+//	package ...
+type Lock struct {
+	Debian []DebianLock
+}
+
+// DebianLock pins what machines of one suite and architecture are made of.
+type DebianLock struct {
+	Suite, Arch string
+	Mirror      string    // the manifest's own, if it names one; it only tells sections apart
+	Date        time.Time // of the newest index; stands for now in all that is built from here
+	Indexes     []Index
+	Base        []Package
+	Sets        []PackageSet
+	Kernel      []Package
+}
+
+// Index is a signed archive index that was verified when the lock was made.
+type Index struct{ Archive, Suite, SHA256 string }
+
+// PackageSet is what a list of packages needs beyond the base system.
+type PackageSet struct {
+	Names    []string // as asked for, sorted
+	Packages []Package
+}
+
+// Package pins one .deb file.
+type Package struct {
+	Name, Version, Arch string
+	Archive             string // which archive of the suite: "debian", "security"
+	Filename            string // relative to the archive's base URL
+	Size                int64  // bytes
+	SHA256              string // 64 hexadecimal digits
+}
+
+const lockHeader = `# Written by meros, which reads it again: edit the manifest, not this file.
+# Keep it under version control, so that everybody builds from the same packages.
+meros-lock 1
+`
+
+// Section finds what pins the machines of a suite, or nil.
+func (l *Lock) Section(suite, arch, mirror string) *DebianLock {
+	for i := range l.Debian {
+		if d := &l.Debian[i]; d.Suite == suite && d.Arch == arch && d.Mirror == mirror {
+			return d
+		}
+	}
+	return nil
+}
+
+// Forget removes the section that vm is built from.
+func (l *Lock) Forget(vm *Machine) {
+	l.Debian = slices.DeleteFunc(l.Debian, func(d DebianLock) bool {
+		return d.Suite == vm.Suite && d.Arch == vm.Arch && d.Mirror == vm.Mirror
+	})
+}
+
+// Set finds what pins a sorted list of packages, or nil.
+func (d *DebianLock) Set(names []string) *PackageSet {
+	for i := range d.Sets {
+		if slices.Equal(d.Sets[i].Names, names) {
+			return &d.Sets[i]
+		}
+	}
+	return nil
+}
+
+// Encode is the lock's file: the same lock always gives the same bytes.
+func (l *Lock) Encode() []byte {
+	var b bytes.Buffer
+	b.WriteString(lockHeader)
+	sections := slices.Clone(l.Debian)
+	slices.SortFunc(sections, func(x, y DebianLock) int {
+		return slices.Compare([]string{x.Suite, x.Arch, x.Mirror}, []string{y.Suite, y.Arch, y.Mirror})
+	})
+	for _, d := range sections {
+		b.WriteString("\n" + strings.TrimRight(fmt.Sprintf("debian %s %s %s", d.Suite, d.Arch, d.Mirror), " ") + "\n")
+		fmt.Fprintf(&b, "date %s\n", d.Date.UTC().Format(time.RFC3339))
+		for _, i := range d.Indexes {
+			fmt.Fprintf(&b, "index %s %s %s\n", i.Archive, i.Suite, i.SHA256)
+		}
+		b.WriteString("base\n")
+		writePackages(&b, d.Base)
+		sets := slices.Clone(d.Sets)
+		slices.SortFunc(sets, func(x, y PackageSet) int { return slices.Compare(x.Names, y.Names) })
+		for _, s := range sets {
+			fmt.Fprintf(&b, "set %s\n", strings.Join(s.Names, " "))
+			writePackages(&b, s.Packages)
+		}
+		b.WriteString("kernel\n")
+		writePackages(&b, d.Kernel)
+	}
+	return b.Bytes()
+}
+
+func writePackages(b *bytes.Buffer, ps []Package) {
+	for _, p := range ps {
+		fmt.Fprintf(b, "package %s %s %s %s %s %d %s\n", p.Name, p.Version, p.Arch, p.Archive, p.Filename, p.Size, p.SHA256)
+	}
+}
+
+// WriteLock replaces file by the lock, all of it or not at all.
+func WriteLock(file string, l *Lock) error {
+	f, err := os.CreateTemp(filepath.Dir(file), ".meros.lock-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(l.Encode())
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), file)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
+	}
+	return nil
+}
+
+// ReadLock reads a lock. A file that is not there is an os.ErrNotExist,
+// mistakes in it are an *[Errors].
+func ReadLock(file string) (*Lock, error) {
+	src, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	return ParseLock(file, src)
+}
+
+var (
+	hexDigest   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	plainWord   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+.:~_-]*$`)
+	poolName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+.:~_%/-]*\.deb$`)
+	archiveName = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+)
+
+// lockReader reads a lock line by line.
+type lockReader struct {
+	*problems
+	lock *Lock
+	into *[]Package // the list that package lines go to
+	n    int        // number of the line
+}
+
+// ParseLock reads the text of a lock. file is only what errors call it.
+func ParseLock(file string, src []byte) (*Lock, error) {
+	r := &lockReader{problems: newProblems(file, src), lock: new(Lock)}
+	versioned := false
+	for i, line := range r.lines {
+		r.n = i + 1
+		f := strings.Fields(line)
+		if len(f) == 0 || strings.HasPrefix(f[0], "#") {
+			continue
+		}
+		if !versioned {
+			if versioned = len(f) == 2 && f[0] == "meros-lock" && f[1] == "1"; !versioned {
+				r.bad("this is no lock of this version of meros")
+				break
+			}
+			continue
+		}
+		r.line(f)
+	}
+	if !versioned && len(r.list) == 0 {
+		r.add(0, 0, lockHint, "the lock is empty")
+	}
+	for _, d := range r.lock.Debian {
+		if len(d.Base) == 0 || d.Date.IsZero() {
+			r.add(0, 0, lockHint, "the section debian %s %s is not complete", d.Suite, d.Arch)
+		}
+	}
+	if err := r.err(); err != nil {
+		return nil, err
+	}
+	return r.lock, nil
+}
+
+const lockHint = "meros update CONSTELLATION writes a new one"
+
+func (r *lockReader) bad(format string, a ...any) { r.add(r.n, 1, lockHint, format, a...) }
+
+func (r *lockReader) line(f []string) {
+	if f[0] == "debian" {
+		r.section(f[1:])
+		return
+	}
+	if len(r.lock.Debian) == 0 {
+		r.bad("%q stands before any section", f[0])
+		return
+	}
+	d := &r.lock.Debian[len(r.lock.Debian)-1]
+	switch {
+	case f[0] == "date" && len(f) == 2:
+		t, err := time.Parse(time.RFC3339, f[1])
+		if err != nil || t.Unix() <= 0 {
+			r.bad("%q is no date", f[1])
+			t = time.Unix(1, 0)
+		}
+		d.Date = t.UTC()
+	case f[0] == "index" && len(f) == 4:
+		if !archiveName.MatchString(f[1]) || !plainWord.MatchString(f[2]) || !hexDigest.MatchString(f[3]) {
+			r.bad("this is no index")
+			return
+		}
+		d.Indexes = append(d.Indexes, Index{f[1], f[2], f[3]})
+	case f[0] == "base" && len(f) == 1:
+		r.into = &d.Base
+	case f[0] == "kernel" && len(f) == 1:
+		r.into = &d.Kernel
+	case f[0] == "set" && len(f) > 1:
+		r.set(d, f[1:])
+	case f[0] == "package" && len(f) == 8:
+		r.pkg(f[1:])
+	default:
+		r.bad("unknown line %q with %d words", f[0], len(f)-1)
+	}
+}
+
+func (r *lockReader) section(f []string) {
+	r.into = nil
+	if len(f) < 2 || len(f) > 3 || !suiteName.MatchString(f[0]) || !slices.Contains(arches, f[1]) {
+		r.bad("a section is \"debian SUITE ARCH [MIRROR]\"")
+		return
+	}
+	d := DebianLock{Suite: f[0], Arch: f[1]}
+	if len(f) == 3 {
+		d.Mirror = f[2]
+	}
+	if r.lock.Section(d.Suite, d.Arch, d.Mirror) != nil {
+		r.bad("the section debian %s %s is there twice", d.Suite, d.Arch)
+	}
+	r.lock.Debian = append(r.lock.Debian, d)
+}
+
+func (r *lockReader) set(d *DebianLock, names []string) {
+	for _, n := range names {
+		if !packageName.MatchString(n) {
+			r.bad("%q cannot be a package's name", n)
+		}
+	}
+	if !slices.IsSorted(names) || d.Set(names) != nil {
+		r.bad("this set is not sorted, or is there twice")
+	}
+	d.Sets = append(d.Sets, PackageSet{Names: names})
+	r.into = &d.Sets[len(d.Sets)-1].Packages
+}
+
+func (r *lockReader) pkg(f []string) {
+	size, err := strconv.ParseInt(f[5], 10, 64)
+	switch {
+	case r.into == nil:
+		r.bad("a package stands before any list")
+	case !packageName.MatchString(f[0]) || !plainWord.MatchString(f[1]) || !plainWord.MatchString(f[2]) || !archiveName.MatchString(f[3]):
+		r.bad("package %q: its name, version, architecture or archive is damaged", f[0])
+	case !poolName.MatchString(f[4]) || strings.Contains(f[4], ".."):
+		r.bad("package %s: %q is no path within an archive", f[0], f[4])
+	case err != nil || size <= 0 || size > 8<<30:
+		r.bad("package %s: %q is no size", f[0], f[5])
+	case !hexDigest.MatchString(f[6]):
+		r.bad("package %s: %q is no sha256 digest", f[0], f[6])
+	default:
+		*r.into = append(*r.into, Package{f[0], f[1], f[2], f[3], f[4], size, f[6]})
+	}
+}

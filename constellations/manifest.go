@@ -1,0 +1,116 @@
+// Package constellations holds what a user writes: the manifest of a group of
+// machines ([Load]) and the lock beside it that pins what they are made of
+// ([ReadLock]). It reads strictly: a key nobody knows is an error with its
+// place, not a setting that silently does nothing.
+package constellations
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Manifest is a constellation as its manifest.yml describes it.
+type Manifest struct {
+	Name     string // of its directory
+	Dir      string
+	Bridges  []Bridge  // in the file's order
+	Machines []Machine // in the file's order
+}
+
+// Policy is what the guests of a bridge may reach.
+type Policy string
+
+const (
+	HostAccess Policy = "host-access" // the host's allowed ports, and the world
+	Isolated   Policy = "isolated"    // nothing beyond the bridge
+)
+
+// Bridge is a private network.
+type Bridge struct {
+	Name         string // at most 15 characters, as any interface
+	Subnet       netip.Prefix
+	Policy       Policy
+	AllowedPorts []uint16
+	AllowedIPs   []netip.Prefix
+	AllowICMP    bool
+	AutoCreate   bool
+	Line         int
+}
+
+// KVM says whether a machine uses hardware virtualization.
+type KVM string
+
+const (
+	KVMAuto KVM = "auto" // where it works
+	KVMOn   KVM = "on"   // or fail
+	KVMOff  KVM = "off"
+)
+
+// Machine is one virtual machine.
+type Machine struct {
+	Name         string // also its host name, RFC 1123
+	Arch         string // as in qemu-system-ARCH
+	Distribution string
+	Suite        string // of Debian
+	Mirror       string // base URL; "" is the host's own, or the default one
+	Kernel       string // "distro", or a path
+	DiskSize     int64  // bytes; 0 is as large as needed
+	Memory       int64  // bytes
+	CPUs         int
+	KVM          KVM
+	Display      bool
+	BuildFreeMB  int // MiB free in the root file system, where DiskSize is 0
+	Disks        []Disk
+	Networks     []Network
+	QEMUArgs     []string // words of qemu_args, then of extra_args
+	Packages     []string // sorted
+	Bootstrap    string   // "meros" or "debootstrap"
+	Hooks        Hooks
+	User         string // who logs in
+	BootCheck    bool
+	Line         int // in the manifest
+}
+
+// Hooks is how a machine's hooks run.
+type Hooks struct{ Network bool }
+
+// Disk is a further disk of a machine.
+type Disk struct {
+	Label      string
+	SizeGB     int
+	FSType     string
+	MountPoint string
+}
+
+// Network is an interface of a machine.
+type Network struct {
+	Label  string // of the tap on the host, at most 15 characters
+	Bridge string
+	IPAddr netip.Addr // invalid: by DHCP
+	Model  string     // of the device, as QEMU names it, or "virtio"
+	MAC    string     // canonical lower case, or ""
+}
+
+// Machine finds a machine by its name.
+func (m *Manifest) Machine(name string) (*Machine, error) {
+	var names []string
+	for i := range m.Machines {
+		if m.Machines[i].Name == name {
+			return &m.Machines[i], nil
+		}
+		names = append(names, m.Machines[i].Name)
+	}
+	return nil, fmt.Errorf("constellation %s has no machine %q%s", m.Name, name, suggest(name, names))
+}
+
+// suggest is ", did you mean ...?" or a list of what there is.
+func suggest(name string, known []string) string {
+	if n := nearest(name, known); n != "" {
+		return fmt.Sprintf(" (did you mean %q?)", n)
+	}
+	if len(known) == 0 {
+		return " (there are none)"
+	}
+	return " (there are: " + strings.Join(known, ", ") + ")"
+}

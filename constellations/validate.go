@@ -1,0 +1,149 @@
+package constellations
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+)
+
+// What names may look like.
+var (
+	// packageName is from the Debian Policy Manual, section 5.6.1.
+	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+	suiteName   = regexp.MustCompile(`^[a-z][a-z0-9-]{1,40}$`)
+	// userName is what useradd(8) of Debian accepts.
+	userName  = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+	diskLabel = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,15}$`)
+)
+
+// maxInterface is IFNAMSIZ without the final NUL, netdevice(7).
+const maxInterface = 15
+
+func (l *loader) pattern(n ast.Node, what string, p *regexp.Regexp) string {
+	s := l.text(n)
+	if !p.MatchString(s) {
+		l.addAt(placeOf(n), "", "%q cannot be a %s", s, what)
+	}
+	return s
+}
+
+func (l *loader) url(n ast.Node) string {
+	s := strings.TrimRight(l.text(n), "/")
+	u, err := url.Parse(s)
+	if s != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "file" || u.Scheme != "file" && u.Host == "" || strings.ContainsAny(s, " \t\n[]")) {
+		l.addAt(placeOf(n), "write it as http://ftp.debian.org/debian", "%q is no mirror's address", s)
+	}
+	return s
+}
+
+// packages adds names to those there are already.
+func (l *loader) packages(n ast.Node, have []string) []string {
+	for _, e := range l.sequence(n) {
+		for name := range strings.FieldsSeq(l.text(e)) {
+			if !packageName.MatchString(name) {
+				l.addAt(placeOf(e), "", "%q cannot be a package's name", name)
+			} else if !slices.Contains(have, name) {
+				have = append(have, name)
+			}
+		}
+	}
+	slices.Sort(have)
+	return have
+}
+
+// checkInterface checks the name of a network interface of the host.
+func (l *loader) checkInterface(at place, what, name string) {
+	bad := strings.IndexFunc(name, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')
+	})
+	switch {
+	case len(name) > maxInterface:
+		l.addAt(at, fmt.Sprintf("%q would fit", name[:maxInterface]), "%s %q has %d characters; an interface's name has at most %d", what, name, len(name), maxInterface)
+	case name == "" || name == "." || name == ".." || bad >= 0:
+		l.addAt(at, "letters, digits, hyphen, underscore and dot", "%s %q cannot be the name of an interface", what, name)
+	}
+}
+
+func (l *loader) checkSubnet(b Bridge, at place) {
+	if !b.Subnet.IsValid() {
+		return
+	}
+	if free := b.Subnet.Addr().BitLen() - b.Subnet.Bits(); free < 2 {
+		l.addAt(at, "", "subnet %s has no room for machines", b.Subnet)
+	}
+	for _, o := range l.m.Bridges {
+		if o.Subnet.IsValid() && o.Subnet.Overlaps(b.Subnet) {
+			l.addAt(at, "", "subnet %s of bridge %s overlaps %s of bridge %s (line %d)", b.Subnet, b.Name, o.Subnet, o.Name, o.Line)
+		}
+	}
+}
+
+func (l *loader) checkNetwork(x Network, bridgeAt, ipAt, macAt place) {
+	var bridge *Bridge
+	var names []string
+	for i := range l.m.Bridges {
+		names = append(names, l.m.Bridges[i].Name)
+		if l.m.Bridges[i].Name == x.Bridge {
+			bridge = &l.m.Bridges[i]
+		}
+	}
+	if bridge == nil {
+		if x.Bridge == "" {
+			l.addAt(bridgeAt, "", "a network needs a bridge%s", suggest("", names))
+		} else {
+			l.addAt(bridgeAt, "", "there is no bridge %q%s", x.Bridge, suggest(x.Bridge, names))
+		}
+		return
+	}
+	if !x.IPAddr.IsValid() || !bridge.Subnet.IsValid() {
+		return
+	}
+	switch first := bridge.Subnet.Addr().Next(); {
+	case !bridge.Subnet.Contains(x.IPAddr):
+		l.addAt(ipAt, "", "address %s is outside of %s, the subnet of bridge %s", x.IPAddr, bridge.Subnet, bridge.Name)
+	case x.IPAddr == bridge.Subnet.Addr():
+		l.addAt(ipAt, "", "%s is the address of the subnet itself", x.IPAddr)
+	case x.IPAddr == first:
+		l.addAt(ipAt, "", "%s is the bridge's own address", x.IPAddr)
+	case x.IPAddr.Is4() && x.IPAddr == broadcast(bridge.Subnet):
+		l.addAt(ipAt, "", "%s is the broadcast address of %s", x.IPAddr, bridge.Subnet)
+	}
+}
+
+// broadcast is the last address of an IPv4 network.
+func broadcast(p netip.Prefix) netip.Addr {
+	b := p.Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	return netip.AddrFrom4(b)
+}
+
+// validate finds what only shows when all machines are known.
+func (l *loader) validate() {
+	labels, macs, addrs := make(map[string]string), make(map[string]string), make(map[netip.Addr]string)
+	for _, vm := range l.m.Machines {
+		for _, n := range vm.Networks {
+			once(l, labels, n.Label, n.Label != "", vm, "network label")
+			once(l, macs, n.MAC, n.MAC != "", vm, "MAC address")
+			once(l, addrs, n.IPAddr, n.IPAddr.IsValid(), vm, "IP address")
+		}
+	}
+}
+
+// once notes that value belongs to vm, and a mistake if it is another's.
+func once[T comparable](l *loader, seen map[T]string, value T, set bool, vm Machine, what string) {
+	if !set {
+		return
+	}
+	if other, ok := seen[value]; ok {
+		l.add(vm.Line, 1, "", "machine %s has the %s %v, which machine %s has already", vm.Name, what, value, other)
+		return
+	}
+	seen[value] = vm.Name
+}
