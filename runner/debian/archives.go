@@ -1,0 +1,314 @@
+package debian
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// The archives of a host that has none of its own in its configuration.
+const (
+	defaultArchive  = "http://ftp.debian.org/debian"
+	defaultSecurity = "http://security.debian.org/debian-security"
+)
+
+// maxSources bounds a file of the host's apt configuration, bytes.
+const maxSources = 1 << 20
+
+// debianSuites are the names by which an entry of the host's configuration
+// is known to be Debian's, when it is for another suite than the wanted one.
+var debianSuites = []string{
+	"buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid",
+	"oldoldstable", "oldstable", "stable", "testing", "unstable",
+}
+
+var components = []string{"main", "contrib", "non-free", "non-free-firmware"}
+
+// HostArchives are the archives to take suite from: those of the host's own
+// apt configuration below root (normally "/"), in sources.list(5)'s both
+// formats. If that has Debian for another suite only, its servers are kept
+// and asked for this one; if it has no Debian at all, as on Ubuntu, they are
+// Debian's own. A mirror, if given, is the only archive, with only suite.
+func HostArchives(root, suite, mirror string) ([]Archive, error) {
+	if !validSuite(suite) {
+		return nil, fmt.Errorf("%q is not the name of a suite", suite)
+	}
+	if mirror != "" {
+		a := Archive{Name: "debian", URL: strings.TrimRight(mirror, "/"), Suites: []string{suite}, Components: []string{"main"}}
+		return []Archive{a}, a.check()
+	}
+	entries, err := readSources(root)
+	if err != nil {
+		return nil, err
+	}
+	var archives []Archive
+	for _, want := range []Archive{
+		{Name: "debian", Suites: mainSuites(suite)},
+		{Name: "security", Suites: securitySuites(suite)},
+	} {
+		if a, ok := choose(entries, want); ok {
+			archives = append(archives, a)
+		}
+	}
+	if len(archives) > 0 && archives[0].Name == "debian" {
+		return archives, nil
+	}
+	return otherSuite(entries, suite), nil
+}
+
+// otherSuite asks the servers that the host has Debian from for suite.
+func otherSuite(entries []Archive, suite string) []Archive {
+	debian := Archive{Name: "debian", URL: defaultArchive, Suites: mainSuites(suite), Components: []string{"main"}}
+	security := Archive{Name: "security", URL: defaultSecurity, Suites: securitySuites(suite), Components: []string{"main"}}
+	for _, known := range debianSuites {
+		if a, ok := choose(entries, Archive{Suites: []string{known}}); ok {
+			debian.URL = a.URL
+			if s, ok := choose(entries, Archive{Suites: securitySuites(known)}); ok {
+				security.URL = s.URL
+			}
+			break
+		}
+	}
+	if len(security.Suites) == 0 {
+		return []Archive{debian}
+	}
+	return []Archive{debian, security}
+}
+
+// choose finds the entry for the first of want's suites and adds to it what
+// the same server has of the others. Of several entries, as when another
+// vendor names his suites like Debian's, the one that looks most like Debian.
+func choose(entries []Archive, want Archive) (Archive, bool) {
+	best, score := -1, -1
+	for i, e := range entries {
+		if len(want.Suites) > 0 && slices.Contains(e.Suites, want.Suites[0]) && slices.Contains(e.Components, "main") {
+			s := 0
+			if e.Name == signedByDebian {
+				s += 2
+			}
+			if base := path.Base(e.URL); strings.Contains(e.URL, "/archive/debian") || base == "debian" || base == "debian-security" {
+				s++
+			}
+			if s > score {
+				best, score = i, s
+			}
+		}
+	}
+	if best < 0 {
+		return Archive{}, false
+	}
+	a := Archive{Name: want.Name, URL: entries[best].URL}
+	for _, e := range entries {
+		if e.URL == a.URL {
+			a.Suites = append(a.Suites, e.Suites...)
+			a.Components = append(a.Components, e.Components...)
+		}
+	}
+	a.Suites = inOrder(want.Suites, a.Suites)
+	a.Components = inOrder(components, a.Components)
+	return a, true
+}
+
+// inOrder are the elements of order that are also in have.
+func inOrder(order, have []string) []string {
+	var out []string
+	for _, s := range order {
+		if slices.Contains(have, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func mainSuites(suite string) []string {
+	if rolling(suite) {
+		return []string{suite}
+	}
+	return []string{suite, suite + "-updates"}
+}
+
+func securitySuites(suite string) []string {
+	switch {
+	case rolling(suite):
+		return nil
+	case suite == "buster":
+		return []string{suite + "/updates"} // as all were named before bullseye
+	}
+	return []string{suite + "-security"}
+}
+
+// rolling suites get their updates in place.
+func rolling(suite string) bool {
+	return suite == "sid" || suite == "unstable" || suite == "experimental"
+}
+
+func validSuite(s string) bool {
+	return s != "" && len(s) <= 64 && alnum(s[0]) && !strings.Contains(s, "..") &&
+		only(s, "abcdefghijklmnopqrstuvwxyz0123456789+-./_")
+}
+
+// check refuses what could not be written into a sources file, or is no
+// archive that apt reads without help.
+func (a Archive) check() error {
+	u, err := url.Parse(a.URL)
+	if err != nil || strings.ContainsAny(a.URL, " \t\r\n[]\"'\\") {
+		return fmt.Errorf("archive %q: is not a URL", a.URL)
+	}
+	switch u.Scheme {
+	case "http", "https":
+		if u.Host == "" {
+			return fmt.Errorf("archive %q: has no host", a.URL)
+		}
+	case "file", "copy":
+	default:
+		return fmt.Errorf("archive %q: only http, https, file and copy URLs are known", a.URL)
+	}
+	if len(a.Suites) == 0 || len(a.Components) == 0 {
+		return fmt.Errorf("archive %s: names no suite or no component", a.URL)
+	}
+	for _, s := range slices.Concat(a.Suites, a.Components) {
+		if !validSuite(s) {
+			return fmt.Errorf("archive %s: %q is not the name of a suite or component", a.URL, s)
+		}
+	}
+	return nil
+}
+
+// signedByDebian stands in the Name of an entry that says so.
+const signedByDebian = "signed by Debian"
+
+// readSources gives the host's binary archives in the order apt reads them.
+func readSources(root string) ([]Archive, error) {
+	dir := filepath.Join(root, "etc/apt")
+	parts, err := os.ReadDir(filepath.Join(dir, "sources.list.d"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the host's apt configuration: %w", err)
+	}
+	files := []string{filepath.Join(dir, "sources.list")}
+	for _, p := range parts {
+		if ext := filepath.Ext(p.Name()); ext == ".list" || ext == ".sources" {
+			files = append(files, filepath.Join(dir, "sources.list.d", p.Name()))
+		}
+	}
+	var all []Archive
+	for _, f := range files {
+		fi, err := os.Stat(f)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil || !fi.Mode().IsRegular() || fi.Size() > maxSources {
+			continue // not apt's either
+		}
+		data, err := os.ReadFile(f)
+		if err != nil {
+			return nil, fmt.Errorf("the host's apt configuration: %w", err)
+		}
+		var found []Archive
+		if filepath.Ext(f) == ".sources" {
+			found = parseDeb822Sources(data)
+		} else {
+			found = parseOneLineSources(data)
+		}
+		for _, a := range found {
+			if a.URL = resolveMirrorList(root, a.URL); a.check() == nil {
+				all = append(all, a)
+			}
+		}
+	}
+	return all, nil
+}
+
+// parseDeb822Sources reads what it can: a damaged file is apt's to complain of.
+func parseDeb822Sources(data []byte) (all []Archive) {
+	stanzas(bytes.NewReader(data), func(s stanza) error {
+		enabled := strings.ToLower(s.get("Enabled"))
+		if !slices.Contains(strings.Fields(s.get("Types")), "deb") || enabled == "no" || enabled == "false" {
+			return nil
+		}
+		name, ok := signer(s.get("Signed-By"))
+		if !ok {
+			return nil
+		}
+		for _, u := range strings.Fields(s.get("URIs")) {
+			all = append(all, Archive{Name: name, URL: strings.TrimRight(u, "/"),
+				Suites: trimSuites(strings.Fields(s.get("Suites"))), Components: strings.Fields(s.get("Components"))})
+		}
+		return nil
+	})
+	return all
+}
+
+func parseOneLineSources(data []byte) (all []Archive) {
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	lines.Buffer(nil, maxSources)
+	for lines.Scan() {
+		line, _, _ := strings.Cut(lines.Text(), "#")
+		rest, ok := strings.CutPrefix(strings.TrimSpace(line), "deb")
+		if !ok || rest == "" || rest[0] != ' ' && rest[0] != '\t' {
+			continue
+		}
+		rest = strings.TrimSpace(rest)
+		keyring := ""
+		if strings.HasPrefix(rest, "[") {
+			var options string
+			if options, rest, ok = strings.Cut(rest[1:], "]"); !ok {
+				continue
+			}
+			for _, o := range strings.Fields(options) {
+				if v, ok := strings.CutPrefix(strings.ToLower(o), "signed-by="); ok {
+					keyring = v
+				}
+			}
+		}
+		name, ok := signer(keyring)
+		if f := strings.Fields(rest); ok && len(f) >= 3 {
+			all = append(all, Archive{Name: name, URL: strings.TrimRight(f[0], "/"), Suites: trimSuites(f[1:2]), Components: f[2:]})
+		}
+	}
+	return all
+}
+
+// signer tells whether an entry with this Signed-By can be Debian's.
+func signer(keyring string) (name string, ok bool) {
+	switch {
+	case keyring == "" || strings.Contains(keyring, "BEGIN PGP"):
+		return "", true
+	case strings.Contains(path.Base(keyring), "debian-archive"):
+		return signedByDebian, true
+	}
+	return "", false
+}
+
+func trimSuites(suites []string) []string {
+	for i, s := range suites {
+		suites[i] = strings.TrimRight(s, "/")
+	}
+	return suites
+}
+
+// resolveMirrorList takes the first server of a mirror list kept in a file,
+// apt-transport-mirror(1), as Debian's cloud images have.
+func resolveMirrorList(root, u string) string {
+	name, ok := strings.CutPrefix(u, "mirror+file:")
+	if !ok {
+		return u
+	}
+	data, err := os.ReadFile(filepath.Join(root, path.Clean("/"+name)))
+	if err != nil {
+		return u
+	}
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) > 0 && !strings.HasPrefix(f[0], "#") {
+			return strings.TrimRight(f[0], "/")
+		}
+	}
+	return u
+}

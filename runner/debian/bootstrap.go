@@ -1,0 +1,261 @@
+package debian
+
+import (
+	"archive/tar"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// Bootstrap makes a base system in an empty tree: it unpacks all packages at
+// once, writes dpkg's database as if dpkg had unpacked them, runs the preinst
+// scripts, and lets dpkg configure everything in one run. The files and dpkg's
+// status are those that mmdebstrap(1) gives for the same packages.
+func Bootstrap(ctx context.Context, o BootstrapOptions) error {
+	debs, err := openAll(ctx, o.Debs, o.jobs())
+	if err != nil {
+		return err
+	}
+	defer closeAll(debs)
+	t, err := openTree(o.Tree)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	fmt.Fprintf(o.Log, "unpacking %d packages\n", len(debs))
+	if err := mergeUsr(ctx, t, debs, o.Arch); err != nil {
+		return fmt.Errorf("make /bin and the like links into /usr: %w", err)
+	}
+	unpacked, err := unpackAll(ctx, t, debs, o.jobs())
+	if err != nil {
+		return err
+	}
+	if err := settleDirs(t, unpacked); err != nil {
+		return err
+	}
+	if err := writeDatabase(t, debs, unpacked); err != nil {
+		return fmt.Errorf("write dpkg's database: %w", err)
+	}
+	return o.configure(ctx, t, debs, unpacked)
+}
+
+func (o *BootstrapOptions) jobs() int {
+	if o.Jobs > 0 {
+		return o.Jobs
+	}
+	return runtime.NumCPU()
+}
+
+// openAll opens packages and sorts them: base-files and base-passwd, which
+// the scripts of all others rely on, and then by name.
+func openAll(ctx context.Context, paths []string, jobs int) ([]*deb, error) {
+	debs := make([]*deb, len(paths))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(jobs)
+	for i, p := range paths {
+		g.Go(func() (err error) {
+			debs[i], err = openDeb(gctx, p)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		closeAll(debs)
+		return nil, err
+	}
+	rank := func(d *deb) int {
+		return slices.Index([]string{"base-passwd", "base-files"}, d.name())
+	}
+	slices.SortStableFunc(debs, func(a, b *deb) int {
+		return cmp.Or(cmp.Compare(rank(b), rank(a)), strings.Compare(a.name(), b.name()))
+	})
+	for i := 1; i < len(debs); i++ {
+		if a, b := debs[i-1], debs[i]; a.name() == b.name() && (a.arch() == b.arch() || !multiArchSame(a)) {
+			closeAll(debs)
+			return nil, fmt.Errorf("package %s: %s is another of the same name", b.path, a.path)
+		}
+	}
+	return debs, nil
+}
+
+func closeAll(debs []*deb) {
+	for _, d := range debs {
+		if d != nil {
+			d.close()
+		}
+	}
+}
+
+// libDirs are the further directories that debootstrap links into /usr, by
+// architecture, for the releases whose base-files does not have the links.
+var libDirs = map[string][]string{
+	"amd64": {"lib32", "lib64", "libx32"}, "i386": {"lib64", "libx32"}, "x32": {"lib32", "lib64", "libx32"},
+	"mips": {"lib32", "lib64"}, "mipsel": {"lib32", "lib64"}, "mips64el": {"lib32", "lib64", "libo32"}, "loong64": {"lib32", "lib64"},
+	"powerpc": {"lib64"}, "ppc64": {"lib32", "lib64"}, "ppc64el": {"lib64"}, "s390x": {"lib32"}, "sparc64": {"lib32", "lib64"},
+}
+
+// mergeUsr makes the links before anything is unpacked through them: those of
+// base-files, or, where it has none (before Debian 13), debootstrap's.
+func mergeUsr(ctx context.Context, t tree, debs []*deb, arch string) error {
+	links := make(map[string]string)
+	for _, d := range debs {
+		if d.name() != "base-files" {
+			continue
+		}
+		err := d.contents(ctx, func(h *tar.Header, _ io.Reader) error {
+			name := path.Clean(h.Name)
+			if h.Typeflag == tar.TypeSymlink && !strings.Contains(name, "/") && h.Linkname == "usr/"+name {
+				links[name] = h.Linkname
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if links["bin"] == "" {
+		for _, name := range append([]string{"bin", "sbin", "lib"}, libDirs[arch]...) {
+			links[name] = "usr/" + name
+		}
+	}
+	for name, target := range links {
+		if err := t.mkdirs(target); err != nil {
+			return err
+		}
+		if err := unix.Symlinkat(target, t.fd, name); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// unpacked is what a package's data part was found to hold.
+type unpacked struct {
+	list []string
+	dirs []dirEntry
+}
+
+// unpackAll unpacks the packages, the largest first, so that the last ones to
+// end end together.
+func unpackAll(ctx context.Context, t tree, debs []*deb, jobs int) ([]unpacked, error) {
+	out := make([]unpacked, len(debs))
+	order := make([]int, len(debs))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(debs[b].data.size, debs[a].data.size) })
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(jobs)
+	for _, i := range order {
+		g.Go(func() error {
+			u := newUnpacker(t, confFiles(debs[i]))
+			defer u.close()
+			if err := debs[i].contents(ctx, u.entry); err != nil {
+				return err
+			}
+			out[i] = unpacked{u.list, u.dirs}
+			return nil
+		})
+	}
+	return out, g.Wait()
+}
+
+// settleDirs gives directories owner, mode and time of the first package that
+// has them, as dpkg does.
+func settleDirs(t tree, packages []unpacked) error {
+	seen := make(map[uint64]bool)
+	for _, p := range packages {
+		for _, d := range p.dirs {
+			if err := settleDir(t, d, seen); err != nil {
+				return fmt.Errorf("/%s: %w", d.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func settleDir(t tree, d dirEntry, seen map[uint64]bool) error {
+	fd, err := t.open(d.name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if seen[st.Ino] {
+		return nil
+	}
+	seen[st.Ino] = true
+	if err := unix.Fchown(fd, d.uid, d.gid); err != nil {
+		return fmt.Errorf("owner %d:%d: %w", d.uid, d.gid, err)
+	}
+	if err := unix.Fchmod(fd, d.mode); err != nil {
+		return err
+	}
+	ns := unix.NsecToTimeval(d.mtime.UnixNano())
+	return unix.Futimes(fd, []unix.Timeval{ns, ns})
+}
+
+// scriptEnv is the environment of dpkg and of the scripts it runs.
+func scriptEnv(more ...string) []string {
+	return append([]string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "TZ=UTC", "TERM=dumb",
+		"DEBIAN_FRONTEND=noninteractive", "DEBCONF_NONINTERACTIVE_SEEN=true",
+	}, more...)
+}
+
+// configure runs what is to be run in the new system.
+func (o *BootstrapOptions) configure(ctx context.Context, t tree, debs []*deb, packages []unpacked) error {
+	for _, d := range debs {
+		if d.scripts["preinst"] == nil {
+			continue
+		}
+		// As dpkg(1) calls it; the environment is that of section "Internal
+		// environment" there.
+		env := scriptEnv(epochEnv(o.Epoch), "DPKG_ADMINDIR=/var/lib/dpkg", "DPKG_ROOT=", "DPKG_MAINTSCRIPT_NAME=preinst",
+			"DPKG_MAINTSCRIPT_PACKAGE="+d.name(), "DPKG_MAINTSCRIPT_ARCH="+d.arch(), "DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1", "DPKG_RUNNING_VERSION=1.21.0")
+		if err := o.Run(ctx, []string{"/" + infoFile(d, "preinst"), "install"}, env, nil); err != nil {
+			return fmt.Errorf("package %s: its preinst script: %w", d.name(), err)
+		}
+	}
+	if err := checkDiversions(t, debs, packages); err != nil {
+		return err
+	}
+	err := o.Run(ctx, []string{"/usr/bin/dpkg", "--force-unsafe-io", "--configure", "-a"}, scriptEnv(epochEnv(o.Epoch)), nil)
+	if err != nil {
+		return fmt.Errorf("dpkg --configure -a: %w", err)
+	}
+	return nil
+}
+
+// checkDiversions refuses what unpacking before the preinst scripts ran got
+// wrong: a script diverted a file that another package has.
+func checkDiversions(t tree, debs []*deb, packages []unpacked) error {
+	data, err := t.read("var/lib/dpkg/diversions", 1<<20)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// Three lines each: the file, what it becomes, and who does not follow.
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	for i := 0; i+2 < len(lines); i += 3 {
+		for j, p := range packages {
+			if debs[j].name() != lines[i+2] && slices.Contains(p.list, lines[i]) {
+				return fmt.Errorf("package %s diverts %s of package %s before that is unpacked, which only the other engine can do (bootstrap: debootstrap)", lines[i+2], lines[i], debs[j].name())
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,139 @@
+package debian
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// volatile are the files that differ between two runs of the same scripts, or
+// that belong to one machine, or that only the installation itself needed.
+// Each is a path.Match pattern; a directory loses what is in it.
+var volatile = []string{
+	"etc/ssh/ssh_host_*_key", "etc/ssh/ssh_host_*_key.pub",
+	"etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-",
+	"var/lib/dpkg/*-old", "var/cache/debconf/*-old", "var/lib/systemd/random-seed",
+	"var/cache/ldconfig/aux-cache", "var/cache/apt/*.bin", "var/cache/apt/archives/*", "var/cache/apt/archives/partial/*",
+	"var/lib/apt/lists/*", "var/log/*.log", "var/log/apt/*", "var/log/journal/*", "run/*", "tmp/*", "var/tmp/*", "dev/*",
+}
+
+// packaged are directories that those patterns match and that packages have.
+var packaged = []string{"var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "run/lock"}
+
+// lastChange is the index of the day of the last change in shadow(5).
+const lastChange = 2
+
+// Clean makes the result of the same packages the same: it removes what
+// differs from run to run and what must not be shared between machines.
+// Modification times are left to whoever archives the tree.
+func Clean(tree string, epoch time.Time) error {
+	r, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for _, pattern := range volatile {
+		if err := removeMatching(r, pattern); err != nil {
+			return fmt.Errorf("clean %s: %w", pattern, err)
+		}
+	}
+	if err := emptyMachineID(r); err != nil {
+		return fmt.Errorf("clean etc/machine-id: %w", err)
+	}
+	if err := clampShadow(r, epoch); err != nil {
+		return fmt.Errorf("clean etc/shadow: %w", err)
+	}
+	return nil
+}
+
+func removeMatching(r *os.Root, pattern string) error {
+	dir, base := path.Split(pattern)
+	f, err := r.Open(path.Clean(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := path.Join(dir, e.Name())
+		ok, err := path.Match(base, e.Name())
+		if err != nil {
+			return err
+		}
+		if !ok || slices.Contains(packaged, name) {
+			continue
+		}
+		if err := r.RemoveAll(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// emptyMachineID leaves the file empty, so that the first boot fills it,
+// machine-id(5).
+func emptyMachineID(r *os.Root) error {
+	const name = "etc/machine-id"
+	fi, err := r.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || fi.Mode().IsRegular() && fi.Size() == 0 {
+		return err
+	}
+	if err := r.Remove(name); err != nil {
+		return err
+	}
+	f, err := r.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(0o444), f.Close())
+}
+
+// clampShadow sets days of a change after epoch, which are those of the
+// build, to epoch's.
+func clampShadow(r *os.Root, epoch time.Time) error {
+	const name = "etc/shadow"
+	data, err := r.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	last := epoch.Unix() / 86400
+	changed := false
+	lines := strings.SplitAfter(string(data), "\n")
+	for i, l := range lines {
+		f := strings.Split(l, ":")
+		if len(f) <= lastChange {
+			continue
+		}
+		if day, err := strconv.ParseInt(f[lastChange], 10, 64); err == nil && day > last {
+			f[lastChange] = strconv.FormatInt(last, 10)
+			lines[i], changed = strings.Join(f, ":"), true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	f, err := r.OpenFile(name, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(strings.Join(lines, ""))
+	return errors.Join(err, f.Close())
+}

@@ -1,0 +1,206 @@
+package debian
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+const (
+	// maxModule and maxKernel bound one file of a kernel package.
+	maxModule = 64 << 20
+	maxKernel = 256 << 20
+)
+
+// ExtractKernel reads a linux-image package. It writes the files vmlinuz,
+// config and release (the kernel's release as uname -r has it) to the
+// directory dest, and, with all that they depend on, the named modules to
+// dest/modules/, plain and with their names in the order of loading in the
+// file order. missing are the names that are neither built in nor in the
+// package. work is an existing directory for files that need not stay.
+func ExtractKernel(ctx context.Context, deb string, modules []string, dest, work string) (missing []string, err error) {
+	d, err := openDeb(ctx, deb)
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	k := &kernelPackage{dest: dest, work: work, files: make(map[string]string), builtin: make(map[string]bool)}
+	if err := d.contents(ctx, k.entry); err != nil {
+		return nil, err
+	}
+	if k.release == "" {
+		return nil, fmt.Errorf("package %s: there is no boot/vmlinuz-* in it", deb)
+	}
+	if err := os.WriteFile(filepath.Join(dest, "release"), []byte(k.release+"\n"), 0o644); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(filepath.Join(dest, "modules"), 0o755); err != nil {
+		return nil, err
+	}
+	for _, m := range modules {
+		err := k.load(ctx, moduleName(m), 0)
+		if errors.Is(err, errNoModule) {
+			missing = append(missing, m)
+		} else if err != nil {
+			return nil, fmt.Errorf("package %s: module %s: %w", deb, m, err)
+		}
+	}
+	order := strings.Join(append(k.order, ""), "\n")
+	return missing, os.WriteFile(filepath.Join(dest, "modules", "order"), []byte(order), 0o644)
+}
+
+var errNoModule = errors.New("there is no such module")
+
+// kernelPackage is what was found in the package.
+type kernelPackage struct {
+	dest, work string
+	release    string
+	files      map[string]string // module name to file in work, as packed
+	builtin    map[string]bool
+	order      []string // file names in dest/modules
+	loaded     []string
+}
+
+// moduleName is the kernel's own form of a name: - and _ are the same.
+func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
+
+// entry sorts out one file of the package.
+func (k *kernelPackage) entry(h *tar.Header, r io.Reader) error {
+	name := path.Clean(h.Name)
+	if h.Typeflag != tar.TypeReg {
+		return nil
+	}
+	base := path.Base(name)
+	switch {
+	case path.Dir(name) == "boot" && (strings.HasPrefix(base, "vmlinuz-") || strings.HasPrefix(base, "vmlinux-")):
+		if k.release != "" {
+			return fmt.Errorf("%s is a second kernel", name)
+		}
+		_, k.release, _ = strings.Cut(base, "-")
+		return writeFile(filepath.Join(k.dest, "vmlinuz"), r, maxKernel)
+	case path.Dir(name) == "boot" && strings.HasPrefix(base, "config-"):
+		return writeFile(filepath.Join(k.dest, "config"), r, maxKernel)
+	case base == "modules.builtin":
+		b, err := io.ReadAll(io.LimitReader(r, maxModule))
+		for f := range strings.FieldsSeq(string(b)) {
+			k.builtin[moduleName(strings.TrimSuffix(path.Base(f), ".ko"))] = true
+		}
+		return err
+	}
+	stem, _, ok := strings.Cut(base, ".ko")
+	if !ok || !strings.Contains(name, "lib/modules/") || !validControlName(base) {
+		return nil
+	}
+	file := filepath.Join(k.work, base)
+	k.files[moduleName(stem)] = file
+	return writeFile(file, r, maxModule)
+}
+
+func writeFile(name string, r io.Reader, limit int64) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	n, err := io.Copy(f, io.LimitReader(r, limit+1))
+	if err != nil {
+		return err
+	}
+	if n > limit {
+		return fmt.Errorf("is larger than %d bytes", limit)
+	}
+	return f.Close()
+}
+
+// load puts a module behind all that it needs.
+func (k *kernelPackage) load(ctx context.Context, name string, depth int) error {
+	if k.builtin[name] || slices.Contains(k.loaded, name) {
+		return nil
+	}
+	file, ok := k.files[name]
+	if !ok {
+		return errNoModule
+	}
+	if depth > 32 {
+		return errors.New("depends on itself")
+	}
+	plain, err := plainModule(ctx, file)
+	if err != nil {
+		return err
+	}
+	needs, err := moduleDepends(plain)
+	if err != nil {
+		return err
+	}
+	for _, n := range needs {
+		if err := k.load(ctx, n, depth+1); err != nil {
+			return fmt.Errorf("needs %s: %w", n, err)
+		}
+	}
+	k.loaded = append(k.loaded, name)
+	k.order = append(k.order, name+".ko")
+	return os.WriteFile(filepath.Join(k.dest, "modules", name+".ko"), plain, 0o644)
+}
+
+// plainModule is a module's file, decompressed.
+func plainModule(ctx context.Context, file string) ([]byte, error) {
+	switch path.Ext(file) {
+	case ".xz":
+		cmd := exec.CommandContext(ctx, "xz", "--decompress", "--stdout", "--memlimit-decompress=256MiB", file)
+		b, err := cmd.Output()
+		if err != nil {
+			return nil, fmt.Errorf("xz: %w", err)
+		}
+		return b, nil
+	case ".zst":
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		z, err := zstd.NewReader(nil, zstd.WithDecoderMaxMemory(maxModule))
+		if err != nil {
+			return nil, err
+		}
+		defer z.Close()
+		return z.DecodeAll(b, nil)
+	}
+	return os.ReadFile(file)
+}
+
+// moduleDepends reads "depends=a,b" from the module's section .modinfo.
+func moduleDepends(b []byte) ([]string, error) {
+	f, err := elf.NewFile(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	s := f.Section(".modinfo")
+	if s == nil {
+		return nil, errors.New("has no section .modinfo")
+	}
+	info, err := s.Data()
+	if err != nil {
+		return nil, err
+	}
+	var needs []string
+	for field := range strings.SplitSeq(string(info), "\x00") {
+		if list, ok := strings.CutPrefix(field, "depends="); ok {
+			for n := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == ',' }) {
+				needs = append(needs, moduleName(n))
+			}
+		}
+	}
+	return needs, nil
+}

@@ -1,0 +1,299 @@
+package debian
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Base are the packages of a minimal system: those that are Essential or of
+// Priority required, apt, and what they depend on; no recommendations. In the
+// order in which apt would unpack them.
+func (r *Resolver) Base(ctx context.Context) ([]Package, error) {
+	if r.base != nil {
+		return slices.Clone(r.base), nil
+	}
+	want := []string{"?essential", "?priority(required)", "apt"}
+	names, err := r.names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// init-system-helpers wants "usrmerge | usr-is-merged": the first converts
+	// a system, the second says that it needs no conversion.
+	if _, ok := names["usr-is-merged"]; ok {
+		want = append(want, "usr-is-merged")
+	}
+	packages, err := r.install(ctx, want)
+	if err != nil {
+		return nil, fmt.Errorf("the base system of %s: %w", r.opts.Suite, err)
+	}
+	if len(packages) == 0 {
+		return nil, fmt.Errorf("the base system of %s: the archives have no essential packages for %s", r.opts.Suite, r.opts.Arch)
+	}
+	// From now on these are installed for apt.
+	if err := r.writeStatus(ctx, packages); err != nil {
+		return nil, err
+	}
+	r.base = packages
+	return slices.Clone(packages), nil
+}
+
+// Extra are the packages that names need beyond those of Base, in the order
+// in which apt would unpack them; no recommendations. If names are unknown,
+// the error names each of them and what they may have meant.
+func (r *Resolver) Extra(ctx context.Context, names []string) ([]Package, error) {
+	if _, err := r.Base(ctx); err != nil {
+		return nil, err
+	}
+	known, err := r.names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, n := range names {
+		if _, ok := known[n]; !ok || !validPackageName(n) {
+			errs = append(errs, unknownName(n, r.opts.Suite, known))
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
+	packages, err := r.install(ctx, names)
+	if err != nil {
+		return nil, fmt.Errorf("the packages %s of %s: %w", strings.Join(names, " "), r.opts.Suite, err)
+	}
+	return packages, nil
+}
+
+// kernelPackages are, by architecture, the metapackages of the kernels made
+// for virtual machines; for the others it is linux-image-ARCH.
+var kernelPackages = map[string]string{
+	"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-cloud-arm64",
+	"i386": "linux-image-686", "armhf": "linux-image-armmp", "ppc64el": "linux-image-powerpc64le",
+}
+
+// kernelImage is a dependency on a package that holds a kernel: the version
+// is part of its name.
+var kernelImage = regexp.MustCompile(`^linux-image-[0-9]`)
+
+// Kernel is the one package that holds the kernel of the suite for virtual
+// machines; what it depends on is not needed to boot it.
+func (r *Resolver) Kernel(ctx context.Context) ([]Package, error) {
+	name, ok := kernelPackages[r.opts.Arch]
+	if !ok {
+		name = "linux-image-" + r.opts.Arch
+	}
+	for range 4 { // linux-image-arch, -version-arch, and in some suites one between
+		if kernelImage.MatchString(name) {
+			return r.download(ctx, name)
+		}
+		out, err := r.apt(ctx, "apt-cache", "show", "--no-all-versions", name)
+		if err != nil {
+			return nil, fmt.Errorf("the kernel of %s: %w", r.opts.Suite, err)
+		}
+		next := ""
+		err = stanzas(bytes.NewReader(out), func(s stanza) error {
+			for _, d := range strings.Split(s.get("Depends"), ",") {
+				if n := dependencyName(d); strings.HasPrefix(n, "linux-image-") && next == "" {
+					next = n
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		if next == "" {
+			return nil, fmt.Errorf("the kernel of %s: package %s depends on no kernel image", r.opts.Suite, name)
+		}
+		name = next
+	}
+	return nil, fmt.Errorf("the kernel of %s: package %s leads to no kernel image", r.opts.Suite, name)
+}
+
+// dependencyName is the package of the first alternative of a dependency.
+func dependencyName(d string) string {
+	d, _, _ = strings.Cut(d, "|")
+	d, _, _ = strings.Cut(strings.TrimSpace(d), " ")
+	d, _, _ = strings.Cut(d, "(")
+	d, _, _ = strings.Cut(d, ":")
+	return d
+}
+
+// download is one package alone.
+func (r *Resolver) download(ctx context.Context, name string) ([]Package, error) {
+	out, err := r.apt(ctx, "apt-get", "download", "--print-uris", name)
+	if err != nil {
+		return nil, err
+	}
+	found, err := r.parseURIs(out)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) != 1 {
+		return nil, fmt.Errorf("apt names %d packages for %s", len(found), name)
+	}
+	return slices.Collect(mapValues(found)), nil
+}
+
+func mapValues(m map[string]Package) func(func(Package) bool) {
+	return func(yield func(Package) bool) {
+		for _, p := range m {
+			if !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// install asks apt what an installation of the names (or patterns) on the
+// system in the status file would fetch, and in which order unpack.
+func (r *Resolver) install(ctx context.Context, names []string) ([]Package, error) {
+	args := append([]string{"apt-get", "install", "--yes", "--no-install-recommends", "--no-remove"}, names...)
+	out, err := r.apt(ctx, append(slices.Clone(args), "--print-uris", "-qq")...)
+	if err != nil {
+		return nil, err
+	}
+	found, err := r.parseURIs(out)
+	if err != nil {
+		return nil, err
+	}
+	if out, err = r.apt(ctx, append(slices.Clone(args), "--simulate")...); err != nil {
+		return nil, err
+	}
+	var packages []Package
+	for line := range strings.Lines(string(out)) {
+		key, ok := parseInst(line)
+		if !ok {
+			continue
+		}
+		p, ok := found[key]
+		if !ok {
+			return nil, fmt.Errorf("apt would install %s, but not fetch it", key)
+		}
+		delete(found, key)
+		packages = append(packages, p)
+	}
+	for key := range found {
+		return nil, fmt.Errorf("apt would fetch %s, but not install it", key)
+	}
+	return packages, nil
+}
+
+// inst is a line of apt-get --simulate: Inst NAME[:ARCH] [OLD] (VERSION ORIGIN... [ARCH]).
+var inst = regexp.MustCompile(`^Inst ([^ :]+)(?::[^ ]+)? (?:\[[^]]*\] )?\(([^ ]+) [^\[]*\[([^]]+)\]`)
+
+func parseInst(line string) (key string, ok bool) {
+	m := inst.FindStringSubmatch(line)
+	if m == nil {
+		return "", false
+	}
+	return m[1] + " " + m[2] + " " + m[3], true
+}
+
+// uri is a line of apt-get --print-uris: 'URL' FILE SIZE HASH:DIGEST.
+var uri = regexp.MustCompile(`^'([^']+)' ([^ ]+)_([^ _]+)_([^ _]+)\.deb ([0-9]+) SHA256:([0-9a-f]{64})\s*$`)
+
+// parseURIs gives the packages by name, version and architecture.
+func (r *Resolver) parseURIs(out []byte) (map[string]Package, error) {
+	found := map[string]Package{}
+	for line := range strings.Lines(string(out)) {
+		if !strings.HasPrefix(line, "'") {
+			continue
+		}
+		p, err := r.parseURI(line)
+		if err != nil {
+			return nil, fmt.Errorf("apt names a package as %q: %w", strings.TrimSpace(line), err)
+		}
+		found[p.Name+" "+p.Version+" "+p.Arch] = p
+	}
+	return found, nil
+}
+
+func (r *Resolver) parseURI(line string) (p Package, err error) {
+	m := uri.FindStringSubmatch(line)
+	if m == nil {
+		return p, errors.New("not in the form 'URL' FILE SIZE SHA256:DIGEST (an archive without SHA256 cannot be used)")
+	}
+	p.Name, p.Arch, p.SHA256 = m[2], m[4], m[6]
+	if p.Version, err = url.PathUnescape(m[3]); err != nil {
+		return p, err
+	}
+	if p.Size, err = strconv.ParseInt(m[5], 10, 64); err != nil {
+		return p, err
+	}
+	for _, a := range r.opts.Archives {
+		if rest, ok := strings.CutPrefix(m[1], a.URL+"/"); ok {
+			p.Archive = a.Name
+			if p.Filename, err = url.PathUnescape(rest); err != nil {
+				return p, err
+			}
+		}
+	}
+	if p.Archive == "" || !filepath.IsLocal(p.Filename) || !validPackageName(p.Name) || !validVersion(p.Version) || !validArch(p.Arch) {
+		return p, errors.New("which is in none of the archives, or has a bad name")
+	}
+	return p, nil
+}
+
+// writeStatus makes packages the installed ones for all later questions.
+func (r *Resolver) writeStatus(ctx context.Context, packages []Package) error {
+	args := []string{"apt-cache", "show"}
+	want := map[string]bool{}
+	for _, p := range packages {
+		args = append(args, p.Name+"="+p.Version)
+		want[p.Name+" "+p.Version+" "+p.Arch] = true
+	}
+	out, err := r.apt(ctx, args...)
+	if err != nil {
+		return err
+	}
+	var status bytes.Buffer
+	err = stanzas(bytes.NewReader(out), func(s stanza) error {
+		key := s.get("Package") + " " + s.get("Version") + " " + s.get("Architecture")
+		if !want[key] {
+			return nil
+		}
+		delete(want, key)
+		for _, f := range s {
+			switch f.name {
+			case "Filename", "Size", "MD5sum", "SHA256", "Description-md5":
+				continue
+			}
+			fmt.Fprintf(&status, "%s: %s\n", f.name, f.value)
+		}
+		status.WriteString("Status: install ok installed\n\n")
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("apt-cache show: %w", err)
+	}
+	for key := range want {
+		return fmt.Errorf("apt-cache show says nothing of %s", key)
+	}
+	return os.WriteFile(filepath.Join(r.opts.Dir, "status"), status.Bytes(), 0o644)
+}
+
+// names are all packages of the archives, virtual ones too.
+func (r *Resolver) names(ctx context.Context) (map[string]struct{}, error) {
+	out, err := r.apt(ctx, "apt-cache", "pkgnames")
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]struct{}{}
+	for line := range strings.Lines(string(out)) {
+		names[strings.TrimSpace(line)] = struct{}{}
+	}
+	return names, nil
+}

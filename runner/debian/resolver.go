@@ -1,0 +1,211 @@
+package debian
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// defaultKeyring is where Debian's package debian-archive-keyring has it.
+const defaultKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+// ResolverOptions say which archives are asked.
+type ResolverOptions struct {
+	Dir      string // all of apt's files are below it; it is made if missing
+	Archives []Archive
+	Suite    string
+	Arch     string    // as dpkg names it
+	Keyring  string    // whose keys may sign; empty: Debian's, as installed on the host
+	Log      io.Writer // what apt says; may be nil
+}
+
+// Resolver answers which packages of the archives make a system. It is the
+// host's apt with a configuration, a state and trusted keys of its own: of the
+// host's it takes only how to reach a network (proxies and their like, and
+// whether an archive may be older than it says it should be). An archive whose
+// signature is missing or wrong is never used.
+type Resolver struct {
+	opts    ResolverOptions
+	indexes []Index
+	date    time.Time
+	base    []Package // once asked for
+}
+
+// OpenResolver fetches and verifies the indexes of all the archives.
+func OpenResolver(ctx context.Context, o ResolverOptions) (*Resolver, error) {
+	if o.Log == nil {
+		o.Log = io.Discard
+	}
+	if o.Keyring == "" {
+		o.Keyring = defaultKeyring
+	}
+	if _, err := os.Stat(o.Keyring); err != nil {
+		return nil, fmt.Errorf("the keys of Debian's archive: %w (apt install debian-archive-keyring)", err)
+	}
+	if !validArch(o.Arch) || !validSuite(o.Suite) || len(o.Archives) == 0 || strings.ContainsAny(o.Keyring, " \t\n,") {
+		return nil, fmt.Errorf("resolver: bad architecture %q, suite %q or keyring %q, or no archive", o.Arch, o.Suite, o.Keyring)
+	}
+	dir, err := filepath.Abs(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if strings.ContainsAny(dir, "\"\n\\") {
+		return nil, fmt.Errorf("resolver: apt cannot work in a directory named %q", dir)
+	}
+	o.Dir = dir
+	r := &Resolver{opts: o}
+	if err := r.configure(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := r.apt(ctx, "apt-get", "update", "-o", "APT::Update::Error-Mode=any"); err != nil {
+		return nil, r.explainUpdate(err)
+	}
+	return r, r.readIndexes(ctx)
+}
+
+// Date is when the newest of the indexes was made.
+func (r *Resolver) Date() time.Time { return r.date }
+
+// Indexes are the signed indexes that all answers rest on.
+func (r *Resolver) Indexes() []Index { return slices.Clone(r.indexes) }
+
+// configure writes apt's configuration and makes the directories it wants.
+func (r *Resolver) configure(ctx context.Context) error {
+	dir := r.opts.Dir
+	for _, d := range []string{"etc/sources.d", "etc/empty", "lists/partial", "cache/archives/partial", "log", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, "tmp"), 0o777|os.ModeSticky); err != nil {
+		return err
+	}
+	var sources strings.Builder
+	for _, a := range r.opts.Archives {
+		if err := a.check(); err != nil {
+			return err
+		}
+		fmt.Fprintf(&sources, "Types: deb\nURIs: %s\nSuites: %s\nComponents: %s\nArchitectures: %s\nSigned-By: %s\n\n",
+			a.URL, strings.Join(a.Suites, " "), strings.Join(a.Components, " "), r.opts.Arch, r.opts.Keyring)
+	}
+	transport, err := hostTransport(ctx)
+	if err != nil {
+		return err
+	}
+	for name, content := range map[string]string{
+		"etc/sources.d/archives.sources": sources.String(),
+		"apt.conf":                       aptConf(dir, r.opts.Arch, sandboxUser(dir), transport),
+		"status":                         "",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readIndexes takes the digest and the date of each signed index, and makes
+// sure that there is one for every suite.
+func (r *Resolver) readIndexes(ctx context.Context) error {
+	out, err := r.apt(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT) $(FILENAME)", "Created-By: Packages")
+	if err != nil {
+		return err
+	}
+	files := map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		f := strings.SplitN(strings.TrimSpace(line), " ", 4)
+		if len(f) != 4 {
+			continue
+		}
+		stem, _, ok := strings.Cut(f[3], "_"+f[2]+"_binary-"+r.opts.Arch+"_Packages")
+		if ok {
+			files[strings.TrimRight(f[0], "/")+" "+strings.TrimRight(f[1], "/")] = stem
+		}
+	}
+	for _, a := range r.opts.Archives {
+		for _, suite := range a.Suites {
+			stem, ok := files[a.URL+" "+suite]
+			if !ok {
+				return fmt.Errorf("archive %s: suite %s has no packages for %s", a.URL, suite, r.opts.Arch)
+			}
+			data, err := os.ReadFile(stem + "_InRelease")
+			if errors.Is(err, os.ErrNotExist) {
+				data, err = os.ReadFile(stem + "_Release") // its signature is detached
+			}
+			if err != nil {
+				return fmt.Errorf("archive %s: suite %s: %w", a.URL, suite, err)
+			}
+			date, err := releaseDate(data)
+			if err != nil {
+				return fmt.Errorf("archive %s: suite %s: %w", a.URL, suite, err)
+			}
+			if date.After(r.date) {
+				r.date = date
+			}
+			sum := sha256.Sum256(data)
+			r.indexes = append(r.indexes, Index{Archive: a.Name, Suite: suite, SHA256: hex.EncodeToString(sum[:])})
+		}
+	}
+	return nil
+}
+
+func releaseDate(release []byte) (time.Time, error) {
+	lines := bufio.NewScanner(bytes.NewReader(release))
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		v, ok := strings.CutPrefix(lines.Text(), "Date:")
+		if !ok {
+			continue
+		}
+		t, err := time.Parse("Mon, 2 Jan 2006 15:04:05 MST", strings.TrimSpace(v))
+		if err != nil {
+			return t, fmt.Errorf("the date of the index: %w", err)
+		}
+		return t.UTC(), nil
+	}
+	return time.Time{}, errors.New("the index has no date")
+}
+
+// apt runs one of apt's programs with the resolver's configuration. The error
+// is an *aptError if it ran and failed.
+func (r *Resolver) apt(ctx context.Context, argv ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir = r.opts.Dir
+	cmd.Env = aptEnv("APT_CONFIG="+filepath.Join(r.opts.Dir, "apt.conf"), "TMPDIR="+filepath.Join(r.opts.Dir, "tmp"))
+	cmd.WaitDelay = 5 * time.Second
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, io.MultiWriter(&stderr, r.opts.Log)
+	err := cmd.Run()
+	switch {
+	case err == nil:
+		return stdout.Bytes(), nil
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case errors.Is(err, exec.ErrNotFound):
+		return nil, fmt.Errorf("the program %s is missing: it decides which packages make a system (on Debian and Ubuntu it is always there; elsewhere build from a lock that another machine has made)", argv[0])
+	}
+	return nil, &aptError{argv: argv, err: err, stderr: stderr.String()}
+}
+
+// aptEnv is the environment of all programs of apt: of ours only what says
+// where programs are and how to reach a network.
+func aptEnv(more ...string) []string {
+	env := append([]string{"LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"}, more...)
+	for _, name := range []string{"PATH", "HOME", "http_proxy", "https_proxy", "no_proxy", "all_proxy"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}
