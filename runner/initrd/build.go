@@ -1,0 +1,127 @@
+package initrd
+
+import (
+	"bufio"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// moduleDir holds the kernel modules of an initrd, and the file order the
+// names of those to load, in that order.
+const moduleDir = "modules"
+
+// Build writes an initrd whose /init is the program at init, which must end
+// up in [Main] when it is process 1, with the kernel modules in the directory
+// modules ("" is none): order names them in the order in which to load them.
+func Build(w io.Writer, init, modules string) error {
+	files := []File{{Name: "init", Mode: 0o755, Source: init}, {Name: "dev/console", Mode: 0o600, Char: [2]int{5, 1}}}
+	libs, err := sharedLibraries(init)
+	if err != nil {
+		return fmt.Errorf("find the libraries of %s: %w", init, err)
+	}
+	files = append(files, libs...)
+	if modules != "" {
+		order, err := os.Open(filepath.Join(modules, "order"))
+		if err != nil {
+			return err
+		}
+		defer order.Close()
+		var names strings.Builder
+		for s := bufio.NewScanner(order); s.Scan(); {
+			name := s.Text()
+			if name == "" || strings.ContainsAny(name, "/\x00") {
+				return fmt.Errorf("%q cannot be a module's file name", name)
+			}
+			names.WriteString(name + "\n")
+			files = append(files, File{Name: moduleDir + "/" + name, Mode: 0o644, Source: filepath.Join(modules, name)})
+		}
+		files = append(files, File{Name: moduleDir + "/order", Mode: 0o644, Data: []byte(names.String())})
+	}
+	return WriteCpio(w, files)
+}
+
+// sharedLibraries are the loader and the libraries of a dynamically linked
+// program, as which meros is built where cgo is on. A static one has none.
+func sharedLibraries(program string) ([]File, error) {
+	f, err := elf.Open(program)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	interp := f.Section(".interp")
+	if interp == nil {
+		return nil, nil
+	}
+	b, err := interp.Data()
+	if err != nil {
+		return nil, err
+	}
+	loader := strings.TrimRight(string(b), "\x00")
+	files := []File{{Name: strings.TrimPrefix(loader, "/"), Mode: 0o755, Source: loader}}
+	seen := map[string]bool{filepath.Base(loader): true}
+	todo, err := f.ImportedLibraries()
+	for len(todo) > 0 && err == nil {
+		name := todo[0]
+		todo = todo[1:]
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		file, ferr := findLibrary(name)
+		if ferr != nil {
+			return nil, ferr
+		}
+		files = append(files, File{Name: "lib/" + name, Mode: 0o755, Source: file})
+		l, oerr := elf.Open(file)
+		if oerr != nil {
+			return nil, oerr
+		}
+		var more []string
+		more, err = l.ImportedLibraries()
+		todo = append(todo, more...)
+		l.Close()
+	}
+	return files, err
+}
+
+func findLibrary(name string) (string, error) {
+	for _, d := range []string{"/lib/*-linux-gnu*", "/usr/lib/*-linux-gnu*", "/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib"} {
+		if found, _ := filepath.Glob(filepath.Join(d, name)); len(found) > 0 {
+			return filepath.EvalSymlinks(found[0])
+		}
+	}
+	return "", fmt.Errorf("library %s is not found (build meros with CGO_ENABLED=0)", name)
+}
+
+// runDir is where an initrd finds the files that are one machine's alone.
+const runDir = "meros-run"
+
+// WriteRun makes file from the initrd base and the files, which the guest's
+// root gets before its init starts: secrets and what is bound late. The file
+// is readable by its owner alone from its first byte on.
+func WriteRun(file, base string, files []File) (err error) {
+	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	in, err := os.Open(base)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if _, err := io.Copy(out, in); err != nil {
+		return err
+	}
+	inside := make([]File, len(files))
+	for i, f := range files {
+		f.Name = runDir + "/" + f.Name
+		inside[i] = f
+	}
+	return WriteCpio(out, inside)
+}

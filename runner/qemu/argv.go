@@ -1,0 +1,175 @@
+// Package qemu starts and speaks to qemu-system: its command line as a pure
+// function, and its machine protocol, QMP.
+package qemu
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// Machine is what a command line is made of. Paths are the host's; relative
+// ones are relative to the directory QEMU is started in.
+type Machine struct {
+	Name    string
+	Arch    string // qemu-system-ARCH
+	Accel   []string
+	Memory  int64 // bytes
+	CPUs    int
+	Kernel  string
+	Initrd  string
+	Append  string     // kernel command line, besides the console and the root
+	Disks   [][]string // each a chain of qcow2 files, the writable one first
+	Console string     // file that the serial console is logged to
+	QMP     string     // unix socket of the machine protocol
+	Network Network
+	Extra   []string // further arguments
+}
+
+// Network is the machine's network device: QEMU's user networking, closed
+// but for one port forwarded from the host's loopback to the guest's ssh.
+type Network struct {
+	SSHPort int
+	MAC     string
+}
+
+// board is what differs between architectures.
+type board struct {
+	machine, console string
+	bus              string // suffix of virtio devices
+}
+
+var boards = map[string]board{
+	"x86_64":  {"q35", "ttyS0", "pci"},
+	"i386":    {"q35", "ttyS0", "pci"},
+	"aarch64": {"virt", "ttyAMA0", "pci"},
+	"arm":     {"virt", "ttyAMA0", "device"},
+	"riscv64": {"virt", "ttyS0", "pci"},
+	"ppc64":   {"pseries", "hvc0", "pci"},
+	"s390x":   {"s390-ccw-virtio", "ttysclp0", "ccw"},
+}
+
+// Argv is the command line.
+func (m Machine) Argv() ([]string, error) {
+	b, ok := boards[m.Arch]
+	if !ok {
+		return nil, fmt.Errorf("no machine type is known for %q", m.Arch)
+	}
+	if len(m.Disks) == 0 {
+		return nil, errors.New("a machine needs a disk")
+	}
+	argv := []string{
+		"qemu-system-" + m.Arch, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+		"-name", m.Name, "-machine", b.machine,
+	}
+	argv = append(argv, m.Accel...)
+	argv = append(argv, "-m", strconv.FormatInt(m.Memory>>20, 10), "-smp", strconv.Itoa(m.CPUs))
+	if m.Kernel != "" {
+		argv = append(argv, "-kernel", m.Kernel, "-append", strings.TrimSpace("console="+b.console+" root=/dev/vda1 rw "+m.Append))
+		if m.Initrd != "" {
+			argv = append(argv, "-initrd", m.Initrd)
+		}
+	}
+	argv = append(argv,
+		"-chardev", "file,id=console,append=on,path="+escape(m.Console), "-serial", "chardev:console",
+		"-chardev", "socket,id=qmp,server=on,wait=off,path="+escape(m.QMP), "-mon", "chardev=qmp,mode=control")
+	for i, chain := range m.Disks {
+		nodes, err := blockdevs(fmt.Sprintf("disk%d", i), chain)
+		if err != nil {
+			return nil, err
+		}
+		argv = append(argv, nodes...)
+		argv = append(argv, "-device", fmt.Sprintf("virtio-blk-%s,drive=disk%d-0", b.bus, i))
+	}
+	net := fmt.Sprintf("virtio-net-%s,netdev=net0", b.bus)
+	if m.Network.MAC != "" {
+		net += ",mac=" + m.Network.MAC
+	}
+	argv = append(argv,
+		"-netdev", fmt.Sprintf("user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22", m.Network.SSHPort), "-device", net,
+		"-device", "virtio-rng-"+b.bus,
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	return append(argv, m.Extra...), nil
+}
+
+// escape doubles the commas of an option's value, qemu(1).
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// blockdevs describes a chain of images node by node, so that no file name in
+// an image's header is ever followed.
+func blockdevs(name string, chain []string) ([]string, error) {
+	var argv []string
+	for i := len(chain) - 1; i >= 0; i-- {
+		readOnly := i > 0
+		file := map[string]any{"driver": "file", "node-name": fmt.Sprintf("%s-%d-file", name, i), "filename": chain[i], "read-only": readOnly}
+		format := map[string]any{"driver": "qcow2", "node-name": fmt.Sprintf("%s-%d", name, i), "file": file["node-name"], "read-only": readOnly, "backing": nil}
+		if i < len(chain)-1 {
+			format["backing"] = fmt.Sprintf("%s-%d", name, i+1)
+		}
+		if !readOnly {
+			file["discard"], format["discard"] = "unmap", "unmap"
+		}
+		for _, node := range []map[string]any{file, format} {
+			b, err := json.Marshal(node)
+			if err != nil {
+				return nil, err
+			}
+			argv = append(argv, "-blockdev", string(b))
+		}
+	}
+	return argv, nil
+}
+
+// Accel chooses how the processor is provided, and says in a line why. mode
+// is auto, on or off. Hardware virtualization needs /dev/kvm to open and the
+// processor to show svm or vmx: where only the first holds, guests hang.
+func Accel(mode, arch, cpuinfo string, kvmOpens error) (args []string, reason string, err error) {
+	tcg := []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
+	why := ""
+	switch {
+	case mode == "off":
+		return tcg, "kvm is off in the manifest: software emulation", nil
+	case arch != hostArch():
+		why = "the machine is " + arch + ", the host " + hostArch()
+	case kvmOpens != nil:
+		why = kvmOpens.Error()
+	case arch == "x86_64" && !hasFlag(cpuinfo, "svm") && !hasFlag(cpuinfo, "vmx"):
+		why = "/dev/kvm is there, but the processor shows neither svm nor vmx"
+	default:
+		return []string{"-accel", "kvm", "-cpu", "host"}, "hardware virtualization (KVM)", nil
+	}
+	if mode == "on" {
+		return nil, "", fmt.Errorf("kvm is on in the manifest, but %s", why)
+	}
+	return tcg, "software emulation: " + why, nil
+}
+
+// HostAccel is [Accel] for this host.
+func HostAccel(mode, arch string) (args []string, reason string, err error) {
+	f, kvmErr := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if kvmErr == nil {
+		f.Close()
+	}
+	cpuinfo, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return nil, "", err
+	}
+	return Accel(mode, arch, string(cpuinfo), kvmErr)
+}
+
+func hasFlag(cpuinfo, flag string) bool {
+	for line := range strings.Lines(cpuinfo) {
+		if strings.HasPrefix(line, "flags") {
+			for f := range strings.FieldsSeq(line) {
+				if f == flag {
+					return true
+				}
+			}
+			return false
+		}
+	}
+	return false
+}
