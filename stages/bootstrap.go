@@ -1,0 +1,96 @@
+package stages
+
+import (
+	"encoding/json"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"meros/cache"
+	"meros/constellations"
+	"meros/graph"
+	"meros/runner"
+)
+
+// The revision of a stage is bumped whenever it gives other bytes for the
+// same key text.
+const (
+	fetchRevision     = 1
+	bootstrapRevision = 1
+	packagesRevision  = 1
+)
+
+// bootstrapMemory is what unpacking and configuring a base system takes at
+// the most, bytes.
+const bootstrapMemory = 1 << 30
+
+// fetch is one file of an archive. Its digest is known, so its outputs are.
+func (pl *planner) fetch(section *constellations.DebianLock, p constellations.Package) *graph.Node {
+	d := digest.NewDigestFromEncoded(digest.SHA256, p.SHA256)
+	urls, err := json.Marshal(pl.URLs(section, p))
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	return pl.plan.Add(&graph.Node{
+		Stage: "fetch", Revision: fetchRevision, Name: "fetch " + path.Base(p.Filename),
+		Outputs: []string{"file"},
+		Fixed:   map[string]cache.Artifact{"file": {Digest: d, Size: p.Size}},
+		Hints:   []graph.Param{{Name: "urls", Value: string(urls)}, {Name: "digest", Value: d.String()}, {Name: "size", Value: fmt.Sprint(p.Size)}},
+		Network: runner.HostNetwork,
+		Needs:   graph.Needs{Download: true},
+		Shared:  []runner.Mount{{Source: path.Join(pl.Root, "data", "cache", "partial"), Target: "/partial"}},
+	})
+}
+
+func (pl *planner) fetchAll(section *constellations.DebianLock, ps []constellations.Package) []graph.Input {
+	in := make([]graph.Input, len(ps))
+	for i, p := range ps {
+		in[i] = graph.Input{Name: "deb", Node: pl.fetch(section, p), Output: "file"}
+	}
+	return in
+}
+
+// base is the layers every machine with the same packages shares: the base
+// system of the suite, and the further packages if there are any.
+func (pl *planner) base(vm *constellations.Machine, section *constellations.DebianLock) ([]*graph.Node, error) {
+	key := fmt.Sprintf("%p %s %q", section, vm.Bootstrap, vm.Packages)
+	if lower, ok := pl.bases[key]; ok {
+		return lower, nil
+	}
+	lower, err := pl.makeBase(vm, section)
+	if err == nil {
+		pl.bases[key] = lower
+	}
+	return lower, err
+}
+
+func (pl *planner) makeBase(vm *constellations.Machine, section *constellations.DebianLock) ([]*graph.Node, error) {
+	params := []graph.Param{{Name: "engine", Value: vm.Bootstrap}, {Name: "suite", Value: vm.Suite}, {Name: "arch", Value: vm.Arch}, epoch(section)}
+	if vm.Bootstrap == "debootstrap" {
+		params = append(params, pl.tools("debootstrap")...)
+	}
+	bootstrap := pl.plan.Add(&graph.Node{
+		Stage: "bootstrap", Revision: bootstrapRevision, Name: fmt.Sprintf("%s %s bootstrap", vm.Suite, vm.Arch),
+		Params: params, Inputs: pl.fetchAll(section, section.Base), Outputs: []string{"layer", "accounts"},
+		Needs: graph.Needs{CPU: 2, Memory: bootstrapMemory},
+	})
+	lower := []*graph.Node{bootstrap}
+	if len(vm.Packages) == 0 {
+		return lower, nil
+	}
+	set := section.Set(vm.Packages)
+	if set == nil {
+		return nil, fmt.Errorf("the lock does not have its packages (meros update %s %s)", pl.m.Name, vm.Name)
+	}
+	if len(set.Packages) == 0 {
+		return lower, nil // all of them are in the base
+	}
+	packages := pl.plan.Add(&graph.Node{
+		Stage: "packages", Revision: packagesRevision, Name: fmt.Sprintf("%s %s packages (%d)", vm.Suite, vm.Arch, len(set.Packages)),
+		Params: []graph.Param{epoch(section), {Name: "names", Value: strings.Join(set.Names, " ")}}, Inputs: append(trees("lower", lower), pl.fetchAll(section, set.Packages)...),
+		Outputs: []string{"layer", "accounts"}, Needs: graph.Needs{CPU: 1, Memory: bootstrapMemory},
+	})
+	return append(lower, packages), nil
+}

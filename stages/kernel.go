@@ -1,0 +1,109 @@
+package stages
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"meros/constellations"
+	"meros/graph"
+)
+
+const (
+	kernelRevision = 1
+	initrdRevision = 1
+	bootRevision   = 1
+)
+
+// kernelModules are what a machine of ours needs to find its disk, its
+// network and the host, where the kernel does not have them built in.
+var kernelModules = []string{
+	"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "ext4",
+	"af_packet", "overlay", "autofs4", "9p", "9pnet_virtio", "virtiofs", "fuse", "nf_tables", "bridge", "tun", "configfs", "dmi-sysfs", "qemu_fw_cfg",
+}
+
+// distroKernel is the manifest's word for the distribution's own kernel.
+const distroKernel = "distro"
+
+// kernel adds the machine's kernel and the initrd that brings up its root.
+func (pl *planner) kernel(pm *Machine, section *constellations.DebianLock) error {
+	initrd := &graph.Node{
+		Stage: "initrd", Revision: initrdRevision, Name: pl.name(pm.Machine, "initrd"), Outputs: []string{"initrd"},
+	}
+	if pm.Machine.Kernel == distroKernel {
+		if len(section.Kernel) == 0 {
+			return fmt.Errorf("the lock has no kernel (meros update %s %s)", pl.m.Name, pm.Name)
+		}
+		pm.Kernel = pl.plan.Add(&graph.Node{
+			Stage: "kernel", Revision: kernelRevision, Name: fmt.Sprintf("%s %s kernel", pm.Suite, pm.Arch),
+			Params:  []graph.Param{epoch(section), {Name: "modules", Value: strings.Join(kernelModules, " ")}},
+			Inputs:  pl.fetchAll(section, section.Kernel),
+			Outputs: []string{"kernel", "modules", "release", "config"},
+		})
+		initrd.Name = fmt.Sprintf("%s %s initrd", pm.Suite, pm.Arch)
+		initrd.Inputs = []graph.Input{{Name: "modules", Node: pm.Kernel, Output: "modules", Form: graph.Tree}}
+	} else {
+		file, err := pl.kernelFile(pm.Machine.Kernel)
+		if err != nil {
+			return err
+		}
+		pm.KernelPath = file
+	}
+	self, err := graph.ReadLocal("init", pl.Self, pl.Memo)
+	if err != nil {
+		return err
+	}
+	initrd.Locals = []graph.Local{self}
+	pm.Initrd = pl.plan.Add(initrd)
+	return nil
+}
+
+// kernelFile finds a kernel that the manifest names by its path: relative to
+// the root directory, as the ancestor had it, or to the constellation.
+func (pl *planner) kernelFile(name string) (string, error) {
+	tried := []string{name}
+	if !filepath.IsAbs(name) {
+		tried = []string{filepath.Join(pl.Root, name), filepath.Join(pl.m.Dir, name)}
+	}
+	for _, f := range tried {
+		if fi, err := os.Stat(f); err == nil && fi.Mode().IsRegular() {
+			return f, nil
+		} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("kernel %s: %w", name, err)
+		}
+	}
+	return "", fmt.Errorf("kernel %s does not exist (looked for %s; \"kernel: distro\" takes the distribution's)", name, strings.Join(tried, " and "))
+}
+
+// boot is the check that a machine comes up: a cached verdict.
+func (pl *planner) boot(pm *Machine) (*graph.Node, error) {
+	n := &graph.Node{
+		Stage: "boot", Revision: bootRevision, Name: pl.name(pm.Machine, "boot check"),
+		Params: append([]graph.Param{
+			{Name: "arch", Value: pm.Arch}, {Name: "memory", Value: strconv.FormatInt(pm.Memory, 10)},
+			{Name: "cpus", Value: strconv.Itoa(pm.CPUs)}, {Name: "user", Value: pm.User}, {Name: "hostname", Value: pm.Name},
+			{Name: "args", Value: strings.Join(pm.QEMUArgs, "\x00")},
+		}, pl.tools("qemu-system-"+pm.Arch)...),
+		Hints: []graph.Param{{Name: "kvm", Value: string(pm.KVM)}},
+		Inputs: []graph.Input{
+			{Name: "image", Node: pm.Image, Output: "image"}, {Name: "base", Node: pm.Base, Output: "image"},
+			{Name: "initrd", Node: pm.Initrd, Output: "initrd"},
+		},
+		Outputs: []string{"verdict", "console"},
+		Devices: []string{"/dev/kvm"},
+		Needs:   graph.Needs{CPU: pm.CPUs, Memory: pm.Memory + 256<<20},
+	}
+	if pm.Kernel != nil {
+		n.Inputs = append(n.Inputs, graph.Input{Name: "kernel", Node: pm.Kernel, Output: "kernel"})
+	} else {
+		l, err := graph.ReadLocal("kernel", pm.KernelPath, pl.Memo)
+		if err != nil {
+			return nil, err
+		}
+		n.Locals = []graph.Local{l}
+	}
+	return pl.plan.Add(n), nil
+}

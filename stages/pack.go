@@ -1,0 +1,62 @@
+package stages
+
+import (
+	"strconv"
+
+	"meros/constellations"
+	"meros/graph"
+)
+
+const (
+	packRevision  = 1
+	deltaRevision = 1
+	diskRevision  = 1
+)
+
+// fuse is what the pack stages show a qcow2 image as a raw file through,
+// where they may.
+const fuse = "/dev/fuse"
+
+// geometry are the parameters an image has besides its content.
+func geometry(vm *constellations.Machine, section *constellations.DebianLock) []graph.Param {
+	return []graph.Param{
+		epoch(section),
+		{Name: "size", Value: strconv.FormatInt(vm.DiskSize, 10)},
+		{Name: "free-mib", Value: strconv.Itoa(vm.BuildFreeMB)},
+		{Name: "label", Value: "root"},
+	}
+}
+
+// packBase is the image of what a machine shares with others.
+func (pl *planner) packBase(vm *constellations.Machine, section *constellations.DebianLock, lower []*graph.Node) *graph.Node {
+	return pl.plan.Add(&graph.Node{
+		Stage: "pack", Revision: packRevision, Name: vm.Suite + " " + vm.Arch + " base image",
+		Params: append(geometry(vm, section), pl.tools("mke2fs")...),
+		Inputs: trees("lower", lower), Outputs: []string{"image"}, Needs: graph.Needs{Memory: 256 << 20},
+	})
+}
+
+// packDelta is the image of one machine: a small one with the base as its
+// backing file, or a whole one where that is cheaper.
+func (pl *planner) packDelta(vm *constellations.Machine, section *constellations.DebianLock, base *graph.Node, lower, upper []*graph.Node) *graph.Node {
+	in := []graph.Input{{Name: "base", Node: base, Output: "image"}}
+	in = append(in, trees("lower", lower)...)
+	return pl.plan.Add(&graph.Node{
+		Stage: "delta", Revision: deltaRevision, Name: pl.name(vm, "image"),
+		Params: append(geometry(vm, section), pl.tools("mke2fs", "debugfs")...),
+		Inputs: append(in, trees("upper", upper)...), Outputs: []string{"image"},
+		Devices: []string{fuse}, Needs: graph.Needs{Memory: 256 << 20},
+	})
+}
+
+// disk is the self-contained image that the user finds in data/disks.
+func (pl *planner) disk(vm *constellations.Machine, pm *Machine) *graph.Node {
+	return pl.plan.Add(&graph.Node{
+		Stage: "disk", Revision: diskRevision, Name: pl.name(vm, "disk"),
+		Inputs: []graph.Input{
+			{Name: "image", Node: pm.Image, Output: "image"},
+			{Name: "base", Node: pm.Base, Output: "image"},
+		},
+		Outputs: []string{"disk"}, Deliver: pm.DiskPath,
+	})
+}

@@ -1,0 +1,90 @@
+package stages
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"meros/constellations"
+	"meros/graph"
+)
+
+const personalizeRevision = 1
+
+// Personality is what the personalize stage writes, as JSON in its parameter
+// "machine".
+type Personality struct {
+	Hostname   string            `json:"hostname"`
+	Hosts      map[string]string `json:"hosts,omitempty"` // address by name, of the constellation's machines
+	Interfaces []Interface       `json:"interfaces,omitempty"`
+	User       string            `json:"user,omitempty"` // login user besides root
+}
+
+// Interface is one network interface, known by its MAC address.
+type Interface struct {
+	MAC     string `json:"mac"`
+	Address string `json:"address,omitempty"` // with prefix length; empty is DHCP
+	Gateway string `json:"gateway,omitempty"`
+}
+
+// personalize is the layer of what differs between machines but not in
+// substance. All of it comes from the manifest; only a user's account needs
+// to know the accounts below.
+func (pl *planner) personalize(vm *constellations.Machine, section *constellations.DebianLock, below []*graph.Node) *graph.Node {
+	p := Personality{Hostname: vm.Name, Hosts: make(map[string]string)}
+	for _, other := range pl.m.Machines {
+		for _, n := range other.Networks {
+			if n.IPAddr.IsValid() && p.Hosts[other.Name] == "" && pl.reaches(vm, n.Bridge) {
+				p.Hosts[other.Name] = n.IPAddr.String()
+			}
+		}
+	}
+	for _, n := range vm.Networks {
+		p.Interfaces = append(p.Interfaces, pl.networkInterface(vm, n))
+	}
+	node := &graph.Node{
+		Stage: "personalize", Revision: personalizeRevision, Name: pl.name(vm, "personalize"),
+		Outputs: []string{"layer"},
+	}
+	if vm.User != "root" {
+		p.User = vm.User
+		for _, n := range below {
+			node.Inputs = append(node.Inputs, graph.Input{Name: "accounts", Node: n, Output: "accounts"})
+		}
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // it holds nothing that does not marshal
+	}
+	node.Params = []graph.Param{{Name: "machine", Value: string(b)}, epoch(section)}
+	return pl.plan.Add(node)
+}
+
+// reaches tells whether vm is on the bridge.
+func (pl *planner) reaches(vm *constellations.Machine, bridge string) bool {
+	return slices.ContainsFunc(vm.Networks, func(n constellations.Network) bool { return n.Bridge == bridge })
+}
+
+func (pl *planner) networkInterface(vm *constellations.Machine, n constellations.Network) Interface {
+	i := Interface{MAC: MAC(pl.m.Name, vm.Name, n)}
+	for _, b := range pl.m.Bridges {
+		if b.Name == n.Bridge && n.IPAddr.IsValid() {
+			i.Address = netip.PrefixFrom(n.IPAddr, b.Subnet.Bits()).String()
+			i.Gateway = b.Subnet.Masked().Addr().Next().String()
+		}
+	}
+	return i
+}
+
+// MAC is the hardware address of a machine's interface: the manifest's, or
+// one that follows from the names, locally administered (IEEE 802, the
+// second-lowest bit of the first byte) within the prefix QEMU uses.
+func MAC(constellation, machine string, n constellations.Network) string {
+	if n.MAC != "" {
+		return n.MAC
+	}
+	h := sha256.Sum256([]byte(constellation + "\x00" + machine + "\x00" + n.Label))
+	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[0], h[1], h[2])
+}

@@ -1,0 +1,170 @@
+// Package stages turns what a manifest says into a plan: one file for each
+// phase of a build, each with the functions that make its nodes. A stage
+// returns a node and does no work.
+//
+// The way of one machine, each arrow an input:
+//
+//	fetch... -> bootstrap -> packages -> pack (base image, shared)
+//	                  |          |         \
+//	                  +----------+-> overlay -> hooks      pack (difference) -> disk
+//	                                     \        \-> personalize /
+//	fetch -> kernel -> initrd
+//	kernel, initrd, pack -> boot
+//
+// What a stage's process does is in runner/ and is called by "meros stage".
+package stages
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+
+	"meros/constellations"
+	"meros/graph"
+)
+
+// Options are what a plan depends on besides the manifest and its lock.
+type Options struct {
+	Root       string            // directory that holds constellations/ and data/
+	Self       string            // path of the program
+	Tools      map[string]string // identity of each host program that shapes an output, by name
+	URLs       func(section *constellations.DebianLock, p constellations.Package) []string
+	Memo       *graph.Memo
+	Timeout    string // longest a hook may take, as time.Duration prints it; "" is no limit
+	RootfsOnly bool   // leave out kernel and initrd
+	Boot       bool   // boot each machine once
+}
+
+// Machine is what a plan gives for one machine.
+type Machine struct {
+	*constellations.Machine
+	Constellation string
+	Base          *graph.Node // image that Image is a difference to
+	Image         *graph.Node
+	Disk          *graph.Node // the self-contained image in data/disks
+	DiskPath      string
+	Kernel        *graph.Node // nil if the kernel is a file, or not wanted
+	KernelPath    string
+	Initrd        *graph.Node // nil with --rootfs-only
+	Boot          *graph.Node // nil if it is not to be booted
+}
+
+// Targets are the last nodes of the machine.
+func (m *Machine) Targets() []*graph.Node {
+	t := []*graph.Node{m.Disk, m.Image, m.Base}
+	for _, n := range []*graph.Node{m.Kernel, m.Initrd, m.Boot} {
+		if n != nil {
+			t = append(t, n)
+		}
+	}
+	return t
+}
+
+// planner makes the nodes of one constellation.
+type planner struct {
+	Options
+	plan   *graph.Plan
+	m      *constellations.Manifest
+	lock   *constellations.Lock
+	locals map[string]*graph.Local  // by path in the constellation; common/ is read once for all machines
+	bases  map[string][]*graph.Node // by what makes a base; it has hundreds of packages, machines share it
+}
+
+// Plan adds the nodes of the machines of m to p. All that comes from a
+// network must be in lock: see [Unlocked].
+func Plan(p *graph.Plan, m *constellations.Manifest, machines []*constellations.Machine, lock *constellations.Lock, o Options) ([]*Machine, error) {
+	pl := &planner{Options: o, plan: p, m: m, lock: lock, locals: make(map[string]*graph.Local), bases: make(map[string][]*graph.Node)}
+	var out []*Machine
+	for _, vm := range machines {
+		pm, err := pl.machine(vm)
+		if err != nil {
+			return nil, fmt.Errorf("plan %s/%s: %w", m.Name, vm.Name, err)
+		}
+		out = append(out, pm)
+	}
+	return out, nil
+}
+
+// machine is the way of one machine through the stages.
+func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
+	if vm.Distribution != "debian" {
+		return nil, fmt.Errorf("distribution %q cannot be built yet: only debian can", vm.Distribution)
+	}
+	section := pl.lock.Section(vm.Suite, vm.Arch, vm.Mirror)
+	if section == nil {
+		return nil, fmt.Errorf("the lock has nothing for %s %s (meros lock %s)", vm.Suite, vm.Arch, pl.m.Name)
+	}
+	lower, err := pl.base(vm, section)
+	if err != nil {
+		return nil, err
+	}
+	pm := &Machine{Machine: vm, Constellation: pl.m.Name}
+	pm.Base = pl.packBase(vm, section, lower)
+	upper, err := pl.upper(vm, section, lower)
+	if err != nil {
+		return nil, err
+	}
+	pm.Image = pl.packDelta(vm, section, pm.Base, lower, upper)
+	pm.DiskPath = filepath.Join(pl.Root, "data", "disks", pl.m.Name+"-"+vm.Name+".qcow2")
+	pm.Disk = pl.disk(vm, pm)
+	if pl.RootfsOnly {
+		return pm, nil
+	}
+	if err := pl.kernel(pm, section); err != nil {
+		return nil, err
+	}
+	if pl.Boot || vm.BootCheck {
+		pm.Boot, err = pl.boot(pm)
+	}
+	return pm, err
+}
+
+// upper are the layers over the shared base, in order.
+func (pl *planner) upper(vm *constellations.Machine, section *constellations.DebianLock, lower []*graph.Node) ([]*graph.Node, error) {
+	below := append([]*graph.Node(nil), lower...)
+	var upper []*graph.Node
+	overlay, err := pl.overlay(vm, section, below)
+	if err != nil {
+		return nil, err
+	}
+	if overlay != nil {
+		below, upper = append(below, overlay), append(upper, overlay)
+	}
+	hooks, err := pl.hooks(vm, section, below)
+	if err != nil {
+		return nil, err
+	}
+	if hooks != nil {
+		below, upper = append(below, hooks), append(upper, hooks)
+	}
+	return append(upper, pl.personalize(vm, section, below)), nil
+}
+
+// name is what a node of one machine is called.
+func (pl *planner) name(vm *constellations.Machine, what string) string {
+	return pl.m.Name + "/" + vm.Name + " " + what
+}
+
+// trees are the nodes' layers as unpacked inputs.
+func trees(name string, nodes []*graph.Node) []graph.Input {
+	in := make([]graph.Input, len(nodes))
+	for i, n := range nodes {
+		in[i] = graph.Input{Name: name, Node: n, Output: "layer", Form: graph.Tree}
+	}
+	return in
+}
+
+// epoch is the time that stands for now in everything built from a section of
+// a lock, in seconds since 1970: that of its newest archive index.
+func epoch(section *constellations.DebianLock) graph.Param {
+	return graph.Param{Name: "epoch", Value: strconv.FormatInt(section.Date.Unix(), 10)}
+}
+
+// tools are the identities of host programs, as parameters.
+func (pl *planner) tools(names ...string) []graph.Param {
+	var ps []graph.Param
+	for _, n := range names {
+		ps = append(ps, graph.Param{Name: "tool-" + n, Value: pl.Tools[n]})
+	}
+	return ps
+}
