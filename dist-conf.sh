@@ -1,0 +1,79 @@
+#!/bin/sh
+# Installs what meros needs from this host and lacks, then runs the command it
+# is given. It does nothing where nothing is missing.
+#
+#	./dist-conf.sh [COMMAND [ARGUMENT...]]
+set -eu
+
+# program, Debian package, Alpine package
+needs='
+mke2fs            e2fsprogs          e2fsprogs
+debugfs           e2fsprogs          e2fsprogs-extra
+xz                xz-utils           xz
+qemu-img          qemu-utils         qemu-img
+qemu-storage-daemon qemu-system-common qemu-storage-daemon
+qemu-system-x86_64 qemu-system-x86   qemu-system-x86_64
+newuidmap         uidmap             shadow-uidmap
+debootstrap       debootstrap        debootstrap
+ssh               openssh-client     openssh-client
+pasta             passt              passt
+gpgv              gpgv               gnupg
+'
+# What only the tests and benchmarks use: the programs meros is compared with.
+if [ "${CI:-}" = true ] || [ "${1:-} ${2:-}" = 'go test' ]; then
+	needs="$needs
+mmdebstrap        mmdebstrap         mmdebstrap
+cpio              cpio               cpio
+sfdisk            fdisk              sfdisk
+dpkg-deb          dpkg               dpkg
+"
+fi
+
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin"
+export PATH
+# Without cgo the program is static, so that it can be the init of a guest.
+case " ${*:-} " in *' -race '*) ;; *) CGO_ENABLED=${CGO_ENABLED:-0}; export CGO_ENABLED ;; esac
+
+manager=none
+if command -v apt-get >/dev/null 2>&1; then
+	manager=apt
+elif command -v apk >/dev/null 2>&1; then
+	manager=apk
+fi
+
+missing=
+while read -r program debian alpine; do
+	[ -n "$program" ] || continue
+	command -v "$program" >/dev/null 2>&1 && continue
+	case $manager in
+	apt) missing="$missing $debian" ;;
+	apk) missing="$missing $alpine" ;;
+	*) missing="$missing $program" ;;
+	esac
+done <<EOF
+$needs
+EOF
+
+if [ -n "$missing" ]; then
+	missing=$(printf '%s\n' $missing | sort -u | tr '\n' ' ')
+	sudo=
+	if [ "$(id -u)" != 0 ]; then
+		sudo=sudo
+		command -v sudo >/dev/null 2>&1 || { echo "dist-conf: install these as root, then run this again: $missing" >&2; exit 1; }
+	fi
+	echo "dist-conf: installing $missing" >&2
+	# shellcheck disable=SC2086 # a list of words
+	case $manager in
+	apt)
+		$sudo apt-get -q update >&2
+		$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends $missing >&2
+		;;
+	apk) $sudo apk add $missing >&2 ;;
+	none)
+		echo "dist-conf: this distribution is not known here; install these programs yourself: $missing" >&2
+		exit 1
+		;;
+	esac
+fi
+
+[ $# -eq 0 ] || exec "$@"
