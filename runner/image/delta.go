@@ -274,5 +274,16 @@ func Backing(file string) (string, error) {
 	return q.backing, q.Close()
 }
 
+// Overlay writes an empty image as large as base, to be put over it. The name
+// of base is not in it: whoever opens the two says how they belong together.
+func Overlay(out *os.File, base string) error {
+	q, err := openQcow2(base)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	return writeQcow2(out, q.size, nil, "")
+}
+
 // tick is the pace at which a program that is just starting is looked at.
 func tick() <-chan time.Time { return time.After(2 * time.Millisecond) }

@@ -19,6 +19,7 @@ type Machine struct {
 	Accel   []string
 	Memory  int64 // bytes
 	CPUs    int
+	Display bool // a window, instead of none
 	Kernel  string
 	Initrd  string
 	Append  string     // kernel command line, besides the console and the root
@@ -62,8 +63,12 @@ func (m Machine) Argv() ([]string, error) {
 		return nil, errors.New("a machine needs a disk")
 	}
 	argv := []string{
-		"qemu-system-" + m.Arch, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-		"-name", m.Name, "-machine", b.machine,
+		"qemu-system-" + m.Arch, "-nodefaults", "-no-user-config", "-no-reboot", "-name", m.Name, "-machine", b.machine,
+	}
+	if m.Display {
+		argv = append(argv, "-device", "virtio-vga", "-device", "qemu-xhci", "-device", "usb-tablet", "-device", "usb-kbd")
+	} else {
+		argv = append(argv, "-display", "none")
 	}
 	argv = append(argv, m.Accel...)
 	argv = append(argv, "-m", strconv.FormatInt(m.Memory>>20, 10), "-smp", strconv.Itoa(m.CPUs))

@@ -1,0 +1,126 @@
+package ssh
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Host is a guest's sshd and how to get in.
+type Host struct {
+	Name    string // for messages and as the key's alias
+	Address string // host:port
+	User    string
+	Key     *Key // ours
+	HostKey *Key // the guest's: no other is accepted
+}
+
+// bannerWait is how long a server has for its first line. QEMU's forwarder
+// accepts connections long before there is a guest to answer.
+const bannerWait = time.Second
+
+// handshakeWait is how long keys and login may take. Emulated guests need a
+// second or more.
+const handshakeWait = 20 * time.Second
+
+// Banner asks who is there, without logging in, and returns sshd's first line.
+func (h *Host) Banner(ctx context.Context) (string, error) {
+	conn, line, err := h.dial(ctx)
+	if err != nil {
+		return "", err
+	}
+	conn.Close()
+	return line, nil
+}
+
+// peeked gives back what was read ahead.
+type peeked struct {
+	net.Conn
+	r io.Reader
+}
+
+func (p *peeked) Read(b []byte) (int, error) { return p.r.Read(b) }
+
+func (h *Host) dial(ctx context.Context) (net.Conn, string, error) {
+	d := net.Dialer{Timeout: bannerWait}
+	conn, err := d.DialContext(ctx, "tcp", h.Address)
+	if err != nil {
+		return nil, "", err
+	}
+	conn.SetDeadline(time.Now().Add(bannerWait))
+	r := bufio.NewReader(conn)
+	line, err := r.Peek(4)
+	if err == nil && string(line) != "SSH-" {
+		err = fmt.Errorf("%s answers %q, which is not ssh", h.Address, line)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, "", err
+	}
+	n := r.Buffered()
+	all, _ := r.Peek(n)
+	first, _, _ := bytes.Cut(all, []byte("\r\n"))
+	return &peeked{conn, r}, string(first), nil
+}
+
+// ErrHostKey is the failure of a server that shows another key than the
+// guest's: something else answers.
+var ErrHostKey = errors.New("the server's key is not the machine's")
+
+// Connect logs in.
+func (h *Host) Connect(ctx context.Context) (*ssh.Client, error) {
+	conn, _, err := h.dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ssh %s: %w", h.Name, err)
+	}
+	conn.SetDeadline(time.Now().Add(handshakeWait))
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	want := h.HostKey.signer.PublicKey()
+	c, chans, reqs, err := ssh.NewClientConn(conn, h.Name, &ssh.ClientConfig{
+		User: h.User, Auth: []ssh.AuthMethod{ssh.PublicKeys(h.Key.signer)},
+		HostKeyAlgorithms: []string{want.Type()},
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			if !bytes.Equal(key.Marshal(), want.Marshal()) {
+				return ErrHostKey
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("ssh %s: %w", h.Name, err)
+	}
+	conn.SetDeadline(time.Time{})
+	return ssh.NewClient(c, chans, reqs), nil
+}
+
+// Run logs in, runs a command line there and returns what it prints.
+func (h *Host) Run(ctx context.Context, command string) ([]byte, error) {
+	c, err := h.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	s, err := c.NewSession()
+	if err != nil {
+		return nil, fmt.Errorf("ssh %s: %w", h.Name, err)
+	}
+	defer s.Close()
+	out, err := s.Output(command)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return out, fmt.Errorf("ssh %s: %s: %w", h.Name, command, err)
+	}
+	return out, nil
+}

@@ -1,0 +1,121 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"meros/runner/qemu"
+)
+
+// Down is how and how fast a machine went down.
+type Down struct {
+	Machine string
+	Way     string // "acpi", "ssh", "quit" or "kill"; "" if it was not running
+	Took    time.Duration
+}
+
+// downStep is one way to end a machine and the time it is given.
+type downStep struct {
+	way  string
+	wait time.Duration
+	do   func(context.Context) error
+}
+
+// Shutdown ends a machine: by its power button, then by poweroff over ssh,
+// then by ending QEMU, then by killing it, the first two with patience each.
+// It removes the machine's disk and secrets. The caller holds the group's
+// lock.
+func (g *Group) Shutdown(ctx context.Context, machine string, patience time.Duration) (Down, error) {
+	d := Down{Machine: machine}
+	began := time.Now()
+	r, err := g.readRecord(machine)
+	if errors.Is(err, os.ErrNotExist) && !g.alive(machine) {
+		return d, nil
+	}
+	if err != nil {
+		return d, fmt.Errorf("%s/%s: %w", g.Name, machine, err)
+	}
+	if g.alive(machine) {
+		for _, step := range g.downSteps(machine, r, patience) {
+			if err := step.do(ctx); err != nil && ctx.Err() == nil {
+				continue // the next way is a harder one
+			}
+			if g.gone(ctx, machine, step.wait) {
+				d.Way = step.way
+				break
+			}
+			if ctx.Err() != nil {
+				return d, context.Cause(ctx)
+			}
+		}
+		if d.Way == "" {
+			return d, fmt.Errorf("%s/%s: process %d does not end", g.Name, machine, r.PID)
+		}
+	}
+	d.Took = time.Since(began)
+	if err := g.clear(machine); err != nil {
+		return d, fmt.Errorf("%s/%s: %w", g.Name, machine, err)
+	}
+	return d, nil
+}
+
+func (g *Group) downSteps(machine string, r *record, patience time.Duration) []downStep {
+	monitor := func(command string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			m, err := qemu.Dial(ctx, g.file(machine, socketFile))
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			return m.Execute(ctx, command, nil, nil)
+		}
+	}
+	return []downStep{
+		{"acpi", patience, monitor("system_powerdown")},
+		{"ssh", patience, func(ctx context.Context) error { return g.poweroff(ctx, machine, r) }},
+		{"quit", 5 * time.Second, monitor("quit")},
+		{"kill", 5 * time.Second, func(context.Context) error { return r.kill(unix.SIGKILL) }},
+	}
+}
+
+// poweroff asks the guest's own init.
+func (g *Group) poweroff(ctx context.Context, machine string, r *record) error {
+	h, err := g.host(machine, r.User, r.Port)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	// A guest that obeys at once closes the connection before it answers.
+	if c, err := h.Connect(ctx); err != nil {
+		return err
+	} else {
+		c.Close()
+	}
+	h.Run(ctx, "poweroff || sudo -n poweroff")
+	return nil
+}
+
+// gone waits until the machine's process has ended.
+func (g *Group) gone(ctx context.Context, machine string, wait time.Duration) bool {
+	end := time.After(wait)
+	for {
+		if !g.alive(machine) {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-end:
+			return !g.alive(machine)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

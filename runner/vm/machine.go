@@ -1,0 +1,145 @@
+// Package vm boots groups of machines, tells how they are and shuts them
+// down.
+//
+// Nothing of meros stays in memory while a machine runs. What is known of it
+// is in its state directory: the QEMU process holds a lock there for as long
+// as it lives, which the kernel gives up with the process, however it ends.
+// So a machine's state is asked of the living process, never remembered.
+package vm
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"crypto/rand"
+
+	"meros/constellations"
+	"meros/runner/initrd"
+	"meros/runner/qemu"
+	"meros/runner/ssh"
+)
+
+// Machine is a machine to boot. Paths are absolute.
+type Machine struct {
+	Name    string
+	Arch    string // as in qemu-system-ARCH
+	Memory  int64  // bytes
+	CPUs    int
+	KVM     constellations.KVM
+	Display bool
+	Extra   []string // arguments for QEMU
+	User    string   // who logs in
+	Kernel  string
+	Initrd  string
+	Images  []string // a chain of qcow2 images, the top one first; none is written to
+	MAC     string
+}
+
+// Group is where a constellation's machines keep what is theirs.
+type Group struct {
+	Name  string // of the constellation
+	State string // directory: what there is while a machine runs, and its last console log
+	Keys  string // directory: what stays with a machine: keys and machine id
+	SSH   string // file: the key that logs in to all machines
+}
+
+// Files of a machine's state directory.
+const (
+	recordFile  = "machine.json"
+	lockFile    = "lock"
+	diskFile    = "disk.qcow2"
+	initrdFile  = "initrd"
+	consoleFile = "console.log"
+	qemuLogFile = "qemu.log"
+	socketFile  = "qmp.sock"
+	knownFile   = "known_hosts"
+)
+
+func (g *Group) dir(machine string) string { return filepath.Join(g.State, machine) }
+
+func (g *Group) file(machine, name string) string { return filepath.Join(g.State, machine, name) }
+
+// Console is the file that holds what a machine last wrote to its console.
+func (g *Group) Console(machine string) string { return g.file(machine, consoleFile) }
+
+// host is how a machine is reached.
+func (g *Group) host(machine, user string, port int) (*ssh.Host, error) {
+	ours, err := ssh.EnsureKey(g.SSH, "meros")
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := ssh.EnsureKey(filepath.Join(g.Keys, machine, "ssh_host_ed25519_key"), machine)
+	if err != nil {
+		return nil, err
+	}
+	return &ssh.Host{Name: machine + "." + g.Name, Address: fmt.Sprintf("127.0.0.1:%d", port), User: user, Key: ours, HostKey: theirs}, nil
+}
+
+// machineID is the machine's id, machine-id(5), made once.
+func (g *Group) machineID(machine string) (string, error) {
+	file := filepath.Join(g.Keys, machine, "machine-id")
+	b, err := os.ReadFile(file)
+	if err == nil && len(strings.TrimSpace(string(b))) == 32 {
+		return strings.TrimSpace(string(b)), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return "", err
+	}
+	var id [16]byte
+	rand.Read(id[:])
+	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80 // a version 4 UUID
+	text := hex.EncodeToString(id[:])
+	return text, os.WriteFile(file, []byte(text+"\n"), 0o600)
+}
+
+// keysDir holds, in the guest, one file of authorized keys for each user.
+const keysDir = "etc/ssh/meros_authorized_keys"
+
+// sshdConfig makes sshd_config(5) look there as well.
+const sshdConfig = "AuthorizedKeysFile .ssh/authorized_keys .ssh/authorized_keys2 /" + keysDir + "/%u\n"
+
+// secrets are the files that a machine gets when it boots and that are in no
+// image.
+func (g *Group) secrets(m *Machine, h *ssh.Host) ([]initrd.File, error) {
+	id, err := g.machineID(m.Name)
+	if err != nil {
+		return nil, err
+	}
+	private, err := h.HostKey.Private()
+	if err != nil {
+		return nil, err
+	}
+	return []initrd.File{
+		{Name: "etc/machine-id", Mode: 0o444, Data: []byte(id + "\n")},
+		{Name: "etc/ssh/ssh_host_ed25519_key", Mode: 0o600, Data: private},
+		{Name: "etc/ssh/ssh_host_ed25519_key.pub", Mode: 0o644, Data: h.HostKey.Public()},
+		{Name: "etc/ssh/sshd_config.d/00-meros.conf", Mode: 0o644, Data: []byte(sshdConfig)},
+		{Name: keysDir + "/" + m.User, Mode: 0o644, Data: h.Key.Public()},
+	}, nil
+}
+
+// argv is the command line of the machine's QEMU, started in its directory.
+func (m *Machine) argv(accel []string, port int) ([]string, error) {
+	return qemu.Machine{
+		Name: m.Name, Arch: m.Arch, Accel: accel, Memory: m.Memory, CPUs: m.CPUs, Display: m.Display,
+		Kernel: m.Kernel, Initrd: initrdFile, Disks: [][]string{append([]string{diskFile}, m.Images...)},
+		Console: consoleFile, QMP: socketFile, Network: qemu.Network{SSHPort: port, MAC: m.MAC}, Extra: m.Extra,
+	}.Argv()
+}
+
+// Lock keeps other processes from starting or stopping machines of the group.
+// busy is called once if it has to wait.
+func (g *Group) Lock(ctx context.Context, busy func()) (unlock func(), err error) {
+	if err := os.MkdirAll(g.State, 0o700); err != nil {
+		return nil, err
+	}
+	return waitLock(ctx, filepath.Join(g.State, ".lock"), busy)
+}

@@ -1,0 +1,182 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// record is what is written down of a machine when it is started.
+type record struct {
+	PID     int       `json:"pid"`
+	Start   uint64    `json:"start"`   // of the process, clock ticks since boot, proc_pid_stat(5)
+	Boot    string    `json:"boot_id"` // of the host, random(4)
+	Port    int       `json:"port"`    // on 127.0.0.1, forwarded to the guest's ssh
+	User    string    `json:"user"`
+	Started time.Time `json:"started"`
+	Ready   float64   `json:"ready_seconds"` // from start to the first login; 0: not yet
+	Accel   string    `json:"accel"`         // how the processor is provided, and why
+	Image   string    `json:"image"`         // what it booted from
+	Memory  int64     `json:"memory"`
+	CPUs    int       `json:"cpus"`
+}
+
+func (g *Group) readRecord(machine string) (*record, error) {
+	b, err := os.ReadFile(g.file(machine, recordFile))
+	if err != nil {
+		return nil, err
+	}
+	r := new(record)
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("%s: %w", g.file(machine, recordFile), err)
+	}
+	return r, nil
+}
+
+func (g *Group) writeRecord(machine string, r *record) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	file := g.file(machine, recordFile)
+	if err := os.WriteFile(file+".new", append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+// openLock opens a lock file. Its locks are those of open file descriptions,
+// F_OFD_SETLK in fcntl(2): a child that inherits the descriptor holds them.
+func openLock(file string) (*os.File, error) {
+	return os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
+}
+
+func tryLock(f *os.File) (bool, error) {
+	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// waitLock takes a lock that is held for seconds.
+func waitLock(ctx context.Context, file string, busy func()) (unlock func(), err error) {
+	f, err := openLock(file)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		ok, err := tryLock(f)
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", file, err)
+		}
+		if ok {
+			return func() { f.Close() }, nil
+		}
+		if busy != nil {
+			busy()
+			busy = nil
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// alive tells whether the machine's process holds its lock.
+func (g *Group) alive(machine string) bool {
+	f, err := os.OpenFile(g.file(machine, lockFile), os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	l := unix.Flock_t{Type: unix.F_WRLCK}
+	return unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l) == nil && l.Type != unix.F_UNLCK
+}
+
+// bootID identifies this boot of the host.
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+}
+
+// processStart is when a process started; it and the pid together are not
+// used twice in one boot.
+func processStart(pid int) (uint64, error) {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0, err
+	}
+	// The name in parentheses may hold anything; field 22 counts from 1.
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(f) < 20 {
+		return 0, fmt.Errorf("/proc/%d/stat is too short", pid)
+	}
+	return strconv.ParseUint(string(f[19]), 10, 64)
+}
+
+// kill sends the signal to the recorded process, and to no other that has got
+// its number since.
+func (r *record) kill(sig unix.Signal) error {
+	if r.Boot != bootID() {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(r.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("process %d: %w", r.PID, err)
+	}
+	defer unix.Close(fd)
+	// Checked while the descriptor holds the process.
+	if start, err := processStart(r.PID); err != nil || start != r.Start {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("process %d: %w", r.PID, err)
+	}
+	return nil
+}
+
+// consoleTail is the end of a console log, without what a terminal would act
+// on.
+func consoleTail(file string, lines int) []string {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	const most = 16 << 10
+	if fi, err := f.Stat(); err == nil && fi.Size() > most {
+		f.Seek(fi.Size()-most, 0)
+	}
+	b := make([]byte, most)
+	n, _ := f.Read(b)
+	var out []string
+	for l := range strings.Lines(string(b[:n])) {
+		l = strings.TrimRight(strings.Map(func(r rune) rune {
+			if r < ' ' && r != '\t' || r == 0x7f {
+				return -1
+			}
+			return r
+		}, l), " \t")
+		if l != "" {
+			out = append(out, l)
+		}
+	}
+	return out[max(0, len(out)-lines):]
+}

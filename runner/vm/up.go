@@ -1,0 +1,301 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"meros/runner/image"
+	"meros/runner/initrd"
+	"meros/runner/qemu"
+	"meros/runner/ssh"
+)
+
+// tailLines is how much of a console log an error shows.
+const tailLines = 12
+
+// UpOptions are how machines are brought up.
+type UpOptions struct {
+	Patience time.Duration        // how long a machine may take until ssh answers
+	Report   func(machine string) // called when one is there; may be nil
+	Note     func(machine, text string)
+}
+
+// running is a machine whose QEMU this process has started.
+type running struct {
+	machine *Machine
+	record  *record
+	host    *ssh.Host
+	exited  chan struct{}
+	status  error // valid when exited is closed
+}
+
+// Up starts those of the machines that do not run, all at once, and waits
+// until each can be logged in to. A machine that dies on the way is an error
+// with the end of its console log; one that does not answer in time is left
+// as it is, to be looked at. If ctx ends, what was started is stopped. The
+// caller holds the group's lock.
+func (g *Group) Up(ctx context.Context, machines []*Machine, o UpOptions) error {
+	errs := make([]error, len(machines))
+	var wg sync.WaitGroup
+	for i, m := range machines {
+		wg.Go(func() {
+			if err := g.up(ctx, m, o); err != nil {
+				errs[i] = fmt.Errorf("%s/%s: %w", g.Name, m.Name, err)
+			}
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return errors.Join(errs...)
+}
+
+func (g *Group) up(ctx context.Context, m *Machine, o UpOptions) error {
+	if g.alive(m.Name) {
+		r, err := g.readRecord(m.Name)
+		if err != nil {
+			return err
+		}
+		if r.Image != filepath.Base(m.Images[0]) {
+			o.Note(m.Name, "runs already, from an older image (meros shutdown, then init, boots the new one)")
+		} else {
+			o.Note(m.Name, "runs already")
+		}
+		h, err := g.host(m.Name, r.User, r.Port)
+		if err != nil {
+			return err
+		}
+		return g.wait(ctx, &running{machine: m, record: r, host: h}, o)
+	}
+	r, err := g.start(ctx, m)
+	if err != nil {
+		return err
+	}
+	o.Note(m.Name, "started, "+r.record.Accel)
+	err = g.wait(ctx, r, o)
+	if ctx.Err() != nil {
+		r.record.kill(unix.SIGKILL)
+		<-r.exited
+		g.clear(m.Name)
+	}
+	return err
+}
+
+// start prepares the machine's directory and starts QEMU.
+func (g *Group) start(ctx context.Context, m *Machine) (*running, error) {
+	accel, why, err := qemu.HostAccel(string(m.KVM), m.Arch)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.clear(m.Name); err != nil {
+		return nil, err
+	}
+	dir := g.dir(m.Name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := openLock(g.file(m.Name, lockFile))
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	if ok, err := tryLock(lock); err != nil || !ok {
+		return nil, errors.Join(err, errors.New("its lock is held: it runs, or is being started"))
+	}
+	host, err := g.host(m.Name, m.User, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.prepare(m, host); err != nil {
+		return nil, err
+	}
+	// A port that was free may be taken before QEMU has it.
+	for attempt := 0; ; attempt++ {
+		r, err := g.launch(ctx, m, host, accel, lock)
+		if err != nil && attempt < 5 && strings.Contains(err.Error(), "host forwarding rule") {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.record.Accel = why
+		return r, g.writeRecord(m.Name, r.record)
+	}
+}
+
+// clear removes what an ended run left, except the console log.
+func (g *Group) clear(machine string) error {
+	for _, f := range []string{recordFile, diskFile, initrdFile, socketFile, knownFile} {
+		if err := os.Remove(g.file(machine, f)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare makes the machine's own disk and initrd.
+func (g *Group) prepare(m *Machine, h *ssh.Host) error {
+	disk, err := os.OpenFile(g.file(m.Name, diskFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(image.Overlay(disk, m.Images[0]), disk.Close()); err != nil {
+		return err
+	}
+	files, err := g.secrets(m, h)
+	if err != nil {
+		return err
+	}
+	if err := initrd.WriteRun(g.file(m.Name, initrdFile), m.Initrd, files); err != nil {
+		return fmt.Errorf("write its initrd: %w", err)
+	}
+	if err := os.WriteFile(g.file(m.Name, knownFile), h.KnownHost(), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(g.Console(m.Name), nil, 0o600)
+}
+
+// launch starts QEMU and waits until it speaks, or has ended.
+func (g *Group) launch(ctx context.Context, m *Machine, h *ssh.Host, accel []string, lock *os.File) (*running, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	argv, err := m.argv(accel, port)
+	if err != nil {
+		return nil, err
+	}
+	log, err := os.OpenFile(g.file(m.Name, qemuLogFile), os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = g.dir(m.Name), log, log
+	cmd.ExtraFiles = []*os.File{lock}
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	started := time.Now()
+	if err := cmd.Start(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			return nil, fmt.Errorf("%s is not installed (Debian: apt install qemu-system; or run ./dist-conf.sh)", argv[0])
+		}
+		return nil, err
+	}
+	r := &running{machine: m, exited: make(chan struct{}), record: &record{
+		PID: cmd.Process.Pid, Boot: bootID(), Port: port, User: m.User, Started: started, Image: filepath.Base(m.Images[0]), Memory: m.Memory, CPUs: m.CPUs,
+	}}
+	host := *h
+	host.Address = fmt.Sprintf("127.0.0.1:%d", port)
+	r.host = &host
+	go func() { r.status = cmd.Wait(); close(r.exited) }()
+	// While it is a child that nobody has waited for, the pid is its own.
+	r.record.Start, err = processStart(r.record.PID)
+	if err == nil {
+		err = g.writeRecord(m.Name, r.record)
+	}
+	if err == nil {
+		err = g.greet(ctx, r)
+	}
+	if err != nil {
+		cmd.Process.Kill()
+		<-r.exited
+	}
+	return r, err
+}
+
+// greet waits until the machine's monitor answers: QEMU has then accepted all
+// its arguments.
+func (g *Group) greet(ctx context.Context, r *running) error {
+	for {
+		mon, err := qemu.Dial(ctx, g.file(r.machine.Name, socketFile))
+		if err == nil {
+			return mon.Close()
+		}
+		select {
+		case <-r.exited:
+			text := strings.Join(consoleTail(g.file(r.machine.Name, qemuLogFile), 5), "; ")
+			return fmt.Errorf("QEMU ended at once: %v: %s", r.status, text)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// wait tries to log in until that works.
+func (g *Group) wait(ctx context.Context, r *running, o UpOptions) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, o.Patience, errPatience)
+	defer cancel()
+	var last error
+	for {
+		c, err := r.host.Connect(ctx)
+		if err == nil {
+			c.Close()
+			r.record.Ready = time.Since(r.record.Started).Seconds()
+			if o.Report != nil {
+				o.Report(r.machine.Name)
+			}
+			return g.writeRecord(r.machine.Name, r.record)
+		}
+		if errors.Is(err, ssh.ErrHostKey) {
+			return err
+		}
+		if ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-r.exited:
+			return g.died(r)
+		case <-ctx.Done():
+			if context.Cause(ctx) != errPatience {
+				return context.Cause(ctx)
+			}
+			return g.withConsole(r.machine.Name, fmt.Errorf("ssh does not answer after %v: %w (the machine still runs; is openssh-server among its packages? --wait gives it more time)", o.Patience, last))
+		case <-time.After(100 * time.Millisecond):
+		}
+		if r.exited == nil && !g.alive(r.machine.Name) {
+			return g.died(r)
+		}
+	}
+}
+
+var errPatience = errors.New("out of patience")
+
+// died explains the end of a machine that was to come up.
+func (g *Group) died(r *running) error {
+	why := "the machine ended before it could be logged in to"
+	if r.status != nil {
+		why = fmt.Sprintf("QEMU ended before the machine could be logged in to: %v: %s", r.status, strings.Join(consoleTail(g.file(r.machine.Name, qemuLogFile), 5), "; "))
+	}
+	err := g.withConsole(r.machine.Name, errors.New(why))
+	return errors.Join(err, g.clear(r.machine.Name))
+}
+
+// withConsole adds the end of the console log to an error.
+func (g *Group) withConsole(machine string, err error) error {
+	tail := consoleTail(g.Console(machine), tailLines)
+	if len(tail) == 0 {
+		return fmt.Errorf("%w; its console is empty", err)
+	}
+	return fmt.Errorf("%w; the end of %s:\n  | %s", err, g.Console(machine), strings.Join(tail, "\n  | "))
+}
