@@ -110,7 +110,6 @@ type loader struct {
 	*document
 	m       *Manifest
 	bridges map[string]place
-	where   map[string]place // of what is checked when all is read
 }
 
 // Parse reads the text of a manifest. file is only what errors call it.

@@ -23,6 +23,7 @@ const (
 var kernelModules = []string{
 	"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "ext4",
 	"af_packet", "overlay", "autofs4", "9p", "9pnet_virtio", "virtiofs", "fuse", "nf_tables", "bridge", "tun", "configfs", "dmi-sysfs", "qemu_fw_cfg",
+	"button", "evdev", // the power button, and how logind hears of it
 }
 
 // distroKernel is the manifest's word for the distribution's own kernel.

@@ -193,6 +193,7 @@ func switchRoot(init string) error {
 	if err := unix.Chdir("/"); err != nil {
 		return err
 	}
-	err := unix.Exec(init, []string{init}, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TERM=linux", "HOME=/"})
+	// The console is a log file: no colours and no animations.
+	err := unix.Exec(init, []string{init}, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TERM=dumb", "HOME=/"})
 	return fmt.Errorf("start %s: %w (is an init system among the packages? systemd-sysv is one)", init, err)
 }

@@ -173,10 +173,26 @@ func consoleTail(file string, lines int) []string {
 				return -1
 			}
 			return r
-		}, l), " \t")
+		}, stripCSI(l)), " \t")
 		if l != "" {
 			out = append(out, l)
 		}
 	}
 	return out[max(0, len(out)-lines):]
+}
+
+// stripCSI removes the control sequences of ECMA-48, such as colours.
+func stripCSI(s string) string {
+	var b strings.Builder
+	for {
+		before, after, ok := strings.Cut(s, "\x1b[")
+		b.WriteString(before)
+		if !ok {
+			return b.String()
+		}
+		s = strings.TrimLeft(after, "0123456789;:<=>? !\"#$%&'()*+,-./")
+		if s != "" {
+			s = s[1:]
+		}
+	}
 }

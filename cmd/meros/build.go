@@ -1,0 +1,307 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"meros/cache"
+	"meros/constellations"
+	"meros/graph"
+	"meros/runner"
+	"meros/runner/layer"
+	"meros/stages"
+)
+
+type buildCmd struct {
+	Constellation string        `arg:"" help:"Name of a directory below constellations/."`
+	Machine       []string      `arg:"" optional:"" help:"Only these machines."`
+	RootfsOnly    bool          `help:"Build the disk images only, no kernel and no initrd."`
+	Boot          bool          `help:"Boot each built machine once and keep the verdict."`
+	Locked        bool          `help:"Fail instead of changing meros.lock."`
+	Timeout       time.Duration `help:"Longest time one hook may take (such as 10m; default: no limit)."`
+	KeepGoing     bool          `short:"k" help:"After a failure, build what does not depend on it."`
+	Jobs          int           `short:"j" help:"CPU tokens (default: one for each CPU)."`
+}
+
+func (c *buildCmd) args() []string {
+	a := append([]string{"build", c.Constellation}, c.Machine...)
+	for flag, on := range map[string]bool{"--rootfs-only": c.RootfsOnly, "--boot": c.Boot, "--locked": c.Locked, "--keep-going": c.KeepGoing} {
+		if on {
+			a = append(a, flag)
+		}
+	}
+	if c.Timeout > 0 {
+		a = append(a, "--timeout="+c.Timeout.String())
+	}
+	if c.Jobs > 0 {
+		a = append(a, fmt.Sprint("--jobs=", c.Jobs))
+	}
+	return a
+}
+
+// Run implements the verb.
+func (c *buildCmd) Run(e *env) error {
+	if _, _, err := c.load(e); err != nil {
+		return err // before anything is started, and once
+	}
+	if done, err := e.inNamespace(c.args()...); done {
+		return err
+	}
+	_, err := c.build(e)
+	return err
+}
+
+func (c *buildCmd) load(e *env) (*constellations.Manifest, []*constellations.Machine, error) {
+	m, err := constellations.Find(e.root, c.Constellation)
+	if err != nil {
+		return nil, nil, usageIfMissing(err)
+	}
+	machines, err := selectMachines(m, c.Machine)
+	return m, machines, err
+}
+
+// selectMachines finds the named machines, or takes all.
+func selectMachines(m *constellations.Manifest, names []string) ([]*constellations.Machine, error) {
+	var ms []*constellations.Machine
+	for _, n := range names {
+		vm, err := m.Machine(n)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		ms = append(ms, vm)
+	}
+	if len(names) == 0 {
+		for i := range m.Machines {
+			ms = append(ms, &m.Machines[i])
+		}
+	}
+	return ms, nil
+}
+
+func usageIfMissing(err error) error {
+	if errs := (*constellations.Errors)(nil); errors.As(err, &errs) {
+		return err
+	}
+	return usageError{err}
+}
+
+// built is what a build leaves for the verbs that go on from it.
+type built struct {
+	manifest *constellations.Manifest
+	machines []*stages.Machine
+	result   *graph.Result
+	store    *cache.Store
+}
+
+// build does the work of the verb.
+func (c *buildCmd) build(e *env) (*built, error) {
+	m, machines, err := c.load(e)
+	if err != nil {
+		return nil, err
+	}
+	w, err := openWorkplace(e)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	lock, err := ensureLock(e, m, machines, c.Locked)
+	if err != nil {
+		return nil, err
+	}
+	plan := new(graph.Plan)
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	o := stages.Options{
+		Root: e.root, Self: self, Tools: w.tools(machines, c.RootfsOnly, c.Boot), URLs: newMirrors(m).urls, Memo: w.memo,
+		RootfsOnly: c.RootfsOnly, Boot: c.Boot,
+	}
+	if c.Timeout > 0 {
+		o.Timeout = c.Timeout.String()
+	}
+	planned, err := stages.Plan(plan, m, machines, lock, o)
+	if err != nil {
+		return nil, err
+	}
+	var targets []*graph.Node
+	for _, pm := range planned {
+		targets = append(targets, pm.Targets()...)
+	}
+	e.ui.begin(len(plan.Nodes))
+	r, err := graph.Build(e.ctx, plan, targets, graph.Options{
+		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: runner.Run, Watch: watch}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
+		Budget: graph.Budget{CPU: c.cpus(), Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: e.ui.event, KeepGoing: c.KeepGoing,
+	})
+	w.remember(r)
+	if err != nil {
+		return nil, err
+	}
+	e.ui.note("built %s: %d stages, %d cached, %d run, %.1f s", m.Name, r.Nodes, r.Cached, r.Ran, r.Elapsed.Seconds())
+	return &built{m, planned, r, w.store}, nil
+}
+
+func (c *buildCmd) cpus() int {
+	if c.Jobs > 0 {
+		return c.Jobs
+	}
+	return runtime.NumCPU()
+}
+
+// memoryAvailable is what may be used without swapping, proc_meminfo(5), in
+// bytes; 0 if it is not known.
+func memoryAvailable() int64 {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if f := strings.Fields(s.Text()); len(f) >= 2 && f[0] == "MemAvailable:" {
+			kib, _ := strconv.ParseInt(f[1], 10, 64)
+			return kib << 10
+		}
+	}
+	return 0
+}
+
+// watch takes a stage's output apart into its log and its progress.
+func watch(j *graph.Job) runner.Stdio {
+	w := &progressFilter{job: j}
+	return runner.Stdio{Stdout: w, Stderr: w}
+}
+
+type progressFilter struct {
+	job  *graph.Job
+	part []byte
+}
+
+// Write implements io.Writer. Both streams of a process share it, and
+// os/exec then writes from one goroutine.
+func (w *progressFilter) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		line, rest, ok := bytes.Cut(p, []byte{'\n'})
+		w.part = append(w.part, line...)
+		p = rest
+		if !ok {
+			break
+		}
+		if mark, found := bytes.CutPrefix(w.part, []byte(progressMark)); found {
+			var done, total int64
+			if k, _ := fmt.Sscanf(string(mark), "%d;%d", &done, &total); k == 2 {
+				w.job.Report(done, total)
+			}
+		} else if _, err := w.job.Log.Write(append(w.part, '\n')); err != nil {
+			return 0, err
+		}
+		w.part = w.part[:0]
+	}
+	return n, nil
+}
+
+// workplace is the data directory, opened for building.
+type workplace struct {
+	data    string
+	store   *cache.Store
+	scratch *cache.Scratch
+	memo    *graph.Memo
+	history graph.History
+}
+
+func openWorkplace(e *env) (*workplace, error) {
+	w := &workplace{data: filepath.Join(e.root, "data")}
+	hint := func(err error) error {
+		return fmt.Errorf("%w (the data directory must be writable; --root DIR chooses another)", err)
+	}
+	build := filepath.Join(w.data, "build")
+	if err := os.MkdirAll(filepath.Join(w.data, "cache", "partial"), 0o755); err != nil {
+		return nil, hint(err)
+	}
+	if n, err := cache.Reclaim(build); err != nil {
+		e.ui.note("what a killed build left behind could not be removed: %v", err)
+	} else if n > 0 {
+		e.ui.note("removed what %d killed builds had left behind", n)
+	}
+	var err error
+	if w.store, err = cache.Open(filepath.Join(w.data, "cache"), cache.Options{}); err != nil {
+		return nil, hint(err)
+	}
+	if w.scratch, err = w.store.NewScratch(build); err != nil {
+		return nil, hint(err)
+	}
+	w.memo = graph.ReadMemo(w.memoFile(), time.Now())
+	w.history = make(graph.History)
+	if b, err := os.ReadFile(w.historyFile()); err == nil {
+		json.Unmarshal(b, &w.history) // a guess at durations; without it, the order is a worse one
+	}
+	return w, nil
+}
+
+func (w *workplace) memoFile() string    { return filepath.Join(w.data, "cache", "memo") }
+func (w *workplace) historyFile() string { return filepath.Join(w.data, "cache", "durations.json") }
+
+// remember keeps what helps the next build and costs nothing to lose.
+func (w *workplace) remember(r *graph.Result) {
+	w.memo.Write(w.memoFile())
+	if len(r.Durations) == 0 {
+		return
+	}
+	for n, d := range r.Durations {
+		w.history[n] = d
+	}
+	if b, err := json.Marshal(w.history); err == nil {
+		tmp := filepath.Join(w.scratch.Dir(), "durations.json")
+		if os.WriteFile(tmp, b, 0o644) == nil {
+			os.Rename(tmp, w.historyFile())
+		}
+	}
+}
+
+func (w *workplace) close() { w.scratch.Close() }
+
+// tools identifies the host programs that shape outputs.
+func (w *workplace) tools(machines []*constellations.Machine, rootfsOnly, boot bool) map[string]string {
+	names := map[string]bool{"mke2fs": true, "debugfs": true}
+	for _, m := range machines {
+		if m.Bootstrap == "debootstrap" {
+			names["debootstrap"] = true
+		}
+		if (boot || m.BootCheck) && !rootfsOnly {
+			names["qemu-system-"+m.Arch] = true
+		}
+	}
+	ids := make(map[string]string)
+	for n := range names {
+		ids[n] = toolIdentity(n, w.memo)
+	}
+	return ids
+}
+
+// toolIdentity is the digest of a program and of the libraries it names, or
+// "missing": the stage that needs it says so when it runs.
+func toolIdentity(name string, memo *graph.Memo) string {
+	files, err := runner.ProgramFiles(name)
+	if err != nil {
+		return "missing"
+	}
+	var b strings.Builder
+	for _, f := range files {
+		l, err := graph.ReadLocal("tool", f, memo)
+		if err != nil {
+			return "missing"
+		}
+		io.WriteString(&b, l.Digest)
+	}
+	return cache.NewActionID([]byte(b.String())).Hex()
+}

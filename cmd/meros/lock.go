@@ -1,0 +1,234 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"meros/constellations"
+	"meros/runner/debian"
+	"meros/stages"
+)
+
+type lockCmd struct {
+	Constellation string `arg:"" help:"Name of a directory below constellations/."`
+}
+
+// Run implements the verb.
+func (c *lockCmd) Run(e *env) error {
+	m, machines, err := (&buildCmd{Constellation: c.Constellation}).load(e)
+	if err != nil {
+		return err
+	}
+	_, err = ensureLock(e, m, machines, false)
+	return err
+}
+
+type updateCmd struct {
+	Constellation string   `arg:"" help:"Name of a directory below constellations/."`
+	Machine       []string `arg:"" optional:"" help:"Only what these machines use."`
+}
+
+// Run implements the verb.
+func (c *updateCmd) Run(e *env) error {
+	m, machines, err := (&buildCmd{Constellation: c.Constellation, Machine: c.Machine}).load(e)
+	if err != nil {
+		return err
+	}
+	lock, err := readLock(m)
+	if damaged := (*constellations.Errors)(nil); errors.As(err, &damaged) && len(c.Machine) == 0 {
+		lock, err = new(constellations.Lock), nil // all of it is made anew
+	}
+	if err != nil {
+		return err
+	}
+	before := string(lock.Encode())
+	for _, vm := range machines {
+		lock.Forget(vm)
+	}
+	// The other machines keep what they have, the forgotten sections are
+	// resolved for all that use them.
+	all, err := selectMachines(m, nil)
+	if err != nil {
+		return err
+	}
+	if err := resolve(e, m, lock, stages.Unlocked(all, lock)); err != nil {
+		return err
+	}
+	if string(lock.Encode()) == before {
+		e.ui.note("%s is up to date", lockFile(m))
+		return nil
+	}
+	return writeLock(e, m, lock)
+}
+
+func lockFile(m *constellations.Manifest) string { return filepath.Join(m.Dir, "meros.lock") }
+
+func readLock(m *constellations.Manifest) (*constellations.Lock, error) {
+	lock, err := constellations.ReadLock(lockFile(m))
+	if errors.Is(err, os.ErrNotExist) {
+		return new(constellations.Lock), nil
+	}
+	return lock, err
+}
+
+func writeLock(e *env, m *constellations.Manifest, lock *constellations.Lock) error {
+	if err := constellations.WriteLock(lockFile(m), lock); err != nil {
+		return err
+	}
+	e.ui.note("wrote %s", lockFile(m))
+	return nil
+}
+
+// ensureLock returns a lock that pins all that the machines are made of, and
+// asks the archives for what it does not pin yet.
+func ensureLock(e *env, m *constellations.Manifest, machines []*constellations.Machine, locked bool) (*constellations.Lock, error) {
+	lock, err := readLock(m)
+	if err != nil {
+		return nil, err
+	}
+	missing := stages.Unlocked(machines, lock)
+	if len(missing) == 0 {
+		return lock, nil
+	}
+	if locked {
+		return nil, fmt.Errorf("%s does not pin %s, and --locked forbids to change it (meros lock %s)", lockFile(m), missing[0], m.Name)
+	}
+	if err := resolve(e, m, lock, missing); err != nil {
+		return nil, err
+	}
+	return lock, writeLock(e, m, lock)
+}
+
+// resolve asks apt, once for each section, for what is missing in the lock.
+func resolve(e *env, m *constellations.Manifest, lock *constellations.Lock, missing []stages.Need) error {
+	bySection := make(map[stages.Section][]stages.Need)
+	var order []stages.Section
+	for _, n := range missing {
+		if _, ok := bySection[n.Section]; !ok {
+			order = append(order, n.Section)
+		}
+		bySection[n.Section] = append(bySection[n.Section], n)
+	}
+	for _, s := range order {
+		e.ui.note("resolving the packages of %s %s", s.Suite, s.Arch)
+		if err := resolveSection(e, lock, s, bySection[s]); err != nil {
+			return fmt.Errorf("lock %s: %s %s: %w", m.Name, s.Suite, s.Arch, err)
+		}
+	}
+	return nil
+}
+
+func resolveSection(e *env, lock *constellations.Lock, s stages.Section, needs []stages.Need) error {
+	arch, err := dpkgArch(s.Arch)
+	if err != nil {
+		return err
+	}
+	archives, err := debian.HostArchives("/", s.Suite, s.Mirror)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "meros-apt-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	var log strings.Builder
+	r, err := debian.OpenResolver(e.ctx, debian.ResolverOptions{Dir: dir, Archives: archives, Suite: s.Suite, Arch: arch, Log: io.Writer(&log)})
+	if err != nil {
+		return err
+	}
+	section := lock.Section(s.Suite, s.Arch, s.Mirror)
+	if section == nil {
+		base, err := r.Base(e.ctx)
+		if err != nil {
+			return err
+		}
+		lock.Debian = append(lock.Debian, constellations.DebianLock{Suite: s.Suite, Arch: s.Arch, Mirror: s.Mirror, Date: r.Date(), Base: pinned(base)})
+		section = &lock.Debian[len(lock.Debian)-1]
+		for _, i := range r.Indexes() {
+			section.Indexes = append(section.Indexes, constellations.Index(i))
+		}
+		if section.Kernel, err = kernelOf(e, r); err != nil {
+			return err
+		}
+	}
+	for _, n := range needs {
+		if len(n.Packages) == 0 || section.Set(n.Packages) != nil {
+			continue
+		}
+		extra, err := r.Extra(e.ctx, n.Packages)
+		if err != nil {
+			return err
+		}
+		names := slices.Sorted(slices.Values(n.Packages))
+		section.Sets = append(section.Sets, constellations.PackageSet{Names: names, Packages: pinned(extra)})
+	}
+	return nil
+}
+
+func kernelOf(e *env, r *debian.Resolver) ([]constellations.Package, error) {
+	ps, err := r.Kernel(e.ctx)
+	return pinned(ps), err
+}
+
+func pinned(ps []debian.Package) []constellations.Package {
+	out := make([]constellations.Package, len(ps))
+	for i, p := range ps {
+		out[i] = constellations.Package(p)
+	}
+	return out
+}
+
+// dpkgArch is dpkg's name for an architecture, as dpkg-architecture(1) has it
+// for what QEMU calls the machine.
+func dpkgArch(arch string) (string, error) {
+	names := map[string]string{"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64", "i386": "i386", "arm": "armhf"}
+	if n, ok := names[arch]; ok {
+		return n, nil
+	}
+	return "", fmt.Errorf("no architecture of Debian is known for %q", arch)
+}
+
+// mirrors knows where a pinned package can be fetched from.
+type mirrors struct {
+	m        *constellations.Manifest
+	archives map[string][]debian.Archive
+	snapshot string
+}
+
+// snapshotEnv names an archive that still has what a mirror has dropped: the
+// base URL of a snapshot service, below which are ARCHIVE/TIMESTAMP/.
+const snapshotEnv = "MEROS_SNAPSHOT"
+
+func newMirrors(m *constellations.Manifest) *mirrors {
+	return &mirrors{m: m, archives: make(map[string][]debian.Archive), snapshot: os.Getenv(snapshotEnv)}
+}
+
+// urls are the places for one package, the best first.
+func (ms *mirrors) urls(section *constellations.DebianLock, p constellations.Package) []string {
+	key := section.Suite + " " + section.Mirror
+	archives, ok := ms.archives[key]
+	if !ok {
+		archives, _ = debian.HostArchives("/", section.Suite, section.Mirror) // without any, the fetch says so
+		ms.archives[key] = archives
+	}
+	var urls []string
+	for _, a := range archives {
+		if a.Name == p.Archive {
+			urls = append(urls, strings.TrimRight(a.URL, "/")+"/"+p.Filename)
+		}
+	}
+	if ms.snapshot != "" {
+		name := map[string]string{"security": "debian-security"}[p.Archive]
+		if name == "" {
+			name = "debian"
+		}
+		urls = append(urls, fmt.Sprintf("%s/%s/%s/%s", strings.TrimRight(ms.snapshot, "/"), name, section.Date.UTC().Format("20060102T150405Z"), p.Filename))
+	}
+	return urls
+}

@@ -1,0 +1,223 @@
+// Command meros builds constellations of virtual machines from manifests and
+// boots them. README.md shows how it is used, "meros --help" what it can do.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"meros/constellations"
+	"meros/runner"
+	"meros/runner/initrd"
+	"meros/runner/sandbox"
+)
+
+// Exit codes. A program that was connected to or run passes its own through.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2 // the command line or the manifest is wrong
+	exitInterrupted = 130
+)
+
+func main() {
+	os.Exit(run(os.Args, os.Stdout, os.Stderr))
+}
+
+// run is the program. The first calls are those by which it starts itself
+// anew: as the first process of a guest, as that of a sandbox, as a stage.
+func run(args []string, stdout, stderr io.Writer) int {
+	switch {
+	case os.Getpid() == 1 && args[0] == "/init":
+		initrd.Main()
+		return exitFailed
+	case len(args) == 2 && args[1] == runner.SandboxArg:
+		sandbox.Main()
+		return exitOK
+	case len(args) == 3 && args[1] == "stage":
+		if err := runStep(context.Background(), args[2]); err != nil {
+			fmt.Fprintf(stderr, "%s%v\n", failMark, err)
+			return exitFailed
+		}
+		return exitOK
+	}
+	entered, err := sandbox.EnterUserNamespace()
+	if err != nil {
+		fmt.Fprintln(stderr, "meros:", err)
+		return exitFailed
+	}
+	ctx, stop := interruptible()
+	defer stop()
+	return command(ctx, args[1:], stdout, stderr, entered)
+}
+
+// errInterrupted is the cause with which the context ends.
+var errInterrupted = errors.New("interrupted")
+
+// interruptible is a context that the first SIGINT, SIGTERM or SIGHUP ends;
+// the second ends the process, and with it, by the kernel, every sandbox.
+func interruptible() (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	sigs := make(chan os.Signal, 2)
+	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		<-sigs
+		cancel(errInterrupted)
+		<-sigs
+		signal.Reset()
+		if p, err := os.FindProcess(os.Getpid()); err == nil {
+			p.Signal(syscall.SIGKILL)
+		}
+	}()
+	return ctx, func() { signal.Stop(sigs); cancel(nil) }
+}
+
+// cli is the command line.
+type cli struct {
+	Root     string `help:"Directory that holds constellations/ and data/ (default: the nearest one upwards)." placeholder:"DIR" env:"MEROS_ROOT" type:"path"`
+	Verbose  bool   `short:"v" help:"Show each stage's output and why it runs."`
+	Progress string `help:"How to show progress: ${enum}." enum:"auto,tty,plain,json" default:"auto" env:"MEROS_PROGRESS"`
+
+	Build    buildCmd    `cmd:"" help:"Build the images of a constellation."`
+	Init     initCmd     `cmd:"" help:"Boot a constellation, building what is missing, and wait until ssh answers."`
+	Connect  connectCmd  `cmd:"" help:"Open a shell on a machine, or run a command there."`
+	Info     infoCmd     `cmd:"" help:"Show how the machines of a constellation are."`
+	Shutdown shutdownCmd `cmd:"" help:"Shut down a constellation's machines."`
+	Lock     lockCmd     `cmd:"" help:"Pin the packages of a constellation in meros.lock, if they are not."`
+	Update   updateCmd   `cmd:"" help:"Pin the packages anew, at what the archive has now."`
+	Cache    cacheCmd    `cmd:"" help:"Look after the cache."`
+	Demo     demoCmd     `cmd:"" help:"Build and boot the demo constellation, and ask it who it is."`
+}
+
+// env is what every verb works with.
+type env struct {
+	ctx     context.Context
+	root    string
+	ui      *ui
+	entered bool // this is root of a user namespace of ours
+	globals []string
+}
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+// exitStatus is the status of a program that was run for the user.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func command(ctx context.Context, args []string, stdout, stderr io.Writer, entered bool) int {
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c, kong.Name("meros"),
+		kong.Description("Builds virtual machines from manifests, each phase cached by its content, and boots groups of them."),
+		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exited = code }), kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+	if err != nil {
+		panic(err) // the struct above is wrong
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	kctx, err := parser.Parse(args)
+	if exited >= 0 {
+		return exited // --help
+	}
+	u := newUI(stdout, stderr, c.Progress, c.Verbose)
+	if err != nil {
+		u.fail(fmt.Errorf("%w (meros --help)", err))
+		return exitUsage
+	}
+	e := &env{ctx: ctx, ui: u, entered: entered}
+	if e.root, err = findRoot(c.Root); err == nil {
+		e.globals = []string{"--root=" + e.root, "--progress=" + c.Progress}
+		if c.Verbose {
+			e.globals = append(e.globals, "-v")
+		}
+		err = kctx.Run(e)
+	}
+	u.close()
+	return exitCode(ctx, u, err)
+}
+
+// exitCode is the only place where an error becomes an exit code.
+func exitCode(ctx context.Context, u *ui, err error) int {
+	var status exitStatus
+	var manifest *constellations.Errors
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &status):
+		return int(status)
+	case errors.Is(err, errInterrupted) || errors.Is(context.Cause(ctx), errInterrupted):
+		u.interrupted()
+		return exitInterrupted
+	case errors.As(err, &manifest), errors.As(err, &usage):
+		u.fail(err)
+		return exitUsage
+	}
+	u.fail(err)
+	return exitFailed
+}
+
+// findRoot is dir, or the nearest directory from here upwards that holds
+// constellations/.
+func findRoot(dir string) (string, error) {
+	if dir != "" {
+		if fi, err := os.Stat(filepath.Join(dir, "constellations")); err != nil || !fi.IsDir() {
+			return "", usageError{fmt.Errorf("--root %s: it holds no directory constellations/", dir)}
+		}
+		return filepath.Abs(dir)
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for d := here; ; d = filepath.Dir(d) {
+		if fi, err := os.Stat(filepath.Join(d, "constellations")); err == nil && fi.IsDir() {
+			return d, nil
+		}
+		if d == filepath.Dir(d) {
+			return "", usageError{fmt.Errorf("no directory constellations/ in %s or above it (--root DIR says where it is)", here)}
+		}
+	}
+}
+
+// inNamespace runs the verb again where it may make sandboxes: an ordinary
+// user's process cannot map the ids of a root file system.
+func (e *env) inNamespace(args ...string) (done bool, err error) {
+	if e.entered || os.Geteuid() == 0 {
+		return false, nil
+	}
+	code, err := sandbox.InUserNamespace(e.ctx, append(append([]string(nil), e.globals...), args...))
+	if err != nil {
+		return true, err
+	}
+	if code != 0 {
+		return true, exitStatus(code)
+	}
+	return true, nil
+}
+
+// failMark begins the line by which a stage's process says why it failed.
+const failMark = "meros stage failed: "
+
+// stageError finds that line among the last ones of its output.
+func stageError(tail []string) (string, bool) {
+	for i := len(tail) - 1; i >= 0; i-- {
+		if s, ok := strings.CutPrefix(tail[i], failMark); ok {
+			return strings.Join(append([]string{s}, tail[i+1:]...), "\n"), true
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"meros/graph"
+	"meros/runner"
+	"meros/runner/guest"
+	"meros/runner/layer"
+)
+
+// step is one run of "meros stage FILE": the inside of a stage, in its
+// sandbox.
+type step struct {
+	graph.Step
+	log io.Writer
+}
+
+// steps are the stages that meros itself carries out, by name.
+var steps = map[string]func(context.Context, *step) error{
+	"fetch":       stepFetch,
+	"bootstrap":   stepBootstrap,
+	"packages":    stepPackages,
+	"overlay":     stepOverlay,
+	"hooks":       stepHooks,
+	"personalize": stepPersonalize,
+	"pack":        stepPack,
+	"delta":       stepDelta,
+	"disk":        stepDisk,
+	"kernel":      stepKernel,
+	"initrd":      stepInitrd,
+	"boot":        stepBoot,
+}
+
+// runStep does what the file tells.
+func runStep(ctx context.Context, file string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	s := &step{log: os.Stdout}
+	if err := json.Unmarshal(b, &s.Step); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	f, ok := steps[s.Stage]
+	if !ok {
+		return fmt.Errorf("%s: there is no stage %q", file, s.Stage)
+	}
+	return f(ctx, s)
+}
+
+// progressMark begins a line by which a step tells how far it is, and which
+// is no part of its log: an OSC sequence, which no program prints by chance.
+const progressMark = "\x1b]meros;"
+
+func (s *step) report(done, total int64) {
+	fmt.Fprintf(s.log, "%s%d;%d\n", progressMark, done, total)
+}
+
+// epoch is the time that stands for now.
+func (s *step) epoch() time.Time {
+	n, _ := strconv.ParseInt(s.Params["epoch"], 10, 64)
+	return time.Unix(n, 0)
+}
+
+// paths are the paths of the inputs called name.
+func (s *step) paths(name string) []string {
+	var ps []string
+	for _, in := range s.All(name) {
+		ps = append(ps, in.Path)
+	}
+	return ps
+}
+
+// local is the path of a local input, or "" if there is none of that name.
+func (s *step) local(name string) string {
+	for _, l := range s.Locals {
+		if l.Name == name {
+			return l.Path
+		}
+	}
+	return ""
+}
+
+// workDir makes a directory of that name to work in.
+func (s *step) workDir(name string) (string, error) {
+	dir := filepath.Join(s.Work, name)
+	return dir, os.Mkdir(dir, 0o755)
+}
+
+// output creates an output's file.
+func (s *step) output(name string, write func(*os.File) error) error {
+	f, err := os.Create(filepath.Join(s.Out, name))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := write(f); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// outputLayer captures the tree in dir as the outputs "layer" and "accounts".
+func (s *step) outputLayer(ctx context.Context, dir string, settle bool) error {
+	err := s.outputSparse("layer", func(w io.Writer) error { return layer.Capture(ctx, w, dir, s.epoch(), settle) })
+	if err != nil {
+		return err
+	}
+	return s.outputAccounts(dir)
+}
+
+func (s *step) outputSparse(name string, write func(io.Writer) error) error {
+	return s.output(name, func(f *os.File) error {
+		w := layer.NewSparseWriter(f)
+		if err := write(w); err != nil {
+			return err
+		}
+		return w.Close()
+	})
+}
+
+func (s *step) outputAccounts(tree string) error {
+	return s.output("accounts", func(f *os.File) error { return guest.WriteAccounts(f, tree) })
+}
+
+// lower shows unpacked layers, the lowest first, as one directory that cannot
+// be written to.
+func (s *step) lower(layers []string) (string, error) {
+	if len(layers) == 1 {
+		return layers[0], nil
+	}
+	dir, err := s.workDir("lower")
+	if err != nil {
+		return "", err
+	}
+	return dir, mountOverlay(dir, layers, "", "")
+}
+
+// writable shows unpacked layers as one directory, root, in which changes go
+// to the directory upper.
+func (s *step) writable(layers []string) (root, upper string, err error) {
+	dirs := make(map[string]string)
+	for _, name := range []string{"root", "upper", "scratch"} {
+		if dirs[name], err = s.workDir(name); err != nil {
+			return "", "", err
+		}
+	}
+	return dirs["root"], dirs["upper"], mountOverlay(dirs["root"], layers, dirs["upper"], dirs["scratch"])
+}
+
+// mountOverlay mounts layers, the lowest first. userxattr is what a user
+// namespace can have (kernel document filesystems/overlayfs); it is used by
+// root as well, so that both give the same.
+func mountOverlay(target string, layers []string, upper, work string) error {
+	top := make([]string, len(layers))
+	for i, l := range layers {
+		top[len(layers)-1-i] = l
+	}
+	options := "userxattr,lowerdir=" + strings.Join(top, ":")
+	if upper != "" {
+		options += ",upperdir=" + upper + ",workdir=" + work
+	}
+	if err := unix.Mount("overlay", target, "overlay", 0, options); err != nil {
+		return fmt.Errorf("mount an overlay of %d layers: %w (is the overlay file system available? modprobe overlay)", len(layers), err)
+	}
+	return nil
+}
+
+// inside runs foreign code in root, without a network unless one is asked
+// for.
+func (s *step) inside(ctx context.Context, root string, argv, env []string, more func(*runner.Spec)) error {
+	spec := runner.Spec{
+		Argv: argv, Root: root, Hostname: "localhost",
+		Env: append([]string{
+			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "TZ=UTC", "TERM=dumb",
+			"DEBIAN_FRONTEND=noninteractive", "SOURCE_DATE_EPOCH=" + s.Params["epoch"],
+		}, env...),
+	}
+	if more != nil {
+		more(&spec)
+	}
+	return runner.Run(ctx, spec, runner.Stdio{Stdout: s.log, Stderr: s.log})
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+
+	"meros/graph"
+	"meros/runner/image"
+)
+
+// imageOptions are the image's, its identifiers derived from what it holds.
+func (s *step) imageOptions(content []graph.StepInput) image.Options {
+	size, _ := strconv.ParseInt(s.Params["size"], 10, 64)
+	free, _ := strconv.ParseInt(s.Params["free-mib"], 10, 64)
+	var seed strings.Builder
+	for _, in := range content {
+		seed.WriteString(in.Digest.String() + "\n")
+	}
+	return image.Options{Size: size, Free: free << 20, Label: s.Params["label"], Seed: seed.String(), Epoch: s.epoch(), Work: s.Work}
+}
+
+func stepPack(ctx context.Context, s *step) error {
+	tree, err := s.lower(s.paths("lower"))
+	if err != nil {
+		return err
+	}
+	o := s.imageOptions(s.All("lower"))
+	return s.output("image", func(f *os.File) error { return image.FromTree(ctx, f, tree, o) })
+}
+
+// stepDelta makes the difference to the base image, or a whole image where
+// that is not possible or not worth it.
+func stepDelta(ctx context.Context, s *step) error {
+	lower, err := s.lower(s.paths("lower"))
+	if err != nil {
+		return err
+	}
+	base := s.All("base")[0]
+	err = s.output("image", func(f *os.File) error {
+		return image.Delta(ctx, f, base.Path, imageName(base), lower, s.paths("upper"), s.imageOptions(nil))
+	})
+	if !errors.Is(err, image.ErrRepack) {
+		return err
+	}
+	all, err := s.workDir("all")
+	if err != nil {
+		return err
+	}
+	if err := mountOverlay(all, append(s.paths("lower"), s.paths("upper")...), "", ""); err != nil {
+		return err
+	}
+	o := s.imageOptions(append(s.All("lower"), s.All("upper")...))
+	return s.output("image", func(f *os.File) error { return image.FromTree(ctx, f, all, o) })
+}
+
+// imageName is what an image calls the one below it: the same everywhere.
+func imageName(in graph.StepInput) string { return "sha256-" + in.Digest.Encoded() + ".qcow2" }
+
+func stepDisk(ctx context.Context, s *step) error {
+	chain, err := chainOf(s.paths("image")[0], s.paths("base")[0])
+	if err != nil {
+		return err
+	}
+	return s.output("disk", func(f *os.File) error { return image.Flatten(ctx, f, chain) })
+}
+
+// chainOf is the chain of an image that may need base below it, the top
+// first.
+func chainOf(file, base string) ([]string, error) {
+	backing, err := image.Backing(file)
+	if err != nil || backing == "" {
+		return []string{file}, err
+	}
+	return []string{file, base}, nil
+}

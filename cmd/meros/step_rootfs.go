@@ -1,0 +1,284 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"meros/runner"
+	"meros/runner/debian"
+	"meros/runner/fetch"
+	"meros/runner/guest"
+	"meros/runner/layer"
+	"meros/stages"
+)
+
+func stepFetch(ctx context.Context, s *step) error {
+	var urls []string
+	if err := json.Unmarshal([]byte(s.Hints["urls"]), &urls); err != nil {
+		return err
+	}
+	size, err := strconv.ParseInt(s.Hints["size"], 10, 64)
+	if err != nil {
+		return err
+	}
+	last := time.Now()
+	return fetch.To(ctx, filepath.Join(s.Out, "file"), fetch.Options{
+		URLs: urls, SHA256: strings.TrimPrefix(s.Hints["digest"], "sha256:"), Size: size, Partial: "/partial",
+		Report: func(done, total int64) {
+			if time.Since(last) > 200*time.Millisecond {
+				last = time.Now()
+				s.report(done, total)
+			}
+		},
+	})
+}
+
+func stepBootstrap(ctx context.Context, s *step) error {
+	tree := filepath.Join(s.Out, "layer.tree")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		return err
+	}
+	arch, err := dpkgArch(s.Params["arch"])
+	if err != nil {
+		return err
+	}
+	o := debian.BootstrapOptions{
+		Tree: tree, Debs: s.paths("deb"), Arch: arch, Suite: s.Params["suite"], Epoch: s.epoch(), Jobs: s.CPU, Log: s.log,
+		Run: s.runIn(tree),
+	}
+	engine := debian.Bootstrap
+	if s.Params["engine"] == "debootstrap" {
+		engine = debian.Debootstrap
+	}
+	if err := engine(ctx, o); err != nil {
+		return err
+	}
+	if err := debian.Clean(tree, s.epoch()); err != nil {
+		return err
+	}
+	return s.outputLayer(ctx, tree, true)
+}
+
+// runIn runs what a package brings in root.
+func (s *step) runIn(root string) debian.Run {
+	return func(ctx context.Context, argv, env []string, files map[string]string) error {
+		return s.inside(ctx, root, argv, env, func(spec *runner.Spec) {
+			if len(files) > 0 {
+				spec.Mounts = append(spec.Mounts, runner.Mount{Target: "/run"})
+			}
+			for inside, file := range files {
+				spec.Mounts = append(spec.Mounts, runner.Mount{Source: file, Target: inside})
+			}
+		})
+	}
+}
+
+func stepPackages(ctx context.Context, s *step) error {
+	root, upper, err := s.writable(s.paths("lower"))
+	if err != nil {
+		return err
+	}
+	remove, err := forbidServices(root)
+	if err != nil {
+		return err
+	}
+	err = debian.Install(ctx, debian.InstallOptions{
+		Root: root, Debs: s.paths("deb"), Names: strings.Fields(s.Params["names"]), Epoch: s.epoch(), Log: s.log,
+		Run: s.runIn(root),
+	})
+	if err != nil {
+		return err
+	}
+	if err := remove(); err != nil {
+		return err
+	}
+	if err := debian.Clean(root, s.epoch()); err != nil {
+		return err
+	}
+	return s.outputUpper(ctx, root, upper)
+}
+
+// outputUpper captures what was changed in a writable root.
+func (s *step) outputUpper(ctx context.Context, root, upper string) error {
+	if err := unix.Unmount(root, 0); err != nil {
+		return fmt.Errorf("unmount the root: %w", err)
+	}
+	return s.outputLayer(ctx, upper, false)
+}
+
+func stepOverlay(ctx context.Context, s *step) error {
+	base, err := s.lower(s.paths("lower"))
+	if err != nil {
+		return err
+	}
+	owners := make(layer.Owners)
+	var dirs []string
+	for _, prefix := range []string{"common ", ""} {
+		if dir := s.local(prefix + "includes.chroot"); dir != "" {
+			dirs = append(dirs, dir)
+		}
+		if file := s.local(prefix + "owners"); file != "" {
+			if err := readOwners(owners, file, base); err != nil {
+				return fmt.Errorf("%sowners: %w", prefix, err)
+			}
+		}
+	}
+	composed := filepath.Join(s.Work, "composed")
+	err = s.outputSparse("layer", func(w io.Writer) error {
+		return layer.Compose(ctx, w, dirs, layer.ComposeOptions{Owners: owners, Epoch: s.epoch(), Base: base})
+	})
+	if err != nil {
+		return err
+	}
+	if err := layer.Unpack(ctx, filepath.Join(s.Out, "layer"), composed); err != nil {
+		return err
+	}
+	return s.outputAccounts(composed)
+}
+
+// readOwners reads an owners file whose names are those of the system below.
+func readOwners(owners layer.Owners, file, base string) error {
+	accounts := make(guest.Accounts)
+	for _, name := range []string{"etc/passwd", "etc/group"} {
+		accounts[name], _ = os.ReadFile(filepath.Join(base, name)) // without it, names are unknown
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	more, err := layer.ParseOwners(f, accounts.Lookup)
+	for p, o := range more {
+		owners[p] = o
+	}
+	return err
+}
+
+// policyFile is what keeps package scripts from starting services,
+// invoke-rc.d(8).
+const policyFile = "usr/sbin/policy-rc.d"
+
+func stepHooks(ctx context.Context, s *step) error {
+	root, upper, err := s.writable(s.paths("lower"))
+	if err != nil {
+		return err
+	}
+	remove, err := forbidServices(root)
+	if err != nil {
+		return err
+	}
+	timeout, _ := time.ParseDuration(s.Hints["timeout"])
+	for _, hook := range s.Locals {
+		fmt.Fprintf(s.log, "== %s\n", hook.Name)
+		if err := s.hook(ctx, root, hook.Name, hook.Path, timeout); err != nil {
+			return err
+		}
+	}
+	if err := remove(); err != nil {
+		return err
+	}
+	if err := guest.Settle(root); err != nil {
+		return err
+	}
+	return s.outputUpper(ctx, root, upper)
+}
+
+// hook runs one script, from a place that is not in the image.
+func (s *step) hook(ctx context.Context, root, name, file string, timeout time.Duration) error {
+	script := filepath.Join(s.Work, "hook")
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(string(b), "#!") {
+		return fmt.Errorf("%s: its first line does not say what runs it (such as #!/bin/sh)", name)
+	}
+	if err := os.WriteFile(script, b, 0o755); err != nil {
+		return err
+	}
+	defer os.Remove(script)
+	inside := "/run/meros/" + filepath.Base(name)
+	err = s.inside(ctx, root, []string{inside}, nil, func(spec *runner.Spec) {
+		spec.Dir, spec.Timeout = "/", timeout
+		spec.Network = runner.Network(s.Params["network"])
+		spec.Mounts = []runner.Mount{{Target: "/run"}, {Source: script, Target: inside}}
+	})
+	if exit := (*runner.ExitError)(nil); errors.As(err, &exit) && exit.TimedOut > 0 {
+		return fmt.Errorf("%s: %w (--timeout gives it more)", name, err)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// forbidServices keeps hooks that install packages from starting daemons, as
+// long as the system has no policy of its own.
+func forbidServices(root string) (remove func() error, err error) {
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if _, err := r.Lstat(policyFile); err == nil {
+		return func() error { return nil }, nil
+	}
+	f, err := r.OpenFile(policyFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return func() error { return nil }, nil // no such directory: nothing that would ask
+	}
+	_, err = f.WriteString("#!/bin/sh\nexit 101\n")
+	return func() error {
+		r, err := os.OpenRoot(root)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		if err := r.Remove(policyFile); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		return nil
+	}, errors.Join(err, f.Chmod(0o755), f.Close())
+}
+
+func stepPersonalize(ctx context.Context, s *step) error {
+	var p stages.Personality
+	if err := json.Unmarshal([]byte(s.Params["machine"]), &p); err != nil {
+		return err
+	}
+	var interfaces []guest.Interface
+	for _, i := range p.Interfaces {
+		interfaces = append(interfaces, guest.Interface(i))
+	}
+	files := append(guest.Name(p.Hostname, p.Hosts), guest.Network(interfaces)...)
+	if p.User != "" {
+		accounts := make(guest.Accounts)
+		for _, file := range s.paths("accounts") {
+			f, err := os.Open(file)
+			if err != nil {
+				return err
+			}
+			err = accounts.Read(f)
+			f.Close()
+			if err != nil {
+				return err
+			}
+		}
+		uid, gid, home, err := accounts.AddUser(p.User, s.epoch().Unix()/86400)
+		if err != nil {
+			return err
+		}
+		files = append(files, accounts.Files(uid, gid, home)...)
+	}
+	return s.output("layer", func(f *os.File) error { return guest.WriteLayer(f, files, s.epoch()) })
+}

@@ -1,0 +1,350 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"meros/graph"
+)
+
+// ui is the one way by which words reach the user.
+type ui struct {
+	mu      sync.Mutex
+	out     io.Writer // results
+	err     io.Writer // progress and errors
+	mode    string    // tty, plain or json
+	verbose bool
+	color   bool
+	width   func() int
+	start   time.Time
+
+	running map[*graph.Node]*activity
+	total   int // nodes in the plan
+	ended   int
+	drawn   int // lines of the live region on the screen
+	drawnAt time.Time
+}
+
+// activity is a node that runs.
+type activity struct {
+	since       time.Time
+	done, total int64
+	line        string
+}
+
+func newUI(out, errw io.Writer, mode string, verbose bool) *ui {
+	u := &ui{out: out, err: errw, mode: mode, verbose: verbose, start: time.Now(), running: make(map[*graph.Node]*activity), width: func() int { return 80 }}
+	f, isFile := errw.(*os.File)
+	tty := isFile && term.IsTerminal(int(f.Fd()))
+	if mode == "auto" {
+		u.mode = "plain"
+		if tty && os.Getenv("TERM") != "dumb" {
+			u.mode = "tty"
+		}
+	}
+	if tty {
+		u.width = func() int {
+			if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 20 {
+				return w
+			}
+			return 80
+		}
+	}
+	u.color = u.mode == "tty" && os.Getenv("NO_COLOR") == ""
+	return u
+}
+
+// say prints a line of result to standard output.
+func (u *ui) say(format string, a ...any) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.erase()
+	fmt.Fprintf(u.out, format+"\n", a...)
+}
+
+// note prints a line about what is going on.
+func (u *ui) note(format string, a ...any) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.print(fmt.Sprintf(format, a...))
+}
+
+func (u *ui) print(line string) {
+	if u.mode == "json" {
+		json.NewEncoder(u.err).Encode(map[string]string{"event": "note", "text": line})
+		return
+	}
+	u.erase()
+	fmt.Fprintln(u.err, line)
+	u.draw(true)
+}
+
+// fail prints an error, and of a failed node the end of its log and where all
+// of it is.
+func (u *ui) fail(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.erase()
+	ne := (*graph.NodeError)(nil)
+	if !errors.As(err, &ne) {
+		u.errorLine(err.Error())
+		return
+	}
+	msg := err.Error()
+	tail := ne.Tail
+	if why, ok := stageError(ne.Tail); ok {
+		msg = fmt.Sprintf("build %s: %s", ne.Node.Name, why)
+		for len(tail) > 0 && !strings.HasPrefix(tail[len(tail)-1], failMark) {
+			tail = tail[:len(tail)-1]
+		}
+		tail = tail[:max(len(tail)-1, 0)]
+	}
+	if u.mode != "json" {
+		for _, l := range tail {
+			fmt.Fprintln(u.err, "  |", printable(l))
+		}
+	}
+	u.errorLine(msg)
+	if u.mode != "json" && ne.Log != "" {
+		fmt.Fprintf(u.err, "full log: %s\n", ne.Log)
+		if c, m, ok := machineOf(ne.Node); ok {
+			fmt.Fprintf(u.err, "to see it happen: meros build -v --progress=plain %s %s\n", c, m)
+		}
+	}
+}
+
+func (u *ui) errorLine(msg string) {
+	if u.mode == "json" {
+		json.NewEncoder(u.err).Encode(map[string]string{"event": "error", "text": msg})
+		return
+	}
+	fmt.Fprintf(u.err, "%s %s\n", u.paint("31;1", "error:"), msg)
+}
+
+// machineOf is the constellation and machine a node belongs to alone.
+func machineOf(n *graph.Node) (constellation, machine string, ok bool) {
+	id, _, _ := strings.Cut(n.Name, " ")
+	return strings.Cut(id, "/")
+}
+
+func (u *ui) interrupted() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.erase()
+	u.errorLine("interrupted; what was finished is kept, and the next run goes on from there")
+}
+
+// close removes what is drawn only while the program runs.
+func (u *ui) close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.running = make(map[*graph.Node]*activity)
+	u.erase()
+}
+
+// begin announces a build of n nodes.
+func (u *ui) begin(n int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.total, u.ended = n, 0
+}
+
+// event shows what happens in a build.
+func (u *ui) event(e graph.Event) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.mode == "json" {
+		u.jsonEvent(e)
+		return
+	}
+	name := e.Node.Name
+	switch e.Kind {
+	case graph.Started:
+		u.running[e.Node] = &activity{since: time.Now()}
+		if u.mode == "plain" && !e.Node.Needs.Download || u.verbose {
+			u.line("run", name, "36", impure(e.Node)+u.why(e.Reason))
+		}
+	case graph.Progress:
+		if a := u.running[e.Node]; a != nil {
+			a.done, a.total = e.Done, e.Total
+		}
+	case graph.Output:
+		if a := u.running[e.Node]; a != nil {
+			a.line = e.Line
+		}
+		if u.verbose {
+			u.print("  | " + printable(e.Line))
+		}
+	case graph.Waiting:
+		u.line("wait", name, "33", fmt.Sprintf("process %d builds the same", e.PID))
+	case graph.Cached:
+		u.ended++
+		if u.verbose {
+			u.line("cached", name, "32", e.Action.String())
+		}
+	case graph.Ran:
+		u.ended++
+		delete(u.running, e.Node)
+		u.line("done", name, "32", u.cost(e))
+	case graph.Failed:
+		u.ended++
+		delete(u.running, e.Node)
+		u.line("failed", name, "31;1", "")
+	}
+	u.draw(false)
+}
+
+func impure(n *graph.Node) string {
+	if n.Impure {
+		return "impure: it may reach a network"
+	}
+	return ""
+}
+
+func (u *ui) why(reason string) string {
+	if !u.verbose || reason == "" {
+		return ""
+	}
+	return strings.TrimPrefix(reason, "cache miss: ")
+}
+
+// cost is how long a node took and how large its outputs are.
+func (u *ui) cost(e graph.Event) string {
+	var size int64
+	for _, a := range e.Outputs {
+		size += a.Size
+	}
+	s := fmt.Sprintf("%s  %s", seconds(e.Duration), bytesText(size))
+	if e.Node.Needs.Download && e.Duration > 0 {
+		s += fmt.Sprintf("  %s/s", bytesText(int64(float64(size)/e.Duration.Seconds())))
+	}
+	return s
+}
+
+func (u *ui) line(word, name, color, rest string) {
+	u.print(strings.TrimRight(fmt.Sprintf("%s %-34s %s", u.paint(color, fmt.Sprintf("%-7s", word)), name, rest), " "))
+}
+
+func (u *ui) paint(color, s string) string {
+	if !u.color {
+		return s
+	}
+	return "\x1b[" + color + "m" + s + "\x1b[0m"
+}
+
+func (u *ui) jsonEvent(e graph.Event) {
+	words := map[graph.Kind]string{graph.Started: "started", graph.Progress: "progress", graph.Output: "output", graph.Waiting: "waiting", graph.Cached: "cached", graph.Ran: "ran", graph.Failed: "failed"}
+	m := map[string]any{"event": words[e.Kind], "node": e.Node.Name, "stage": e.Node.Stage, "t": time.Since(u.start).Seconds()}
+	if !e.Action.IsZero() {
+		m["key"] = e.Action.Hex()
+	}
+	for k, v := range map[string]string{"reason": e.Reason, "line": e.Line} {
+		if v != "" {
+			m[k] = v
+		}
+	}
+	if e.Kind == graph.Progress {
+		m["done"], m["total"] = e.Done, e.Total
+	}
+	if e.Duration > 0 {
+		m["seconds"] = e.Duration.Seconds()
+	}
+	if e.Outputs != nil {
+		m["outputs"] = e.Outputs
+	}
+	if e.Err != nil {
+		m["error"] = e.Err.Error()
+	}
+	json.NewEncoder(u.err).Encode(m)
+}
+
+// redraw is how often the live region changes at the most.
+const redraw = 100 * time.Millisecond
+
+// maxLive is how many running nodes are shown one by one.
+const maxLive = 8
+
+// draw shows the running nodes below what was printed.
+func (u *ui) draw(force bool) {
+	if u.mode != "tty" || len(u.running) == 0 || !force && time.Since(u.drawnAt) < redraw {
+		return
+	}
+	u.erase()
+	nodes := make([]*graph.Node, 0, len(u.running))
+	for n := range u.running {
+		nodes = append(nodes, n)
+	}
+	sort.Slice(nodes, func(i, j int) bool { return u.running[nodes[i]].since.Before(u.running[nodes[j]].since) })
+	lines := []string{}
+	for _, n := range nodes[:min(len(nodes), maxLive)] {
+		a := u.running[n]
+		state := printable(a.line)
+		if a.total > 0 {
+			state = fmt.Sprintf("%s of %s", bytesText(a.done), bytesText(a.total))
+		}
+		lines = append(lines, fmt.Sprintf("%6s  %s  %s", seconds(time.Since(a.since)), n.Name, state))
+	}
+	lines = append(lines, fmt.Sprintf("%6s  %d of %d stages done, %d running", seconds(time.Since(u.start)), u.ended, u.total, len(nodes)))
+	w := u.width() - 1
+	for _, l := range lines {
+		if r := []rune(l); len(r) > w {
+			l = string(r[:w])
+		}
+		fmt.Fprintf(u.err, "%s\n", l)
+	}
+	u.drawn, u.drawnAt = len(lines), time.Now()
+}
+
+func (u *ui) erase() {
+	if u.drawn > 0 {
+		fmt.Fprintf(u.err, "\x1b[%dA\x1b[J", u.drawn)
+		u.drawn = 0
+	}
+}
+
+// printable replaces what could make a terminal do things.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\t' {
+			return ' '
+		}
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '\uFFFD'
+		}
+		return r
+	}, s)
+}
+
+func seconds(d time.Duration) string {
+	switch {
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	case d < 100*time.Second:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	}
+	return fmt.Sprintf("%.0f s", d.Seconds())
+}
+
+// bytesText is a size in the decimal units of SI.
+func bytesText(n int64) string {
+	f := float64(n)
+	for _, u := range []string{"B", "kB", "MB", "GB"} {
+		if f < 1000 {
+			if u == "B" || f >= 100 {
+				return fmt.Sprintf("%.0f %s", f, u)
+			}
+			return fmt.Sprintf("%.1f %s", f, u)
+		}
+		f /= 1000
+	}
+	return fmt.Sprintf("%.1f TB", f)
+}

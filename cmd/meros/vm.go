@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"meros/constellations"
+	"meros/graph"
+	"meros/runner/vm"
+)
+
+type initCmd struct {
+	Constellation string        `arg:"" help:"Name of a directory below constellations/."`
+	Machine       []string      `arg:"" optional:"" help:"Only these machines."`
+	Wait          time.Duration `default:"5m" help:"Longest a machine may take until ssh answers."`
+	Locked        bool          `help:"Fail instead of changing meros.lock."`
+	Timeout       time.Duration `help:"Longest time one hook may take."`
+}
+
+// Run implements the verb.
+func (c *initCmd) Run(e *env) error {
+	_, err := c.up(e)
+	return err
+}
+
+// up builds what is missing and boots. An ordinary user builds in a user
+// namespace and boots outside of it, where /dev/kvm and the network are.
+func (c *initCmd) up(e *env) (*vm.Group, error) {
+	b := &buildCmd{Constellation: c.Constellation, Machine: c.Machine, Locked: c.Locked, Timeout: c.Timeout}
+	if _, _, err := b.load(e); err != nil {
+		return nil, err
+	}
+	if _, err := e.inNamespace(b.args()...); err != nil {
+		return nil, err
+	}
+	done, err := b.build(e)
+	if err != nil {
+		return nil, err
+	}
+	machines, err := bootable(done)
+	if err != nil {
+		return nil, err
+	}
+	g := group(e, done.manifest.Name)
+	unlock, err := g.Lock(e.ctx, func() { e.ui.note("waiting: another meros starts or stops machines of %s", g.Name) })
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	start := time.Now()
+	err = g.Up(e.ctx, machines, vm.UpOptions{
+		Patience: c.Wait,
+		Note:     func(machine, text string) { e.ui.note("%s/%s %s", g.Name, machine, text) },
+		Report: func(machine string) {
+			e.ui.note("%s/%s ready after %s (meros connect %s %s)", g.Name, machine, seconds(time.Since(start)), g.Name, machine)
+		},
+	})
+	return g, err
+}
+
+// group is where a constellation's machines are.
+func group(e *env, name string) *vm.Group {
+	data := filepath.Join(e.root, "data")
+	return &vm.Group{Name: name, State: filepath.Join(data, "state", name), Keys: filepath.Join(data, "ssh", name), SSH: filepath.Join(data, "ssh", "id_ed25519")}
+}
+
+// bootable turns built machines into ones that can be booted.
+func bootable(b *built) ([]*vm.Machine, error) {
+	var machines []*vm.Machine
+	for _, m := range b.machines {
+		path := func(n *graph.Node, output string) string { return b.store.Path(b.result.Outputs[n][output].Digest) }
+		images, err := chainOf(path(m.Image, "image"), path(m.Base, "image"))
+		if err != nil {
+			return nil, err
+		}
+		kernel := m.KernelPath
+		if m.Kernel != nil {
+			kernel = path(m.Kernel, "kernel")
+		}
+		machines = append(machines, &vm.Machine{
+			Name: m.Name, Arch: m.Arch, Memory: m.Memory, CPUs: m.CPUs, KVM: m.KVM, Display: m.Display, Extra: m.QEMUArgs, User: m.User,
+			Kernel: kernel, Initrd: path(m.Initrd, "initrd"), Images: images, MAC: managementMAC(b.manifest.Name, m.Name),
+		})
+	}
+	return machines, nil
+}
+
+// managementMAC is the address of the interface that only ssh from the host
+// comes through: none that the manifest speaks of.
+func managementMAC(constellation, machine string) string {
+	h := sha256.Sum256([]byte("management\x00" + constellation + "\x00" + machine))
+	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[0], h[1], h[2])
+}
+
+type connectCmd struct {
+	Constellation string   `arg:"" help:"Name of the constellation."`
+	Machine       string   `arg:"" help:"Name of the machine."`
+	Command       []string `arg:"" optional:"" passthrough:"" help:"What to run there, after --: one word is a line for the shell, several are kept as they are. Its exit status becomes that of meros."`
+}
+
+// Run implements the verb: it becomes ssh(1).
+func (c *connectCmd) Run(e *env) error {
+	m, err := constellations.Find(e.root, c.Constellation)
+	if err != nil {
+		return usageIfMissing(err)
+	}
+	if _, err := selectMachines(m, []string{c.Machine}); err != nil {
+		return err
+	}
+	command := c.Command
+	if len(command) > 0 && command[0] == "--" {
+		command = command[1:]
+	}
+	argv, err := group(e, m.Name).ConnectArgv(c.Machine, command)
+	if err != nil {
+		return err
+	}
+	program, err := exec.LookPath(argv[0])
+	if err != nil {
+		return fmt.Errorf("%w (Debian: apt install openssh-client)", err)
+	}
+	e.ui.close()
+	return fmt.Errorf("start %s: %w", program, syscall.Exec(program, argv, os.Environ()))
+}
+
+type infoCmd struct {
+	Constellation string `arg:"" help:"Name of the constellation."`
+	JSON          bool   `name:"json" help:"Print a JSON array of objects."`
+}
+
+// Run implements the verb.
+func (c *infoCmd) Run(e *env) error {
+	m, err := constellations.Find(e.root, c.Constellation)
+	if err != nil {
+		return usageIfMissing(err)
+	}
+	g := group(e, m.Name)
+	all := make([]vm.Status, len(m.Machines))
+	errs := make([]error, len(m.Machines))
+	var wg sync.WaitGroup
+	for i := range m.Machines {
+		wg.Go(func() { all[i], errs[i] = g.Info(e.ctx, m.Machines[i].Name) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if c.JSON {
+		b, err := json.MarshalIndent(all, "", "  ")
+		if err != nil {
+			return err
+		}
+		e.ui.say("%s", b)
+		return nil
+	}
+	for i, s := range all {
+		e.ui.say("%-15s %-12s %s", s.Machine, s.State, describe(&m.Machines[i], s))
+		for _, l := range s.Tail {
+			e.ui.say("  | %s", printable(l))
+		}
+	}
+	return nil
+}
+
+// describe is the rest of a machine's line.
+func describe(m *constellations.Machine, s vm.Status) string {
+	parts := []string{}
+	if s.PID != 0 {
+		parts = append(parts, fmt.Sprintf("%s, pid %d, up %s", s.SSH, s.PID, time.Since(s.Started).Round(time.Second)))
+	}
+	if s.Ready > 0 && s.PID != 0 {
+		parts = append(parts, fmt.Sprintf("ready after %.1f s", s.Ready))
+	}
+	cpus, memory := m.CPUs, m.Memory
+	if s.CPUs != 0 {
+		cpus, memory = s.CPUs, s.Memory
+	}
+	parts = append(parts, fmt.Sprintf("%d CPUs, %d MiB", cpus, memory>>20))
+	if s.Console != "" {
+		parts = append(parts, "console "+s.Console)
+	}
+	return strings.Join(parts, ", ")
+}
+
+type shutdownCmd struct {
+	Constellation string        `arg:"" help:"Name of the constellation."`
+	Machine       []string      `arg:"" optional:"" help:"Only these machines."`
+	Wait          time.Duration `default:"60s" help:"How long the power button, and then poweroff over ssh, may take before it gets harder."`
+}
+
+// Run implements the verb.
+func (c *shutdownCmd) Run(e *env) error {
+	m, err := constellations.Find(e.root, c.Constellation)
+	if err != nil {
+		return usageIfMissing(err)
+	}
+	machines, err := selectMachines(m, c.Machine)
+	if err != nil {
+		return err
+	}
+	return shutdown(e, group(e, m.Name), machines, c.Wait)
+}
+
+func shutdown(e *env, g *vm.Group, machines []*constellations.Machine, patience time.Duration) error {
+	unlock, err := g.Lock(e.ctx, func() { e.ui.note("waiting: another meros starts or stops machines of %s", g.Name) })
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ways := map[string]string{
+		"": "was not running", "acpi": "shut down by its power button", "ssh": "shut down by poweroff over ssh",
+		"quit": "did not react; its QEMU was told to end", "kill": "did not react; its QEMU was killed",
+	}
+	errs := make([]error, len(machines))
+	var wg sync.WaitGroup
+	for i, vmachine := range machines {
+		wg.Go(func() {
+			d, err := g.Shutdown(e.ctx, vmachine.Name, patience)
+			if errs[i] = err; err == nil {
+				e.ui.note("%s/%s %s%s", g.Name, d.Machine, ways[d.Way], took(d))
+			}
+		})
+	}
+	wg.Wait()
+	if e.ctx.Err() != nil {
+		return context.Cause(e.ctx)
+	}
+	return errors.Join(errs...)
+}
+
+func took(d vm.Down) string {
+	if d.Way == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (%s)", seconds(d.Took))
+}
+
+type demoCmd struct {
+	Keep bool `help:"Leave the machine running."`
+}
+
+// demo is the constellation of the README.
+const demo = "demo"
+
+// Run implements the verb: build, boot, ask the machine who it is, end it.
+func (c *demoCmd) Run(e *env) error {
+	g, err := (&initCmd{Constellation: demo, Wait: bootPatience}).up(e)
+	if err != nil {
+		return err
+	}
+	m, err := constellations.Find(e.root, demo)
+	if err != nil {
+		return err
+	}
+	for _, vmachine := range m.Machines {
+		argv, err := g.ConnectArgv(vmachine.Name, []string{"uname -a"})
+		if err != nil {
+			return err
+		}
+		out, err := exec.CommandContext(e.ctx, argv[0], argv[1:]...).Output()
+		if err != nil {
+			return fmt.Errorf("ask %s who it is: %w", vmachine.Name, err)
+		}
+		e.ui.say("%s", strings.TrimSpace(string(out)))
+	}
+	if c.Keep {
+		e.ui.note("it runs on: meros connect %s %s opens a shell, meros shutdown %s ends it", demo, m.Machines[0].Name, demo)
+		return nil
+	}
+	all, err := selectMachines(m, nil)
+	if err != nil {
+		return err
+	}
+	return shutdown(e, g, all, time.Minute)
+}
