@@ -77,11 +77,27 @@ func (l *Lock) Section(suite, arch, mirror string) *DebianLock {
 	return nil
 }
 
+// Prune removes what no machine of the constellation uses.
+func (l *Lock) Prune(machines []Machine) {
+	l.Debian = slices.DeleteFunc(l.Debian, func(d DebianLock) bool { return !slices.ContainsFunc(machines, d.pins) })
+	for i := range l.Debian {
+		d := &l.Debian[i]
+		d.Sets = slices.DeleteFunc(d.Sets, func(s PackageSet) bool {
+			return !slices.ContainsFunc(machines, func(vm Machine) bool {
+				return d.pins(vm) && slices.Equal(slices.Sorted(slices.Values(vm.Packages)), s.Names)
+			})
+		})
+	}
+}
+
+// pins tells whether the section is the machine's.
+func (d *DebianLock) pins(vm Machine) bool {
+	return d.Suite == vm.Suite && d.Arch == vm.Arch && d.Mirror == vm.Mirror
+}
+
 // Forget removes the section that vm is built from.
 func (l *Lock) Forget(vm *Machine) {
-	l.Debian = slices.DeleteFunc(l.Debian, func(d DebianLock) bool {
-		return d.Suite == vm.Suite && d.Arch == vm.Arch && d.Mirror == vm.Mirror
-	})
+	l.Debian = slices.DeleteFunc(l.Debian, func(d DebianLock) bool { return d.pins(*vm) })
 }
 
 // Set finds what pins a sorted list of packages, or nil.

@@ -110,6 +110,15 @@ func start(ctx context.Context, s Spec, config []byte, stdio Stdio) (st Status, 
 		configW.Close()
 		return st, startHint(err)
 	}
+	if s.Network == UserNetwork {
+		detach, err := attachUserNetwork(ctx, cmd.Process.Pid)
+		if err != nil {
+			configW.Close() // and with it the sandbox
+			cmd.Wait()
+			return st, fmt.Errorf("network: %w", err)
+		}
+		defer detach()
+	}
 	go func() { configW.Write(config); configW.Close() }()
 	var report bytes.Buffer
 	io.Copy(&report, statusR)

@@ -68,6 +68,9 @@ func (pl *planner) base(vm *constellations.Machine, section *constellations.Debi
 
 func (pl *planner) makeBase(vm *constellations.Machine, section *constellations.DebianLock) ([]*graph.Node, error) {
 	params := []graph.Param{{Name: "engine", Value: vm.Bootstrap}, {Name: "suite", Value: vm.Suite}, {Name: "arch", Value: vm.Arch}, epoch(section)}
+	if vm.Mirror != "" {
+		params = append(params, graph.Param{Name: "mirror", Value: vm.Mirror})
+	}
 	if vm.Bootstrap == "debootstrap" {
 		params = append(params, pl.tools("debootstrap")...)
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"meros/constellations"
 	"meros/runner/debian"
@@ -77,6 +78,7 @@ func readLock(m *constellations.Manifest) (*constellations.Lock, error) {
 }
 
 func writeLock(e *env, m *constellations.Manifest, lock *constellations.Lock) error {
+	lock.Prune(m.Machines)
 	if err := constellations.WriteLock(lockFile(m), lock); err != nil {
 		return err
 	}
@@ -116,14 +118,16 @@ func resolve(e *env, m *constellations.Manifest, lock *constellations.Lock, miss
 	}
 	for _, s := range order {
 		e.ui.note("resolving the packages of %s %s", s.Suite, s.Arch)
-		if err := resolveSection(e, lock, s, bySection[s]); err != nil {
+		if err := resolveSection(e, m, lock, s, bySection[s]); err != nil {
 			return fmt.Errorf("lock %s: %s %s: %w", m.Name, s.Suite, s.Arch, err)
 		}
 	}
 	return nil
 }
 
-func resolveSection(e *env, lock *constellations.Lock, s stages.Section, needs []stages.Need) error {
+// resolveSection pins what is needed. All of a section comes from one state of
+// the archives: if they have moved since, all of it is pinned anew.
+func resolveSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s stages.Section, needs []stages.Need) error {
 	arch, err := dpkgArch(s.Arch)
 	if err != nil {
 		return err
@@ -143,16 +147,24 @@ func resolveSection(e *env, lock *constellations.Lock, s stages.Section, needs [
 		return err
 	}
 	section := lock.Section(s.Suite, s.Arch, s.Mirror)
+	if section != nil && !slices.Equal(section.Indexes, pinnedIndexes(r)) {
+		e.ui.note("the archives have changed since %s: what is not pinned yet no longer fits what is, so all of %s is pinned anew", section.Date.Format(time.DateOnly), s.Suite)
+		lock.Debian = slices.DeleteFunc(lock.Debian, func(d constellations.DebianLock) bool {
+			return d.Suite == s.Suite && d.Arch == s.Arch && d.Mirror == s.Mirror
+		})
+		all, err := selectMachines(m, nil)
+		if err != nil {
+			return err
+		}
+		section, needs = nil, slices.DeleteFunc(stages.Unlocked(all, lock), func(n stages.Need) bool { return n.Section != s })
+	}
 	if section == nil {
 		base, err := r.Base(e.ctx)
 		if err != nil {
 			return err
 		}
-		lock.Debian = append(lock.Debian, constellations.DebianLock{Suite: s.Suite, Arch: s.Arch, Mirror: s.Mirror, Date: r.Date(), Base: pinned(base)})
+		lock.Debian = append(lock.Debian, constellations.DebianLock{Suite: s.Suite, Arch: s.Arch, Mirror: s.Mirror, Date: r.Date(), Indexes: pinnedIndexes(r), Base: pinned(base)})
 		section = &lock.Debian[len(lock.Debian)-1]
-		for _, i := range r.Indexes() {
-			section.Indexes = append(section.Indexes, constellations.Index(i))
-		}
 		if section.Kernel, err = kernelOf(e, r); err != nil {
 			return err
 		}
@@ -169,6 +181,14 @@ func resolveSection(e *env, lock *constellations.Lock, s stages.Section, needs [
 		section.Sets = append(section.Sets, constellations.PackageSet{Names: names, Packages: pinned(extra)})
 	}
 	return nil
+}
+
+func pinnedIndexes(r *debian.Resolver) []constellations.Index {
+	var out []constellations.Index
+	for _, i := range r.Indexes() {
+		out = append(out, constellations.Index(i))
+	}
+	return out
 }
 
 func kernelOf(e *env, r *debian.Resolver) ([]constellations.Package, error) {

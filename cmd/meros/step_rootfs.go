@@ -66,7 +66,32 @@ func stepBootstrap(ctx context.Context, s *step) error {
 	if err := debian.Clean(tree, s.epoch()); err != nil {
 		return err
 	}
+	sources, err := debian.SourcesList(s.Params["suite"], s.Params["mirror"])
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(tree, "etc/apt/sources.list", sources); err != nil {
+		return err
+	}
 	return s.outputLayer(ctx, tree, true)
+}
+
+// replaceFile writes a file of a tree whose links lead nowhere else.
+func replaceFile(tree, name, text string) error {
+	r, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := r.Remove(name); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	f, err := r.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Chmod(0o644), f.Close())
 }
 
 // runIn runs what a package brings in root.
@@ -164,6 +189,9 @@ func readOwners(owners layer.Owners, file, base string) error {
 	return err
 }
 
+// resolvConf is the name server's address for hooks that have a network.
+const resolvConf = "resolv.conf"
+
 // policyFile is what keeps package scripts from starting services,
 // invoke-rc.d(8).
 const policyFile = "usr/sbin/policy-rc.d"
@@ -177,6 +205,13 @@ func stepHooks(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
+	_, lerr := os.Lstat(filepath.Join(root, "etc/resolv.conf"))
+	if s.Params["network"] != "" {
+		file := filepath.Join(s.Work, resolvConf)
+		if err := os.WriteFile(file, []byte("nameserver "+runner.UserResolver+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
 	timeout, _ := time.ParseDuration(s.Hints["timeout"])
 	for _, hook := range s.Locals {
 		fmt.Fprintf(s.log, "== %s\n", hook.Name)
@@ -186,6 +221,9 @@ func stepHooks(ctx context.Context, s *step) error {
 	}
 	if err := remove(); err != nil {
 		return err
+	}
+	if s.Params["network"] != "" && lerr != nil {
+		os.Remove(filepath.Join(root, "etc/resolv.conf")) // it was only mounted upon
 	}
 	if err := guest.Settle(root); err != nil {
 		return err
@@ -210,8 +248,11 @@ func (s *step) hook(ctx context.Context, root, name, file string, timeout time.D
 	inside := "/run/meros/" + filepath.Base(name)
 	err = s.inside(ctx, root, []string{inside}, nil, func(spec *runner.Spec) {
 		spec.Dir, spec.Timeout = "/", timeout
-		spec.Network = runner.Network(s.Params["network"])
 		spec.Mounts = []runner.Mount{{Target: "/run"}, {Source: script, Target: inside}}
+		if n := s.Params["network"]; n != "" {
+			spec.Network = runner.Network(n)
+			spec.Mounts = append(spec.Mounts, runner.Mount{Source: filepath.Join(s.Work, resolvConf), Target: "/etc/resolv.conf"})
+		}
 	})
 	if exit := (*runner.ExitError)(nil); errors.As(err, &exit) && exit.TimedOut > 0 {
 		return fmt.Errorf("%s: %w (--timeout gives it more)", name, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -171,7 +172,7 @@ func (u *ui) event(e graph.Event) {
 	case graph.Started:
 		u.running[e.Node] = &activity{since: time.Now()}
 		if u.mode == "plain" && !e.Node.Needs.Download || u.verbose {
-			u.line("run", name, "36", impure(e.Node)+u.why(e.Reason))
+			u.line("run", name, "36", joined(impure(e.Node), u.why(e.Reason)))
 		}
 	case graph.Progress:
 		if a := u.running[e.Node]; a != nil {
@@ -201,6 +202,10 @@ func (u *ui) event(e graph.Event) {
 		u.line("failed", name, "31;1", "")
 	}
 	u.draw(false)
+}
+
+func joined(parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "; ")
 }
 
 func impure(n *graph.Node) string {

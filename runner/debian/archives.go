@@ -23,6 +23,27 @@ const (
 // maxSources bounds a file of the host's apt configuration, bytes.
 const maxSources = 1 << 20
 
+// SourcesList is a file for a system of the suite, sources.list(5), that names
+// mirror ("" is the default one) and nothing of this host.
+func SourcesList(suite, mirror string) (string, error) {
+	none, err := os.MkdirTemp("", "meros-sources-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(none)
+	archives, err := HostArchives(none, suite, mirror)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, a := range archives {
+		for _, s := range a.Suites {
+			fmt.Fprintf(&b, "deb %s %s %s\n", a.URL, s, strings.Join(a.Components, " "))
+		}
+	}
+	return b.String(), nil
+}
+
 // debianSuites are the names by which an entry of the host's configuration
 // is known to be Debian's, when it is for another suite than the wanted one.
 var debianSuites = []string{

@@ -18,7 +18,7 @@ import (
 var volatile = []string{
 	"etc/ssh/ssh_host_*_key", "etc/ssh/ssh_host_*_key.pub",
 	"etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-",
-	"var/lib/dpkg/*-old", "var/cache/debconf/*-old", "var/lib/systemd/random-seed",
+	"var/lib/dpkg/*-old", "var/cache/debconf/*-old", "var/lib/systemd/random-seed", "var/lib/dbus/machine-id",
 	"var/cache/ldconfig/aux-cache", "var/cache/apt/*.bin", "var/cache/apt/archives/*", "var/cache/apt/archives/partial/*",
 	"var/lib/apt/lists/*", "var/log/*.log", "var/log/apt/*", "var/log/journal/*", "run/*", "tmp/*", "var/tmp/*", "dev/*",
 }

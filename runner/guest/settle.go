@@ -3,6 +3,8 @@ package guest
 import (
 	"fmt"
 	"os"
+	"path"
+	"strings"
 )
 
 // unsettled are files that the tools of a system rewrite whenever they run,
@@ -10,11 +12,17 @@ import (
 var unsettled = []string{
 	"var/cache/ldconfig/aux-cache", // inode numbers, ldconfig(8)
 	"var/lib/systemd/random-seed",
+	"var/lib/dbus/machine-id", // dbus takes etc/machine-id without it
 }
 
+// hostKeys is where the keys are that installing an ssh server makes. Each
+// machine gets its own when it boots.
+const hostKeys = "etc/ssh"
+
 // Settle removes from the system in root what would make two runs of the same
-// scripts differ, and a machine id that a script has made: each machine gets
-// its own when it first boots, machine-id(5).
+// scripts differ, and the identity that a script may have made: the keys of
+// an ssh server and the machine id, machine-id(5), which each machine gets
+// when it boots.
 func Settle(root string) error {
 	r, err := os.OpenRoot(root)
 	if err != nil {
@@ -26,6 +34,9 @@ func Settle(root string) error {
 			return fmt.Errorf("remove %s: %w", name, err)
 		}
 	}
+	if err := removeHostKeys(r); err != nil {
+		return fmt.Errorf("remove the ssh server's keys: %w", err)
+	}
 	const id = "etc/machine-id"
 	fi, err := r.Lstat(id)
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
@@ -36,4 +47,24 @@ func Settle(root string) error {
 		return fmt.Errorf("empty %s: %w", id, err)
 	}
 	return f.Close()
+}
+
+func removeHostKeys(r *os.Root) error {
+	d, err := r.Open(hostKeys)
+	if err != nil {
+		return nil // no ssh server
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n, "ssh_host_") {
+			if err := r.Remove(path.Join(hostKeys, n)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
