@@ -12,7 +12,7 @@ test:
 
 # Compare with peers, in the same run.
 bench:
-    ./dist-conf.sh go test -run '^$' -bench . -benchtime 1x -timeout 60m ./cmd/meros/...
+    ./dist-conf.sh go test -run '^$' -bench . -benchtime 1x -timeout 60m ./bench
 
 # What CI checks besides the tests.
 lint:

@@ -22,7 +22,12 @@ func NewActionID(keyText []byte) ActionID { return ActionID{digest.FromBytes(key
 func (a ActionID) Hex() string { return a.d.Encoded() }
 
 // String is the short form for people, 12 digits.
-func (a ActionID) String() string { return short(a.d) }
+func (a ActionID) String() string {
+	if a.IsZero() {
+		return "" // of a fetch, which its output's digest stands for
+	}
+	return short(a.d)
+}
 
 // IsZero tells whether the id was ever set.
 func (a ActionID) IsZero() bool { return a.d == "" }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -124,7 +123,7 @@ func (c *buildCmd) build(e *env) (*built, error) {
 		return nil, err
 	}
 	o := stages.Options{
-		Root: e.root, Self: self, Tools: w.tools(machines, c.RootfsOnly, c.Boot), URLs: newMirrors(m).urls, Memo: w.memo,
+		Root: e.root, Self: self, Tools: stages.ToolIdentities(machines, w.memo), URLs: newMirrors(m).urls, Memo: w.memo,
 		RootfsOnly: c.RootfsOnly, Boot: c.Boot,
 	}
 	if c.Timeout > 0 {
@@ -269,39 +268,3 @@ func (w *workplace) remember(r *graph.Result) {
 }
 
 func (w *workplace) close() { w.scratch.Close() }
-
-// tools identifies the host programs that shape outputs.
-func (w *workplace) tools(machines []*constellations.Machine, rootfsOnly, boot bool) map[string]string {
-	names := map[string]bool{"mke2fs": true, "debugfs": true}
-	for _, m := range machines {
-		if m.Bootstrap == "debootstrap" {
-			names["debootstrap"] = true
-		}
-		if (boot || m.BootCheck) && !rootfsOnly {
-			names["qemu-system-"+m.Arch] = true
-		}
-	}
-	ids := make(map[string]string)
-	for n := range names {
-		ids[n] = toolIdentity(n, w.memo)
-	}
-	return ids
-}
-
-// toolIdentity is the digest of a program and of the libraries it names, or
-// "missing": the stage that needs it says so when it runs.
-func toolIdentity(name string, memo *graph.Memo) string {
-	files, err := runner.ProgramFiles(name)
-	if err != nil {
-		return "missing"
-	}
-	var b strings.Builder
-	for _, f := range files {
-		l, err := graph.ReadLocal("tool", f, memo)
-		if err != nil {
-			return "missing"
-		}
-		io.WriteString(&b, l.Digest)
-	}
-	return cache.NewActionID([]byte(b.String())).Hex()
-}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -98,11 +99,11 @@ func replaceFile(tree, name, text string) error {
 func (s *step) runIn(root string) debian.Run {
 	return func(ctx context.Context, argv, env []string, files map[string]string) error {
 		return s.inside(ctx, root, argv, env, func(spec *runner.Spec) {
-			if len(files) > 0 {
-				spec.Mounts = append(spec.Mounts, runner.Mount{Target: "/run"})
-			}
 			for inside, file := range files {
 				spec.Mounts = append(spec.Mounts, runner.Mount{Source: file, Target: inside})
+			}
+			if slices.ContainsFunc(spec.Mounts, func(m runner.Mount) bool { return strings.HasPrefix(m.Target, "/run/") }) {
+				spec.Mounts = append([]runner.Mount{{Target: "/run"}}, spec.Mounts...)
 			}
 		})
 	}

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -21,6 +23,11 @@ import (
 // scripts, and lets dpkg configure everything in one run. The files and dpkg's
 // status are those that mmdebstrap(1) gives for the same packages.
 func Bootstrap(ctx context.Context, o BootstrapOptions) error {
+	began := time.Now()
+	done := func(what string) {
+		fmt.Fprintf(o.Log, "%s in %.2f s\n", what, time.Since(began).Seconds())
+		began = time.Now()
+	}
 	debs, err := openAll(ctx, o.Debs, o.jobs())
 	if err != nil {
 		return err
@@ -31,7 +38,7 @@ func Bootstrap(ctx context.Context, o BootstrapOptions) error {
 		return err
 	}
 	defer t.close()
-	fmt.Fprintf(o.Log, "unpacking %d packages\n", len(debs))
+	done("opened")
 	if err := mergeUsr(ctx, t, debs, o.Arch); err != nil {
 		return fmt.Errorf("make /bin and the like links into /usr: %w", err)
 	}
@@ -39,13 +46,19 @@ func Bootstrap(ctx context.Context, o BootstrapOptions) error {
 	if err != nil {
 		return err
 	}
+	done(fmt.Sprintf("unpacked %d packages", len(debs)))
 	if err := settleDirs(t, unpacked); err != nil {
 		return err
 	}
 	if err := writeDatabase(t, debs, unpacked); err != nil {
 		return fmt.Errorf("write dpkg's database: %w", err)
 	}
-	return o.configure(ctx, t, debs, unpacked)
+	done("wrote dpkg's database")
+	if err := o.configure(ctx, t, debs, unpacked); err != nil {
+		return err
+	}
+	done("configured")
+	return nil
 }
 
 func (o *BootstrapOptions) jobs() int {
@@ -231,11 +244,22 @@ func (o *BootstrapOptions) configure(ctx context.Context, t tree, debs []*deb, p
 	if err := checkDiversions(t, debs, packages); err != nil {
 		return err
 	}
-	err := o.Run(ctx, []string{"/usr/bin/dpkg", "--force-unsafe-io", "--configure", "-a"}, scriptEnv(epochEnv(o.Epoch)), nil)
+	err := o.Run(ctx, []string{"/usr/bin/dpkg", "--force-unsafe-io", "--configure", "-a"}, scriptEnv(epochEnv(o.Epoch)), o.isChroot())
 	if err != nil {
 		return fmt.Errorf("dpkg --configure -a: %w", err)
 	}
 	return nil
+}
+
+// isChroot makes ischroot(1), by which scripts ask whether there is an init to
+// restart, answer what is true of a tree: that there is none. In namespaces it
+// cannot tell, and libc6 alone then waits a second for telinit(8).
+func (o *BootstrapOptions) isChroot() map[string]string {
+	const program, yes = "/usr/bin/ischroot", "usr/bin/true"
+	if !exists(filepath.Join(o.Tree, program)) || !exists(filepath.Join(o.Tree, yes)) {
+		return nil
+	}
+	return map[string]string{program: filepath.Join(o.Tree, yes)}
 }
 
 // checkDiversions refuses what unpacking before the preinst scripts ran got

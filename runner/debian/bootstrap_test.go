@@ -122,13 +122,9 @@ func mmdebstrap(t *testing.T, r resolved, suite string) string {
 		t.Fatal(err)
 	}
 	archive, tree := filepath.Join(dir, "archive"), filepath.Join(dir, "tree")
-	controls, err := localArchive(t.Context(), archive, suite, "amd64", debPaths(t, r.Base), r.Date)
+	names, err := LocalArchive(t.Context(), archive, suite, "amd64", debPaths(t, r.Base), r.Date)
 	if err != nil {
 		t.Fatal(err)
-	}
-	names := make([]string, len(controls))
-	for i, c := range controls {
-		names[i] = c.get("Package")
 	}
 	cmd := exec.CommandContext(t.Context(), "mmdebstrap", "--mode=root", "--variant=essential", "--format=directory", "--include="+strings.Join(names, ","),
 		"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "--skip=check/qemu", suite, tree, "deb [trusted=yes] copy://"+archive+" "+suite+" main")

@@ -43,7 +43,8 @@ type Index struct {
 
 // Run executes argv inside the tree at hand: chrooted, without a network, as
 // its root user, with /proc and /dev there. env is the whole environment;
-// files are paths below /run and what is to be seen there, read-only.
+// files are files of the host to be seen at paths inside, read-only, and
+// without a trace in the tree if they are below /run.
 type Run func(ctx context.Context, argv, env []string, files map[string]string) error
 
 // BootstrapOptions say what a base system is made of.

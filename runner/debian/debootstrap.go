@@ -23,13 +23,9 @@ func Debootstrap(ctx context.Context, o BootstrapOptions) error {
 		return err
 	}
 	defer os.RemoveAll(archive)
-	controls, err := localArchive(ctx, archive, o.Suite, o.Arch, o.Debs, o.Epoch)
+	names, err := LocalArchive(ctx, archive, o.Suite, o.Arch, o.Debs, o.Epoch)
 	if err != nil {
 		return err
-	}
-	names := make([]string, len(controls))
-	for i, c := range controls {
-		names[i] = c.get("Package")
 	}
 	// container=lxc keeps it from making device nodes that exist or cannot be.
 	env := scriptEnv(epochEnv(o.Epoch), "container=lxc")

@@ -14,10 +14,10 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// localArchive makes an archive in dir out of packages on the local disk. It
-// is not signed: their digests have been checked by whoever gave them. It
-// returns the control paragraphs of the packages.
-func localArchive(ctx context.Context, dir, suite, arch string, debs []string, date time.Time) ([]stanza, error) {
+// LocalArchive makes an archive in dir out of packages on the local disk, for
+// programs that only read archives. It is not signed: their digests have been
+// checked by whoever gave them. It returns the names of the packages.
+func LocalArchive(ctx context.Context, dir, suite, arch string, debs []string, date time.Time) (names []string, err error) {
 	pool := filepath.Join(dir, "pool")
 	binary := filepath.Join(dir, "dists", suite, "main", "binary-"+arch)
 	for _, d := range []string{pool, binary} {
@@ -26,13 +26,12 @@ func localArchive(ctx context.Context, dir, suite, arch string, debs []string, d
 		}
 	}
 	var packages bytes.Buffer
-	var all []stanza
 	for _, name := range debs {
 		control, err := addToPool(ctx, &packages, pool, name)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, control)
+		names = append(names, control.get("Package"))
 	}
 	var compressed bytes.Buffer
 	z := gzip.NewWriter(&compressed)
@@ -52,7 +51,7 @@ func localArchive(ctx context.Context, dir, suite, arch string, debs []string, d
 		}
 		fmt.Fprintf(&release, " %x %d main/binary-%s/%s\n", sha256.Sum256(f.data), len(f.data), arch, f.name)
 	}
-	return all, os.WriteFile(filepath.Join(dir, "dists", suite, "Release"), []byte(release.String()), 0o644)
+	return names, os.WriteFile(filepath.Join(dir, "dists", suite, "Release"), []byte(release.String()), 0o644)
 }
 
 // addToPool links the package into the pool and writes its index entry.

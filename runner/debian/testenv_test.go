@@ -181,19 +181,13 @@ func debPaths(t testing.TB, packages []Package) []string {
 // of its own with /proc and a /dev of six nodes.
 func chrootRun(tree string, out io.Writer) Run {
 	return func(ctx context.Context, argv, env []string, files map[string]string) error {
+		var mounts strings.Builder
 		for inside, host := range files {
-			data, err := os.ReadFile(host)
-			if err != nil {
-				return err
+			// The targets below /run are on a tmpfs of their own.
+			if strings.HasPrefix(inside, "/run/") {
+				fmt.Fprintf(&mounts, "[ -e '%[1]s/run/.tmpfs' ] || { mount -t tmpfs run '%[1]s/run'; : >'%[1]s/run/.tmpfs'; }\nmkdir -p '%[1]s%[2]s'; : >'%[1]s%[3]s'\n", tree, filepath.Dir(inside), inside)
 			}
-			to := filepath.Join(tree, inside)
-			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-				return err
-			}
-			if err := os.WriteFile(to, data, 0o644); err != nil {
-				return err
-			}
-			defer os.RemoveAll(filepath.Dir(to))
+			fmt.Fprintf(&mounts, "mount --bind '%s' '%s%s'\n", host, tree, inside)
 		}
 		script := `set -e
 mount --make-rprivate /
@@ -201,7 +195,7 @@ mount -t proc proc "$1/proc"
 mount -t tmpfs -o mode=755 dev "$1/dev"
 for n in null zero full random urandom tty; do : >"$1/dev/$n"; mount --bind "/dev/$n" "$1/dev/$n"; done
 ln -s /proc/self/fd "$1/dev/fd"; mkdir "$1/dev/shm"
-root=$1; shift
+` + mounts.String() + `root=$1; shift
 exec chroot "$root" "$@"`
 		for _, d := range []string{"proc", "dev"} {
 			if err := os.MkdirAll(filepath.Join(tree, d), 0o755); err != nil {

@@ -1,0 +1,119 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"meros/cache"
+	"meros/constellations"
+	"meros/graph"
+	"meros/stages"
+)
+
+// pretend is a Runner that leaves small outputs: a build that is not run
+// costs the same whatever its outputs hold.
+type pretend struct{}
+
+func (pretend) RunJob(_ context.Context, j *graph.Job) error {
+	for _, o := range j.Node.Outputs {
+		if err := os.WriteFile(filepath.Join(j.Out, o), []byte(j.Node.Name+" "+o), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// BenchmarkNoop builds what is built already. The limit it is measured
+// against is the start of the program ("meros --help").
+func BenchmarkNoop(b *testing.B) {
+	p := program(b)
+	for _, n := range []int{10, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			root := downloaded(b, p, machines(n))
+			for _, dir := range []string{"common/includes.chroot/etc/motd", "common/hooks/0100-x.chroot"} {
+				write(b, filepath.Join(root, "constellations", "lab", dir), "#!/bin/sh\n")
+			}
+			for i := range n { // so that each machine has layers of its own
+				write(b, filepath.Join(root, "constellations", "lab", fmt.Sprintf("m%d/includes.chroot/etc/name", i)), fmt.Sprint(i))
+			}
+			nodes := fill(b, p, root)
+			for b.Loop() {
+				start := run(b, p, "--help")
+				o := best(b, p, root)
+				if len(o.ran) > 0 {
+					b.Fatalf("%d stages ran, among them %s", len(o.ran), o.ran[0].Node)
+				}
+				b.ReportMetric(float64(nodes), "nodes")
+				b.ReportMetric(o.wall.Seconds()*1000, "ms")
+				b.ReportMetric(o.wall.Seconds()/start.Seconds(), "x/help")
+				b.ReportMetric(float64(o.maxRSS)/1e6, "MB/rss")
+			}
+		})
+	}
+}
+
+// best is the fastest of five runs: the others measure the machine's noise.
+func best(b *testing.B, p, root string) *outcome {
+	var o *outcome
+	for range 5 {
+		if next := meros(b, p, root, "build", "lab"); o == nil || next.wall < o.wall {
+			o = next
+		}
+	}
+	return o
+}
+
+// fill puts an answer for every node of the plan into the cache.
+func fill(b *testing.B, program, root string) int {
+	b.Helper()
+	m, err := constellations.Find(root, "lab")
+	if err != nil {
+		b.Fatal(err)
+	}
+	lock, err := constellations.ReadLock(filepath.Join(m.Dir, "meros.lock"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var all []*constellations.Machine
+	for i := range m.Machines {
+		all = append(all, &m.Machines[i])
+	}
+	self, err := exec.LookPath(program)
+	if err != nil {
+		b.Fatal(err)
+	}
+	plan, memo := new(graph.Plan), graph.ReadMemo(filepath.Join(b.TempDir(), "memo"), time.Now())
+	planned, err := stages.Plan(plan, m, all, lock, stages.Options{
+		Root: root, Self: self, Tools: stages.ToolIdentities(all, memo), Memo: memo,
+		URLs: func(*constellations.DebianLock, constellations.Package) []string { return nil },
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	store, err := cache.Open(filepath.Join(root, "data", "cache"), cache.Options{NoSync: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	scratch, err := store.NewScratch(filepath.Join(root, "data", "build"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer scratch.Close()
+	var targets []*graph.Node
+	for _, pm := range planned {
+		targets = append(targets, pm.Targets()...)
+	}
+	unpack := func(_ context.Context, _, dir string) error { return os.Mkdir(dir, 0o755) }
+	_, err = graph.Build(b.Context(), plan, targets, graph.Options{
+		Store: store, Runner: pretend{}, Unpack: unpack, Scratch: scratch.Dir(), Budget: graph.Budget{CPU: 4, Downloads: 8},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return len(plan.Nodes)
+}

@@ -1,0 +1,46 @@
+package stages
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+
+	"meros/constellations"
+	"meros/graph"
+	"meros/runner"
+)
+
+// ToolIdentities are the [Options.Tools] of this host: for each program that
+// the machines' stages run, the digest of the program and of the libraries it
+// names, or "missing", of which the stage that needs it complains when it
+// runs.
+func ToolIdentities(machines []*constellations.Machine, memo *graph.Memo) map[string]string {
+	names := map[string]bool{"mke2fs": true, "debugfs": true}
+	for _, m := range machines {
+		if m.Bootstrap == "debootstrap" {
+			names["debootstrap"] = true
+		}
+		names["qemu-system-"+m.Arch] = true
+	}
+	ids := make(map[string]string)
+	for n := range names {
+		ids[n] = toolIdentity(n, memo)
+	}
+	return ids
+}
+
+func toolIdentity(name string, memo *graph.Memo) string {
+	files, err := runner.ProgramFiles(name)
+	if err != nil {
+		return "missing"
+	}
+	h := sha256.New()
+	for _, f := range files {
+		l, err := graph.ReadLocal("tool", f, memo)
+		if err != nil {
+			return "missing"
+		}
+		io.WriteString(h, l.Digest)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
