@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -184,4 +185,17 @@ func run(b *testing.B, name string, args ...string) time.Duration {
 		b.Fatalf("%s: %v\n%s", name, err, out)
 	}
 	return time.Since(start)
+}
+
+// samples are the measurements of a benchmark's runs.
+type samples map[string][]float64
+
+func (s samples) add(unit string, value float64) { s[unit] = append(s[unit], value) }
+
+// report gives the median of each unit.
+func (s samples) report(b *testing.B) {
+	for unit, values := range s {
+		slices.Sort(values)
+		b.ReportMetric(values[len(values)/2], unit)
+	}
 }

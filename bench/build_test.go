@@ -16,6 +16,8 @@ import (
 // mmdebstrap and debootstrap, which leave a tree.
 func BenchmarkBootstrap(b *testing.B) {
 	p := program(b)
+	s := make(samples)
+	defer s.report(b)
 	for b.Loop() {
 		root := downloaded(b, p, machines(1))
 		ours, _ := meros(b, p, root, "build", "lab", "--rootfs-only").stage("bootstrap")
@@ -40,11 +42,11 @@ func BenchmarkBootstrap(b *testing.B) {
 		mm := run(b, "mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--format=directory", include, "--skip=check/qemu",
 			"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "bookworm", filepath.Join(dir, "mm"), "deb [trusted=yes] copy://"+archive+" bookworm main")
 		de := run(b, "debootstrap", "--no-check-gpg", "--variant=minbase", include, "bookworm", filepath.Join(dir, "de"), "file://"+archive)
-		b.ReportMetric(ours, "s/meros")
-		b.ReportMetric(mm.Seconds(), "s/mmdebstrap")
-		b.ReportMetric(de.Seconds(), "s/debootstrap")
-		b.ReportMetric(mm.Seconds()/ours, "x/mmdebstrap")
-		b.ReportMetric(de.Seconds()/ours, "x/debootstrap")
+		s.add("s/meros", ours)
+		s.add("s/mmdebstrap", mm.Seconds())
+		s.add("s/debootstrap", de.Seconds())
+		s.add("x/mmdebstrap", mm.Seconds()/ours)
+		s.add("x/debootstrap", de.Seconds()/ours)
 	}
 }
 
@@ -59,9 +61,9 @@ func BenchmarkEdit(b *testing.B) {
 	meros(b, p, root, "build", "lab")
 	tree := newest(b, filepath.Join(root, "data", "cache", "trees"))
 	dir := b.TempDir()
-	n := 0
+	s := make(samples)
+	defer s.report(b)
 	for b.Loop() {
-		n++
 		write(b, motd, time.Now().String()+"\n")
 		o := meros(b, p, root, "build", "lab")
 		_, chain := o.stage("delta")
@@ -69,10 +71,10 @@ func BenchmarkEdit(b *testing.B) {
 		raw, packed := filepath.Join(dir, "raw"), filepath.Join(dir, "qcow2")
 		os.Remove(raw)
 		full := run(b, "mke2fs", "-q", "-t", "ext4", "-d", tree, raw, "512M") + run(b, "qemu-img", "convert", "-O", "qcow2", raw, packed)
-		b.ReportMetric(chain, "s/chain")
-		b.ReportMetric(o.wall.Seconds(), "s/flattened")
-		b.ReportMetric(full.Seconds(), "s/full-repack")
-		b.ReportMetric(full.Seconds()/chain, "x/full-repack")
+		s.add("s/chain", chain)
+		s.add("s/flattened", o.wall.Seconds())
+		s.add("s/full-repack", full.Seconds())
+		s.add("x/full-repack", full.Seconds()/chain)
 	}
 }
 
@@ -96,13 +98,15 @@ func newest(b *testing.B, dir string) string {
 // packages that are there and nothing else.
 func BenchmarkTen(b *testing.B) {
 	p := program(b)
+	s := make(samples)
+	defer s.report(b)
 	for b.Loop() {
 		rootOne, rootTen := downloaded(b, p, machines(1)), downloaded(b, p, machines(10))
 		one, ten := meros(b, p, rootOne, "build", "lab"), meros(b, p, rootTen, "build", "lab")
 		store := func(root string) int64 { return allocated(b, filepath.Join(root, "data", "cache")) }
-		b.ReportMetric(one.wall.Seconds(), "s/one")
-		b.ReportMetric(ten.wall.Seconds(), "s/ten")
-		b.ReportMetric(ten.wall.Seconds()/one.wall.Seconds(), "x/one")
-		b.ReportMetric(float64(store(rootTen)-store(rootOne))/9/1e6, "MB/machine")
+		s.add("s/one", one.wall.Seconds())
+		s.add("s/ten", ten.wall.Seconds())
+		s.add("x/one", ten.wall.Seconds()/one.wall.Seconds())
+		s.add("MB/machine", float64(store(rootTen)-store(rootOne))/9/1e6)
 	}
 }

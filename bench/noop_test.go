@@ -42,16 +42,18 @@ func BenchmarkNoop(b *testing.B) {
 				write(b, filepath.Join(root, "constellations", "lab", fmt.Sprintf("m%d/includes.chroot/etc/name", i)), fmt.Sprint(i))
 			}
 			nodes := fill(b, p, root)
+			s := make(samples)
+			defer s.report(b)
 			for b.Loop() {
 				start := run(b, p, "--help")
 				o := best(b, p, root)
 				if len(o.ran) > 0 {
 					b.Fatalf("%d stages ran, among them %s", len(o.ran), o.ran[0].Node)
 				}
-				b.ReportMetric(float64(nodes), "nodes")
-				b.ReportMetric(o.wall.Seconds()*1000, "ms")
-				b.ReportMetric(o.wall.Seconds()/start.Seconds(), "x/help")
-				b.ReportMetric(float64(o.maxRSS)/1e6, "MB/rss")
+				s.add("nodes", float64(nodes))
+				s.add("ms", o.wall.Seconds()*1000)
+				s.add("x/help", o.wall.Seconds()/start.Seconds())
+				s.add("MB/rss", float64(o.maxRSS)/1e6)
 			}
 		})
 	}
@@ -89,7 +91,7 @@ func fill(b *testing.B, program, root string) int {
 	}
 	plan, memo := new(graph.Plan), graph.ReadMemo(filepath.Join(b.TempDir(), "memo"), time.Now())
 	planned, err := stages.Plan(plan, m, all, lock, stages.Options{
-		Root: root, Self: self, Tools: stages.ToolIdentities(all, memo), Memo: memo,
+		Root: root, Self: self, Tools: stages.ToolIdentities(all, false, memo), Memo: memo,
 		URLs: func(*constellations.DebianLock, constellations.Package) []string { return nil },
 	})
 	if err != nil {

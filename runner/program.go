@@ -38,13 +38,19 @@ func ProgramFiles(name string) ([]string, error) {
 	if err != nil {
 		return resolveAll(files)
 	}
+	var dirs []string
+	for _, pattern := range libraryDirs {
+		found, _ := filepath.Glob(pattern)
+		dirs = append(dirs, found...)
+	}
 	for _, lib := range libs {
 		if lib == "libc.so.6" {
 			continue
 		}
-		for _, d := range libraryDirs {
-			if found, _ := filepath.Glob(filepath.Join(d, lib)); len(found) > 0 {
-				files = append(files, found[0])
+		for _, d := range dirs {
+			file := filepath.Join(d, lib)
+			if _, err := os.Stat(file); err == nil {
+				files = append(files, file)
 				break
 			}
 		}

@@ -53,11 +53,11 @@ func (pl *planner) kernel(pm *Machine, section *constellations.DebianLock) error
 		}
 		pm.KernelPath = file
 	}
-	self, err := graph.ReadLocal("init", pl.Self, pl.Memo)
+	self, err := pl.file("init", pl.Self)
 	if err != nil {
 		return err
 	}
-	initrd.Locals = []graph.Local{self}
+	initrd.Locals = []graph.Local{*self}
 	pm.Initrd = pl.plan.Add(initrd)
 	return nil
 }
@@ -100,11 +100,11 @@ func (pl *planner) boot(pm *Machine) (*graph.Node, error) {
 	if pm.Kernel != nil {
 		n.Inputs = append(n.Inputs, graph.Input{Name: "kernel", Node: pm.Kernel, Output: "kernel"})
 	} else {
-		l, err := graph.ReadLocal("kernel", pm.KernelPath, pl.Memo)
+		l, err := pl.file("kernel", pm.KernelPath)
 		if err != nil {
 			return nil, err
 		}
-		n.Locals = []graph.Local{l}
+		n.Locals = []graph.Local{*l}
 	}
 	return pl.plan.Add(n), nil
 }

@@ -29,21 +29,25 @@ func sources(vm *constellations.Machine) []string { return []string{"common", vm
 // local reads a file or directory of the constellation, or returns nil if
 // there is none.
 func (pl *planner) local(name, rel string) (*graph.Local, error) {
-	if l, ok := pl.locals[rel]; ok {
+	file := filepath.Join(pl.m.Dir, rel)
+	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return pl.file(name, file)
+}
+
+// file is a local input that has to be there. Machines share many, each is
+// read once.
+func (pl *planner) file(name, file string) (*graph.Local, error) {
+	if l, ok := pl.locals[file]; ok {
 		return l, nil
 	}
-	file := filepath.Join(pl.m.Dir, rel)
-	_, err := os.Lstat(file)
-	var l *graph.Local
-	if !errors.Is(err, fs.ErrNotExist) {
-		read, err := graph.ReadLocal(name, file, pl.Memo)
-		if err != nil {
-			return nil, err
-		}
-		l = &read
+	l, err := graph.ReadLocal(name, file, pl.Memo)
+	if err != nil {
+		return nil, err
 	}
-	pl.locals[rel] = l
-	return l, nil
+	pl.locals[file] = &l
+	return &l, nil
 }
 
 // overlay is the layer of the files to copy in, or nil if there are none.

@@ -66,7 +66,7 @@ type planner struct {
 	plan   *graph.Plan
 	m      *constellations.Manifest
 	lock   *constellations.Lock
-	locals map[string]*graph.Local  // by path in the constellation; common/ is read once for all machines
+	locals map[string]*graph.Local  // by path; common/ is read once for all machines
 	bases  map[string][]*graph.Node // by what makes a base; it has hundreds of packages, machines share it
 }
 

@@ -11,16 +11,18 @@ import (
 )
 
 // ToolIdentities are the [Options.Tools] of this host: for each program that
-// the machines' stages run, the digest of the program and of the libraries it
+// the machines' stages run, boot checks included if boot is set, the digest of the program and of the libraries it
 // names, or "missing", of which the stage that needs it complains when it
 // runs.
-func ToolIdentities(machines []*constellations.Machine, memo *graph.Memo) map[string]string {
+func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.Memo) map[string]string {
 	names := map[string]bool{"mke2fs": true, "debugfs": true}
 	for _, m := range machines {
 		if m.Bootstrap == "debootstrap" {
 			names["debootstrap"] = true
 		}
-		names["qemu-system-"+m.Arch] = true
+		if boot || m.BootCheck {
+			names["qemu-system-"+m.Arch] = true
+		}
 	}
 	ids := make(map[string]string)
 	for n := range names {

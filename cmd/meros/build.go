@@ -123,7 +123,7 @@ func (c *buildCmd) build(e *env) (*built, error) {
 		return nil, err
 	}
 	o := stages.Options{
-		Root: e.root, Self: self, Tools: stages.ToolIdentities(machines, w.memo), URLs: newMirrors(m).urls, Memo: w.memo,
+		Root: e.root, Self: self, Tools: stages.ToolIdentities(machines, c.Boot, w.memo), URLs: newMirrors(m).urls, Memo: w.memo,
 		RootfsOnly: c.RootfsOnly, Boot: c.Boot,
 	}
 	if c.Timeout > 0 {
