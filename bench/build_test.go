@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"meros/cmd/lab"
 	"meros/constellations"
 	"meros/runner/debian"
 )
@@ -15,21 +16,20 @@ import (
 // meros (the whole stage: the tree, its archive and its digest) against
 // mmdebstrap and debootstrap, which leave a tree.
 func BenchmarkBootstrap(b *testing.B) {
-	p := program(b)
 	s := make(samples)
 	defer s.report(b)
 	for b.Loop() {
-		root := downloaded(b, p, machines(1))
-		ours, _ := meros(b, p, root, "build", "lab", "--rootfs-only").stage("bootstrap")
+		p := project(b, 1)
+		ours, _ := p.Must(b, "build", "lab", "--rootfs-only").Stage("bootstrap")
 
-		lock, err := constellations.ReadLock(filepath.Join(root, "constellations", "lab", "meros.lock"))
+		lock, err := constellations.ReadLock(p.Path("constellations/lab/meros.lock"))
 		if err != nil {
 			b.Fatal(err)
 		}
 		section := lock.Section("bookworm", "x86_64", "")
 		var debs []string
 		for _, d := range section.Base {
-			debs = append(debs, filepath.Join(root, "data", "cache", "cas", d.SHA256[:2], d.SHA256))
+			debs = append(debs, filepath.Join(p.Path("data/cache/cas"), d.SHA256[:2], d.SHA256))
 		}
 		dir := b.TempDir()
 		os.Chmod(dir, 0o755)
@@ -39,9 +39,9 @@ func BenchmarkBootstrap(b *testing.B) {
 			b.Fatal(err)
 		}
 		include := "--include=" + strings.Join(names, ",")
-		mm := run(b, "mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--format=directory", include, "--skip=check/qemu",
+		mm := lab.Time(b, "mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--format=directory", include, "--skip=check/qemu",
 			"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "bookworm", filepath.Join(dir, "mm"), "deb [trusted=yes] copy://"+archive+" bookworm main")
-		de := run(b, "debootstrap", "--no-check-gpg", "--variant=minbase", include, "bookworm", filepath.Join(dir, "de"), "file://"+archive)
+		de := lab.Time(b, "debootstrap", "--no-check-gpg", "--variant=minbase", include, "bookworm", filepath.Join(dir, "de"), "file://"+archive)
 		s.add("s/meros", ours)
 		s.add("s/mmdebstrap", mm.Seconds())
 		s.add("s/debootstrap", de.Seconds())
@@ -54,32 +54,31 @@ func BenchmarkBootstrap(b *testing.B) {
 // image of 200 MB. The peer is what a build without the chain does: make the
 // whole file system and image anew.
 func BenchmarkEdit(b *testing.B) {
-	p := program(b)
-	root := downloaded(b, p, machines(1))
-	motd := filepath.Join(root, "constellations", "lab", "m0", "includes.chroot", "etc", "motd")
-	write(b, motd, "0\n")
-	meros(b, p, root, "build", "lab")
-	tree := newest(b, filepath.Join(root, "data", "cache", "trees"))
+	p := project(b, 1)
+	const motd = "constellations/lab/m0/includes.chroot/etc/motd"
+	p.Write(b, motd, "0\n")
+	p.Must(b, "build", "lab")
+	tree := largest(b, p.Path("data/cache/trees"))
 	dir := b.TempDir()
 	s := make(samples)
 	defer s.report(b)
 	for b.Loop() {
-		write(b, motd, time.Now().String()+"\n")
-		o := meros(b, p, root, "build", "lab")
-		_, chain := o.stage("delta")
+		p.Write(b, motd, time.Now().String()+"\n")
+		o := p.Must(b, "build", "lab")
+		_, chain := o.Stage("delta")
 
 		raw, packed := filepath.Join(dir, "raw"), filepath.Join(dir, "qcow2")
 		os.Remove(raw)
-		full := run(b, "mke2fs", "-q", "-t", "ext4", "-d", tree, raw, "512M") + run(b, "qemu-img", "convert", "-O", "qcow2", raw, packed)
+		full := lab.Time(b, "mke2fs", "-q", "-t", "ext4", "-d", tree, raw, "512M") + lab.Time(b, "qemu-img", "convert", "-O", "qcow2", raw, packed)
 		s.add("s/chain", chain)
-		s.add("s/flattened", o.wall.Seconds())
+		s.add("s/flattened", o.Wall.Seconds())
 		s.add("s/full-repack", full.Seconds())
 		s.add("x/full-repack", full.Seconds()/chain)
 	}
 }
 
-// newest is the directory that was made last.
-func newest(b *testing.B, dir string) string {
+// largest is the directory that takes most room.
+func largest(b *testing.B, dir string) string {
 	b.Helper()
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -87,7 +86,7 @@ func newest(b *testing.B, dir string) string {
 	}
 	best, size := "", int64(0)
 	for _, e := range entries {
-		if n := allocated(b, filepath.Join(dir, e.Name())); n > size {
+		if n := lab.Allocated(b, filepath.Join(dir, e.Name())); n > size {
 			best, size = filepath.Join(dir, e.Name()), n
 		}
 	}
@@ -97,16 +96,15 @@ func newest(b *testing.B, dir string) string {
 // BenchmarkTen builds ten machines that share a base, against one, from
 // packages that are there and nothing else.
 func BenchmarkTen(b *testing.B) {
-	p := program(b)
 	s := make(samples)
 	defer s.report(b)
 	for b.Loop() {
-		rootOne, rootTen := downloaded(b, p, machines(1)), downloaded(b, p, machines(10))
-		one, ten := meros(b, p, rootOne, "build", "lab"), meros(b, p, rootTen, "build", "lab")
-		store := func(root string) int64 { return allocated(b, filepath.Join(root, "data", "cache")) }
-		s.add("s/one", one.wall.Seconds())
-		s.add("s/ten", ten.wall.Seconds())
-		s.add("x/one", ten.wall.Seconds()/one.wall.Seconds())
-		s.add("MB/machine", float64(store(rootTen)-store(rootOne))/9/1e6)
+		pOne, pTen := project(b, 1), project(b, 10)
+		one, ten := pOne.Must(b, "build", "lab"), pTen.Must(b, "build", "lab")
+		store := func(p *lab.Project) int64 { return lab.Allocated(b, p.Path("data/cache")) }
+		s.add("s/one", one.Wall.Seconds())
+		s.add("s/ten", ten.Wall.Seconds())
+		s.add("x/one", ten.Wall.Seconds()/one.Wall.Seconds())
+		s.add("MB/machine", float64(store(pTen)-store(pOne))/9/1e6)
 	}
 }

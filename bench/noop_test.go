@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"meros/cache"
+	"meros/cmd/lab"
 	"meros/constellations"
 	"meros/graph"
 	"meros/stages"
@@ -31,39 +31,37 @@ func (pretend) RunJob(_ context.Context, j *graph.Job) error {
 // BenchmarkNoop builds what is built already. The limit it is measured
 // against is the start of the program ("meros --help").
 func BenchmarkNoop(b *testing.B) {
-	p := program(b)
 	for _, n := range []int{10, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			root := downloaded(b, p, machines(n))
-			for _, dir := range []string{"common/includes.chroot/etc/motd", "common/hooks/0100-x.chroot"} {
-				write(b, filepath.Join(root, "constellations", "lab", dir), "#!/bin/sh\n")
-			}
+			p := project(b, n)
+			p.Write(b, "constellations/lab/common/includes.chroot/etc/motd", "hello\n")
+			p.Write(b, "constellations/lab/common/hooks/0100-x.chroot", "#!/bin/sh\n")
 			for i := range n { // so that each machine has layers of its own
-				write(b, filepath.Join(root, "constellations", "lab", fmt.Sprintf("m%d/includes.chroot/etc/name", i)), fmt.Sprint(i))
+				p.Write(b, fmt.Sprintf("constellations/lab/m%d/includes.chroot/etc/name", i), fmt.Sprint(i))
 			}
-			nodes := fill(b, p, root)
+			nodes := fill(b, p)
 			s := make(samples)
 			defer s.report(b)
 			for b.Loop() {
-				start := run(b, p, "--help")
-				o := best(b, p, root)
-				if len(o.ran) > 0 {
-					b.Fatalf("%d stages ran, among them %s", len(o.ran), o.ran[0].Node)
+				start := lab.Time(b, lab.Program(b), "--help")
+				o := best(b, p)
+				if ran := o.Ran(); len(ran) > 0 {
+					b.Fatalf("stages ran: %q", ran)
 				}
 				s.add("nodes", float64(nodes))
-				s.add("ms", o.wall.Seconds()*1000)
-				s.add("x/help", o.wall.Seconds()/start.Seconds())
-				s.add("MB/rss", float64(o.maxRSS)/1e6)
+				s.add("ms", o.Wall.Seconds()*1000)
+				s.add("x/help", o.Wall.Seconds()/start.Seconds())
+				s.add("MB/rss", float64(o.MaxRSS)/1e6)
 			}
 		})
 	}
 }
 
 // best is the fastest of five runs: the others measure the machine's noise.
-func best(b *testing.B, p, root string) *outcome {
-	var o *outcome
+func best(b *testing.B, p *lab.Project) *lab.Outcome {
+	var o *lab.Outcome
 	for range 5 {
-		if next := meros(b, p, root, "build", "lab"); o == nil || next.wall < o.wall {
+		if next := p.Must(b, "build", "lab"); o == nil || next.Wall < o.Wall {
 			o = next
 		}
 	}
@@ -71,9 +69,9 @@ func best(b *testing.B, p, root string) *outcome {
 }
 
 // fill puts an answer for every node of the plan into the cache.
-func fill(b *testing.B, program, root string) int {
+func fill(b *testing.B, p *lab.Project) int {
 	b.Helper()
-	m, err := constellations.Find(root, "lab")
+	m, err := constellations.Find(p.Root, "lab")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -85,23 +83,19 @@ func fill(b *testing.B, program, root string) int {
 	for i := range m.Machines {
 		all = append(all, &m.Machines[i])
 	}
-	self, err := exec.LookPath(program)
-	if err != nil {
-		b.Fatal(err)
-	}
 	plan, memo := new(graph.Plan), graph.ReadMemo(filepath.Join(b.TempDir(), "memo"), time.Now())
 	planned, err := stages.Plan(plan, m, all, lock, stages.Options{
-		Root: root, Self: self, Tools: stages.ToolIdentities(all, false, memo), Memo: memo,
+		Root: p.Root, Self: lab.Program(b), Tools: stages.ToolIdentities(all, false, memo), Memo: memo,
 		URLs: func(*constellations.DebianLock, constellations.Package) []string { return nil },
 	})
 	if err != nil {
 		b.Fatal(err)
 	}
-	store, err := cache.Open(filepath.Join(root, "data", "cache"), cache.Options{NoSync: true})
+	store, err := cache.Open(p.Path("data/cache"), cache.Options{NoSync: true})
 	if err != nil {
 		b.Fatal(err)
 	}
-	scratch, err := store.NewScratch(filepath.Join(root, "data", "build"))
+	scratch, err := store.NewScratch(p.Path("data/build"))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -1,0 +1,326 @@
+// Package lab runs the real program in throw-away projects, for tests and
+// benchmarks.
+package lab
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Skip ends a test that cannot run here; in CI that is a failure.
+func Skip(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("cannot run here: "+format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// NeedRoot skips where this is not root.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		Skip(t, "needs root")
+	}
+}
+
+// Need skips where a program is missing.
+func Need(t testing.TB, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			Skip(t, "needs the program %s (./dist-conf.sh installs it)", p)
+		}
+	}
+}
+
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "meros-lab-")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, "meros")
+	cmd := exec.Command("go", "build", "-o", file, "meros/cmd/meros")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return file, nil
+})
+
+// Program is the path of the program, built as a user builds it, once.
+func Program(t testing.TB) string {
+	t.Helper()
+	file, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// Close removes what [Program] built; TestMain calls it.
+func Close() {
+	if file, err := program(); err == nil {
+		os.RemoveAll(filepath.Dir(file))
+	}
+}
+
+// Project is a root directory: it holds constellations/ and data/.
+type Project struct{ Root string }
+
+// New makes a project with the given files, named relative to its root. Files
+// whose names end in ".chroot" can be run.
+func New(t testing.TB, files map[string]string) *Project {
+	t.Helper()
+	root := t.TempDir()
+	for d := root; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		os.Chmod(d, 0o755) // for users that tests become
+	}
+	p := &Project{root}
+	if err := os.Mkdir(p.Path("constellations"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range files {
+		p.Write(t, name, text)
+	}
+	return p
+}
+
+// Path is a path in the project.
+func (p *Project) Path(name string) string { return filepath.Join(p.Root, name) }
+
+// Write makes or replaces a file.
+func (p *Project) Write(t testing.TB, name, text string) {
+	t.Helper()
+	file := p.Path(name)
+	perm := os.FileMode(0o644)
+	if strings.HasSuffix(name, ".chroot") {
+		perm = 0o755
+	}
+	err := os.MkdirAll(filepath.Dir(file), 0o755)
+	if err == nil {
+		err = os.WriteFile(file, []byte(text), perm)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Event is a line of --progress=json.
+type Event struct {
+	Event, Node, Stage, Text, Line, Error string
+	Seconds, T                            float64
+}
+
+// Outcome is how a run of the program ended.
+type Outcome struct {
+	Exit           int
+	Stdout, Stderr string
+	Wall           time.Duration
+	MaxRSS         int64 // bytes
+	Events         []Event
+}
+
+// Ran are the names of the stages that were run, without fetches.
+func (o *Outcome) Ran() []string {
+	var names []string
+	for _, e := range o.Events {
+		if e.Event == "ran" && e.Stage != "fetch" {
+			names = append(names, e.Node)
+		}
+	}
+	return names
+}
+
+// Stage is how long the stage's nodes took, together, and when the last ended.
+func (o *Outcome) Stage(name string) (seconds, ended float64) {
+	for _, e := range o.Events {
+		if e.Event == "ran" && e.Stage == name {
+			seconds, ended = seconds+e.Seconds, max(ended, e.T)
+		}
+	}
+	return seconds, ended
+}
+
+// Command is the program in the project, with its progress as JSON.
+func (p *Project) Command(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	return exec.Command(Program(t), append([]string{"--root", p.Root, "--progress=json"}, args...)...)
+}
+
+// Run runs the program, whatever comes of it.
+func (p *Project) Run(t testing.TB, args ...string) *Outcome {
+	t.Helper()
+	return Finish(t, p.Command(t, args...))
+}
+
+// Finish runs a command to its end.
+func Finish(t testing.TB, cmd *exec.Cmd) *Outcome {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	start := time.Now()
+	err := cmd.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	o := &Outcome{Exit: cmd.ProcessState.ExitCode(), Stdout: stdout.String(), Stderr: stderr.String(), Wall: time.Since(start)}
+	o.MaxRSS = cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+	lines := bufio.NewScanner(&stderr)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var e Event
+		if json.Unmarshal(lines.Bytes(), &e) == nil {
+			o.Events = append(o.Events, e)
+		}
+	}
+	return o
+}
+
+// Must runs the program and fails the test if that fails.
+func (p *Project) Must(t testing.TB, args ...string) *Outcome {
+	t.Helper()
+	o := p.Run(t, args...)
+	if o.Exit != 0 {
+		t.Fatalf("meros %s: exit status %d\n%s%s", strings.Join(args, " "), o.Exit, o.Stdout, o.Stderr)
+	}
+	return o
+}
+
+// Packages are what a machine needs to boot and to be logged in to.
+const Packages = "[systemd-sysv, udev, dbus, openssh-server, iproute2]"
+
+// seedManifest uses what the machines of tests use, so that one lock pins it.
+const seedManifest = `virtual_machines:
+  plain: {suite: bookworm}
+  full: {suite: bookworm, packages: ` + Packages + `}
+`
+
+// seedAge is how old the downloads may be that tests share.
+const seedAge = 12 * time.Hour
+
+// Downloaded is a project that has a lock for machines without packages and
+// with [Packages] for each of the named constellations, and all that it pins
+// in its cache. The archives are asked once a day.
+func Downloaded(t testing.TB, constellations ...string) *Project {
+	t.Helper()
+	seed := seeded(t)
+	lock, err := os.ReadFile(seed.Path("constellations/seed/meros.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := New(t, nil)
+	for _, c := range constellations {
+		p.Write(t, "constellations/"+c+"/meros.lock", string(lock))
+	}
+	for _, sum := range LockedDigests(lock) {
+		blob := filepath.Join("data/cache/cas", sum[:2], sum)
+		if err := os.MkdirAll(filepath.Dir(p.Path(blob)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Link(seed.Path(blob), p.Path(blob)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p
+}
+
+// seeded is the project that all others get their packages from. It stays.
+func seeded(t testing.TB) *Project {
+	t.Helper()
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("meros-seed-%d", os.Getuid()))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	unlock := lockFile(t, dir+".lock")
+	defer unlock()
+	p := &Project{dir}
+	fi, err := os.Stat(p.Path("constellations/seed/meros.lock"))
+	if err == nil && time.Since(fi.ModTime()) < seedAge {
+		return p
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	p.Write(t, "constellations/seed/manifest.yml", seedManifest)
+	if o := p.Run(t, "build", "seed"); o.Exit != 0 {
+		os.RemoveAll(dir)
+		Skip(t, "needs an archive of Debian and what builds an image: %s", o.Stderr)
+	}
+	return p
+}
+
+func lockFile(t testing.TB, name string) (unlock func()) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() { f.Close() }
+}
+
+// LockedDigests are the digests of the packages in a lock.
+func LockedDigests(lock []byte) (sums []string) {
+	seen := make(map[string]bool)
+	for line := range strings.Lines(string(lock)) {
+		if f := strings.Fields(line); len(f) > 2 && f[0] == "package" && !seen[f[len(f)-1]] {
+			seen[f[len(f)-1]] = true
+			sums = append(sums, f[len(f)-1])
+		}
+	}
+	return sums
+}
+
+// Allocated is the room that files take on the disk, bytes, each inode once.
+func Allocated(t testing.TB, dir string) int64 {
+	t.Helper()
+	seen := make(map[uint64]bool)
+	var sum int64
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if st := fi.Sys().(*syscall.Stat_t); !seen[st.Ino] {
+			seen[st.Ino] = true
+			sum += st.Blocks * 512
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
+}
+
+// Time is how long a command takes that has to succeed.
+func Time(t testing.TB, name string, args ...string) time.Duration {
+	t.Helper()
+	start := time.Now()
+	if out, err := exec.CommandContext(context.Background(), name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
+	}
+	return time.Since(start)
+}
