@@ -88,12 +88,17 @@ type Project struct{ Root string }
 // whose names end in ".chroot" can be run.
 func New(t testing.TB, files map[string]string) *Project {
 	t.Helper()
-	root := t.TempDir()
+	return In(t, t.TempDir(), files)
+}
+
+// In makes the project in an existing directory.
+func In(t testing.TB, root string, files map[string]string) *Project {
+	t.Helper()
 	for d := root; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
 		os.Chmod(d, 0o755) // for users that tests become
 	}
 	p := &Project{root}
-	if err := os.Mkdir(p.Path("constellations"), 0o755); err != nil {
+	if err := os.MkdirAll(p.Path("constellations"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range files {
@@ -220,12 +225,19 @@ const seedAge = 12 * time.Hour
 // in its cache. The archives are asked once a day.
 func Downloaded(t testing.TB, constellations ...string) *Project {
 	t.Helper()
+	p := New(t, nil)
+	p.Download(t, constellations...)
+	return p
+}
+
+// Download does what [Downloaded] says in a project that is there.
+func (p *Project) Download(t testing.TB, constellations ...string) {
+	t.Helper()
 	seed := seeded(t)
 	lock, err := os.ReadFile(seed.Path("constellations/seed/meros.lock"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := New(t, nil)
 	for _, c := range constellations {
 		p.Write(t, "constellations/"+c+"/meros.lock", string(lock))
 	}
@@ -234,11 +246,10 @@ func Downloaded(t testing.TB, constellations ...string) *Project {
 		if err := os.MkdirAll(filepath.Dir(p.Path(blob)), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Link(seed.Path(blob), p.Path(blob)); err != nil {
+		if err := os.Link(seed.Path(blob), p.Path(blob)); err != nil && !errors.Is(err, fs.ErrExist) {
 			t.Fatal(err)
 		}
 	}
-	return p
 }
 
 // seeded is the project that all others get their packages from. It stays.

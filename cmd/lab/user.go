@@ -1,0 +1,69 @@
+package lab
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// UserOptions are what an ordinary user of a test has.
+type UserOptions struct {
+	NoSubIDs bool     // no subordinate ids
+	Without  []string // programs that are not to be found
+}
+
+// userScript makes, in a mount namespace of its own, the user and the device
+// nodes as udev has them (0666), and becomes the user.
+const userScript = `set -e
+mount --make-rprivate /
+for f in passwd group subuid subgid; do [ -e /etc/$f ] || : >/etc/$f; mount --bind "$LAB_DIR/$f" /etc/$f; done
+mount -t tmpfs -o mode=755 dev "$LAB_DIR/dev"
+mknod -m 0666 "$LAB_DIR/dev/fuse" c 10 229
+mknod -m 0666 "$LAB_DIR/dev/tun" c 10 200
+if [ -e /dev/fuse ]; then mount --bind "$LAB_DIR/dev/fuse" /dev/fuse; fi
+if [ -e /dev/net/tun ]; then mount --bind "$LAB_DIR/dev/tun" /dev/net/tun; fi
+for p in $LAB_WITHOUT; do f=$(command -v "$p") && mount --bind /dev/null "$f"; done
+exec setpriv --reuid=61001 --regid=61001 --clear-groups env HOME="$LAB_DIR/home" USER=lab "$@"
+`
+
+// AsUser is the command, run by an ordinary user who owns the project.
+func (p *Project) AsUser(t testing.TB, o UserOptions, cmd *exec.Cmd) *exec.Cmd {
+	t.Helper()
+	NeedRoot(t)
+	Need(t, "unshare", "setpriv", "newuidmap")
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		os.Chmod(d, 0o755)
+	}
+	ids := "lab:200000:65536\n"
+	if o.NoSubIDs {
+		ids = ""
+	}
+	for name, text := range map[string]string{"subuid": ids, "subgid": ids, "passwd": "lab:x:61001:61001::/:/bin/sh\n", "group": "lab:x:61001:\n"} {
+		host, _ := os.ReadFile("/etc/" + name)
+		if name == "subuid" || name == "subgid" {
+			host = nil
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), append(host, text...), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []string{"dev", "home"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("chown", "-R", "61001:61001", p.Root, filepath.Join(dir, "home")).CombinedOutput(); err != nil {
+		t.Fatalf("chown: %v\n%s", err, out)
+	}
+	without := ""
+	for _, w := range o.Without {
+		without += w + " "
+	}
+	user := exec.Command("unshare", append([]string{"--mount", "sh", "-c", userScript, "sh"}, cmd.Args...)...)
+	user.Args[6] = cmd.Path
+	user.Env = append(os.Environ(), "LAB_DIR="+dir, "LAB_WITHOUT="+without)
+	user.Dir = p.Root
+	return user
+}

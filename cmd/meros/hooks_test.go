@@ -1,0 +1,162 @@
+package main
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"meros/cmd/lab"
+)
+
+func fileDigest(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	_, err = io.Copy(h, f)
+	return fmt.Sprintf("%x", h.Sum(nil)), err
+}
+
+func TestHookFails(t *testing.T) {
+	p := shared(t, "failing", map[string]string{
+		"m/hooks/0100-fine.chroot": "#!/bin/sh\necho all is fine\n",
+		"m/hooks/0200-app.chroot":  "#!/bin/sh\necho the first line\nfor i in 1 2 3; do echo line $i; done\necho 'no such thing' >&2\nexit 3\n",
+		"m/hooks/0300-not.chroot":  "#!/bin/sh\necho must not run\n",
+	})
+	o := lab.Finish(t, exec.Command(lab.Program(t), "--root", p.Root, "--progress=plain", "build", "failing", "--rootfs-only"))
+	fails(t, o, 1, "build failing/m hooks: hooks/0200-app.chroot: exit status 3", "  | no such thing", "  | line 3", "full log: ", "meros build -v --progress=plain failing m")
+	if strings.Contains(o.Stderr, "must not run") {
+		t.Error("the hook after the failed one ran")
+	}
+	log := regexp.MustCompile(`full log: (.*)`).FindStringSubmatch(o.Stderr)
+	if log == nil {
+		t.Fatal("no path of the log")
+	}
+	if b, err := os.ReadFile(log[1]); err != nil || !strings.Contains(string(b), "the first line") || !strings.Contains(string(b), "all is fine") {
+		t.Errorf("the log is not all there: %v\n%s", err, b)
+	}
+	leftovers(t, p)
+	// What was built before it is kept.
+	if _, err := os.Stat(p.Path("data/disks/failing-m.qcow2")); err == nil {
+		t.Error("there is a disk of a failed build")
+	}
+	p.Write(t, "constellations/failing/m/hooks/0200-app.chroot", "#!/bin/sh\n")
+	if ran := p.Must(t, "build", "failing", "--rootfs-only").Ran(); strings.Contains(strings.Join(ran, " "), "bootstrap") {
+		t.Errorf("the second build ran %q", ran)
+	}
+}
+
+func TestHookHangs(t *testing.T) {
+	p := shared(t, "hanging", map[string]string{"m/hooks/01-wait.chroot": "#!/bin/sh\necho waiting\nsleep 86399\n"})
+	start := time.Now()
+	o := p.Run(t, "build", "hanging", "--rootfs-only", "--timeout=2s")
+	fails(t, o, 1, "hooks/01-wait.chroot: timed out after 2s", "--timeout gives it more")
+	if d := time.Since(start); d > time.Minute {
+		t.Errorf("it took %v", d)
+	}
+	if left := processes(t, "sleep 86399"); len(left) > 0 {
+		t.Errorf("still running: %q", left)
+	}
+	leftovers(t, p)
+}
+
+// A hook that leaves a daemon behind is done when it ends, and the daemon is
+// gone with it.
+func TestHookDaemon(t *testing.T) {
+	p := shared(t, "daemon", map[string]string{"m/hooks/01-daemon.chroot": "#!/bin/sh\nsetsid sleep 86398 >/dev/null 2>&1 &\nsetsid sleep 86398 &\necho started > /etc/started\n"})
+	start := time.Now()
+	p.Must(t, "build", "daemon", "--rootfs-only")
+	if d := time.Since(start); d > time.Minute {
+		t.Errorf("it took %v", d)
+	}
+	if left := processes(t, "sleep 86398"); len(left) > 0 {
+		t.Errorf("still running: %q", left)
+	}
+}
+
+// escape tries the ways out of a sandbox that package scripts could take.
+const escape = `#!/bin/bash
+report() { if "${@:2}" >/dev/null 2>&1; then echo "ESCAPE: $1"; fi; }
+report "block device" mknod /tmp/vda b 254 0
+report "device that works" bash -c 'mknod /tmp/null2 c 1 3 && echo x > /tmp/null2'
+report "mount" mount -t tmpfs x /mnt
+report "remount /proc/sys" mount -o remount,rw /proc/sys
+report "sysctl" bash -c 'echo 1 > /proc/sys/kernel/panic'
+report "sysrq" bash -c 'echo h > /proc/sysrq-trigger'
+# A user namespace of its own is allowed; what it opens must stay closed.
+mkdir -p /tmp/x
+report "sysctl by a fresh /proc" unshare -Urmpf sh -c 'mount -t proc proc /tmp/x && echo 1 > /tmp/x/sys/kernel/panic'
+report "fresh sysfs" unshare -Urmn mount -t sysfs sysfs /tmp/x
+report "uncover /proc/sys" unshare -Urm sh -c 'umount /proc/sys && echo 1 > /proc/sys/kernel/panic'
+report "device in a nested namespace" unshare -Urm sh -c 'mknod /tmp/vdb b 254 0'
+report "host name" hostname other
+report "kernel log" dmesg
+report "pid 1's root" test -e /proc/1/root/proc/1/root/HOSTMARK
+report "other processes" bash -c '[ $(ls -d /proc/[0-9]* | wc -l) -gt 20 ]'
+report "network" bash -c 'echo > /dev/tcp/127.0.0.1/MEROSPORT'
+report "inputs" test -e /in
+report "module" bash -c 'modprobe dummy || insmod x'
+report "clock" date -s 2001-01-01
+for p in / /.. /../../../../.. /proc/self/root/.. /proc/1/cwd /proc/1/root; do
+	report "mark at $p" test -e "$p/HOSTMARK"
+done
+# chroot out of the root, the classic way
+report "chroot" perl -e 'chroot "/tmp/x"; chdir ".." for 1..64; chroot "."; exit(! -e "HOSTMARK")'
+kill -9 -1
+echo survived
+`
+
+func TestHookStaysInside(t *testing.T) {
+	mark := filepath.Join(t.TempDir(), "mark")
+	if err := os.WriteFile(mark, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	script := strings.NewReplacer("HOSTMARK", strings.TrimPrefix(mark, "/"), "MEROSPORT", "1").Replace(escape)
+	p := shared(t, "escape", map[string]string{"m/hooks/01-escape.chroot": script, "m/hooks/02-after.chroot": "#!/bin/sh\necho done > /etc/done\n"})
+	bystander := exec.Command("sleep", "86397")
+	if err := bystander.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { bystander.Process.Kill(); bystander.Wait() }()
+	// kill -9 -1 ends the script itself, and nothing outside.
+	o := p.Run(t, "-v", "build", "escape", "--rootfs-only")
+	if strings.Contains(o.Stderr, "ESCAPE") {
+		t.Errorf("a hook got out:\n%s", regexp.MustCompile(`ESCAPE: [^"]*`).FindAllString(o.Stderr, -1))
+	}
+	if len(processes(t, "sleep 86397")) == 0 {
+		t.Error("a process of the host was killed")
+	}
+	if o.Exit != 0 && !strings.Contains(o.Stderr, "killed by signal 9") && !strings.Contains(o.Stderr, "survived") {
+		t.Errorf("exit status %d\n%s", o.Exit, o.Stderr)
+	}
+}
+
+// Hooks of common/ run first, in the order of their names, and leave no trace
+// of themselves.
+func TestHookOrder(t *testing.T) {
+	p := shared(t, "order", map[string]string{
+		"common/hooks/0200-b.chroot": "#!/bin/sh\necho common-b >> /etc/order\n",
+		"common/hooks/0100-a.chroot": "#!/bin/sh\necho common-a >> /etc/order\n",
+		"m/hooks/0050-c.chroot":      "#!/bin/sh\necho machine-c >> /etc/order; ls / /run /tmp /usr/sbin > /etc/seen; test -d /proc/self && test -c /dev/null && touch /tmp/x\n",
+		"m/hooks/readme.txt":         "not a hook",
+	})
+	p.Must(t, "build", "order", "--rootfs-only")
+	tree := mountless(t, p, "order-m")
+	if got := tree.read(t, "/etc/order"); got != "common-a\ncommon-b\nmachine-c\n" {
+		t.Errorf("order: %q", got)
+	}
+	for _, trace := range []string{"/run/meros", "/usr/sbin/policy-rc.d", "/tmp/x"} {
+		if tree.exists(t, trace) {
+			t.Errorf("%s is in the image", trace)
+		}
+	}
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"meros/cmd/lab"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	lab.Close()
+	if sharedDir != "" {
+		os.RemoveAll(sharedDir)
+	}
+	os.Exit(code)
+}
+
+// sharedDir holds the project of shared.
+var sharedDir string
+
+// plain is a machine without packages of its own: it builds in seconds.
+const plain = "virtual_machines:\n  m: {suite: bookworm}\n"
+
+// shared is a project whose cache holds the base of plain machines. Each test
+// has a constellation of its own in it; the first to come builds the base.
+func shared(t *testing.T, constellation string, files map[string]string) *lab.Project {
+	t.Helper()
+	lab.NeedRoot(t)
+	if sharedDir == "" {
+		dir, err := os.MkdirTemp("", "meros-shared-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		sharedDir = dir
+	}
+	p := lab.In(t, sharedDir, nil)
+	p.Download(t, constellation)
+	if _, ok := files["manifest.yml"]; !ok {
+		p.Write(t, "constellations/"+constellation+"/manifest.yml", plain)
+	}
+	for name, text := range files {
+		p.Write(t, "constellations/"+constellation+"/"+name, text)
+	}
+	t.Cleanup(func() { os.RemoveAll(p.Path("constellations/" + constellation)) })
+	return p
+}
+
+// fails expects the run to end with the exit status and with each of the
+// words in what it says.
+func fails(t *testing.T, o *lab.Outcome, exit int, words ...string) {
+	t.Helper()
+	if o.Exit != exit {
+		t.Errorf("exit status %d, want %d\n%s", o.Exit, exit, o.Stderr)
+	}
+	for _, w := range words {
+		if !strings.Contains(o.Stderr, w) {
+			t.Errorf("the messages do not have %q:\n%s", w, o.Stderr)
+		}
+	}
+}
+
+// leftovers are files that a build may only have while it runs.
+func leftovers(t *testing.T, p *lab.Project) {
+	t.Helper()
+	for _, pattern := range []string{"data/build/*", "data/cache/tmp/*", "data/cache/locks/*"} {
+		found, _ := filepath.Glob(p.Path(pattern))
+		if len(found) > 0 {
+			t.Errorf("left behind: %v", found)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(mounts), p.Root) {
+		t.Errorf("something in %s is still mounted", p.Root)
+	}
+}
+
+// processes lists the command lines of running processes that hold word.
+func processes(t *testing.T, word string) (found []string) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, _ := os.ReadFile(f) // gone by now
+		if line := strings.ReplaceAll(string(b), "\x00", " "); strings.Contains(line, word) {
+			found = append(found, filepath.Base(filepath.Dir(f))+" "+line)
+		}
+	}
+	return found
+}
+
+// disk is the digest of a machine's delivered image.
+func disk(t *testing.T, p *lab.Project, name string) string {
+	t.Helper()
+	sum, err := fileDigest(p.Path("data/disks/" + name + ".qcow2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
+}
