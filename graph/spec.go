@@ -40,6 +40,7 @@ type StepInput struct {
 	Name   string        `json:"name"`
 	Path   string        `json:"path"`
 	Digest digest.Digest `json:"digest"`
+	From   string        `json:"from"` // the node that made it, for people
 }
 
 // All returns the inputs called name, in the plan's order.
@@ -96,12 +97,12 @@ func (j *Job) Spec(self string) (runner.Spec, Step) {
 	for i, in := range n.Inputs {
 		target := filepath.Join(stepIn, strconv.Itoa(i))
 		spec.Mounts = append(spec.Mounts, runner.Mount{Source: j.Inputs[i].Path, Target: target})
-		step.Inputs = append(step.Inputs, StepInput{in.Name, target, j.Inputs[i].Artifact.Digest})
+		step.Inputs = append(step.Inputs, StepInput{in.Name, target, j.Inputs[i].Artifact.Digest, in.Node.Name})
 	}
 	for i, l := range n.Locals {
 		target := filepath.Join(stepIn, "local"+strconv.Itoa(i))
 		spec.Mounts = append(spec.Mounts, runner.Mount{Source: l.Path, Target: target})
-		step.Locals = append(step.Locals, StepInput{l.Name, target, digest.Digest(l.Digest)})
+		step.Locals = append(step.Locals, StepInput{l.Name, target, digest.Digest(l.Digest), l.Name})
 	}
 	for _, d := range n.Devices {
 		if _, err := os.Stat(d); err == nil {

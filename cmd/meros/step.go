@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -56,7 +57,21 @@ func runStep(ctx context.Context, file string) error {
 	if !ok {
 		return fmt.Errorf("%s: there is no stage %q", file, s.Stage)
 	}
-	return f(ctx, s)
+	return s.named(f(ctx, s))
+}
+
+// named puts what an input is in the place of where the sandbox has it.
+func (s *step) named(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	for _, in := range append(s.Inputs, s.Locals...) {
+		for _, end := range []string{":", "/"} {
+			text = strings.ReplaceAll(text, in.Path+end, "("+in.From+")"+end)
+		}
+	}
+	return errors.New(text)
 }
 
 // progressMark begins a line by which a step tells how far it is, and which
