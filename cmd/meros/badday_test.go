@@ -1,0 +1,328 @@
+package main
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"meros/cmd/lab"
+)
+
+// eventful calls see for each line of progress that a command prints.
+type eventful struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+	see  func(line string)
+}
+
+func (w *eventful) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.text.Write(b)
+	for line := range strings.Lines(string(b)) {
+		w.see(line)
+	}
+	return len(b), nil
+}
+
+// interruptAt sends the signal when a node of the stage starts, and returns
+// how the program ended.
+func interruptAt(t *testing.T, p *lab.Project, stage string, sig syscall.Signal, args ...string) (*os.ProcessState, string) {
+	t.Helper()
+	cmd := p.Command(t, args...)
+	// Of its own process group: the signal is sent to meros alone, which has
+	// to see to the rest.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	sent := false
+	w := &eventful{}
+	w.see = func(line string) {
+		if !sent && strings.Contains(line, `"event":"started"`) && strings.Contains(line, `"stage":"`+stage+`"`) {
+			sent = true
+			time.AfterFunc(30*time.Millisecond, func() { cmd.Process.Signal(sig) })
+		}
+	}
+	cmd.Stderr = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	if !sent {
+		t.Fatalf("no node of stage %s was started:\n%s", stage, w.text.String())
+	}
+	return cmd.ProcessState, w.text.String()
+}
+
+// busyFiles make every stage of a constellation run.
+var busyFiles = map[string]string{
+	"manifest.yml":               plain,
+	"m/includes.chroot/etc/motd": "hello\n",
+	"m/hooks/0100-x.chroot":      "#!/bin/sh\nsleep 0.2\necho hook > /etc/hook\n",
+}
+
+// However a build ends at whatever stage, the next one goes on and gives what
+// an undisturbed one gives.
+func TestInterruptedAnywhere(t *testing.T) {
+	lab.NeedRoot(t)
+	write := func(p *lab.Project) {
+		for name, text := range busyFiles {
+			p.Write(t, "constellations/busy/"+name, text)
+		}
+	}
+	calm := lab.Downloaded(t, "busy")
+	write(calm)
+	calm.Must(t, "build", "busy")
+	want := disk(t, calm, "busy-m")
+
+	p := lab.Downloaded(t, "busy")
+	write(p)
+	for _, stage := range []string{"bootstrap", "kernel", "initrd", "pack", "overlay", "hooks", "delta", "disk"} {
+		for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
+			removeResults(t, p, stage)
+			st, text := interruptAt(t, p, stage, sig, "build", "busy", "-j1")
+			if sig == syscall.SIGINT {
+				// A stage of a few milliseconds may have been the last one.
+				if st.ExitCode() != exitInterrupted && st.ExitCode() != 0 {
+					t.Errorf("%s: exit status %d after SIGINT\n%s", stage, st.ExitCode(), text)
+				}
+				leftovers(t, p)
+			}
+			settled(t, p.Root)
+		}
+	}
+	p.Must(t, "build", "busy")
+	leftovers(t, p)
+	if got := disk(t, p, "busy-m"); got != want {
+		t.Errorf("the disk is %s, an undisturbed build gives %s", got, want)
+	}
+}
+
+// removeResults makes the cache forget a stage.
+func removeResults(t *testing.T, p *lab.Project, stage string) {
+	t.Helper()
+	err := filepath.WalkDir(p.Path("data/cache/actions"), func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil
+		}
+		b, err := os.ReadFile(file)
+		if err == nil && bytes.Contains(b, []byte(`"stage":"`+stage+`"`)) {
+			return os.Remove(file)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// settled waits until no process of the project's sandboxes is left.
+func settled(t *testing.T, root string) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		left := processes(t, root)
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("still running: %q", left)
+		}
+	}
+}
+
+// Two at once share the work.
+func TestTwoBuilders(t *testing.T) {
+	p := shared(t, "twice", map[string]string{"m/hooks/01-slow.chroot": "#!/bin/sh\nsleep 1\necho x > /etc/x\n"})
+	var outcomes [2]*lab.Outcome
+	var wg sync.WaitGroup
+	for i := range outcomes {
+		wg.Go(func() { outcomes[i] = p.Run(t, "build", "twice") })
+	}
+	wg.Wait()
+	ran := make(map[string]int)
+	for _, o := range outcomes {
+		if o.Exit != 0 {
+			t.Errorf("exit status %d\n%s", o.Exit, o.Stderr)
+		}
+		for _, n := range o.Ran() {
+			ran[n]++
+		}
+	}
+	if ran["twice/m hooks"] != 1 {
+		t.Errorf("the hook ran %d times", ran["twice/m hooks"])
+	}
+	for n, times := range ran {
+		if times != 1 {
+			t.Errorf("%s ran %d times", n, times)
+		}
+	}
+	leftovers(t, p)
+}
+
+// A changed byte in anything that is stored is found, named, and made good.
+func TestFlippedByte(t *testing.T) {
+	p := shared(t, "flipped", map[string]string{"m/includes.chroot/etc/motd": "hello\n", "m/hooks/01-x.chroot": "#!/bin/sh\necho x > /etc/x\n"})
+	p.Must(t, "build", "flipped")
+	want := disk(t, p, "flipped-m")
+	outputs := make(map[string]string) // file to node
+	entries, err := filepath.Glob(p.Path("data/cache/actions/*/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e, ".key") {
+			continue
+		}
+		b, err := os.ReadFile(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		node := between(string(b), `"node":"`, `"`)
+		if !strings.HasPrefix(node, "flipped/") && !strings.HasPrefix(node, "bookworm") {
+			continue
+		}
+		outputs[e] = "entry of " + node
+		for rest := string(b); strings.Contains(rest, `"digest":"sha256:`); {
+			sum := between(rest, `"digest":"sha256:`, `"`)
+			rest = rest[strings.Index(rest, sum):]
+			outputs[p.Path("data/cache/cas/"+sum[:2]+"/"+sum)] = "output of " + node
+		}
+	}
+	if len(outputs) < 15 {
+		t.Fatalf("only %d files to damage", len(outputs))
+	}
+	for file, what := range outputs {
+		flip(t, file)
+		o := p.Run(t, "build", "flipped")
+		if o.Exit != 0 {
+			t.Errorf("%s: exit status %d\n%s", what, o.Exit, o.Stderr)
+			continue
+		}
+		if got := disk(t, p, "flipped-m"); got != want {
+			t.Errorf("%s: the disk became another one", what)
+		}
+	}
+	// And the file that the user sees.
+	flip(t, p.Path("data/disks/flipped-m.qcow2"))
+	o := p.Must(t, "build", "flipped")
+	if got := disk(t, p, "flipped-m"); got != want || len(o.Ran()) != 1 {
+		t.Errorf("an edited disk was not made anew: ran %q", o.Ran())
+	}
+}
+
+func between(s, before, after string) string {
+	_, s, _ = strings.Cut(s, before)
+	s, _, _ = strings.Cut(s, after)
+	return s
+}
+
+// flip inverts a bit in the middle of a file.
+func flip(t *testing.T, file string) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if os.IsNotExist(err) {
+		return // an output that another one replaced
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil || fi.Size() == 0 {
+		return
+	}
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, fi.Size()/2); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	if _, err := f.WriteAt(b, fi.Size()/2); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// inSmallData runs a shell script in a mount namespace in which the project's
+// data directory is a tmpfs of the given size. $MEROS is the program.
+func inSmallData(t *testing.T, p *lab.Project, size, script string) *lab.Outcome {
+	t.Helper()
+	lab.NeedRoot(t)
+	if err := os.MkdirAll(p.Path("data"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("unshare", "--mount", "sh", "-c", `set -e
+mount --make-rprivate /
+cp -r data/cache/cas "$SEED"
+mount -t tmpfs -o size="$SIZE" data data
+mkdir -p data/cache; cp -r --preserve=timestamps "$SEED" data/cache/cas
+set +e
+`+script)
+	cmd.Dir = p.Root
+	cmd.Env = append(os.Environ(), "MEROS="+lab.Program(t), "SIZE="+size, "SEED="+filepath.Join(t.TempDir(), "cas"))
+	return lab.Finish(t, cmd)
+}
+
+// A full disk is said to be full, whatever was writing; room makes it go on.
+func TestDiskFull(t *testing.T) {
+	for size, stage := range map[string]string{"150M": "bootstrap", "420M": "image"} {
+		t.Run(size, func(t *testing.T) {
+			p := lab.Downloaded(t, "full")
+			p.Write(t, "constellations/full/manifest.yml", plain)
+			o := inSmallData(t, p, size, `"$MEROS" --progress=plain build full --rootfs-only; echo "first: $?"
+mount -o remount,size=4G data
+"$MEROS" --progress=plain build full --rootfs-only; echo "second: $?"; ls data/build | wc -l`)
+			if !strings.Contains(o.Stdout, "first: 1") || !strings.Contains(o.Stdout, "second: 0") {
+				t.Errorf("%s\n%s", o.Stdout, o.Stderr)
+			}
+			if !strings.Contains(o.Stderr, "no space left on device") && !strings.Contains(o.Stderr, "No space left on device") {
+				t.Errorf("it does not say that the disk is full (while making the %s):\n%s", stage, o.Stderr)
+			}
+		})
+	}
+}
+
+// A hook that fills the disk fails, and takes nothing with it.
+func TestHookFillsDisk(t *testing.T) {
+	p := lab.Downloaded(t, "full")
+	p.Write(t, "constellations/full/manifest.yml", plain)
+	p.Write(t, "constellations/full/m/hooks/01-fill.chroot", "#!/bin/sh\nexec cat /dev/zero > /srv/big\n")
+	o := inSmallData(t, p, "900M", `"$MEROS" --progress=plain build full --rootfs-only; echo "first: $?"
+rm constellations/full/m/hooks/01-fill.chroot
+"$MEROS" --progress=plain build full --rootfs-only; echo "second: $?"`)
+	if !strings.Contains(o.Stdout, "first: 1") || !strings.Contains(o.Stdout, "second: 0") {
+		t.Errorf("%s\n%s", o.Stdout, o.Stderr)
+	}
+	for _, w := range []string{"hooks/01-fill.chroot", "No space left on device"} {
+		if !strings.Contains(o.Stderr, w) {
+			t.Errorf("no %q in\n%s", w, o.Stderr)
+		}
+	}
+}
+
+func TestReadOnlyData(t *testing.T) {
+	lab.NeedRoot(t)
+	p := lab.Downloaded(t, "ro")
+	p.Write(t, "constellations/ro/manifest.yml", plain)
+	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount --make-rprivate / && mount --bind data data && mount -o remount,ro,bind data && exec "$MEROS" --progress=plain build ro`)
+	cmd.Dir = p.Root
+	cmd.Env = append(os.Environ(), "MEROS="+lab.Program(t))
+	fails(t, lab.Finish(t, cmd), 1, "read-only file system", "the data directory must be writable", "--root DIR")
+}
+
+func TestNoSubordinateIDs(t *testing.T) {
+	p := lab.Downloaded(t, "ids")
+	p.Write(t, "constellations/ids/manifest.yml", plain)
+	o := lab.Finish(t, p.AsUser(t, lab.UserOptions{NoSubIDs: true}, p.Command(t, "build", "ids")))
+	fails(t, o, 1, "/etc/subuid", "usermod --add-subuids")
+}
+
+func TestMissingPrograms(t *testing.T) {
+	p := lab.Downloaded(t, "tools")
+	p.Write(t, "constellations/tools/manifest.yml", plain)
+	o := lab.Finish(t, p.AsUser(t, lab.UserOptions{Without: []string{"newuidmap"}}, p.Command(t, "build", "tools")))
+	fails(t, o, 1, "newuidmap")
+}
