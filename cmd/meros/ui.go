@@ -29,6 +29,7 @@ type ui struct {
 	start   time.Time
 
 	running map[*graph.Node]*activity
+	failed  []*graph.NodeError
 	total   int // nodes in the plan
 	ended   int
 	drawn   int // lines of the live region on the screen
@@ -89,8 +90,11 @@ func (u *ui) print(line string) {
 	u.draw(true)
 }
 
-// fail prints an error, and of a failed node the end of its log and where all
-// of it is.
+// failuresShown is how many failed nodes of a build are told about at its end.
+const failuresShown = 4
+
+// fail prints an error, and of each failed node the end of its log and where
+// all of it is.
 func (u *ui) fail(err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -100,7 +104,18 @@ func (u *ui) fail(err error) {
 		u.errorLine(err.Error())
 		return
 	}
-	msg := err.Error()
+	u.failNode(ne)
+	others := slices.DeleteFunc(u.failed, func(o *graph.NodeError) bool { return o == ne })
+	for _, o := range others[:min(len(others), failuresShown-1)] {
+		u.failNode(o)
+	}
+	if more := len(others) - (failuresShown - 1); more > 0 {
+		u.errorLine(fmt.Sprintf("%d more failed", more))
+	}
+}
+
+func (u *ui) failNode(ne *graph.NodeError) {
+	msg := ne.Error()
 	tail := ne.Tail
 	if why, ok := stageError(ne.Tail); ok {
 		msg = fmt.Sprintf("build %s: %s", ne.Node.Name, why)
@@ -109,17 +124,20 @@ func (u *ui) fail(err error) {
 		}
 		tail = tail[:max(len(tail)-1, 0)]
 	}
-	if u.mode != "json" {
-		for _, l := range tail {
-			fmt.Fprintln(u.err, "  |", printable(l))
-		}
+	if u.mode == "json" {
+		u.errorLine(msg)
+		return
+	}
+	for _, l := range tail {
+		fmt.Fprintln(u.err, "  |", printable(l))
 	}
 	u.errorLine(msg)
-	if u.mode != "json" && ne.Log != "" {
-		fmt.Fprintf(u.err, "full log: %s\n", ne.Log)
-		if c, m, ok := machineOf(ne.Node); ok {
-			fmt.Fprintf(u.err, "to see it happen: meros build -v --progress=plain %s %s\n", c, m)
-		}
+	if ne.Log == "" {
+		return
+	}
+	fmt.Fprintf(u.err, "full log: %s\n", ne.Log)
+	if c, m, ok := machineOf(ne.Node); ok {
+		fmt.Fprintf(u.err, "to see it happen: meros build -v --progress=plain %s %s\n", c, m)
 	}
 }
 
@@ -163,6 +181,9 @@ func (u *ui) begin(n int) {
 func (u *ui) event(e graph.Event) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if ne := (*graph.NodeError)(nil); e.Kind == graph.Failed && errors.As(e.Err, &ne) {
+		u.failed = append(u.failed, ne)
+	}
 	if u.mode == "json" {
 		u.jsonEvent(e)
 		return
