@@ -26,6 +26,7 @@ type Machine struct {
 	Disks   [][]string // each a chain of qcow2 files, the writable one first
 	Console string     // file that the serial console is logged to
 	QMP     string     // unix socket of the machine protocol
+	PIDFile string     // QEMU removes it when it ends in order
 	Network Network
 	Extra   []string // further arguments
 }
@@ -81,6 +82,9 @@ func (m Machine) Argv() ([]string, error) {
 	argv = append(argv,
 		"-chardev", "file,id=console,append=on,path="+escape(m.Console), "-serial", "chardev:console",
 		"-chardev", "socket,id=qmp,server=on,wait=off,path="+escape(m.QMP), "-mon", "chardev=qmp,mode=control")
+	if m.PIDFile != "" {
+		argv = append(argv, "-pidfile", m.PIDFile)
+	}
 	for i, chain := range m.Disks {
 		nodes, err := blockdevs(fmt.Sprintf("disk%d", i), chain)
 		if err != nil {

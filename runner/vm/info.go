@@ -16,7 +16,8 @@ const (
 	Starting    State = "starting"    // runs, and nobody could log in yet
 	Ready       State = "ready"       // runs, and ssh answers
 	Unreachable State = "unreachable" // runs, and ssh does not answer any more
-	Crashed     State = "crashed"     // ended without having been shut down by meros
+	Ended       State = "ended"       // ended itself: powered off, rebooted or panicked
+	Crashed     State = "crashed"     // its QEMU did not end in order
 )
 
 // Status is what is known of a machine.
@@ -50,7 +51,10 @@ func (g *Group) Info(ctx context.Context, machine string) (Status, error) {
 	}
 	s.Started, s.Ready, s.Accel, s.Memory, s.CPUs, s.Image = r.Started, r.Ready, r.Accel, r.Memory, r.CPUs, r.Image
 	if !g.alive(machine) {
-		s.State, s.Tail = Crashed, consoleTail(g.Console(machine), tailLines)
+		s.State, s.Tail = Ended, consoleTail(g.Console(machine), tailLines)
+		if _, err := os.Stat(g.file(machine, pidFile)); err == nil {
+			s.State = Crashed
+		}
 		return s, nil
 	}
 	s.PID, s.SSH = r.PID, fmt.Sprintf("%s@127.0.0.1:%d", r.User, r.Port)

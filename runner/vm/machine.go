@@ -58,6 +58,7 @@ const (
 	qemuLogFile = "qemu.log"
 	socketFile  = "qmp.sock"
 	knownFile   = "known_hosts"
+	pidFile     = "qemu.pid"
 )
 
 func (g *Group) dir(machine string) string { return filepath.Join(g.State, machine) }
@@ -131,7 +132,7 @@ func (m *Machine) argv(accel []string, port int) ([]string, error) {
 	return qemu.Machine{
 		Name: m.Name, Arch: m.Arch, Accel: accel, Memory: m.Memory, CPUs: m.CPUs, Display: m.Display,
 		Kernel: m.Kernel, Initrd: initrdFile, Disks: [][]string{append([]string{diskFile}, m.Images...)},
-		Console: consoleFile, QMP: socketFile, Network: qemu.Network{SSHPort: port, MAC: m.MAC}, Extra: m.Extra,
+		Console: consoleFile, QMP: socketFile, PIDFile: pidFile, Network: qemu.Network{SSHPort: port, MAC: m.MAC}, Extra: m.Extra,
 	}.Argv()
 }
 

@@ -98,11 +98,7 @@ func (g *Group) start(ctx context.Context, m *Machine) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := g.clear(m.Name); err != nil {
-		return nil, err
-	}
-	dir := g.dir(m.Name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(g.dir(m.Name), 0o700); err != nil {
 		return nil, err
 	}
 	lock, err := openLock(g.file(m.Name, lockFile))
@@ -113,6 +109,18 @@ func (g *Group) start(ctx context.Context, m *Machine) (*running, error) {
 	if ok, err := tryLock(lock); err != nil || !ok {
 		return nil, errors.Join(err, errors.New("its lock is held: it runs, or is being started"))
 	}
+	if err := g.clear(m.Name); err != nil {
+		return nil, err
+	}
+	r, err := g.startLocked(ctx, m, accel, lock)
+	if err != nil {
+		return nil, errors.Join(err, g.clear(m.Name))
+	}
+	r.record.Accel = why
+	return r, g.writeRecord(m.Name, r.record)
+}
+
+func (g *Group) startLocked(ctx context.Context, m *Machine, accel []string, lock *os.File) (*running, error) {
 	host, err := g.host(m.Name, m.User, 0)
 	if err != nil {
 		return nil, err
@@ -126,17 +134,13 @@ func (g *Group) start(ctx context.Context, m *Machine) (*running, error) {
 		if err != nil && attempt < 5 && strings.Contains(err.Error(), "host forwarding rule") {
 			continue
 		}
-		if err != nil {
-			return nil, err
-		}
-		r.record.Accel = why
-		return r, g.writeRecord(m.Name, r.record)
+		return r, err
 	}
 }
 
 // clear removes what an ended run left, except the console log.
 func (g *Group) clear(machine string) error {
-	for _, f := range []string{recordFile, diskFile, initrdFile, socketFile, knownFile} {
+	for _, f := range []string{recordFile, diskFile, initrdFile, socketFile, knownFile, pidFile} {
 		if err := os.Remove(g.file(machine, f)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

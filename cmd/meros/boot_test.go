@@ -1,0 +1,255 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"meros/cmd/lab"
+	"meros/runner/vm"
+)
+
+// bootable is a machine that boots and can be logged in to.
+const bootableManifest = "virtual_machines:\n  m: {suite: bookworm, memory: 512M, cpus: 2, packages: " + lab.Packages + "}\n"
+
+// status asks how the only machine of a constellation is.
+func status(t *testing.T, p *lab.Project, constellation string) vm.Status {
+	t.Helper()
+	var all []vm.Status
+	if o := p.Must(t, "info", constellation, "--json"); json.Unmarshal([]byte(o.Stdout), &all) != nil || len(all) != 1 {
+		t.Fatalf("info --json printed %q", o.Stdout)
+	}
+	return all[0]
+}
+
+// expectState compares what info says of the only machine.
+func expectState(t *testing.T, p *lab.Project, want vm.State) vm.Status {
+	t.Helper()
+	s := status(t, p, "live")
+	if s.State != want {
+		t.Fatalf("it is %s, want %s: %+v", s.State, want, s)
+	}
+	return s
+}
+
+// ends waits until the machine does not run any more.
+func ends(t *testing.T, p *lab.Project) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); status(t, p, "live").PID != 0; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it still runs")
+		}
+	}
+}
+
+// A machine from its first start to its last end.
+func TestMachineLife(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-system-x86_64", "ssh")
+	p := lab.Downloaded(t, "live")
+	p.Write(t, "constellations/live/manifest.yml", bootableManifest)
+	p.Must(t, "build", "live")
+	image := disk(t, p, "live-m")
+	// However the test ends, nothing of it stays.
+	t.Cleanup(func() {
+		if s := status(t, p, "live"); s.PID != 0 {
+			p.Run(t, "shutdown", "live", "--wait=1s")
+		}
+		if left := processes(t, p.Root); len(left) > 0 {
+			t.Errorf("still running: %q", left)
+		}
+	})
+	fails(t, p.Run(t, "connect", "live", "m"), 1, "live/m is not running", "meros init live")
+	expectState(t, p, vm.Stopped)
+
+	if st := endedInit(t, p, syscall.SIGINT); st.ExitCode() != exitInterrupted {
+		t.Errorf("an interrupted init: %v", st)
+	}
+	expectState(t, p, vm.Stopped)
+	endedInit(t, p, syscall.SIGKILL)
+	pid := expectState(t, p, vm.Starting).PID
+	if o := p.Must(t, "init", "live"); !strings.Contains(o.Stderr, "runs already") || !strings.Contains(o.Stderr, "ready after") {
+		t.Errorf("a second init said\n%s", o.Stderr)
+	}
+	s := expectState(t, p, vm.Ready)
+	if s.PID != pid {
+		t.Errorf("process %d became %d", pid, s.PID)
+	}
+	t.Run("connect", func(t *testing.T) { connects(t, p) })
+	t.Run("secrets", func(t *testing.T) { keepsSecrets(t, p) })
+
+	t.Run("poweroff inside", func(t *testing.T) {
+		p.Run(t, "connect", "live", "m", "--", "systemctl poweroff")
+		ends(t, p)
+		if s := expectState(t, p, vm.Ended); len(s.Tail) == 0 {
+			t.Error("the end of the console is not shown")
+		}
+	})
+	t.Run("killed", func(t *testing.T) {
+		p.Must(t, "init", "live")
+		syscall.Kill(expectState(t, p, vm.Ready).PID, syscall.SIGKILL)
+		ends(t, p)
+		expectState(t, p, vm.Crashed)
+		fails(t, p.Run(t, "connect", "live", "m"), 1, "is not running")
+		// A pid that another process has now is left alone.
+		p.Must(t, "shutdown", "live")
+		expectState(t, p, vm.Stopped)
+	})
+	t.Run("shutdown", func(t *testing.T) {
+		p.Must(t, "init", "live")
+		if o := p.Must(t, "shutdown", "live"); !strings.Contains(o.Stderr, "live/m shut down by its power button") {
+			t.Errorf("shutdown said\n%s", o.Stderr)
+		}
+		if o := p.Must(t, "shutdown", "live"); !strings.Contains(o.Stderr, "was not running") {
+			t.Errorf("a second shutdown said\n%s", o.Stderr)
+		}
+		left, _ := filepath.Glob(p.Path("data/state/live/m/*"))
+		if len(left) != 3 {
+			t.Errorf("after the end there are %q, not the lock and the two logs", left)
+		}
+	})
+	if got := disk(t, p, "live-m"); got != image {
+		t.Error("the image was written to")
+	}
+}
+
+// endedInit ends meros when it has just started the machine.
+func endedInit(t *testing.T, p *lab.Project, sig syscall.Signal) *os.ProcessState {
+	t.Helper()
+	cmd := p.Command(t, "init", "live")
+	started := make(chan struct{})
+	w := &eventful{}
+	w.see = func(line string) {
+		if strings.Contains(line, "live/m started") {
+			close(started)
+		}
+	}
+	cmd.Stderr = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-started:
+	case <-time.After(time.Minute):
+		t.Error("the machine was not started within a minute")
+	}
+	cmd.Process.Signal(sig)
+	cmd.Wait()
+	return cmd.ProcessState
+}
+
+// connects expects commands in the guest to behave as if they were run here.
+func connects(t *testing.T, p *lab.Project) {
+	for _, test := range []struct {
+		name, in, out, err string
+		argv               []string
+		exit               int
+	}{
+		{"status", "", "", "", []string{"--", "exit 37"}, 37},
+		{"streams", "in\x00put\n", "in\x00put\n", "err\n", []string{"--", "cat; echo err >&2"}, 0},
+		{"words", "", "[a  b][$HOME][;'\"\n]", "", []string{"--", "printf", "[%s]", "a  b", "$HOME", ";'\"\n"}, 0},
+		{"flags of the command", "", "-n\n", "", []string{"--", "echo", "-e", "-n"}, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cmd := p.Command(t, append([]string{"connect", "live", "m"}, test.argv...)...)
+			cmd.Stdin = strings.NewReader(test.in)
+			o := lab.Finish(t, cmd)
+			if test.name == "flags of the command" {
+				test.out = o.Stdout // echo of dash or bash; that it ran is what counts
+			}
+			if o.Exit != test.exit || o.Stdout != test.out || o.Stderr != test.err {
+				t.Errorf("exit status %d, output %q, errors %q", o.Exit, o.Stdout, o.Stderr)
+			}
+		})
+	}
+}
+
+// keepsSecrets expects keys where they belong and nowhere else.
+func keepsSecrets(t *testing.T, p *lab.Project) {
+	private := []string{"data/ssh/id_ed25519", "data/ssh/live/m/ssh_host_ed25519_key", "data/state/live/m/initrd", "data/state/live/m/disk.qcow2"}
+	for _, f := range private {
+		if fi, err := os.Stat(p.Path(f)); err != nil || fi.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v %v, want 0600", f, fi, err)
+		}
+	}
+	id, err := os.ReadFile(p.Path("data/ssh/live/m/machine-id"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := p.Must(t, "connect", "live", "m", "--", "cat /etc/machine-id; hostname; stat -c %a /etc/ssh/ssh_host_ed25519_key; systemctl is-system-running --wait; uname -s")
+	lines := strings.Split(strings.TrimSpace(o.Stdout), "\n")
+	if want := []string{strings.TrimSpace(string(id)), "m", "600", "running", "Linux"}; !slices.Equal(lines, want) {
+		t.Errorf("the guest says %q, want %q", lines, want)
+	}
+	public, err := exec.Command("ssh-keygen", "-y", "-f", p.Path("data/ssh/id_ed25519")).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := strings.Fields(string(public))[1]
+	host, err := os.ReadFile(p.Path("data/ssh/live/m/ssh_host_ed25519_key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range []string{key, strings.TrimSpace(string(id)), strings.Split(string(host), "\n")[2]} {
+		// grep reads what is gigabytes faster than we do.
+		out, err := exec.Command("grep", "-rlF", "--", word, p.Path("data/cache"), p.Path("data/disks")).CombinedOutput()
+		if err == nil || len(bytes.TrimSpace(out)) > 0 {
+			t.Errorf("a secret is in %s (%v)", out, err)
+		}
+	}
+}
+
+// A verdict is an artifact like any other.
+func TestBootCheck(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-system-x86_64")
+	p := lab.Downloaded(t, "check", "dead")
+	p.Write(t, "constellations/check/manifest.yml", bootableManifest)
+	first := p.Must(t, "build", "check", "--boot")
+	if !slices.Contains(first.Ran(), "check/m boot check") {
+		t.Errorf("it ran %q", first.Ran())
+	}
+	verdicts, _ := filepath.Glob(p.Path("data/cache/cas/*/*"))
+	found := false
+	for _, f := range verdicts {
+		if fi, err := os.Stat(f); err != nil || fi.Size() > 4096 {
+			continue
+		}
+		var v vm.Verdict
+		b, err := os.ReadFile(f)
+		if err == nil && json.Unmarshal(b, &v) == nil && v.Ready {
+			found = v.Seconds > 0 && strings.HasPrefix(v.Kernel, "Linux ") && v.OSRelease["VERSION_CODENAME"] == "bookworm"
+		}
+	}
+	if !found {
+		t.Error("there is no verdict with the kernel and the system in it")
+	}
+	p.Write(t, "constellations/check/manifest.yml", "boot_check: true\n"+bootableManifest)
+	if second := p.Must(t, "build", "check"); len(second.Ran()) != 0 {
+		t.Errorf("the same machine was booted again: %q", second.Ran())
+	}
+	if left := processes(t, p.Root); len(left) > 0 {
+		t.Errorf("still running: %q", left)
+	}
+	leftovers(t, p)
+
+	// A machine without an init ends in a panic, and that is said.
+	p.Write(t, "constellations/dead/manifest.yml", plain)
+	o := p.Run(t, "build", "dead", "--boot")
+	fails(t, o, 1, "dead/m boot check", "ended before it could be logged in to", "meros:")
+	leftovers(t, p)
+}
+
+func TestNoQEMU(t *testing.T) {
+	p := lab.Downloaded(t, "noqemu")
+	p.Write(t, "constellations/noqemu/manifest.yml", plain)
+	o := lab.Finish(t, p.AsUser(t, lab.UserOptions{Without: []string{"qemu-system-x86_64"}}, p.Command(t, "init", "noqemu")))
+	fails(t, o, 1, "qemu-system-x86_64", "apt install qemu-system")
+}
