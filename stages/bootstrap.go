@@ -66,6 +66,15 @@ func (pl *planner) base(vm *constellations.Machine, section *constellations.Debi
 	return lower, err
 }
 
+// baseName is what people call the system that a machine shares with others.
+func baseName(vm *constellations.Machine) string {
+	name := vm.Suite + " " + vm.Arch
+	if vm.Bootstrap == "debootstrap" {
+		name += " debootstrap"
+	}
+	return name
+}
+
 func (pl *planner) makeBase(vm *constellations.Machine, section *constellations.DebianLock) ([]*graph.Node, error) {
 	params := []graph.Param{{Name: "engine", Value: vm.Bootstrap}, {Name: "suite", Value: vm.Suite}, {Name: "arch", Value: vm.Arch}, epoch(section)}
 	if vm.Mirror != "" {
@@ -75,7 +84,7 @@ func (pl *planner) makeBase(vm *constellations.Machine, section *constellations.
 		params = append(params, pl.tools("debootstrap")...)
 	}
 	bootstrap := pl.plan.Add(&graph.Node{
-		Stage: "bootstrap", Revision: bootstrapRevision, Name: fmt.Sprintf("%s %s bootstrap", vm.Suite, vm.Arch),
+		Stage: "bootstrap", Revision: bootstrapRevision, Name: baseName(vm) + " bootstrap",
 		Params: params, Inputs: pl.fetchAll(section, section.Base), Outputs: []string{"layer", "accounts"},
 		Needs: graph.Needs{CPU: 2, Memory: bootstrapMemory},
 	})
@@ -91,7 +100,7 @@ func (pl *planner) makeBase(vm *constellations.Machine, section *constellations.
 		return lower, nil // all of them are in the base
 	}
 	packages := pl.plan.Add(&graph.Node{
-		Stage: "packages", Revision: packagesRevision, Name: fmt.Sprintf("%s %s packages (%d)", vm.Suite, vm.Arch, len(set.Packages)),
+		Stage: "packages", Revision: packagesRevision, Name: fmt.Sprintf("%s packages (%d)", baseName(vm), len(set.Packages)),
 		Params: []graph.Param{epoch(section), {Name: "names", Value: strings.Join(set.Names, " ")}}, Inputs: append(trees("lower", lower), pl.fetchAll(section, set.Packages)...),
 		Outputs: []string{"layer", "accounts"}, Needs: graph.Needs{CPU: 1, Memory: bootstrapMemory},
 	})

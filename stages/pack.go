@@ -30,7 +30,7 @@ func geometry(vm *constellations.Machine, section *constellations.DebianLock) []
 // packBase is the image of what a machine shares with others.
 func (pl *planner) packBase(vm *constellations.Machine, section *constellations.DebianLock, lower []*graph.Node) *graph.Node {
 	return pl.plan.Add(&graph.Node{
-		Stage: "pack", Revision: packRevision, Name: vm.Suite + " " + vm.Arch + " base image",
+		Stage: "pack", Revision: packRevision, Name: baseName(vm) + " base image",
 		Params: append(geometry(vm, section), pl.tools("mke2fs")...),
 		Inputs: trees("lower", lower), Outputs: []string{"image"}, Needs: graph.Needs{Memory: 256 << 20},
 	})

@@ -64,7 +64,7 @@ func stepBootstrap(ctx context.Context, s *step) error {
 	if err := engine(ctx, o); err != nil {
 		return err
 	}
-	if err := debian.Clean(tree, s.epoch()); err != nil {
+	if err := s.settle(tree); err != nil {
 		return err
 	}
 	sources, err := debian.SourcesList(s.Params["suite"], s.Params["mirror"])
@@ -128,10 +128,15 @@ func stepPackages(ctx context.Context, s *step) error {
 	if err := remove(); err != nil {
 		return err
 	}
-	if err := debian.Clean(root, s.epoch()); err != nil {
+	if err := s.settle(root); err != nil {
 		return err
 	}
 	return s.outputUpper(ctx, root, upper)
+}
+
+// settle removes what installing packages leaves behind.
+func (s *step) settle(root string) error {
+	return errors.Join(debian.Clean(root, s.epoch()), guest.Settle(root))
 }
 
 // outputUpper captures what was changed in a writable root.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"meros/runner/guest"
 )
 
 // bootstrapWith makes a base system of the suite in a fresh directory.
@@ -29,7 +32,7 @@ func bootstrapWith(t *testing.T, engine func(context.Context, BootstrapOptions) 
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log.String())
 	}
-	if err := Clean(tree, r.Date); err != nil {
+	if err := errors.Join(Clean(tree, r.Date), guest.Settle(tree)); err != nil {
 		t.Fatal(err)
 	}
 	return tree
@@ -132,7 +135,7 @@ func mmdebstrap(t *testing.T, r resolved, suite string) string {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("mmdebstrap: %v\n%s", err, out)
 	}
-	if err := Clean(tree, r.Date); err != nil {
+	if err := errors.Join(Clean(tree, r.Date), guest.Settle(tree)); err != nil {
 		t.Fatal(err)
 	}
 	return tree
@@ -197,7 +200,7 @@ func installExtra(t *testing.T, tree string, r resolved) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
-	if err := Clean(tree, r.Date); err != nil {
+	if err := errors.Join(Clean(tree, r.Date), guest.Settle(tree)); err != nil {
 		t.Fatal(err)
 	}
 	if keys, _ := filepath.Glob(filepath.Join(tree, "etc/ssh/ssh_host_*")); len(keys) > 0 {

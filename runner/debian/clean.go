@@ -12,14 +12,12 @@ import (
 	"time"
 )
 
-// volatile are the files that differ between two runs of the same scripts, or
-// that belong to one machine, or that only the installation itself needed.
+// volatile are the files that only the installation itself needed, or that
+// tell when it was.
 // Each is a path.Match pattern; a directory loses what is in it.
 var volatile = []string{
-	"etc/ssh/ssh_host_*_key", "etc/ssh/ssh_host_*_key.pub",
 	"etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-",
-	"var/lib/dpkg/*-old", "var/cache/debconf/*-old", "var/lib/systemd/random-seed", "var/lib/dbus/machine-id",
-	"var/cache/ldconfig/aux-cache", "var/cache/apt/*.bin", "var/cache/apt/archives/*", "var/cache/apt/archives/partial/*",
+	"var/lib/dpkg/*-old", "var/cache/debconf/*-old", "var/cache/apt/*.bin", "var/cache/apt/archives/*", "var/cache/apt/archives/partial/*",
 	"var/lib/apt/lists/*", "var/log/*.log", "var/log/apt/*", "var/log/journal/*", "run/*", "tmp/*", "var/tmp/*", "dev/*",
 }
 
@@ -29,8 +27,7 @@ var packaged = []string{"var/cache/apt/archives/partial", "var/lib/apt/lists/par
 // lastChange is the index of the day of the last change in shadow(5).
 const lastChange = 2
 
-// Clean makes the result of the same packages the same: it removes what
-// differs from run to run and what must not be shared between machines.
+// Clean removes what installing packages leaves behind and nobody needs.
 // Modification times are left to whoever archives the tree.
 func Clean(tree string, epoch time.Time) error {
 	r, err := os.OpenRoot(tree)
@@ -42,9 +39,6 @@ func Clean(tree string, epoch time.Time) error {
 		if err := removeMatching(r, pattern); err != nil {
 			return fmt.Errorf("clean %s: %w", pattern, err)
 		}
-	}
-	if err := emptyMachineID(r); err != nil {
-		return fmt.Errorf("clean etc/machine-id: %w", err)
 	}
 	if err := clampShadow(r, epoch); err != nil {
 		return fmt.Errorf("clean etc/shadow: %w", err)
@@ -80,27 +74,6 @@ func removeMatching(r *os.Root, pattern string) error {
 		}
 	}
 	return nil
-}
-
-// emptyMachineID leaves the file empty, so that the first boot fills it,
-// machine-id(5).
-func emptyMachineID(r *os.Root) error {
-	const name = "etc/machine-id"
-	fi, err := r.Lstat(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil || fi.Mode().IsRegular() && fi.Size() == 0 {
-		return err
-	}
-	if err := r.Remove(name); err != nil {
-		return err
-	}
-	f, err := r.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Chmod(0o444), f.Close())
 }
 
 // clampShadow sets days of a change after epoch, which are those of the

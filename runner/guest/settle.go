@@ -13,6 +13,8 @@ var unsettled = []string{
 	"var/cache/ldconfig/aux-cache", // inode numbers, ldconfig(8)
 	"var/lib/systemd/random-seed",
 	"var/lib/dbus/machine-id", // dbus takes etc/machine-id without it
+	"var/log/dpkg.log", "var/log/alternatives.log",
+	"var/log/apt/history.log", "var/log/apt/term.log", "var/log/apt/eipp.log.xz",
 }
 
 // hostKeys is where the keys are that installing an ssh server makes. Each
