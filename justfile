@@ -1,6 +1,6 @@
 # Build the program.
 build:
-    CGO_ENABLED=0 go build -o data/build/meros ./cmd/meros
+    CGO_ENABLED=0 go build -o data/bin/meros ./cmd/meros
 
 # Build and boot the demo constellation.
 demo:

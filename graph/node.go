@@ -50,6 +50,9 @@ type Needs struct {
 	Download bool  // takes a download slot instead of CPU tokens
 }
 
+// Artifact is an output: what plans are made of and the cache keeps.
+type Artifact = cache.Artifact
+
 // Node is one use of a stage in a plan.
 type Node struct {
 	Stage    string
@@ -68,7 +71,7 @@ type Node struct {
 
 	// Fixed is set where the outputs are known before anything runs (a fetch
 	// with a pinned digest); such a node needs no entry in the cache.
-	Fixed map[string]cache.Artifact
+	Fixed map[string]Artifact
 
 	// Deliver, if set, is the path that the node's only output is put at,
 	// instead of into the cache.

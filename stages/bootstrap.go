@@ -8,7 +8,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"meros/cache"
 	"meros/constellations"
 	"meros/graph"
 	"meros/runner"
@@ -36,7 +35,7 @@ func (pl *planner) fetch(section *constellations.DebianLock, p constellations.Pa
 	return pl.plan.Add(&graph.Node{
 		Stage: "fetch", Revision: fetchRevision, Name: "fetch " + path.Base(p.Filename),
 		Outputs: []string{"file"},
-		Fixed:   map[string]cache.Artifact{"file": {Digest: d, Size: p.Size}},
+		Fixed:   map[string]graph.Artifact{"file": {Digest: d, Size: p.Size}},
 		Hints:   []graph.Param{{Name: "urls", Value: string(urls)}, {Name: "digest", Value: d.String()}, {Name: "size", Value: fmt.Sprint(p.Size)}},
 		Network: runner.HostNetwork,
 		Needs:   graph.Needs{Download: true},
