@@ -215,11 +215,11 @@ func ParseLock(file string, src []byte) (*Lock, error) {
 		r.line(f)
 	}
 	if !versioned && len(r.list) == 0 {
-		r.add(0, 0, lockHint, "the lock is empty")
+		r.add(0, 0, r.hint(), "the lock is empty")
 	}
 	for _, d := range r.lock.Debian {
 		if len(d.Base) == 0 || d.Date.IsZero() {
-			r.add(0, 0, lockHint, "the section debian %s %s is not complete", d.Suite, d.Arch)
+			r.add(0, 0, r.hint(), "the section debian %s %s is not complete", d.Suite, d.Arch)
 		}
 	}
 	if err := r.err(); err != nil {
@@ -228,9 +228,12 @@ func ParseLock(file string, src []byte) (*Lock, error) {
 	return r.lock, nil
 }
 
-const lockHint = "meros update CONSTELLATION writes a new one"
+// hint says how to get a lock that can be read.
+func (r *lockReader) hint() string {
+	return "meros update " + filepath.Base(filepath.Dir(r.file)) + " writes a new one"
+}
 
-func (r *lockReader) bad(format string, a ...any) { r.add(r.n, 1, lockHint, format, a...) }
+func (r *lockReader) bad(format string, a ...any) { r.add(r.n, 1, r.hint(), format, a...) }
 
 func (r *lockReader) line(f []string) {
 	if f[0] == "debian" {

@@ -16,27 +16,53 @@ import (
 )
 
 type lockCmd struct {
-	Constellation string `arg:"" help:"Name of a directory below constellations/."`
+	Constellation []string `arg:"" optional:"" help:"Names of directories below constellations/; default: all."`
 }
 
 // Run implements the verb.
 func (c *lockCmd) Run(e *env) error {
-	m, machines, err := (&buildCmd{Constellation: c.Constellation}).load(e)
-	if err != nil {
+	return each(e, c.Constellation, func(name string) error {
+		m, machines, err := (&buildCmd{Constellation: name}).load(e)
+		if err != nil {
+			return err
+		}
+		_, err = ensureLock(e, m, machines, false)
 		return err
+	})
+}
+
+// each does something to the named constellations, or to all.
+func each(e *env, names []string, do func(name string) error) error {
+	if len(names) == 0 {
+		var err error
+		if names, err = constellations.List(e.root); err != nil {
+			return err
+		}
 	}
-	_, err = ensureLock(e, m, machines, false)
-	return err
+	for _, n := range names {
+		if err := do(n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 type updateCmd struct {
-	Constellation string   `arg:"" help:"Name of a directory below constellations/."`
+	Constellation string   `arg:"" optional:"" help:"Name of a directory below constellations/; default: all of them."`
 	Machine       []string `arg:"" optional:"" help:"Only what these machines use."`
 }
 
 // Run implements the verb.
 func (c *updateCmd) Run(e *env) error {
-	m, machines, err := (&buildCmd{Constellation: c.Constellation, Machine: c.Machine}).load(e)
+	var names []string
+	if c.Constellation != "" {
+		names = []string{c.Constellation}
+	}
+	return each(e, names, func(name string) error { return c.update(e, name) })
+}
+
+func (c *updateCmd) update(e *env, name string) error {
+	m, machines, err := (&buildCmd{Constellation: name, Machine: c.Machine}).load(e)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -83,9 +86,10 @@ func interruptible() (context.Context, func()) {
 
 // cli is the command line.
 type cli struct {
-	Root     string `help:"Directory that holds constellations/ and data/ (default: the nearest one upwards)." placeholder:"DIR" env:"MEROS_ROOT" type:"path"`
-	Verbose  bool   `short:"v" help:"Show each stage's output and why it runs."`
-	Progress string `help:"How to show progress: ${enum}." enum:"auto,tty,plain,json" default:"auto" env:"MEROS_PROGRESS"`
+	Root     string           `help:"Directory that holds constellations/ and data/ (default: the nearest one upwards)." placeholder:"DIR" env:"MEROS_ROOT"`
+	Verbose  bool             `short:"v" help:"Show each stage's output and why it runs."`
+	Version  kong.VersionFlag `help:"Print the version."`
+	Progress string           `help:"How to show progress: ${enum}." enum:"auto,tty,plain,json" default:"auto" env:"MEROS_PROGRESS"`
 
 	Build    buildCmd    `cmd:"" help:"Build the images of a constellation."`
 	Init     initCmd     `cmd:"" help:"Boot a constellation, building what is missing, and wait until ssh answers."`
@@ -96,6 +100,15 @@ type cli struct {
 	Update   updateCmd   `cmd:"" help:"Pin the packages anew, at what the archive has now."`
 	Cache    cacheCmd    `cmd:"" help:"Look after the cache."`
 	Demo     demoCmd     `cmd:"" help:"Build and boot the demo constellation, and ask it who it is."`
+}
+
+// version is that of the module, or the commit it was built from.
+func version() string {
+	b, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "meros (unknown version)"
+	}
+	return fmt.Sprintf("meros %s (%s, %s/%s)", cmp.Or(b.Main.Version, "(devel)"), b.GoVersion, runtime.GOOS, runtime.GOARCH)
 }
 
 // env is what every verb works with.
@@ -121,7 +134,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, enter
 	parser, err := kong.New(&c, kong.Name("meros"),
 		kong.Description("Builds virtual machines from manifests, each phase cached by its content, and boots groups of them."),
 		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exited = code }), kong.UsageOnError(),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+		kong.Vars{"version": version()}, kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
 	if err != nil {
 		panic(err) // the struct above is wrong
 	}
@@ -174,10 +187,11 @@ func exitCode(ctx context.Context, u *ui, err error) int {
 // constellations/.
 func findRoot(dir string) (string, error) {
 	if dir != "" {
+		dir = kong.ExpandPath(dir)
 		if fi, err := os.Stat(filepath.Join(dir, "constellations")); err != nil || !fi.IsDir() {
 			return "", usageError{fmt.Errorf("--root %s: it holds no directory constellations/", dir)}
 		}
-		return filepath.Abs(dir)
+		return dir, nil
 	}
 	here, err := os.Getwd()
 	if err != nil {

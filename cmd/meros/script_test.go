@@ -1,0 +1,47 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"meros/cmd/lab"
+)
+
+// What a user sees, told in scripts: testdata/script/*.txtar, in the language
+// of testscript(1) of go-internal. Of its own it has
+//
+//	download CONSTELLATION...   what lab.Downloaded does, in the current directory
+//	exit STATUS PROGRAM...      exec, with the exit status that is wanted
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			bin := filepath.Dir(lab.Program(t))
+			e.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+			e.Setenv("CI", os.Getenv("CI"))
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			return cond == "root" && os.Geteuid() == 0, nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"download": func(ts *testscript.TestScript, _ bool, args []string) {
+				p := &lab.Project{Root: ts.MkAbs(".")}
+				p.Download(t, args...)
+			},
+			"exit": func(ts *testscript.TestScript, _ bool, args []string) {
+				err := ts.Exec(args[1], args[2:]...)
+				exit := (*exec.ExitError)(nil)
+				if !errors.As(err, &exit) || strconv.Itoa(exit.ExitCode()) != args[0] {
+					ts.Fatalf("%v, want exit status %s", err, args[0])
+				}
+			},
+		},
+	})
+}
