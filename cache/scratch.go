@@ -23,19 +23,24 @@ func (s *Store) NewScratch(parent string) (*Scratch, error) {
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return nil, fmt.Errorf("make a work directory: %w", err)
 	}
-	dir, err := os.MkdirTemp(parent, "run-*")
-	if err != nil {
-		return nil, fmt.Errorf("make a work directory: %w", err)
+	for {
+		dir, err := os.MkdirTemp(parent, "run-*")
+		if err != nil {
+			return nil, fmt.Errorf("make a work directory: %w", err)
+		}
+		f, err := os.Open(dir)
+		if err == nil && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && sameFile(f, dir) {
+			s.tmp = dir
+			s.dropStaleTrees()
+			return &Scratch{dir, f}, nil
+		}
+		// Between the two calls another run may have taken it for a dead one's.
+		if f != nil {
+			f.Close()
+		} else if !os.IsNotExist(err) {
+			return nil, fmt.Errorf("make a work directory: %w", err)
+		}
 	}
-	f, err := os.Open(dir)
-	if err == nil {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("make a work directory: %w", err)
-	}
-	s.tmp = dir
-	return &Scratch{dir, f}, nil
 }
 
 // Dir is the directory's path.

@@ -6,7 +6,7 @@
 //	cas/ab/<sha256>          an artifact, its bytes as they are, mode 0444
 //	actions/ab/<sha256>      an action's entry (JSON): its outputs' digests
 //	actions/ab/<sha256>.key  the key text whose sha256 the name is
-//	trees/<sha256>/          an unpacked layer, derived, may be deleted
+//	trees/<boot>/<sha256>/   an unpacked layer, derived, may be deleted
 //	locks/<name>             flock(2) files, one for each key in work
 //	tmp/                     files on their way; a dead run's are reclaimed
 //
@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -30,6 +31,7 @@ import (
 type Store struct {
 	dir    string
 	tmp    string // where files on their way are
+	boot   string // of this host, random(4)
 	noSync bool
 	now    func() time.Time
 }
@@ -45,15 +47,20 @@ type Options struct {
 
 // Open opens the store in dir and makes it where it is missing.
 func Open(dir string, o Options) (*Store, error) {
-	for _, d := range []string{"cas", "actions", "trees", "locks", "tmp"} {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("open cache %s: %w", dir, err)
+	}
+	s := &Store{dir: dir, tmp: filepath.Join(dir, "tmp"), boot: strings.TrimSpace(string(boot)), noSync: o.NoSync, now: o.Now}
+	for _, d := range []string{"cas", "actions", filepath.Join("trees", s.boot), "locks", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, fmt.Errorf("open cache %s: %w", dir, err)
 		}
 	}
-	if o.Now == nil {
-		o.Now = time.Now
+	if s.now == nil {
+		s.now = time.Now
 	}
-	return &Store{dir: dir, tmp: filepath.Join(dir, "tmp"), noSync: o.NoSync, now: o.Now}, nil
+	return s, nil
 }
 
 // Dir is the directory the store was opened with.

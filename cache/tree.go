@@ -12,9 +12,11 @@ import (
 // Unpack fills the empty directory dir from the artifact in file.
 type Unpack func(ctx context.Context, file, dir string) error
 
-// TreePath is where [Store.Tree] keeps the unpacked artifact.
+// TreePath is where [Store.Tree] keeps the unpacked artifact. Trees are not
+// synced, which would take as long as making them: they are believed only
+// during the boot of the host in which they were made.
 func (s *Store) TreePath(d digest.Digest) string {
-	return filepath.Join(s.dir, "trees", d.Encoded())
+	return filepath.Join(s.dir, "trees", s.boot, d.Encoded())
 }
 
 // Tree returns the directory that holds the artifact unpacked, made by unpack
@@ -65,5 +67,18 @@ func (s *Store) AdoptTree(d digest.Digest, dir string) error {
 func (s *Store) dropTree(d digest.Digest) {
 	if tmp, err := os.MkdirTemp(s.tmp, "d-*"); err == nil {
 		os.Rename(s.TreePath(d), filepath.Join(tmp, "tree"))
+	}
+}
+
+// dropStaleTrees takes the views of earlier boots out of the way.
+func (s *Store) dropStaleTrees() {
+	entries, err := os.ReadDir(filepath.Join(s.dir, "trees"))
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if e.Name() != s.boot {
+			os.Rename(filepath.Join(s.dir, "trees", e.Name()), filepath.Join(s.tmp, "stale-"+e.Name()))
+		}
 	}
 }

@@ -1,0 +1,315 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func open(t testing.TB) *Store {
+	t.Helper()
+	s, err := Open(t.TempDir(), Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// isMiss expects a miss whose reason has the word.
+func isMiss(t *testing.T, err error, word string) {
+	t.Helper()
+	var m *Miss
+	if !errors.As(err, &m) || !strings.Contains(m.Reason, word) {
+		t.Errorf("%v, want a miss with %q", err, word)
+	}
+}
+
+func put(t *testing.T, s *Store, text string) Artifact {
+	t.Helper()
+	a, err := s.PutBytes(t.Context(), []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func TestPut(t *testing.T) {
+	s := open(t)
+	a := put(t, s, "content")
+	if err := s.Has(a); err != nil {
+		t.Error(err)
+	}
+	fi, err := os.Stat(s.Path(a.Digest))
+	if err != nil || fi.Mode().Perm() != 0o444 {
+		t.Errorf("%v, %v", fi, err)
+	}
+	file := filepath.Join(s.Dir(), "tmp", "x")
+	if err := os.WriteFile(file, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := s.Put(t.Context(), file); err != nil || b != a {
+		t.Errorf("the same bytes are %v, then %v, %v", a, b, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(s.Dir(), "tmp", "*")); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := os.WriteFile(file, []byte("other"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Put(ctx, file); !errors.Is(err, context.Canceled) {
+		t.Errorf("storing when cancelled: %v", err)
+	}
+}
+
+// Whatever is done to a stored file, it is not taken for what it was.
+func TestDamagedBlob(t *testing.T) {
+	for name, test := range map[string]struct {
+		do   func(file string) error
+		word string
+	}{
+		"gone":      {os.Remove, "is not in the store"},
+		"truncated": {func(f string) error { return os.Truncate(f, 3) }, "has 3 bytes instead of 7"},
+		"edited": {func(f string) error {
+			os.Chmod(f, 0o644)
+			return os.WriteFile(f, []byte("cOntent"), 0o644)
+		}, "is damaged"},
+		"replaced by a link": {func(f string) error { return errors.Join(os.Remove(f), os.Symlink("/etc/passwd", f)) }, "no regular file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			a := put(t, s, "content")
+			if err := test.do(s.Path(a.Digest)); err != nil {
+				t.Fatal(err)
+			}
+			isMiss(t, s.Has(a), test.word)
+			if put(t, s, "content") != a || s.Has(a) != nil {
+				t.Error("it cannot be stored again")
+			}
+		})
+	}
+	// Touched but not changed is no damage.
+	s := open(t)
+	a := put(t, s, "content")
+	now := time.Now()
+	if err := os.Chtimes(s.Path(a.Digest), now, now); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Has(a); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEntry(t *testing.T) {
+	s := open(t)
+	key := []byte("key text")
+	id := NewActionID(key)
+	if _, err := s.Lookup(id); err == nil {
+		t.Fatal("an entry before there was one")
+	}
+	e := Entry{Outputs: map[string]Artifact{"out": put(t, s, "content")}, Node: "n", Stage: "s"}
+	if err := s.Record(id, []byte("another"), e); err == nil {
+		t.Error("a key text of another action was accepted")
+	}
+	if err := s.Record(id, key, e); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Lookup(id)
+	if err != nil || got.Outputs["out"] != e.Outputs["out"] {
+		t.Errorf("%v, %v", got, err)
+	}
+	if b, err := s.KeyText(id); err != nil || string(b) != string(key) {
+		t.Errorf("%q, %v", b, err)
+	}
+	if p, err := ParseActionID(id.Hex()); err != nil || p != id {
+		t.Errorf("%v, %v", p, err)
+	}
+
+	file := s.actionPath(id)
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Chmod(file, 0o644)
+	// No bit of an entry can change unseen.
+	for i := range whole {
+		damaged := append([]byte(nil), whole...)
+		damaged[i] ^= 1
+		if err := os.WriteFile(file, damaged, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if e, err := s.Lookup(id); err == nil && e.Outputs["out"] != got.Outputs["out"] {
+			t.Fatalf("byte %d changed, and the answer is %v", i, e)
+		}
+	}
+}
+
+// One of many gets the lock, the file of a lock does not stay, and the
+// waiting ends with the context.
+func TestLock(t *testing.T) {
+	s := open(t)
+	var inside, most atomic.Int32
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			unlock, err := s.Lock(t.Context(), "x", nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			most.Store(max(most.Load(), inside.Add(1)))
+			time.Sleep(time.Millisecond)
+			inside.Add(-1)
+			unlock()
+		})
+	}
+	wg.Wait()
+	if most.Load() != 1 {
+		t.Errorf("%d at once", most.Load())
+	}
+	if left, _ := filepath.Glob(filepath.Join(s.Dir(), "locks", "*")); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	unlock, err := s.TryLock("x")
+	if err != nil || unlock == nil {
+		t.Fatal("a free lock could not be taken", err)
+	}
+	defer unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	pid := 0
+	if _, err := s.Lock(ctx, "x", func(p int) { pid = p }); !errors.Is(err, context.DeadlineExceeded) || pid != os.Getpid() {
+		t.Errorf("%v, held by %d", err, pid)
+	}
+}
+
+// The view of an artifact is made once and not trusted beyond a boot.
+func TestTree(t *testing.T) {
+	s := open(t)
+	a := put(t, s, "content")
+	var made atomic.Int32
+	unpack := func(_ context.Context, file, dir string) error {
+		made.Add(1)
+		return os.Mkdir(dir, 0o755)
+	}
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			if _, err := s.Tree(t.Context(), a, unpack); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if made.Load() != 1 {
+		t.Errorf("unpacked %d times", made.Load())
+	}
+	later, err := Open(s.Dir(), Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	later.boot = "another"
+	scratch, err := later.NewScratch(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer scratch.Close()
+	if left, _ := filepath.Glob(filepath.Join(s.Dir(), "trees", "*", "*")); len(left) > 0 {
+		t.Errorf("trees of another boot: %q", left)
+	}
+	failing := func(context.Context, string, string) error { return errors.New("no") }
+	if _, err := s.Tree(t.Context(), a, failing); err == nil {
+		t.Error("a tree that could not be made")
+	}
+}
+
+// Of runs that come and go at once, none takes a live one's directory away.
+func TestScratch(t *testing.T) {
+	parent := t.TempDir()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			s := open(t)
+			for range 50 {
+				if _, err := Reclaim(parent); err != nil {
+					t.Error(err)
+				}
+				c, err := s.NewScratch(parent)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := os.WriteFile(filepath.Join(c.Dir(), "f"), nil, 0o600); err != nil {
+					t.Error(err)
+				}
+				if err := c.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	dead := filepath.Join(parent, "run-dead", "locked")
+	if err := os.MkdirAll(filepath.Join(dead, "below"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	os.Chmod(dead, 0o500)
+	if n, err := Reclaim(parent); n != 1 || err != nil {
+		t.Errorf("reclaimed %d, %v", n, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(parent, "*")); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// A file outside of the store that was touched is not what was delivered.
+func TestDeliver(t *testing.T) {
+	s := open(t)
+	from := filepath.Join(s.Dir(), "tmp", "x")
+	to := filepath.Join(t.TempDir(), "sub", "disk")
+	if err := os.WriteFile(from, []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	a, err := s.Deliver(t.Context(), from, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delivered(to, a); err != nil {
+		t.Error(err)
+	}
+	isMiss(t, s.Delivered(to, put(t, s, "another")), "of another build")
+	isMiss(t, s.Delivered(to+"2", a), "never written")
+	later := time.Now().Add(time.Second)
+	os.Chtimes(to, later, later)
+	isMiss(t, s.Delivered(to, a), "was changed since")
+	os.Remove(to)
+	isMiss(t, s.Delivered(to, a), "is gone")
+}
+
+func TestUsage(t *testing.T) {
+	s := open(t)
+	key := []byte("k")
+	out := put(t, s, strings.Repeat("x", 10000))
+	put(t, s, "a package")
+	if err := s.Record(NewActionID(key), key, Entry{Outputs: map[string]Artifact{"o": out}, Stage: "pack"}); err != nil {
+		t.Fatal(err)
+	}
+	uses, err := Usage(s.Dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := make(map[string]int)
+	for _, u := range uses {
+		files[u.Kind] = u.Files
+	}
+	if files["stage pack"] != 1 || files["packages and other sources"] != 1 || files["entries and key texts"] != 2 {
+		t.Errorf("%v", files)
+	}
+}
