@@ -1,0 +1,209 @@
+package guest
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func debian() Accounts {
+	return Accounts{
+		"etc/passwd":     []byte("root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:33::/var/www:/bin/sh\nold:x:1000:100::/srv/old:/bin/sh\n"),
+		"etc/group":      []byte("root:x:0:\nwww-data:x:33:\nstaff:x:1001:\n"),
+		"etc/shadow":     []byte("root:*:19000:0:99999:7:::\n"),
+		"etc/gshadow":    []byte("root:*::"), // no newline at the end
+		"etc/skel/.prof": []byte("PATH=x\n"),
+	}
+}
+
+func TestAddUser(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		uid, gid int
+		home     string
+	}{
+		{"new", 1001, 1000, "/home/new"},
+		{"staff", 1001, 1001, "/home/staff"}, // the group is there
+		{"old", 1000, 100, "/srv/old"},
+		{"root", 0, 0, "/root"},
+	} {
+		a := debian()
+		uid, gid, home, err := a.AddUser(test.name, 19500)
+		if err != nil || uid != test.uid || gid != test.gid || home != test.home {
+			t.Errorf("%s: %d:%d %s, %v", test.name, uid, gid, home, err)
+		}
+		before := string(a["etc/passwd"])
+		if _, _, _, err := a.AddUser(test.name, 19500); err != nil || string(a["etc/passwd"]) != before {
+			t.Errorf("%s: adding it again: %v", test.name, err)
+		}
+	}
+	a := debian()
+	if _, _, _, err := a.AddUser("new", 19500); err != nil {
+		t.Fatal(err)
+	}
+	for file, line := range map[string]string{
+		"etc/passwd": "\nnew:x:1001:1000::/home/new:/bin/bash\n", "etc/group": "\nnew:x:1000:\n",
+		"etc/shadow": "\nnew:*:19500:0:99999:7:::\n", "etc/gshadow": "root:*::\nnew:!::\n",
+	} {
+		if !strings.HasSuffix(string(a[file]), line) {
+			t.Errorf("%s is %q, without %q", file, a[file], line)
+		}
+	}
+}
+
+func TestLookup(t *testing.T) {
+	a := debian()
+	if id, err := a.Lookup("group", "www-data"); id != 33 || err != nil {
+		t.Errorf("%d, %v", id, err)
+	}
+	if _, err := a.Lookup("user", "nobody"); err == nil || err.Error() != `the system has no user "nobody"` {
+		t.Errorf("%v", err)
+	}
+}
+
+// What a layer says of accounts can be read again, and no more than that.
+func TestAccountsArchive(t *testing.T) {
+	tree := t.TempDir()
+	a := debian()
+	for name, b := range a {
+		file := filepath.Join(tree, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, b, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(tree, "etc/other"), []byte("x"), 0o644),
+		os.Remove(filepath.Join(tree, "etc/gshadow")),
+		os.Symlink("/etc/shadow", filepath.Join(tree, "etc/gshadow")),
+	); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := WriteAccounts(&b, tree); err != nil {
+		t.Fatal(err)
+	}
+	got := make(Accounts)
+	if err := got.Read(&b); err != nil {
+		t.Fatal(err)
+	}
+	delete(a, "etc/gshadow") // the host's own is behind the link
+	if fmt.Sprint(got) != fmt.Sprint(a) {
+		t.Errorf("%q, want %q", got, a)
+	}
+}
+
+// list is what an archive holds, in a line each.
+func list(t *testing.T, archive io.Reader) (lines []string) {
+	t.Helper()
+	for tr := tar.NewReader(archive); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return lines
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(tr)
+		lines = append(lines, fmt.Sprintf("%04o %d:%d %s %s%s", h.Mode, h.Uid, h.Gid, h.Name, h.Linkname, b))
+	}
+}
+
+func TestPersonalLayer(t *testing.T) {
+	files := append(Name("web", map[string]string{"web": "10.0.0.1", "db": "10.0.0.2"}),
+		Network([]Interface{{MAC: "52:54:00:00:00:01", Address: "10.0.0.1/24", Gateway: "10.0.0.254"}, {MAC: "52:54:00:00:00:02"}})...)
+	var b bytes.Buffer
+	if err := WriteLayer(&b, files, time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"0755 0:0 etc/ ",
+		"0644 0:0 etc/hostname web\n",
+		"0644 0:0 etc/hosts 127.0.0.1\tlocalhost\n127.0.1.1\tweb\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n10.0.0.2\tdb\n",
+		"0755 0:0 etc/systemd/ ",
+		"0755 0:0 etc/systemd/network/ ",
+		"0644 0:0 etc/systemd/network/10-meros0.network [Match]\nMACAddress=52:54:00:00:00:01\n\n[Network]\nAddress=10.0.0.1/24\nGateway=10.0.0.254\nDNS=10.0.0.254\n",
+		"0644 0:0 etc/systemd/network/10-meros1.network [Match]\nMACAddress=52:54:00:00:00:02\n\n[Network]\nDHCP=yes\n",
+		"0644 0:0 etc/systemd/network/90-meros-dhcp.network [Match]\nType=ether\n\n[Network]\nDHCP=yes\n",
+		"0755 0:0 etc/systemd/system/ ",
+		"0755 0:0 etc/systemd/system/multi-user.target.wants/ ",
+		"0777 0:0 etc/systemd/system/multi-user.target.wants/systemd-networkd.service /lib/systemd/system/systemd-networkd.service",
+	}
+	if got := list(t, &b); !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// A system keeps nothing that tells one run of a script from the next, and no
+// identity.
+func TestSettle(t *testing.T) {
+	root := t.TempDir()
+	stay := []string{"etc/ssh/sshd_config", "var/log/mine.log", "etc/machine-id"}
+	for _, name := range append([]string{
+		"etc/ssh/ssh_host_rsa_key", "etc/ssh/ssh_host_rsa_key.pub", "var/cache/ldconfig/aux-cache", "var/log/dpkg.log", "var/log/apt/history.log", "var/lib/dbus/machine-id",
+	}, stay...) {
+		file := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte("x"), 0o444)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := Settle(root); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var left []string
+	filepath.WalkDir(root, func(file string, d os.DirEntry, err error) error {
+		if !d.IsDir() {
+			left = append(left, strings.TrimPrefix(file, root+"/"))
+		}
+		return err
+	})
+	slices.Sort(stay)
+	if !slices.Equal(left, stay) {
+		t.Errorf("there is %q, want %q", left, stay)
+	}
+	if fi, err := os.Stat(filepath.Join(root, "etc/machine-id")); err != nil || fi.Size() != 0 {
+		t.Errorf("the machine id: %v, %v", fi, err)
+	}
+	// An empty system, and one whose files are links to the host's.
+	if err := Settle(t.TempDir()); err != nil {
+		t.Error(err)
+	}
+	hostile := t.TempDir()
+	victim := filepath.Join(t.TempDir(), "victim")
+	if err := errors.Join(
+		os.WriteFile(victim, []byte("x"), 0o644), os.Mkdir(filepath.Join(hostile, "etc"), 0o755),
+		os.Symlink(victim, filepath.Join(hostile, "etc/machine-id")), os.Symlink(filepath.Dir(victim), filepath.Join(hostile, "etc/ssh")),
+	); err != nil {
+		t.Fatal(err)
+	}
+	Settle(hostile)
+	if b, err := os.ReadFile(victim); err != nil || string(b) != "x" {
+		t.Errorf("a file of the host became %q, %v", b, err)
+	}
+}
+
+func FuzzAccounts(f *testing.F) {
+	f.Add([]byte("root:x:0:0:root:/root:/bin/bash\n"), []byte("root:x:0:\n"), "new")
+	f.Fuzz(func(t *testing.T, passwd, group []byte, name string) {
+		if name == "" || strings.ContainsAny(name, ":\n \t") {
+			return // no such name is in a manifest
+		}
+		a := Accounts{"etc/passwd": passwd, "etc/group": group}
+		uid, _, _, err := a.AddUser(name, 1)
+		if err != nil {
+			return
+		}
+		if got, err := a.Lookup("user", name); err != nil || got != uid {
+			t.Errorf("user %q is %d, looked up %d, %v", name, uid, got, err)
+		}
+	})
+}
