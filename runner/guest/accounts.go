@@ -149,7 +149,7 @@ func (a Accounts) free(file string) int {
 }
 
 func (a Accounts) add(file, line string) {
-	b := a[file]
+	b := slices.Clip(a[file]) // whoever gave it may use what comes after it
 	if len(b) > 0 && b[len(b)-1] != '\n' {
 		b = append(b, '\n')
 	}

@@ -63,9 +63,7 @@ func (m *Monitor) negotiate(ctx context.Context) error {
 
 // watch makes the end of ctx end what is being read or written.
 func (m *Monitor) watch(ctx context.Context) func() {
-	if t, ok := ctx.Deadline(); ok {
-		m.conn.SetDeadline(t)
-	}
+	m.conn.SetDeadline(time.Time{})
 	stop := context.AfterFunc(ctx, func() { m.conn.SetDeadline(time.Unix(1, 0)) })
 	return func() { stop() }
 }

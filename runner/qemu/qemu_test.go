@@ -1,0 +1,205 @@
+package qemu
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"meros/cmd/lab"
+)
+
+func machine() Machine {
+	return Machine{
+		Name: "web", Arch: "x86_64", Accel: []string{"-accel", "tcg"}, Memory: 1 << 30, CPUs: 2,
+		Kernel: "/k", Initrd: "/i", Disks: [][]string{{"top.qcow2", "/base.qcow2"}},
+		Console: "con,sole", QMP: "qmp", PIDFile: "pid", Network: Network{SSHPort: 2222, MAC: "52:54:00:00:00:01"}, Extra: []string{"-no-shutdown"},
+	}
+}
+
+func TestArgv(t *testing.T) {
+	argv, err := machine().Argv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-name", "web", "-machine", "q35", "-display", "none", "-accel", "tcg",
+		"-m", "1024", "-smp", "2", "-kernel", "/k", "-append", "console=ttyS0 root=/dev/vda1 rw", "-initrd", "/i",
+		"-chardev", "file,id=console,append=on,path=con,,sole", "-serial", "chardev:console",
+		"-chardev", "socket,id=qmp,server=on,wait=off,path=qmp", "-mon", "chardev=qmp,mode=control", "-pidfile", "pid",
+		"-blockdev", `{"driver":"file","filename":"/base.qcow2","node-name":"disk0-1-file","read-only":true}`,
+		"-blockdev", `{"backing":null,"driver":"qcow2","file":"disk0-1-file","node-name":"disk0-1","read-only":true}`,
+		"-blockdev", `{"discard":"unmap","driver":"file","filename":"top.qcow2","node-name":"disk0-0-file","read-only":false}`,
+		"-blockdev", `{"backing":"disk0-1","discard":"unmap","driver":"qcow2","file":"disk0-0-file","node-name":"disk0-0","read-only":false}`,
+		"-device", "virtio-blk-pci,drive=disk0-0",
+		"-netdev", "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:2222-:22", "-device", "virtio-net-pci,netdev=net0,mac=52:54:00:00:00:01",
+		"-device", "virtio-rng-pci", "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", "-no-shutdown",
+	}
+	if got := strings.Join(argv, "\n"); got != strings.Join(want, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", got, strings.Join(want, "\n"))
+	}
+	m := machine()
+	m.Arch, m.Disks = "riscv64", [][]string{{"a"}, {"b"}}
+	argv, err = m.Argv()
+	if all := strings.Join(argv, " "); err != nil || !strings.HasPrefix(all, "qemu-system-riscv64 ") || !strings.Contains(all, "drive=disk1-0") {
+		t.Errorf("%s, %v", all, err)
+	}
+	m.Arch = "pdp11"
+	if _, err := m.Argv(); err == nil {
+		t.Error("a machine of 1970")
+	}
+	m = machine()
+	m.Disks = nil
+	if _, err := m.Argv(); err == nil {
+		t.Error("a machine without a disk")
+	}
+}
+
+// QEMU itself takes the command line, whatever is in a name.
+func TestQEMUAccepts(t *testing.T) {
+	lab.Need(t, "qemu-system-x86_64", "qemu-img")
+	dir := t.TempDir()
+	for _, name := range []string{"base", "top"} {
+		args := []string{"create", "-q", "-f", "qcow2", filepath.Join(dir, name), "1M"}
+		if out, err := exec.Command("qemu-img", args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	m := machine()
+	m.Kernel, m.Initrd, m.Console, m.Extra = "", "", `odd, "name" $x`, []string{"-S"}
+	m.Disks = [][]string{{filepath.Join(dir, "top"), filepath.Join(dir, "base")}}
+	m.Network.SSHPort = 0
+	argv, err := m.Argv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+	cmd.Dir = dir
+	out := new(strings.Builder)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var mon *Monitor
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if mon, err = Dial(t.Context(), filepath.Join(dir, "qmp")); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			cmd.Process.Kill()
+			cmd.Wait()
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	var status struct{ Status string }
+	if err := mon.Execute(t.Context(), "query-status", nil, &status); err != nil || status.Status != "prelaunch" {
+		t.Errorf("%v, %v", status, err)
+	}
+	if err := mon.Execute(t.Context(), "no-such-command", nil, nil); err == nil || !strings.Contains(err.Error(), "CommandNotFound") {
+		t.Errorf("%v", err)
+	}
+	if err := mon.Execute(t.Context(), "quit", nil, nil); err != nil {
+		t.Error(err)
+	}
+	mon.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "pid")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the pid file of a QEMU that ended: %v", err)
+	}
+}
+
+func TestAccel(t *testing.T) {
+	const with, without = "processor: 0\nflags\t: fpu vmx sse\n", "processor: 0\nflags\t: fpu sse\n"
+	no := errors.New("open /dev/kvm: permission denied")
+	for _, test := range []struct {
+		mode, arch, cpuinfo string
+		kvm                 error
+		accel, why          string // accel "" is an error
+	}{
+		{"auto", "x86_64", with, nil, "kvm", "hardware virtualization"},
+		{"auto", "x86_64", without, nil, "tcg,thread=multi", "neither svm nor vmx"},
+		{"auto", "x86_64", with, no, "tcg,thread=multi", "permission denied"},
+		{"off", "x86_64", with, nil, "tcg,thread=multi", "off in the manifest"},
+		{"on", "x86_64", with, nil, "kvm", "hardware"},
+		{"on", "x86_64", without, nil, "", "neither svm nor vmx"},
+		{"on", "x86_64", with, no, "", "permission denied"},
+		{"auto", "s390x", with, nil, "tcg,thread=multi", "the machine is s390x"},
+	} {
+		args, why, err := Accel(test.mode, test.arch, test.cpuinfo, test.kvm)
+		if hostArch() != "x86_64" {
+			lab.Skip(t, "the table is that of an x86_64 host")
+		}
+		switch {
+		case test.accel == "" && (err == nil || !strings.Contains(err.Error(), test.why)):
+			t.Errorf("%+v: %v", test, err)
+		case test.accel != "" && (err != nil || args[1] != test.accel || !strings.Contains(why, test.why)):
+			t.Errorf("%+v: %q, %q, %v", test, args, why, err)
+		}
+	}
+}
+
+// fakeMonitor answers each line that is read with the given ones.
+func fakeMonitor(t *testing.T, answers ...string) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		in := bufio.NewScanner(c)
+		for _, a := range answers {
+			fmt.Fprintln(c, a)
+			if !in.Scan() {
+				return
+			}
+		}
+		<-t.Context().Done()
+	}()
+	return socket
+}
+
+const greeting = `{"QMP":{"version":{},"capabilities":[]}}`
+
+func TestMonitor(t *testing.T) {
+	m, err := Dial(t.Context(), fakeMonitor(t, greeting, `{"event":"RESET","timestamp":{}} {"return":{}}`, `{"error":{"class":"GenericError","desc":"no"}}`, `{"event":"STOP"}`+"\n"+`{"return":{"n":7}}`, ``))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.Execute(t.Context(), "x", nil, nil); err == nil || err.Error() != "qmp: x: no (GenericError)" {
+		t.Errorf("%v", err)
+	}
+	var out struct{ N int }
+	if err := m.Execute(t.Context(), "y", json.RawMessage("{}"), &out); err != nil || out.N != 7 {
+		t.Errorf("%v, %v", out, err)
+	}
+	// One that never answers does not hold us for ever.
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	if err := m.Execute(ctx, "z", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+	if _, err := Dial(t.Context(), fakeMonitor(t, "SSH-2.0-x")); err == nil {
+		t.Error("a server of another kind was taken for a monitor")
+	}
+	if _, err := Dial(t.Context(), filepath.Join(t.TempDir(), "none")); err == nil {
+		t.Error("no socket")
+	}
+}

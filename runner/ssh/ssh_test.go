@@ -1,0 +1,242 @@
+package ssh
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"meros/cmd/lab"
+)
+
+// Of many that want a key at once all get the same, and nobody else can read
+// it.
+func TestEnsureKey(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keys", "id")
+	publics := make([]string, 10)
+	var wg sync.WaitGroup
+	for i := range publics {
+		wg.Go(func() {
+			k, err := EnsureKey(file, "comment")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			publics[i] = string(k.Public())
+		})
+	}
+	wg.Wait()
+	for _, p := range publics {
+		if p != publics[0] || !strings.HasPrefix(p, "ssh-ed25519 ") {
+			t.Errorf("%q and %q", p, publics[0])
+		}
+	}
+	if fi, err := os.Stat(file); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", fi, err)
+	}
+	if left, _ := os.ReadDir(filepath.Dir(file)); len(left) != 1 {
+		t.Errorf("there are %v", left)
+	}
+	if _, err := exec.LookPath("ssh-keygen"); err == nil {
+		out, err := exec.Command("ssh-keygen", "-y", "-f", file).Output()
+		if err != nil || strings.TrimSpace(string(out)) != strings.TrimSpace(publics[0])+" comment" {
+			t.Errorf("ssh-keygen says %q, %v", out, err)
+		}
+	}
+	os.Chmod(file, 0o644)
+	if _, err := EnsureKey(file, ""); err == nil || !strings.Contains(err.Error(), "can be read by others") {
+		t.Errorf("a key for everybody: %v", err)
+	}
+	if err := os.WriteFile(file+"2", []byte("no key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := EnsureKey(file+"2", ""); err == nil || !strings.Contains(err.Error(), "remove it to get a new one") {
+		t.Errorf("%v", err)
+	}
+}
+
+func newHost(t *testing.T) *Host {
+	t.Helper()
+	dir := t.TempDir()
+	ours, err := EnsureKey(filepath.Join(dir, "ours"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := EnsureKey(filepath.Join(dir, "theirs"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Host{Name: "m.lab", Address: "127.0.0.1:2222", User: "root", Key: ours, HostKey: theirs}
+}
+
+func TestArgv(t *testing.T) {
+	h := newHost(t)
+	for _, test := range []struct {
+		command []string
+		end     []string
+	}{
+		{nil, []string{"root@127.0.0.1"}},
+		{[]string{"echo $HOME | wc"}, []string{"root@127.0.0.1", "--", "echo $HOME | wc"}},
+		{[]string{"echo", "$HOME", "a'b"}, []string{"root@127.0.0.1", "--", `echo '$HOME' 'a'\''b'`}},
+	} {
+		argv, err := h.Argv("/a path/known", test.command)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := strings.Join(argv, "\x00")
+		if !strings.HasSuffix(all, strings.Join(test.end, "\x00")) || !strings.HasPrefix(all, "ssh\x00-F\x00none\x00-p\x002222\x00") {
+			t.Errorf("%q", argv)
+		}
+	}
+	// ssh(1) itself understands them.
+	lab.Need(t, "ssh")
+	argv, err := h.Argv("/a path/known%hosts", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("ssh", append([]string{"-G"}, argv[1:]...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, want := range []string{"userknownhostsfile \"/a path/known%%hosts\"\n", "userknownhostsfile /a path/known%%hosts\n", "userknownhostsfile /a path/known%hosts\n"} {
+		if strings.Contains(string(out), want) {
+			return
+		}
+	}
+	t.Errorf("ssh reads\n%s", out)
+}
+
+// serve is an ssh server that knows the host's keys and answers "hello".
+func serve(t *testing.T, key *Key, client *Key) string {
+	t.Helper()
+	config := &ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, k ssh.PublicKey) (*ssh.Permissions, error) {
+		if string(ssh.MarshalAuthorizedKey(k)) != string(client.Public()) {
+			return nil, errors.New("not this key")
+		}
+		return nil, nil
+	}}
+	config.AddHostKey(key.signer)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go answer(c, config)
+		}
+	}()
+	return l.Addr().String()
+}
+
+func answer(c net.Conn, config *ssh.ServerConfig) {
+	defer c.Close()
+	_, channels, requests, err := ssh.NewServerConn(c, config)
+	if err != nil {
+		return
+	}
+	go ssh.DiscardRequests(requests)
+	for n := range channels {
+		ch, reqs, err := n.Accept()
+		if err != nil {
+			return
+		}
+		for r := range reqs {
+			r.Reply(true, nil)
+			if r.Type != "exec" {
+				continue
+			}
+			status := []byte{0, 0, 0, 0}
+			if strings.Contains(string(r.Payload), "fail") {
+				status[3] = 3
+			}
+			io.WriteString(ch, "hello\n")
+			ch.SendRequest("exit-status", false, status)
+			ch.Close()
+		}
+	}
+}
+
+func TestRun(t *testing.T) {
+	h := newHost(t)
+	h.Address = serve(t, h.HostKey, h.Key)
+	if out, err := h.Run(t.Context(), "x"); string(out) != "hello\n" || err != nil {
+		t.Errorf("%q, %v", out, err)
+	}
+	if line, err := h.Banner(t.Context()); !strings.HasPrefix(line, "SSH-2.0-") || err != nil {
+		t.Errorf("%q, %v", line, err)
+	}
+	if _, err := h.Run(t.Context(), "fail"); err == nil || !strings.Contains(err.Error(), "m.lab") {
+		t.Errorf("%v", err)
+	}
+	// Another server on the port, a stranger at the door, and nobody there.
+	other := newHost(t)
+	h.Address = serve(t, other.HostKey, h.Key)
+	if _, err := h.Connect(t.Context()); !errors.Is(err, ErrHostKey) {
+		t.Errorf("another machine's key: %v", err)
+	}
+	h.Address = serve(t, h.HostKey, other.Key)
+	if _, err := h.Connect(t.Context()); err == nil || errors.Is(err, ErrHostKey) {
+		t.Errorf("a key that is not accepted: %v", err)
+	}
+	h.Address = "127.0.0.1:1"
+	if _, err := h.Connect(t.Context()); err == nil {
+		t.Error("nobody answers, and it connects")
+	}
+}
+
+// A forwarder that accepts and says nothing, and one that says nonsense.
+func TestSilence(t *testing.T) {
+	h := newHost(t)
+	for _, says := range []string{"", "HTTP/1.1 400 Bad Request\r\n"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				defer c.Close()
+				io.WriteString(c, says)
+			}
+		}()
+		h.Address = l.Addr().String()
+		start := time.Now()
+		if _, err := h.Banner(context.Background()); err == nil || time.Since(start) > 5*bannerWait {
+			t.Errorf("%q: %v after %v", says, err, time.Since(start))
+		}
+	}
+}
+
+// The shell gets the word that was meant.
+func FuzzQuote(f *testing.F) {
+	for _, s := range []string{"", "plain", "a b", "it's", "$(reboot)", "-n", "\n", "\\", "ü", "~", "*"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if strings.ContainsRune(s, 0) {
+			return // no argument holds it
+		}
+		out, err := exec.Command("sh", "-c", "printf %s "+Quote(s)+"x").Output()
+		if err != nil || string(out) != s+"x" {
+			t.Errorf("%q became %q, %v", s, out, err)
+		}
+	})
+}
