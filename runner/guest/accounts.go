@@ -5,6 +5,7 @@ package guest
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -95,10 +96,24 @@ func (a Accounts) Lookup(kind, name string) (int, error) {
 	for line := range bytes.Lines(a[file]) {
 		f := strings.Split(strings.TrimSpace(string(line)), ":")
 		if len(f) > 2 && f[0] == name {
-			return strconv.Atoi(f[2])
+			id, err := strconv.Atoi(f[2])
+			if err != nil || id < 0 {
+				return 0, fmt.Errorf("%s %q has the damaged id %q", kind, name, f[2])
+			}
+			return id, nil
 		}
 	}
-	return 0, fmt.Errorf("the system has no %s %q", kind, name)
+	return 0, &unknownAccount{kind, name}
+}
+
+type unknownAccount struct{ kind, name string }
+
+func (e *unknownAccount) Error() string { return fmt.Sprintf("the system has no %s %q", e.kind, e.name) }
+
+// isUnknown tells a missing account from a damaged one.
+func isUnknown(err error) bool {
+	e := (*unknownAccount)(nil)
+	return errors.As(err, &e)
 }
 
 // firstUser is the first id of an ordinary user, login.defs(5).
@@ -118,7 +133,13 @@ func (a Accounts) AddUser(name string, days int64) (uid, gid int, home string, e
 		}
 		return 0, 0, "", fmt.Errorf("the account of %s in etc/passwd is damaged", name)
 	}
+	if !isUnknown(err) {
+		return 0, 0, "", err
+	}
 	if gid, err = a.Lookup("group", name); err != nil {
+		if !isUnknown(err) {
+			return 0, 0, "", err
+		}
 		gid = a.free("etc/group")
 		a.add("etc/group", fmt.Sprintf("%s:x:%d:", name, gid))
 		a.add("etc/gshadow", name+":!::")
