@@ -54,6 +54,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	entered, err := sandbox.EnterUserNamespace()
+	if err == nil {
+		err = sandbox.CloseInherited()
+	}
 	if err != nil {
 		fmt.Fprintln(stderr, "meros:", err)
 		return exitFailed

@@ -108,7 +108,9 @@ func (a Accounts) Lookup(kind, name string) (int, error) {
 
 type unknownAccount struct{ kind, name string }
 
-func (e *unknownAccount) Error() string { return fmt.Sprintf("the system has no %s %q", e.kind, e.name) }
+func (e *unknownAccount) Error() string {
+	return fmt.Sprintf("the system has no %s %q", e.kind, e.name)
+}
 
 // isUnknown tells a missing account from a damaged one.
 func isUnknown(err error) bool {

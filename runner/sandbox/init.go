@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -58,8 +59,10 @@ type status struct {
 // started process has ended; the caller must then exit, which ends the
 // namespaces.
 func Main() {
-	unix.CloseOnExec(3)
-	unix.CloseOnExec(4)
+	if err := CloseInherited(); err != nil {
+		fmt.Fprintln(os.Stderr, "meros:", err)
+		return
+	}
 	report := os.NewFile(4, "status")
 	st, err := run()
 	if err != nil {
@@ -67,6 +70,15 @@ func Main() {
 	}
 	json.NewEncoder(report).Encode(st)
 	report.Close()
+}
+
+// CloseInherited keeps what this process starts from getting the descriptors
+// that it was given by its parent, besides the standard streams.
+func CloseInherited() error {
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close inherited descriptors: %w (Linux 5.12 is needed)", err)
+	}
+	return nil
 }
 
 func run() (status, error) {
