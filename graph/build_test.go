@@ -491,6 +491,38 @@ func TestFailedNodeCarriesItsLog(t *testing.T) {
 	}
 }
 
+// What was made of a file that changed meanwhile is not what its key says.
+func TestLocalChangedWhileRead(t *testing.T) {
+	w := newWorld(t)
+	file := filepath.Join(t.TempDir(), "motd")
+	plan := func() (*Plan, *Node) {
+		t.Helper()
+		l, err := ReadLocal("motd", file, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := new(Plan)
+		return p, p.Add(&Node{Stage: "test", Name: "n", Locals: []Local{l}, Outputs: []string{"out"}})
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("one")
+	p, n := plan()
+	w.runner.before = func(context.Context, *Job) error { write("two"); return nil }
+	if _, err := w.build(t.Context(), p, n); err == nil || !strings.Contains(err.Error(), "motd was changed while it was read") {
+		t.Errorf("%v", err)
+	}
+	w.runner.before = nil
+	write("one")
+	if p, n = plan(); w.mustBuild(p, n).Ran != 1 {
+		t.Error("what was made of a changing file is in the cache")
+	}
+}
+
 func TestKeyText(t *testing.T) {
 	p := new(Plan)
 	n := p.Add(&Node{

@@ -20,13 +20,14 @@ import (
 // so that a changed file can be named; a larger tree is one line.
 const maxLines = 1000
 
-// ReadLocal describes the file or directory at path as it is now: each entry
-// by path, type, mode, extended attributes and content, hard links as such;
-// never by time or by its owner on the host. A file that memo remembers is
-// not read again.
+// ReadLocal describes the file or directory at path as it is now: a file by
+// its content, a directory by each entry's path, type, mode, extended
+// attributes and content, hard links as such; never by time or by its owner on
+// the host. If path itself is a symbolic link, it stands for what it leads to.
+// A file that memo remembers is not read again.
 func ReadLocal(name, path string, memo *Memo) (Local, error) {
-	t := &treeReader{root: path, memo: memo, links: make(map[uint64]string)}
-	if err := t.walk(".", path); err != nil {
+	t := &treeReader{memo: memo, links: make(map[uint64]string)}
+	if err := t.read(path); err != nil {
 		return Local{}, fmt.Errorf("read %s: %w", path, err)
 	}
 	h := sha256.New()
@@ -42,10 +43,26 @@ func ReadLocal(name, path string, memo *Memo) (Local, error) {
 }
 
 type treeReader struct {
-	root  string
 	memo  *Memo
 	lines []string
 	links map[uint64]string // first path of each inode with several names
+}
+
+func (t *treeReader) read(path string) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !fi.Mode().IsRegular() {
+		return t.walk(".", path)
+	}
+	sum, err := t.memo.sum(path, fi.Sys().(*syscall.Stat_t))
+	t.lines = append(t.lines, "content "+sum)
+	return err
 }
 
 func (t *treeReader) walk(rel, file string) error {

@@ -73,6 +73,9 @@ func (b *build) run(v *vertex) (e *cache.Entry, err error) {
 	start := time.Now()
 	err = b.Runner.RunJob(b.ctx, job)
 	lines.flush()
+	if err == nil {
+		err = unchanged(v.node)
+	}
 	e = &cache.Entry{Node: v.node.Name, Stage: v.node.Stage, Duration: time.Since(start)}
 	if err == nil {
 		err = b.keep(v, job, e)
@@ -91,6 +94,22 @@ func (b *build) run(v *vertex) (e *cache.Entry, err error) {
 		err = b.Store.Record(v.action, v.keyText, *e)
 	}
 	return e, err
+}
+
+// unchanged makes sure that the node's local inputs still are what its key
+// says: of a file that was edited while the node ran, nobody knows which state
+// is in the outputs.
+func unchanged(n *Node) error {
+	for _, l := range n.Locals {
+		now, err := ReadLocal(l.Name, l.Path, nil)
+		if err != nil {
+			return err
+		}
+		if now.Digest != l.Digest {
+			return fmt.Errorf("%s was changed while it was read (build again)", l.Path)
+		}
+	}
+	return nil
 }
 
 // materialize gives each input the form it is wanted in.
