@@ -19,7 +19,11 @@ const moduleDir = "modules"
 // up in [Main] when it is process 1, with the kernel modules in the directory
 // modules ("" is none): order names them in the order in which to load them.
 func Build(w io.Writer, init, modules string) error {
-	files := []File{{Name: "init", Mode: 0o755, Source: init}, {Name: "dev/console", Mode: 0o600, Char: [2]int{5, 1}}}
+	program, err := loadable(init)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", init, err)
+	}
+	files := []File{{Name: "init", Mode: 0o755, Data: program}, {Name: "dev/console", Mode: 0o600, Char: [2]int{5, 1}}}
 	libs, err := sharedLibraries(init)
 	if err != nil {
 		return fmt.Errorf("find the libraries of %s: %w", init, err)
@@ -125,3 +129,36 @@ func WriteRun(file, base string, files []File) (err error) {
 	}
 	return WriteCpio(out, inside)
 }
+
+// loadable is what of a program the kernel loads: its end, symbols and debug
+// information, is left out. What remains of the header names no sections.
+func loadable(program string) ([]byte, error) {
+	f, err := elf.Open(program)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	end := uint64(0)
+	for _, p := range f.Progs {
+		end = max(end, p.Off+p.Filesz)
+	}
+	b, err := os.ReadFile(program)
+	if err != nil {
+		return nil, err
+	}
+	if f.Class != elf.ELFCLASS64 || end < elf64Header || end > uint64(len(b)) {
+		return b, nil
+	}
+	b = b[:end]
+	clear(b[elf64SectionTable : elf64SectionTable+8])
+	clear(b[elf64SectionCounts:elf64Header])
+	return b, nil
+}
+
+// Offsets in the header of a 64-bit program, elf(5): e_shoff, then e_shentsize
+// with e_shnum and e_shstrndx, which end the header.
+const (
+	elf64SectionTable  = 0x28
+	elf64SectionCounts = 0x3A
+	elf64Header        = 0x40
+)

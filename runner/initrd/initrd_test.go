@@ -90,6 +90,33 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// A program without what the kernel does not load still runs.
+func TestLoadable(t *testing.T) {
+	program := lab.Program(t)
+	b, err := loadable(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Stat(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if int64(len(b)) > fi.Size()*3/4 {
+		t.Errorf("%d of %d bytes are left", len(b), fi.Size())
+	}
+	short := filepath.Join(t.TempDir(), "meros")
+	if err := os.WriteFile(short, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	want, err := exec.Command(program, "--version").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := exec.Command(short, "--version").CombinedOutput(); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("it says %q, %v", got, err)
+	}
+}
+
 // The guest's archive follows the shared one; nobody else can read it.
 func TestWriteRun(t *testing.T) {
 	dir := t.TempDir()
