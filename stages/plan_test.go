@@ -1,0 +1,242 @@
+package stages
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/rogpeppe/go-internal/txtar"
+
+	"meros/constellations"
+	"meros/graph"
+)
+
+var update = flag.Bool("update", false, "write the golden plans")
+
+// project unpacks an archive below testdata: a root directory.
+func project(t *testing.T, archive string) string {
+	t.Helper()
+	a, err := txtar.ParseFile(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	if err := txtar.Write(a, root); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "meros"), []byte("the program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// options are a plan's on a host that is always the same.
+func options(root string) Options {
+	return Options{
+		Root: root, Self: filepath.Join(root, "meros"),
+		Tools: map[string]string{"mke2fs": "M", "debugfs": "D", "debootstrap": "B", "qemu-system-x86_64": "Q"},
+		URLs: func(_ *constellations.DebianLock, p constellations.Package) []string {
+			return []string{"http://mirror.example/" + p.Filename}
+		},
+	}
+}
+
+// addTo plans all machines of a constellation.
+func addTo(t *testing.T, p *graph.Plan, root, name string, o Options) []*Machine {
+	t.Helper()
+	ms, err := tryAddTo(p, root, name, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ms
+}
+
+func tryAddTo(p *graph.Plan, root, name string, o Options) ([]*Machine, error) {
+	m, err := constellations.Find(root, name)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := constellations.ReadLock(filepath.Join(m.Dir, "meros.lock"))
+	if err != nil {
+		return nil, err
+	}
+	var all []*constellations.Machine
+	for i := range m.Machines {
+		all = append(all, &m.Machines[i])
+	}
+	return Plan(p, m, all, lock, o)
+}
+
+// The plan of each archive in testdata, as text. All of its constellations
+// are one plan: what they have in common is there once.
+func TestPlans(t *testing.T) {
+	archives, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(archives) == 0 {
+		t.Fatal(archives, err)
+	}
+	for _, archive := range archives {
+		t.Run(filepath.Base(archive), func(t *testing.T) {
+			root := project(t, archive)
+			names, err := constellations.List(root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := new(graph.Plan)
+			for _, name := range names {
+				addTo(t, p, root, name, options(root))
+			}
+			golden(t, strings.TrimSuffix(archive, ".txtar")+".golden", p.String())
+		})
+	}
+}
+
+func golden(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("the plan is not that of %s (go test ./stages -update writes it):\n%s", file, got)
+	}
+}
+
+// Each change of a manifest or of a file changes the nodes it has to, and no
+// others.
+func TestWhatAChangeReaches(t *testing.T) {
+	for name, test := range map[string]struct {
+		change  func(root string) error
+		changed string // stages of the machine whose nodes differ
+	}{
+		"nothing":       {func(string) error { return nil }, ""},
+		"included file": {edit("a/includes.chroot/etc/motd", "else"), "overlay"},
+		"hook":          {edit("a/hooks/0200-b.chroot", "#!/bin/true"), "hooks"},
+		"renamed hook": {func(root string) error {
+			dir := filepath.Join(root, "constellations/one/a/hooks")
+			return os.Rename(filepath.Join(dir, "0200-b.chroot"), filepath.Join(dir, "0300-b.chroot"))
+		}, "hooks"},
+		"owners":       {edit("a/owners", "/etc/motd 1:1\n"), "overlay"},
+		"other file":   {edit("a/README", "notes"), ""},
+		"no hook":      {edit("a/hooks/0200-b.sh", "#!/bin/true"), ""},
+		"memory":       {replace("memory: 512M", "memory: 1G"), "boot"},
+		"kvm":          {replace("memory: 512M", "memory: 512M, kvm: off"), ""},
+		"user":         {replace("memory: 512M", "memory: 512M, user: me"), "boot personalize"},
+		"address":      {replace("10.1.0.5", "10.1.0.6"), "personalize"},
+		"bridge":       {replace("policy_type: isolated", "policy_type: host-access"), ""},
+		"network":      {replace("memory: 512M", "memory: 512M, hooks: {network: true}"), "hooks"},
+		"size of disk": {replace("memory: 512M", "memory: 512M, disk_size: 3G"), "delta pack"},
+		"engine":       {replace("memory: 512M", "memory: 512M, bootstrap: debootstrap"), "bootstrap"},
+		"comment":      {replace("virtual_machines:", "# note\nvirtual_machines:"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := project(t, "testdata/one.txtar")
+			before := ofFirst(t, root)
+			if err := test.change(root); err != nil {
+				t.Fatal(err)
+			}
+			after := ofFirst(t, root)
+			var changed []string
+			for _, stage := range []string{"boot", "bootstrap", "delta", "disk", "hooks", "initrd", "kernel", "overlay", "pack", "packages", "personalize"} {
+				if before[stage] != after[stage] {
+					changed = append(changed, stage)
+				}
+			}
+			if got := strings.Join(changed, " "); got != test.changed {
+				t.Errorf("changed: %q, want %q", got, test.changed)
+			}
+		})
+	}
+}
+
+func edit(name, text string) func(string) error {
+	return func(root string) error {
+		return os.WriteFile(filepath.Join(root, "constellations/one", name), []byte(text), 0o644)
+	}
+}
+
+func replace(from, to string) func(string) error {
+	return func(root string) error {
+		file := filepath.Join(root, "constellations/one/manifest.yml")
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(file, []byte(strings.Replace(string(b), from, to, 1)), 0o644)
+	}
+}
+
+// ofFirst are the key texts, as far as the plan decides them, of all that the
+// first machine needs, by stage.
+func ofFirst(t *testing.T, root string) map[string]string {
+	t.Helper()
+	o := options(root)
+	o.Boot = true
+	p := new(graph.Plan)
+	m := addTo(t, p, root, "one", o)[0]
+	texts := make(map[string]string)
+	var visit func(n *graph.Node)
+	visit = func(n *graph.Node) {
+		texts[n.Stage] = string(graph.KeyText(n, make([]digest.Digest, len(n.Inputs))))
+		for _, in := range n.Inputs {
+			visit(in.Node)
+		}
+	}
+	for _, n := range m.Targets() {
+		visit(n)
+	}
+	return texts
+}
+
+// What a plan cannot be made of is said with what to do.
+func TestCannotBePlanned(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(root string) error
+		words  []string
+	}{
+		"distribution":   {replace("memory: 512M", "memory: 512M, distribution: alpine"), []string{"plan one/a:", "alpine"}},
+		"not locked":     {replace("memory: 512M", "memory: 512M, suite: trixie"), []string{"plan one/a:", "trixie", "meros lock one"}},
+		"no kernel file": {replace("memory: 512M", "memory: 512M, kernel: data/disks/bzImage"), []string{"kernel data/disks/bzImage does not exist", "kernel: distro"}},
+		"dangling hook": {func(root string) error {
+			return os.Symlink("/nowhere", filepath.Join(root, "constellations/one/a/hooks/0300.chroot"))
+		}, []string{"hooks/0300.chroot", "no such file"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := project(t, "testdata/one.txtar")
+			if err := test.change(root); err != nil {
+				t.Fatal(err)
+			}
+			_, err := tryAddTo(new(graph.Plan), root, "one", options(root))
+			for _, w := range test.words {
+				if err == nil || !strings.Contains(err.Error(), w) {
+					t.Errorf("%v, without %q", err, w)
+				}
+			}
+		})
+	}
+}
+
+// A manifest's kernel is a path below the root or below the constellation.
+func TestKernelFile(t *testing.T) {
+	root := project(t, "testdata/one.txtar")
+	if err := replace("memory: 512M", "memory: 512M, kernel: bzImage")(root); err != nil {
+		t.Fatal(err)
+	}
+	for _, where := range []string{"constellations/one/bzImage", "bzImage"} {
+		file := filepath.Join(root, where)
+		if err := os.WriteFile(file, []byte("kernel"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		m := addTo(t, new(graph.Plan), root, "one", options(root))[0]
+		if m.KernelPath != file || m.Kernel != nil {
+			t.Errorf("%q, %v; want %q", m.KernelPath, m.Kernel, file)
+		}
+	}
+}
