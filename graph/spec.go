@@ -61,11 +61,17 @@ type Sandboxed struct {
 	Run func(context.Context, runner.Spec, runner.Stdio) error
 	// Watch turns the process's output into the job's log and progress.
 	Watch func(*Job) runner.Stdio
+	// Env is what a process that may use the host's network is told of it, as
+	// further environment; it may be nil. It is in no key.
+	Env func(context.Context, *Job) []string
 }
 
 // RunJob implements [Runner].
 func (s *Sandboxed) RunJob(ctx context.Context, j *Job) error {
 	spec, step := j.Spec(s.Self)
+	if s.Env != nil && spec.Network == runner.HostNetwork {
+		spec.Env = append(spec.Env, s.Env(ctx, j)...)
+	}
 	b, err := json.MarshalIndent(step, "", " ")
 	if err != nil {
 		return err

@@ -139,7 +139,7 @@ func (c *buildCmd) build(e *env) (*built, error) {
 	}
 	e.ui.begin(len(plan.Nodes))
 	r, err := graph.Build(e.ctx, plan, targets, graph.Options{
-		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: runner.Run, Watch: watch}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
+		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: runner.Run, Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
 		Budget: graph.Budget{CPU: c.cpus(), Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: e.ui.event, KeepGoing: c.KeepGoing,
 	})
 	w.remember(r)

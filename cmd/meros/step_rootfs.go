@@ -32,9 +32,15 @@ func stepFetch(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
+	var servers map[string]fetch.Reach
+	if v := os.Getenv(serversEnv); v != "" {
+		if err := json.Unmarshal([]byte(v), &servers); err != nil {
+			return err
+		}
+	}
 	last := time.Now()
 	return fetch.To(ctx, filepath.Join(s.Out, "file"), fetch.Options{
-		URLs: urls, SHA256: strings.TrimPrefix(s.Hints["digest"], "sha256:"), Size: size, Partial: "/partial",
+		URLs: urls, SHA256: strings.TrimPrefix(s.Hints["digest"], "sha256:"), Size: size, Partial: "/partial", Servers: servers,
 		Report: func(done, total int64) {
 			if time.Since(last) > 200*time.Millisecond {
 				last = time.Now()

@@ -23,6 +23,7 @@ type Options struct {
 	Size    int64    // bytes; no more than these are ever read
 	Partial string   // directory in which an unfinished download is kept for the next try
 	Report  func(done, total int64)
+	Servers map[string]Reach // how each server is reached, by the host in its URL; others are looked up
 }
 
 // stall is how long a server may send nothing before the next one is tried.
@@ -122,7 +123,7 @@ func download(ctx context.Context, part *os.File, from string, have int64, o Opt
 	watchdog := time.AfterFunc(stall, func() { cancel(fmt.Errorf("sent nothing for %v", stall)) })
 	defer watchdog.Stop()
 
-	body, at, err := open(ctx, from, have)
+	body, at, err := open(ctx, from, have, o.Servers)
 	if err != nil {
 		return err
 	}
@@ -173,7 +174,7 @@ func looksWrong(begin []byte, from string) error {
 }
 
 // open returns the content of from, and the offset that it begins at.
-func open(ctx context.Context, from string, have int64) (io.ReadCloser, int64, error) {
+func open(ctx context.Context, from string, have int64, servers map[string]Reach) (io.ReadCloser, int64, error) {
 	u, err := url.Parse(from)
 	if err != nil {
 		return nil, 0, err
@@ -191,7 +192,7 @@ func open(ctx context.Context, from string, have int64) (io.ReadCloser, int64, e
 	if have > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", have))
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client(servers).Do(req)
 	if err != nil {
 		return nil, 0, err
 	}

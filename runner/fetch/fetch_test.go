@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -150,5 +151,35 @@ func TestInterrupted(t *testing.T) {
 	}
 	if b, err := get(t, partial, serve(t, content(file))); err != nil || !bytes.Equal(b, file) {
 		t.Errorf("%d bytes, %v", len(b), err)
+	}
+}
+
+// Where a server is, and whether a proxy is between, is said from outside.
+func TestServersReach(t *testing.T) {
+	var asked atomic.Value
+	server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		asked.Store(r.RequestURI + " of " + r.Host)
+		w.Write(file)
+	})
+	at, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		url   string
+		reach Reach
+		asked string
+	}{
+		"addresses": {"http://mirror.invalid:" + at.Port() + "/x.deb", Reach{Addresses: []string{"127.0.0.2", at.Hostname()}}, "/x.deb of mirror.invalid:" + at.Port()},
+		"proxy":     {"http://mirror.invalid/x.deb", Reach{Proxy: "http://" + at.Host}, "http://mirror.invalid/x.deb of mirror.invalid"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := To(t.Context(), filepath.Join(t.TempDir(), "dst"), Options{
+				URLs: []string{test.url}, SHA256: sum(file), Size: int64(len(file)), Partial: t.TempDir(), Servers: map[string]Reach{"mirror.invalid": test.reach},
+			})
+			if err != nil || asked.Load() != test.asked {
+				t.Errorf("asked %v, want %q; %v", asked.Load(), test.asked, err)
+			}
+		})
 	}
 }

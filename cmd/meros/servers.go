@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+
+	"meros/graph"
+	"meros/runner/debian"
+	"meros/runner/fetch"
+)
+
+// serversEnv tells a fetch how servers are reached: a JSON object of
+// [fetch.Reach] by host. It may hold a proxy's password, so it is in no file.
+const serversEnv = "MEROS_SERVERS"
+
+// servers finds out once for a build how each server is reached. Hundreds of
+// downloads that ask for one name at the same time are more than some
+// resolvers answer, and a question that is dropped costs five seconds.
+type servers struct {
+	mu    sync.Mutex
+	proxy func(*url.URL) string // of apt's configuration
+	known map[string]*sync.Once
+	reach map[string]fetch.Reach
+}
+
+// env is the [graph.Sandboxed] Env of fetches.
+func (s *servers) env(ctx context.Context, j *graph.Job) []string {
+	var urls []string
+	for _, h := range j.Node.Hints {
+		if h.Name == "urls" {
+			json.Unmarshal([]byte(h.Value), &urls)
+		}
+	}
+	all := make(map[string]fetch.Reach)
+	for _, text := range urls {
+		if u, err := url.Parse(text); err == nil && u.Hostname() != "" {
+			all[u.Hostname()] = s.to(ctx, u)
+		}
+	}
+	b, err := json.Marshal(all)
+	if err != nil || len(all) == 0 {
+		return nil
+	}
+	return []string{serversEnv + "=" + string(b)}
+}
+
+// to is how u's server is reached. Those who ask while it is found out wait.
+func (s *servers) to(ctx context.Context, u *url.URL) fetch.Reach {
+	key := u.Scheme + "://" + u.Host
+	s.mu.Lock()
+	if s.known == nil {
+		s.known, s.reach, s.proxy = make(map[string]*sync.Once), make(map[string]fetch.Reach), debian.HostProxy(ctx)
+	}
+	once := s.known[key]
+	if once == nil {
+		once = new(sync.Once)
+		s.known[key] = once
+	}
+	s.mu.Unlock()
+	once.Do(func() {
+		r := s.find(ctx, u)
+		s.mu.Lock()
+		s.reach[key] = r
+		s.mu.Unlock()
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reach[key]
+}
+
+// find asks apt's configuration, the environment and the resolver. What cannot
+// be found out is left to the download, which says what is wrong.
+func (s *servers) find(ctx context.Context, u *url.URL) fetch.Reach {
+	switch p := s.proxy(u); p {
+	case debian.DirectProxy:
+	case "":
+		if e, err := http.ProxyFromEnvironment(&http.Request{URL: u}); err == nil && e != nil {
+			return fetch.Reach{Proxy: e.String()}
+		}
+	default:
+		return fetch.Reach{Proxy: p}
+	}
+	addresses, _ := net.DefaultResolver.LookupHost(ctx, u.Hostname())
+	return fetch.Reach{Addresses: addresses}
+}

@@ -1,0 +1,41 @@
+package debian
+
+import (
+	"context"
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+// DirectProxy is apt's word for no proxy, apt-transport-http(1).
+const DirectProxy = "DIRECT"
+
+var proxyOption = regexp.MustCompile(`^Acquire::(https?)::Proxy(?:::([^" ]+))? "([^"]*)";$`)
+
+// HostProxy tells through which proxy the host's apt would reach a URL:
+// [DirectProxy], a URL, or "" if its configuration does not say.
+func HostProxy(ctx context.Context) func(*url.URL) string {
+	transport, err := hostTransport(ctx)
+	if err != nil {
+		return func(*url.URL) string { return "" } // the download fails, and says why
+	}
+	return parseProxies(transport)
+}
+
+func parseProxies(transport string) func(*url.URL) string {
+	set := make(map[string]string) // "SCHEME" and "SCHEME HOST"
+	for line := range strings.Lines(transport) {
+		if m := proxyOption.FindStringSubmatch(strings.TrimRight(line, "\n")); m != nil {
+			set[strings.TrimSpace(m[1]+" "+m[2])] = m[3]
+		}
+	}
+	return func(u *url.URL) string {
+		// https without a setting of its own takes that of http.
+		for _, key := range []string{u.Scheme + " " + u.Hostname(), u.Scheme, "http"} {
+			if p := set[key]; p != "" {
+				return p
+			}
+		}
+		return ""
+	}
+}
