@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -64,6 +65,7 @@ func BenchmarkEdit(b *testing.B) {
 	defer s.report(b)
 	for b.Loop() {
 		p.Write(b, motd, time.Now().String()+"\n")
+		syscall.Sync() // what the peer wrote is not for us to wait for
 		o := p.Must(b, "build", "lab")
 		_, chain := o.Stage("delta")
 

@@ -30,6 +30,8 @@ type buildCmd struct {
 	Timeout       time.Duration `help:"Longest time one hook may take (such as 10m; default: no limit)."`
 	KeepGoing     bool          `short:"k" help:"After a failure, build what does not depend on it."`
 	Jobs          int           `short:"j" help:"CPU tokens (default: one for each CPU)."`
+
+	quiet bool // say nothing unless something has to be done
 }
 
 func (c *buildCmd) args() []string {
@@ -137,7 +139,7 @@ func (c *buildCmd) build(e *env) (*built, error) {
 	for _, pm := range planned {
 		targets = append(targets, pm.Targets()...)
 	}
-	e.ui.begin(len(plan.Nodes))
+	e.ui.begin(len(plan.Nodes), c.quiet)
 	r, err := graph.Build(e.ctx, plan, targets, graph.Options{
 		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: runner.Run, Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
 		Budget: graph.Budget{CPU: c.cpus(), Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: e.ui.event, KeepGoing: c.KeepGoing,
@@ -145,6 +147,9 @@ func (c *buildCmd) build(e *env) (*built, error) {
 	w.remember(r)
 	if err != nil {
 		return nil, err
+	}
+	if c.quiet && r.Ran == 0 {
+		return &built{m, planned, r, w.store}, nil
 	}
 	e.ui.note("built %s: %d stages, %d cached, %d run, %.1f s", m.Name, r.Nodes, r.Cached, r.Ran, r.Elapsed.Seconds())
 	return &built{m, planned, r, w.store}, nil

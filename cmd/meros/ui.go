@@ -30,7 +30,8 @@ type ui struct {
 
 	running map[*graph.Node]*activity
 	failed  []*graph.NodeError
-	total   int // nodes in the plan
+	total   int  // nodes in the plan
+	quiet   bool // cached nodes are not told
 	ended   int
 	drawn   int // lines of the live region on the screen
 	drawnAt time.Time
@@ -170,11 +171,11 @@ func (u *ui) close() {
 	u.erase()
 }
 
-// begin announces a build of n nodes.
-func (u *ui) begin(n int) {
+// begin announces a build of n nodes. Of a quiet one no cached node is told.
+func (u *ui) begin(n int, quiet bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.total, u.ended = n, 0
+	u.total, u.ended, u.quiet = n, 0, quiet
 }
 
 // event shows what happens in a build.
@@ -183,6 +184,9 @@ func (u *ui) event(e graph.Event) {
 	defer u.mu.Unlock()
 	if ne := (*graph.NodeError)(nil); e.Kind == graph.Failed && errors.As(e.Err, &ne) {
 		u.failed = append(u.failed, ne)
+	}
+	if u.quiet && e.Kind == graph.Cached {
+		return
 	}
 	if u.mode == "json" {
 		u.jsonEvent(e)

@@ -40,9 +40,12 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 	if _, _, err := b.load(e); err != nil {
 		return nil, err
 	}
-	if _, err := e.inNamespace(b.args()...); err != nil {
+	// What the build in the namespace made is only looked up here.
+	again, err := e.inNamespace(b.args()...)
+	if err != nil {
 		return nil, err
 	}
+	b.quiet = again
 	done, err := b.build(e)
 	if err != nil {
 		return nil, err

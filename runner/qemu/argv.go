@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -143,6 +144,8 @@ func Accel(mode, arch, cpuinfo string, kvmOpens error) (args []string, reason st
 		return tcg, "kvm is off in the manifest: software emulation", nil
 	case arch != hostArch():
 		why = "the machine is " + arch + ", the host " + hostArch()
+	case errors.Is(kvmOpens, fs.ErrPermission):
+		why = "/dev/kvm may not be opened (usermod --append --groups kvm gives it to a user)"
 	case kvmOpens != nil:
 		why = kvmOpens.Error()
 	case arch == "x86_64" && !hasFlag(cpuinfo, "svm") && !hasFlag(cpuinfo, "vmx"):
