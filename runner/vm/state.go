@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 )
@@ -169,7 +170,7 @@ func consoleTail(file string, lines int) []string {
 	var out []string
 	for l := range strings.Lines(string(b[:n])) {
 		l = strings.TrimRight(strings.Map(func(r rune) rune {
-			if r < ' ' && r != '\t' || r == 0x7f {
+			if unicode.IsControl(r) && r != '\t' {
 				return -1
 			}
 			return r
