@@ -182,6 +182,14 @@ func TestLock(t *testing.T) {
 		t.Fatal("a free lock could not be taken", err)
 	}
 	defer unlock()
+	// A killed process's file is removed, a living one's is not.
+	if err := os.WriteFile(filepath.Join(s.Dir(), "locks", "dead"), []byte("1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.dropStaleLocks()
+	if left, _ := filepath.Glob(filepath.Join(s.Dir(), "locks", "*")); len(left) != 1 || filepath.Base(left[0]) != "x" {
+		t.Errorf("there are the locks %q", left)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	pid := 0

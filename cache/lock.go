@@ -68,6 +68,9 @@ func (s *Store) holdLock(f *os.File) (unlock func()) {
 	return func() { os.Remove(f.Name()); f.Close() }
 }
 
+// worthTelling is the pause from which on a wait is no moment any more.
+const worthTelling = 4 * time.Millisecond
+
 func (s *Store) flock(ctx context.Context, f *os.File, busy *func(int)) error {
 	wait := time.Millisecond
 	for {
@@ -75,7 +78,7 @@ func (s *Store) flock(ctx context.Context, f *os.File, busy *func(int)) error {
 		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) {
 			return err
 		}
-		if *busy != nil {
+		if *busy != nil && wait >= worthTelling {
 			b := make([]byte, 20)
 			n, _ := f.ReadAt(b, 0)
 			pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:n])))
@@ -88,6 +91,20 @@ func (s *Store) flock(ctx context.Context, f *os.File, busy *func(int)) error {
 			return ctx.Err()
 		case <-time.After(wait):
 			wait = min(wait*2, 50*time.Millisecond)
+		}
+	}
+}
+
+// dropStaleLocks removes the lock files of dead processes. They guard nothing,
+// but nobody else would remove those whose keys are never built again.
+func (s *Store) dropStaleLocks() {
+	entries, err := os.ReadDir(filepath.Join(s.dir, "locks"))
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if unlock, err := s.TryLock(e.Name()); err == nil && unlock != nil {
+			unlock()
 		}
 	}
 }

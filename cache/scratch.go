@@ -17,7 +17,8 @@ type Scratch struct {
 }
 
 // NewScratch makes a directory below parent that the store's temporary files
-// go to from now on. Close removes it; if the run is killed, the next run's
+// go to from now on, and takes what dead runs have left in the store out of
+// the way. Close removes it; if the run is killed, the next run's
 // [Reclaim] does.
 func (s *Store) NewScratch(parent string) (*Scratch, error) {
 	if err := os.MkdirAll(parent, 0o755); err != nil {
@@ -32,6 +33,7 @@ func (s *Store) NewScratch(parent string) (*Scratch, error) {
 		if err == nil && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && sameFile(f, dir) {
 			s.tmp = dir
 			s.dropStaleTrees()
+			s.dropStaleLocks()
 			return &Scratch{dir, f}, nil
 		}
 		// Between the two calls another run may have taken it for a dead one's.

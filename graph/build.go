@@ -126,7 +126,8 @@ func (b *build) inputKnown(v *vertex) {
 	v.outputs = e.Outputs
 	v.set(known)
 	b.fireDigest(v)
-	if v.wantBytes {
+	// One of those who heard of it may have asked for the bytes already.
+	if v.wantBytes && v.state == known {
 		b.ensureBytes(v)
 	}
 }

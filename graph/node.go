@@ -67,7 +67,7 @@ type Node struct {
 	Network  runner.Network // what the process may reach
 	Impure   bool           // its key does not determine its output, because foreign code in it may reach a network
 	Devices  []string       // device nodes of the host it may use where they are, such as /dev/fuse
-	Shared   []runner.Mount // directories of the host that outlive it, such as one of partial downloads
+	Shared   []runner.Mount // directories of the host that it may use where they are, such as one of partial downloads
 
 	// Fixed is set where the outputs are known before anything runs (a fetch
 	// with a pinned digest); such a node needs no entry in the cache.

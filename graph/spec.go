@@ -116,7 +116,9 @@ func (j *Job) Spec(self string) (runner.Spec, Step) {
 		}
 	}
 	for _, s := range n.Shared {
-		spec.Mounts = append(spec.Mounts, runner.Mount{Source: s.Source, Target: s.Target, Writable: true})
+		if _, err := os.Stat(s.Source); err == nil {
+			spec.Mounts = append(spec.Mounts, s)
+		}
 	}
 	return spec, step
 }

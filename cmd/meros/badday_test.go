@@ -2,12 +2,17 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -59,9 +64,9 @@ func interruptAt(t *testing.T, p *lab.Project, stage string, sig syscall.Signal,
 	return cmd.ProcessState, w.text.String()
 }
 
-// busyFiles make every stage of a constellation run.
+// busyFiles make every stage of a constellation run but the fetches.
 var busyFiles = map[string]string{
-	"manifest.yml":               plain,
+	"manifest.yml":               bootableManifest,
 	"m/includes.chroot/etc/motd": "hello\n",
 	"m/hooks/0100-x.chroot":      "#!/bin/sh\nsleep 0.2\necho hook > /etc/hook\n",
 }
@@ -82,10 +87,10 @@ func TestInterruptedAnywhere(t *testing.T) {
 
 	p := lab.Downloaded(t, "busy")
 	write(p)
-	for _, stage := range []string{"bootstrap", "kernel", "initrd", "pack", "overlay", "hooks", "delta", "disk"} {
+	for _, stage := range []string{"bootstrap", "packages", "kernel", "initrd", "pack", "overlay", "hooks", "personalize", "delta", "disk", "boot"} {
 		for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
 			removeResults(t, p, stage)
-			st, text := interruptAt(t, p, stage, sig, "build", "busy", "-j1")
+			st, text := interruptAt(t, p, stage, sig, "build", "busy", "-j1", "--boot")
 			if sig == syscall.SIGINT {
 				// A stage of a few milliseconds may have been the last one.
 				if st.ExitCode() != exitInterrupted && st.ExitCode() != 0 {
@@ -101,6 +106,44 @@ func TestInterruptedAnywhere(t *testing.T) {
 	if got := disk(t, p, "busy-m"); got != want {
 		t.Errorf("the disk is %s, an undisturbed build gives %s", got, want)
 	}
+}
+
+// A download that is interrupted ends at once and leaves what it has, for the
+// next build to go on from.
+func TestInterruptedFetch(t *testing.T) {
+	lab.NeedRoot(t)
+	content := strings.Repeat("0123456789abcdef", 4096)
+	var hangs atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !hangs.Load() {
+			http.ServeContent(w, r, "x.deb", time.Time{}, strings.NewReader(content))
+			return
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+		io.WriteString(w, content[:1000])
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	p := lab.New(t, map[string]string{
+		"constellations/far/manifest.yml": "virtual_machines:\n  m: {suite: bookworm, mirror: '" + server.URL + "'}\n",
+		"constellations/far/meros.lock":   pinnedLock(server.URL, content),
+	})
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
+		hangs.Store(true)
+		st, text := interruptAt(t, p, "fetch", sig, "build", "far", "--rootfs-only")
+		if sig == syscall.SIGINT {
+			if st.ExitCode() != exitInterrupted {
+				t.Errorf("exit status %d after SIGINT\n%s", st.ExitCode(), text)
+			}
+			leftovers(t, p)
+		}
+		settled(t, p.Root)
+	}
+	hangs.Store(false)
+	// It is no package, so the build fails, but not before it is fetched.
+	fails(t, p.Run(t, "build", "far", "--rootfs-only"), 1, "is not an ar archive")
+	leftovers(t, p)
 }
 
 // removeResults makes the cache forget a stage.

@@ -2,10 +2,12 @@ package main
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -55,6 +57,23 @@ func TestMirrorFails(t *testing.T) {
 			leftovers(t, p)
 		})
 	}
+}
+
+// A mirror may be a directory of the host: what the lock pins is read there,
+// and nothing else of the host can be.
+func TestLocalMirror(t *testing.T) {
+	lab.NeedRoot(t)
+	dir := t.TempDir()
+	url := "file://" + dir
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "pool/b"), 0o755), os.WriteFile(filepath.Join(dir, "pool/b/base-files_1_amd64.deb"), []byte("content"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	p := lab.New(t, map[string]string{
+		"constellations/near/manifest.yml": "virtual_machines:\n  m: {suite: bookworm, mirror: '" + url + "'}\n",
+		"constellations/near/meros.lock":   pinnedLock(url, "content"),
+	})
+	o := p.Run(t, "build", "near", "--rootfs-only")
+	fails(t, o, 1, `"node":"fetch base-files_1_amd64.deb","outputs"`, "(fetch base-files_1_amd64.deb): is not an ar archive")
 }
 
 func TestMirrorDown(t *testing.T) {

@@ -203,6 +203,17 @@ func (a Archive) check() error {
 	return nil
 }
 
+// asAptSays is the URL in the form in which apt prints it: without the empty
+// host of a file.
+func (a Archive) asAptSays() string {
+	for _, scheme := range []string{"file:", "copy:"} {
+		if rest, ok := strings.CutPrefix(a.URL, scheme+"//"); ok {
+			return scheme + rest
+		}
+	}
+	return a.URL
+}
+
 // signedByDebian stands in the Name of an entry that says so.
 const signedByDebian = "signed by Debian"
 

@@ -234,7 +234,7 @@ func (r *Resolver) parseURI(line string) (p Package, err error) {
 		return p, err
 	}
 	for _, a := range r.opts.Archives {
-		if rest, ok := strings.CutPrefix(m[1], a.URL+"/"); ok {
+		if rest, ok := strings.CutPrefix(m[1], a.asAptSays()+"/"); ok {
 			p.Archive = a.Name
 			if p.Filename, err = url.PathUnescape(rest); err != nil {
 				return p, err

@@ -135,7 +135,7 @@ func (r *Resolver) readIndexes(ctx context.Context) error {
 	}
 	for _, a := range r.opts.Archives {
 		for _, suite := range a.Suites {
-			stem, ok := files[a.URL+" "+suite]
+			stem, ok := files[a.asAptSays()+" "+suite]
 			if !ok {
 				return fmt.Errorf("archive %s: suite %s has no packages for %s", a.URL, suite, r.opts.Arch)
 			}
