@@ -15,9 +15,9 @@ import (
 
 // Lock takes the store-wide lock called name (a plain file name), so that of
 // several processes that want one thing made, one makes it. The kernel frees
-// it when its holder dies, so it is never stale. If it is taken, busy is
-// called once with the holder's process id (0 if unknown), and Lock waits
-// until it is free or ctx ends.
+// it when its holder dies, so it is never stale. If it is taken for more than
+// a moment, busy is called once with the holder's process id (0 if unknown),
+// and Lock waits until it is free or ctx ends.
 func (s *Store) Lock(ctx context.Context, name string, busy func(pid int)) (unlock func(), err error) {
 	for {
 		f, err := s.openLock(name)
