@@ -54,6 +54,13 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, m := range done.machines {
+		for what, is := range map[string]bool{"networks are not connected": len(m.Networks) > 0, "disks beyond the first are not made": len(m.Disks) > 0} {
+			if is {
+				e.ui.note("%s/%s: its %s by this version of meros", m.Constellation, m.Name, what)
+			}
+		}
+	}
 	g := group(e, done.manifest.Name)
 	unlock, err := g.Lock(e.ctx, func() { e.ui.note("waiting: another meros starts or stops machines of %s", g.Name) })
 	if err != nil {
