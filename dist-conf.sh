@@ -26,8 +26,15 @@ mmdebstrap        mmdebstrap         mmdebstrap
 cpio              cpio               cpio
 sfdisk            fdisk              sfdisk
 dpkg-deb          dpkg               dpkg
+gpg               gnupg              gnupg
+git               git                git
+setpriv           util-linux         setpriv
 "
 fi
+# The race detector needs cgo.
+case " ${*:-} " in *' -race '*) needs="$needs
+gcc               build-essential    build-base
+" ;; esac
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin"
 export PATH

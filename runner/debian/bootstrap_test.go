@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 
+	"meros/cmd/lab"
+
 	"meros/runner/guest"
 )
 
@@ -119,7 +121,7 @@ func compareListings(t *testing.T, name string, got, want map[string]string) {
 // mmdebstrap makes the reference: the same packages, from the same files.
 func mmdebstrap(t *testing.T, r resolved, suite string) string {
 	t.Helper()
-	needPrograms(t, "mmdebstrap")
+	lab.Need(t, "mmdebstrap")
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -144,7 +146,7 @@ func mmdebstrap(t *testing.T, r resolved, suite string) string {
 // What Bootstrap gives has the files, the owners, the permissions and the
 // dpkg status that mmdebstrap gives for the same packages.
 func TestBootstrapIsMmdebstrap(t *testing.T) {
-	needRoot(t)
+	lab.NeedRoot(t)
 	const suite = "bookworm"
 	r := resolve(t, suite)
 	got := listing(t, bootstrapWith(t, Bootstrap, r, suite))
@@ -163,8 +165,8 @@ func TestBootstrapIsMmdebstrap(t *testing.T) {
 // Both engines give a system in which all packages are configured and no
 // packaged file differs.
 func TestEngines(t *testing.T) {
-	needRoot(t)
-	needPrograms(t, "debootstrap")
+	lab.NeedRoot(t)
+	lab.Need(t, "debootstrap")
 	for _, suite := range []string{"bookworm", "trixie"} {
 		r := resolve(t, suite)
 		for name, engine := range map[string]func(context.Context, BootstrapOptions) error{"meros": Bootstrap, "debootstrap": Debootstrap} {

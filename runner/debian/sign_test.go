@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"meros/cmd/lab"
 )
 
 // signer is a key pair of gpg(1) in a directory of its own.
@@ -15,7 +17,7 @@ type testKey struct{ home, keyring string }
 
 func newKey(t *testing.T, name string) testKey {
 	t.Helper()
-	needPrograms(t, "gpg", "gpgv", "apt-get")
+	lab.Need(t, "gpg", "gpgv", "apt-get")
 	// Short: gpg-agent has a socket in it, unix(7).
 	home, err := os.MkdirTemp("", "mk")
 	if err != nil {

@@ -16,32 +16,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"meros/cmd/lab"
 )
-
-// skip ends a test that cannot run here; in CI that is a failure.
-func skip(t testing.TB, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("cannot run here: "+format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		skip(t, "needs root, to chroot and to give files their owners")
-	}
-}
-
-func needPrograms(t testing.TB, names ...string) {
-	t.Helper()
-	for _, n := range names {
-		if _, err := exec.LookPath(n); err != nil {
-			skip(t, "needs the program %s", n)
-		}
-	}
-}
 
 // extraNames are what the tests install on top of a base system.
 var extraNames = []string{"openssh-server", "iputils-ping"}
@@ -77,12 +54,12 @@ func cacheDir(t testing.TB) string {
 // last hours.
 func resolve(t testing.TB, suite string) resolved {
 	t.Helper()
-	needPrograms(t, "apt-get", "xz")
+	lab.Need(t, "apt-get", "xz")
 	dir := cacheDir(t)
 	f, _ := resolveOnce.LoadOrStore(suite, sync.OnceValues(func() (resolved, error) { return resolveCached(dir, suite) }))
 	r, err := f.(func() (resolved, error))()
 	if err != nil {
-		skip(t, "needs an archive of Debian: %v", err)
+		lab.Skip(t, "needs an archive of Debian: %v", err)
 	}
 	return r
 }

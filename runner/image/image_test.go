@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"meros/cmd/lab"
 )
 
 var epoch = time.Unix(1_700_000_000, 0)
@@ -23,22 +25,8 @@ var epoch = time.Unix(1_700_000_000, 0)
 // need skips a test for want of programs, except in CI, where that is a failure.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			skip(t, p+" is not installed")
-		}
-	}
-	if os.Geteuid() != 0 {
-		skip(t, "files with several owners can be made by root only")
-	}
-}
-
-func skip(t *testing.T, why string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal("cannot run here: " + why)
-	}
-	t.Skip(why)
+	lab.Need(t, programs...)
+	lab.NeedRoot(t) // files with several owners
 }
 
 // sampleTree makes a small root file system, its entries in the given order.
@@ -193,7 +181,7 @@ func makeDelta(t *testing.T, base, tree string, layers ...string) (string, error
 func TestDeltaAndFlatten(t *testing.T) {
 	need(t, "mke2fs", "qemu-img", "e2fsck", "debugfs", "qemu-storage-daemon")
 	if !canExport() {
-		skip(t, "/dev/fuse cannot be opened")
+		lab.Skip(t, "/dev/fuse cannot be opened")
 	}
 	tree, layer := sampleTree(t, false), sampleLayer(t)
 	base := makeBase(t, tree)
@@ -235,7 +223,7 @@ func TestDeltaAndFlatten(t *testing.T) {
 func TestDeltaWithoutFUSEIsTheSame(t *testing.T) {
 	need(t, "mke2fs", "debugfs", "qemu-storage-daemon")
 	if !canExport() {
-		skip(t, "/dev/fuse cannot be opened")
+		lab.Skip(t, "/dev/fuse cannot be opened")
 	}
 	tree, layer := sampleTree(t, false), sampleLayer(t)
 	base := makeBase(t, tree)
