@@ -42,7 +42,7 @@ func Usage(dir string) ([]Use, error) {
 	for _, u := range kinds {
 		uses = append(uses, *u)
 	}
-	for kind, sub := range map[string]string{"unpacked layers (derived)": "trees", "entries and key texts": "actions", "partial downloads": "partial", "temporary files": "tmp"} {
+	for kind, sub := range map[string]string{"unpacked layers (derived)": "trees", "entries and key texts": "actions", "compilers' caches": "ccache", "objects of kernels (derived)": "objects", "partial downloads": "partial", "temporary files": "tmp"} {
 		u, err := UsageOf(kind, filepath.Join(dir, sub))
 		if err != nil {
 			return nil, err

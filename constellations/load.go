@@ -131,13 +131,18 @@ func Parse(name, file string, src []byte) (*Manifest, error) {
 	return l.m, nil
 }
 
+// DefaultMachine is a machine of which a manifest says nothing but its name.
+func DefaultMachine() Machine {
+	return Machine{
+		Arch: "x86_64", Distribution: "debian", Suite: "bookworm", Kernel: Kernel{Kind: KernelDistro}, Memory: 2 << 30, CPUs: 2,
+		KVM: KVMAuto, BuildFreeMB: defaultFree, Bootstrap: "meros", User: "root",
+	}
+}
+
 // top reads the whole file. The bridges and the defaults are read before the
 // machines, wherever they stand.
 func (l *loader) top(body ast.Node) {
-	defaults := Machine{
-		Arch: "x86_64", Distribution: "debian", Suite: "bookworm", Kernel: "distro", Memory: 2 << 30, CPUs: 2,
-		KVM: KVMAuto, BuildFreeMB: defaultFree, Bootstrap: "meros", User: "root",
-	}
+	defaults := DefaultMachine()
 	var machines ast.Node
 	fields := l.buildFields(&defaults)
 	fields["bridges"] = l.readBridges
@@ -192,6 +197,7 @@ func (l *loader) buildFields(vm *Machine) map[string]func(ast.Node) {
 		},
 		"user":       func(n ast.Node) { vm.User = l.pattern(n, "user", userName) },
 		"boot_check": func(n ast.Node) { vm.BootCheck = l.boolean(n) },
+		"kernel":     func(n ast.Node) { vm.Kernel = l.kernel(n) },
 	}
 }
 
@@ -210,7 +216,6 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 	for k, f := range map[string]func(ast.Node){
 		"arch":          func(n ast.Node) { vm.Arch = l.word(n, "arch", arches...) },
 		"distribution":  func(n ast.Node) { vm.Distribution = l.word(n, "distribution", distributions...) },
-		"kernel":        func(n ast.Node) { vm.Kernel = l.kernel(n) },
 		"disk_size":     func(n ast.Node) { vm.DiskSize = l.size(n, 1<<30, 32<<20, maxDisk) },
 		"memory":        func(n ast.Node) { vm.Memory = l.size(n, 1<<20, minMemory, maxMemory) },
 		"cpus":          func(n ast.Node) { vm.CPUs = int(l.integer(n, 1, maxCPUs)) },
@@ -227,14 +232,6 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 	l.fields(p.value, "a machine", fields)
 	vm.QEMUArgs = append(qemuArgs, extraArgs...)
 	l.m.Machines = append(l.m.Machines, vm)
-}
-
-// kernel is a path, or a word; the ancestor's null is the default.
-func (l *loader) kernel(n ast.Node) string {
-	if s := l.text(n); s != "" && s != "None" {
-		return s
-	}
-	return "distro"
 }
 
 // kvm is a truth value, as in the ancestor, or a word.

@@ -90,7 +90,7 @@ func TestAncestorsManifestLoads(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Machine{
-		Name: "vm_one", Arch: "x86_64", Distribution: "debian", Suite: "bookworm", Kernel: "data/disks/bzImage",
+		Name: "vm_one", Arch: "x86_64", Distribution: "debian", Suite: "bookworm", Kernel: Kernel{Kind: KernelImage, Location: "data/disks/bzImage", Line: 15},
 		DiskSize: 2 << 30, Memory: 512 << 20, CPUs: 1, KVM: KVMAuto, BuildFreeMB: 500, Bootstrap: "meros", User: "root", Line: 9,
 		Disks:    []Disk{{"data", 4, "ext4", "/srv"}},
 		Networks: []Network{{"tap_vmname_01_", "lab_br0", netip.MustParseAddr("10.0.10.21"), "virtio-net-pci", "52:54:00:ab:cd:ef"}},
@@ -138,7 +138,7 @@ virtual_machines:
 	if got := strings.Join(two.Packages, " "); got != "aa bb cc" || two.Memory != 512<<20 || two.Suite != "bookworm" {
 		t.Errorf("two: %+v", two)
 	}
-	if got := strings.Join(three.Packages, " "); got != "aa bb" || three.Kernel != "distro" || three.User != "root" {
+	if got := strings.Join(three.Packages, " "); got != "aa bb" || three.Kernel.Kind != KernelDistro || three.User != "root" {
 		t.Errorf("three: %+v", three)
 	}
 }

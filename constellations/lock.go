@@ -27,10 +27,15 @@ import (
 //	package NAME VERSION ARCH ARCHIVE FILENAME SIZE SHA256
 //	set NAME...
 //	package ...
+//	alone
+//	package ...
 //	kernel
 //	package ...
+//	source git URL REF COMMIT
+//	source tarball URL SIZE SHA256
 type Lock struct {
-	Debian []DebianLock
+	Debian  []DebianLock
+	Sources []Source
 }
 
 // DebianLock pins what machines of one suite and architecture are made of.
@@ -41,6 +46,7 @@ type DebianLock struct {
 	Indexes     []Index
 	Base        []Package
 	Sets        []PackageSet
+	Alone       []Package // without what they depend on
 	Kernel      []Package
 }
 
@@ -77,29 +83,6 @@ func (l *Lock) Section(suite, arch, mirror string) *DebianLock {
 	return nil
 }
 
-// Prune removes what no machine of the constellation uses.
-func (l *Lock) Prune(machines []Machine) {
-	l.Debian = slices.DeleteFunc(l.Debian, func(d DebianLock) bool { return !slices.ContainsFunc(machines, d.pins) })
-	for i := range l.Debian {
-		d := &l.Debian[i]
-		d.Sets = slices.DeleteFunc(d.Sets, func(s PackageSet) bool {
-			return !slices.ContainsFunc(machines, func(vm Machine) bool {
-				return d.pins(vm) && slices.Equal(slices.Sorted(slices.Values(vm.Packages)), s.Names)
-			})
-		})
-	}
-}
-
-// pins tells whether the section is the machine's.
-func (d *DebianLock) pins(vm Machine) bool {
-	return d.Suite == vm.Suite && d.Arch == vm.Arch && d.Mirror == vm.Mirror
-}
-
-// Forget removes the section that vm is built from.
-func (l *Lock) Forget(vm *Machine) {
-	l.Debian = slices.DeleteFunc(l.Debian, func(d DebianLock) bool { return d.pins(*vm) })
-}
-
 // Set finds what pins a sorted list of packages, or nil.
 func (d *DebianLock) Set(names []string) *PackageSet {
 	for i := range d.Sets {
@@ -132,10 +115,34 @@ func (l *Lock) Encode() []byte {
 			fmt.Fprintf(&b, "set %s\n", strings.Join(s.Names, " "))
 			writePackages(&b, s.Packages)
 		}
+		if len(d.Alone) > 0 {
+			b.WriteString("alone\n")
+			alone := slices.Clone(d.Alone)
+			slices.SortFunc(alone, func(x, y Package) int { return strings.Compare(x.Name, y.Name) })
+			writePackages(&b, alone)
+		}
 		b.WriteString("kernel\n")
 		writePackages(&b, d.Kernel)
 	}
+	writeSources(&b, l.Sources)
 	return b.Bytes()
+}
+
+func writeSources(b *bytes.Buffer, sources []Source) {
+	sources = slices.Clone(sources)
+	slices.SortFunc(sources, func(x, y Source) int {
+		return slices.Compare([]string{string(x.Kind), x.URL, x.Ref}, []string{string(y.Kind), y.URL, y.Ref})
+	})
+	for i, s := range sources {
+		if i == 0 {
+			b.WriteByte('\n')
+		}
+		if s.Kind == KernelGit {
+			fmt.Fprintf(b, "source git %s %s %s\n", s.URL, s.Ref, s.Commit)
+		} else {
+			fmt.Fprintf(b, "source tarball %s %d %s\n", s.URL, s.Size, s.SHA256)
+		}
+	}
 }
 
 func writePackages(b *bytes.Buffer, ps []Package) {
@@ -182,6 +189,7 @@ func ReadLock(file string) (*Lock, error) {
 
 var (
 	hexDigest   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	commitID    = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 	plainWord   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+.:~_-]*$`)
 	poolName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+.:~_%/-]*\.deb$`)
 	archiveName = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
@@ -236,8 +244,12 @@ func (r *lockReader) hint() string {
 func (r *lockReader) bad(format string, a ...any) { r.add(r.n, 1, r.hint(), format, a...) }
 
 func (r *lockReader) line(f []string) {
-	if f[0] == "debian" {
+	switch f[0] {
+	case "debian":
 		r.section(f[1:])
+		return
+	case "source":
+		r.source(f[1:])
 		return
 	}
 	if len(r.lock.Debian) == 0 {
@@ -261,6 +273,8 @@ func (r *lockReader) line(f []string) {
 		d.Indexes = append(d.Indexes, Index{f[1], f[2], f[3]})
 	case f[0] == "base" && len(f) == 1:
 		r.into = &d.Base
+	case f[0] == "alone" && len(f) == 1:
+		r.into = &d.Alone
 	case f[0] == "kernel" && len(f) == 1:
 		r.into = &d.Kernel
 	case f[0] == "set" && len(f) > 1:
@@ -286,6 +300,33 @@ func (r *lockReader) section(f []string) {
 		r.bad("the section debian %s %s is there twice", d.Suite, d.Arch)
 	}
 	r.lock.Debian = append(r.lock.Debian, d)
+}
+
+func (r *lockReader) source(f []string) {
+	if len(f) != 4 {
+		r.bad("a source is \"source git URL REF COMMIT\" or \"source tarball URL SIZE SHA256\"")
+		return
+	}
+	s := Source{Kind: KernelKind(f[0]), URL: f[1]}
+	kind, _, problem := ParseKernelSource(s.URL)
+	switch {
+	case s.Kind == KernelGit && gitRef.MatchString(f[2]) && commitID.MatchString(f[3]) && !strings.HasPrefix(s.URL, "-"):
+		s.Ref, s.Commit = f[2], f[3]
+	case s.Kind == KernelTarball && kind == KernelTarball && problem == "" && hexDigest.MatchString(f[3]):
+		size, err := strconv.ParseInt(f[2], 10, 64)
+		if err != nil || size <= 0 {
+			r.bad("%q is no size", f[2])
+			return
+		}
+		s.Size, s.SHA256 = size, f[3]
+	default:
+		r.bad("this source is damaged")
+		return
+	}
+	if r.lock.Source(s.Kind, s.URL, s.Ref) != nil {
+		r.bad("the source %s %s is there twice", s.URL, s.Ref)
+	}
+	r.lock.Sources = append(r.lock.Sources, s)
 }
 
 func (r *lockReader) set(d *DebianLock, names []string) {

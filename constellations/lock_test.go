@@ -16,11 +16,15 @@ func sampleLock() *Lock {
 	pkg := func(name, version string) Package {
 		return Package{name, version, "amd64", "debian", "pool/main/" + name[:1] + "/" + name + "/" + name + "_" + version + "_amd64.deb", 1234, sum}
 	}
-	return &Lock{Debian: []DebianLock{
+	return &Lock{Sources: []Source{
+		{Kind: KernelGit, URL: UpstreamKernel, Ref: "master", Commit: strings.Repeat("0123456789", 4)},
+		{Kind: KernelTarball, URL: "https://mirror.example/linux-6.1.tar.xz", Size: 99, SHA256: sum},
+	}, Debian: []DebianLock{
 		{Suite: "bookworm", Arch: "x86_64", Date: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC),
 			Indexes: []Index{{"debian", "bookworm", sum}, {"security", "bookworm-security", sum}},
 			Base:    []Package{pkg("base-files", "12.4+deb12u11"), pkg("libc6", "2.36-9+deb12u10")},
 			Sets:    []PackageSet{{[]string{"nginx", "openssh-server"}, []Package{pkg("nginx", "1:1.22.1-9")}}},
+			Alone:   []Package{pkg("linux-source-6.1", "6.1.153-1")},
 			Kernel:  []Package{pkg("linux-image-6.1.0-40-cloud-amd64", "6.1.153-1")}},
 		{Suite: "trixie", Arch: "x86_64", Mirror: "http://mirror.example/debian", Date: time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC), Base: []Package{pkg("libc6", "2.41-12")}},
 	}}

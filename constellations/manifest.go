@@ -54,9 +54,9 @@ type Machine struct {
 	Distribution string
 	Suite        string // of Debian
 	Mirror       string // base URL; "" is the host's own, or the default one
-	Kernel       string // "distro", or a path
-	DiskSize     int64  // bytes; 0 is as large as needed
-	Memory       int64  // bytes
+	Kernel       Kernel
+	DiskSize     int64 // bytes; 0 is as large as needed
+	Memory       int64 // bytes
 	CPUs         int
 	KVM          KVM
 	Display      bool
@@ -106,7 +106,7 @@ func (m *Manifest) Machine(name string) (*Machine, error) {
 
 // suggest is ", did you mean ...?" or a list of what there is.
 func suggest(name string, known []string) string {
-	if n := nearest(name, known); n != "" {
+	if n := Nearest(name, known); n != "" {
 		return fmt.Sprintf(" (did you mean %q?)", n)
 	}
 	if len(known) == 0 {

@@ -108,8 +108,8 @@ func (ps *problems) err() error {
 	return &Errors{ps.list}
 }
 
-// nearest is the word of known that name was probably meant to be, or "".
-func nearest(name string, known []string) string {
+// Nearest is the word of known that name was probably meant to be, or "".
+func Nearest(name string, known []string) string {
 	best, at := "", max(len(name)/3, 1)+1
 	for _, k := range known {
 		if d := distance(strings.ToLower(name), strings.ToLower(k)); d < at {

@@ -190,7 +190,7 @@ func (d *document) fields(n ast.Node, what string, known map[string]func(ast.Nod
 			}
 			slices.Sort(keys)
 			hint := "known here: " + strings.Join(keys, ", ")
-			if near := nearest(p.key, keys); near != "" {
+			if near := Nearest(p.key, keys); near != "" {
 				hint = fmt.Sprintf("did you mean %q?", near)
 			}
 			d.addAt(p.at, hint, "unknown key %q in %s", p.key, what)
@@ -276,7 +276,7 @@ func (d *document) word(n ast.Node, what string, known ...string) string {
 		return s
 	}
 	hint := "known: " + strings.Join(known, ", ")
-	if near := nearest(s, known); near != "" {
+	if near := Nearest(s, known); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}
 	d.addAt(placeOf(n), hint, "unknown %s %q", what, s)

@@ -68,6 +68,13 @@ type Sandboxed struct {
 
 // RunJob implements [Runner].
 func (s *Sandboxed) RunJob(ctx context.Context, j *Job) error {
+	for _, m := range j.Node.Shared {
+		if m.Writable {
+			if err := os.MkdirAll(m.Source, 0o755); err != nil {
+				return err
+			}
+		}
+	}
 	spec, step := j.Spec(s.Self)
 	if s.Env != nil && spec.Network == runner.HostNetwork {
 		spec.Env = append(spec.Env, s.Env(ctx, j)...)

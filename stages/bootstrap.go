@@ -1,16 +1,12 @@
 package stages
 
 import (
-	"encoding/json"
 	"fmt"
 	"path"
 	"strings"
 
-	"github.com/opencontainers/go-digest"
-
 	"meros/constellations"
 	"meros/graph"
-	"meros/runner"
 )
 
 // The revision of a stage is bumped whenever it gives other bytes for the
@@ -27,27 +23,7 @@ const bootstrapMemory = 1 << 30
 
 // fetch is one file of an archive. Its digest is known, so its outputs are.
 func (pl *planner) fetch(section *constellations.DebianLock, p constellations.Package) *graph.Node {
-	d := digest.NewDigestFromEncoded(digest.SHA256, p.SHA256)
-	urls := pl.URLs(section, p)
-	text, err := json.Marshal(urls)
-	if err != nil {
-		panic(err) // strings always marshal
-	}
-	shared := []runner.Mount{{Source: path.Join(pl.Root, "data", "cache", "partial"), Target: "/partial", Writable: true}}
-	for _, u := range urls {
-		if file, ok := strings.CutPrefix(u, "file://"); ok {
-			shared = append(shared, runner.Mount{Source: file, Target: file})
-		}
-	}
-	return pl.plan.Add(&graph.Node{
-		Stage: "fetch", Revision: fetchRevision, Name: "fetch " + path.Base(p.Filename),
-		Outputs: []string{"file"},
-		Fixed:   map[string]graph.Artifact{"file": {Digest: d, Size: p.Size}},
-		Hints:   []graph.Param{{Name: "urls", Value: string(text)}, {Name: "digest", Value: d.String()}, {Name: "size", Value: fmt.Sprint(p.Size)}},
-		Network: runner.HostNetwork,
-		Needs:   graph.Needs{Download: true},
-		Shared:  shared,
-	})
+	return pl.fetchURLs(path.Base(p.Filename), pl.URLs(section, p), p.SHA256, p.Size)
 }
 
 func (pl *planner) fetchAll(section *constellations.DebianLock, ps []constellations.Package) []graph.Input {

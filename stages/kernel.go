@@ -1,10 +1,7 @@
 package stages
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -26,15 +23,13 @@ var kernelModules = []string{
 	"button", "evdev", // the power button, and how logind hears of it
 }
 
-// distroKernel is the manifest's word for the distribution's own kernel.
-const distroKernel = "distro"
-
 // kernel adds the machine's kernel and the initrd that brings up its root.
 func (pl *planner) kernel(pm *Machine, section *constellations.DebianLock) error {
 	initrd := &graph.Node{
-		Stage: "initrd", Revision: initrdRevision, Name: pl.name(pm.Machine, "initrd"), Outputs: []string{"initrd"},
+		Stage: "initrd", Revision: initrdRevision, Name: "initrd without modules", Outputs: []string{"initrd"},
 	}
-	if pm.Machine.Kernel == distroKernel {
+	switch pm.Machine.Kernel.Kind {
+	case constellations.KernelDistro:
 		if len(section.Kernel) == 0 {
 			return fmt.Errorf("the lock has no kernel (meros update %s %s)", pl.m.Name, pm.Name)
 		}
@@ -46,12 +41,14 @@ func (pl *planner) kernel(pm *Machine, section *constellations.DebianLock) error
 		})
 		initrd.Name = fmt.Sprintf("%s %s initrd", pm.Suite, pm.Arch)
 		initrd.Inputs = []graph.Input{{Name: "modules", Node: pm.Kernel, Output: "modules", Form: graph.Tree}}
-	} else {
-		file, err := pl.kernelFile(pm.Machine.Kernel)
+	case constellations.KernelImage:
+		file, err := pl.find("kernel", pm.Machine.Kernel.Location)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w; \"kernel: distro\" takes the distribution's", err)
 		}
 		pm.KernelPath = file
+	default:
+		pm.Kernel = pm.Built.Compile
 	}
 	self, err := pl.file("init", pl.Self)
 	if err != nil {
@@ -60,23 +57,6 @@ func (pl *planner) kernel(pm *Machine, section *constellations.DebianLock) error
 	initrd.Locals = []graph.Local{*self}
 	pm.Initrd = pl.plan.Add(initrd)
 	return nil
-}
-
-// kernelFile finds a kernel that the manifest names by its path: relative to
-// the root directory, as the ancestor had it, or to the constellation.
-func (pl *planner) kernelFile(name string) (string, error) {
-	tried := []string{name}
-	if !filepath.IsAbs(name) {
-		tried = []string{filepath.Join(pl.Root, name), filepath.Join(pl.m.Dir, name)}
-	}
-	for _, f := range tried {
-		if fi, err := os.Stat(f); err == nil && fi.Mode().IsRegular() {
-			return f, nil
-		} else if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return "", fmt.Errorf("kernel %s: %w", name, err)
-		}
-	}
-	return "", fmt.Errorf("kernel %s does not exist (looked for %s; \"kernel: distro\" takes the distribution's)", name, strings.Join(tried, " and "))
 }
 
 // boot is the check that a machine comes up: a cached verdict.

@@ -1,44 +1,46 @@
 package stages
 
 import (
-	"fmt"
-	"strings"
-
 	"meros/constellations"
 )
 
-// Section names the part of a lock that a machine's packages are pinned in.
-type Section struct{ Suite, Arch, Mirror string }
-
-// Need is something a machine is made of that a lock does not pin.
-type Need struct {
-	Section
-	Machine  string
-	Packages []string // beyond the base system; empty: the base system itself
-}
-
-func (n Need) String() string {
-	if len(n.Packages) == 0 {
-		return fmt.Sprintf("the base system of %s %s, for %s", n.Suite, n.Arch, n.Machine)
-	}
-	return fmt.Sprintf("the packages of %s (%s)", n.Machine, strings.Join(n.Packages, " "))
-}
-
-// Unlocked lists what the machines need and the lock does not pin.
-func Unlocked(machines []*constellations.Machine, lock *constellations.Lock) []Need {
-	var needs []Need
+// Needs lists what the machines are made of that comes from a network: what a
+// lock has to pin.
+func Needs(machines []*constellations.Machine) []constellations.Need {
+	var needs []constellations.Need
 	for _, vm := range machines {
 		if vm.Distribution != "debian" {
 			continue
 		}
-		s := Section{vm.Suite, vm.Arch, vm.Mirror}
-		have := lock.Section(vm.Suite, vm.Arch, vm.Mirror)
-		if have == nil {
-			needs = append(needs, Need{Section: s, Machine: vm.Name})
+		base := constellations.Need{Section: constellations.Section{Suite: vm.Suite, Arch: vm.Arch, Mirror: vm.Mirror}, Machine: vm.Name}
+		needs = append(needs, base)
+		if len(vm.Packages) > 0 {
+			with := base
+			with.Packages = vm.Packages
+			needs = append(needs, with)
 		}
-		if len(vm.Packages) > 0 && (have == nil || have.Set(vm.Packages) == nil) {
-			needs = append(needs, Need{Section: s, Machine: vm.Name, Packages: vm.Packages})
-		}
+		needs = append(needs, kernelNeeds(vm)...)
+	}
+	return needs
+}
+
+// kernelNeeds is what a kernel that is built is made of and with.
+func kernelNeeds(vm *constellations.Machine) []constellations.Need {
+	if !vm.Kernel.Built() {
+		return nil
+	}
+	tools := toolchain(vm)
+	base := constellations.Need{Section: constellations.Section{Suite: tools.Suite, Arch: tools.Arch, Mirror: tools.Mirror}, Machine: vm.Name}
+	with := base
+	with.Packages = tools.Packages
+	needs := []constellations.Need{base, with}
+	switch k := vm.Kernel; k.Kind {
+	case constellations.KernelDebian:
+		alone := base
+		alone.Alone = k.Location
+		needs = append(needs, alone)
+	case constellations.KernelGit, constellations.KernelTarball:
+		needs = append(needs, constellations.Need{Machine: vm.Name, Source: &constellations.Source{Kind: k.Kind, URL: k.Location, Ref: k.Ref, SHA256: k.SHA256}})
 	}
 	return needs
 }

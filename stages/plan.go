@@ -43,7 +43,8 @@ type Machine struct {
 	Image         *graph.Node
 	Disk          *graph.Node // the self-contained image in data/disks
 	DiskPath      string
-	Kernel        *graph.Node // nil if the kernel is a file, or not wanted
+	Kernel        *graph.Node  // with the output "kernel"; nil if the kernel is a file, or not wanted
+	Built         *BuiltKernel // nil if the kernel is not built
 	KernelPath    string
 	Initrd        *graph.Node // nil with --rootfs-only
 	Boot          *graph.Node // nil if it is not to be booted
@@ -70,10 +71,14 @@ type planner struct {
 	bases  map[string][]*graph.Node // by what makes a base; it has hundreds of packages, machines share it
 }
 
+func newPlanner(p *graph.Plan, m *constellations.Manifest, lock *constellations.Lock, o Options) *planner {
+	return &planner{Options: o, plan: p, m: m, lock: lock, locals: make(map[string]*graph.Local), bases: make(map[string][]*graph.Node)}
+}
+
 // Plan adds the nodes of the machines of m to p. All that comes from a
-// network must be in lock: see [Unlocked].
+// network must be in lock: see [Needs].
 func Plan(p *graph.Plan, m *constellations.Manifest, machines []*constellations.Machine, lock *constellations.Lock, o Options) ([]*Machine, error) {
-	pl := &planner{Options: o, plan: p, m: m, lock: lock, locals: make(map[string]*graph.Local), bases: make(map[string][]*graph.Node)}
+	pl := newPlanner(p, m, lock, o)
 	var out []*Machine
 	for _, vm := range machines {
 		pm, err := pl.machine(vm)
@@ -103,6 +108,14 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	upper, err := pl.upper(vm, section, lower)
 	if err != nil {
 		return nil, err
+	}
+	if vm.Kernel.Built() && !pl.RootfsOnly {
+		if pm.Built, err = pl.buildKernel(vm); err != nil {
+			return nil, fmt.Errorf("kernel: %w", err)
+		}
+		if pm.Built.Modules {
+			upper = append(upper, pm.Built.Compile)
+		}
 	}
 	pm.Image = pl.packDelta(vm, section, pm.Base, lower, upper)
 	pm.DiskPath = filepath.Join(pl.Root, "data", "disks", pl.m.Name+"-"+vm.Name+".qcow2")

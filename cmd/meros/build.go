@@ -120,14 +120,11 @@ func (c *buildCmd) build(e *env) (*built, error) {
 		return nil, err
 	}
 	plan := new(graph.Plan)
-	self, err := os.Executable()
+	o, err := w.options(e, m, machines, c.Boot)
 	if err != nil {
 		return nil, err
 	}
-	o := stages.Options{
-		Root: e.root, Self: self, Tools: stages.ToolIdentities(machines, c.Boot, w.memo), URLs: newMirrors(m).urls, Memo: w.memo,
-		RootfsOnly: c.RootfsOnly, Boot: c.Boot,
-	}
+	o.RootfsOnly, o.Boot = c.RootfsOnly, c.Boot
 	if c.Timeout > 0 {
 		o.Timeout = c.Timeout.String()
 	}
@@ -139,27 +136,51 @@ func (c *buildCmd) build(e *env) (*built, error) {
 	for _, pm := range planned {
 		targets = append(targets, pm.Targets()...)
 	}
-	e.ui.begin(len(plan.Nodes), c.quiet)
+	r, err := w.execute(e, plan, targets, execution{name: m.Name, jobs: c.Jobs, keepGoing: c.KeepGoing, quiet: c.quiet})
+	if err != nil {
+		return nil, err
+	}
+	return &built{m, planned, r, w.store}, nil
+}
+
+// options are those of a plan for the machines, on this host.
+func (w *workplace) options(e *env, m *constellations.Manifest, machines []*constellations.Machine, boot bool) (stages.Options, error) {
+	self, err := os.Executable()
+	return stages.Options{
+		Root: e.root, Self: self, Tools: stages.ToolIdentities(machines, boot, w.memo), URLs: newMirrors(m).urls, Memo: w.memo,
+	}, err
+}
+
+// execution is how a plan is built.
+type execution struct {
+	name      string // of what is built, for people
+	jobs      int    // CPU tokens; 0 is one for each CPU
+	keepGoing bool
+	quiet     bool // say nothing unless something had to be done
+}
+
+// execute builds the targets of a plan and tells what came of it.
+func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x execution) (*graph.Result, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	if x.jobs == 0 {
+		x.jobs = runtime.NumCPU()
+	}
+	e.ui.begin(len(plan.Nodes), x.quiet)
 	r, err := graph.Build(e.ctx, plan, targets, graph.Options{
 		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: runner.Run, Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
-		Budget: graph.Budget{CPU: c.cpus(), Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: e.ui.event, KeepGoing: c.KeepGoing,
+		Budget: graph.Budget{CPU: x.jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: e.ui.event, KeepGoing: x.keepGoing,
 	})
 	w.remember(r)
 	if err != nil {
 		return nil, err
 	}
-	if c.quiet && r.Ran == 0 {
-		return &built{m, planned, r, w.store}, nil
+	if !x.quiet || r.Ran > 0 {
+		e.ui.note("built %s: %d stages, %d cached, %d run, %.1f s", x.name, r.Nodes, r.Cached, r.Ran, r.Elapsed.Seconds())
 	}
-	e.ui.note("built %s: %d stages, %d cached, %d run, %.1f s", m.Name, r.Nodes, r.Cached, r.Ran, r.Elapsed.Seconds())
-	return &built{m, planned, r, w.store}, nil
-}
-
-func (c *buildCmd) cpus() int {
-	if c.Jobs > 0 {
-		return c.Jobs
-	}
-	return runtime.NumCPU()
+	return r, nil
 }
 
 // memoryAvailable is what may be used without swapping, proc_meminfo(5), in

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,6 +49,7 @@ func each(e *env, names []string, do func(name string) error) error {
 type updateCmd struct {
 	Constellation string   `arg:"" optional:"" help:"Name of a directory below constellations/; default: all of them."`
 	Machine       []string `arg:"" optional:"" help:"Only what these machines use."`
+	Kernel        bool     `help:"Only the sources of kernels."`
 }
 
 // Run implements the verb.
@@ -62,6 +62,9 @@ func (c *updateCmd) Run(e *env) error {
 }
 
 func (c *updateCmd) update(e *env, name string) error {
+	if name == kernelsAlone && !isConstellation(e, name) {
+		return c.updateKernels(e)
+	}
 	m, machines, err := (&buildCmd{Constellation: name, Machine: c.Machine}).load(e)
 	if err != nil {
 		return err
@@ -73,24 +76,58 @@ func (c *updateCmd) update(e *env, name string) error {
 	if err != nil {
 		return err
 	}
-	before := string(lock.Encode())
-	for _, vm := range machines {
-		lock.Forget(vm)
-	}
+	before := *lock
+	before.Sources, before.Debian = slices.Clone(lock.Sources), slices.Clone(lock.Debian)
+	lock.Forget(c.only(stages.Needs(machines)))
 	// The other machines keep what they have, the forgotten sections are
 	// resolved for all that use them.
-	all, err := selectMachines(m, nil)
-	if err != nil {
+	if err := pin(e, m, lock, lock.Unpinned(allNeeds(m))); err != nil {
 		return err
 	}
-	if err := resolve(e, m, lock, stages.Unlocked(all, lock)); err != nil {
-		return err
-	}
-	if string(lock.Encode()) == before {
+	if string(lock.Encode()) == string(before.Encode()) {
 		e.ui.note("%s is up to date", lockFile(m))
 		return nil
 	}
 	return writeLock(e, m, lock)
+}
+
+// only leaves out what is not to be pinned anew.
+func (c *updateCmd) only(needs []constellations.Need) []constellations.Need {
+	if c.Kernel {
+		return slices.DeleteFunc(needs, func(n constellations.Need) bool { return n.Source == nil })
+	}
+	return needs
+}
+
+// updateKernels pins anew what kernels are made of that belong to no
+// constellation.
+func (c *updateCmd) updateKernels(e *env) error {
+	m := kernelManifest(e)
+	lock, err := readLock(m)
+	if err != nil {
+		return err
+	}
+	needs := c.only(lock.Needs())
+	lock.Forget(needs)
+	if err := pin(e, m, lock, needs); err != nil {
+		return err
+	}
+	return writeLock(e, m, lock)
+}
+
+// isConstellation tells whether there is a directory of that name.
+func isConstellation(e *env, name string) bool {
+	_, err := os.Stat(filepath.Join(e.root, "constellations", name))
+	return err == nil
+}
+
+// allNeeds are those of all machines of a constellation.
+func allNeeds(m *constellations.Manifest) []constellations.Need {
+	var all []*constellations.Machine
+	for i := range m.Machines {
+		all = append(all, &m.Machines[i])
+	}
+	return stages.Needs(all)
 }
 
 func lockFile(m *constellations.Manifest) string { return filepath.Join(m.Dir, "meros.lock") }
@@ -104,7 +141,9 @@ func readLock(m *constellations.Manifest) (*constellations.Lock, error) {
 }
 
 func writeLock(e *env, m *constellations.Manifest, lock *constellations.Lock) error {
-	lock.Prune(m.Machines)
+	if m.Name != kernelsAlone || isConstellation(e, m.Name) {
+		lock.Prune(allNeeds(m)) // kernels of no constellation come and go
+	}
 	if err := constellations.WriteLock(lockFile(m), lock); err != nil {
 		return err
 	}
@@ -119,24 +158,31 @@ func ensureLock(e *env, m *constellations.Manifest, machines []*constellations.M
 	if err != nil {
 		return nil, err
 	}
-	missing := stages.Unlocked(machines, lock)
+	missing := lock.Unpinned(stages.Needs(machines))
 	if len(missing) == 0 {
 		return lock, nil
 	}
 	if locked {
 		return nil, fmt.Errorf("%s does not pin %s, and --locked forbids to change it (meros lock %s)", lockFile(m), missing[0], m.Name)
 	}
-	if err := resolve(e, m, lock, missing); err != nil {
+	if err := pin(e, m, lock, missing); err != nil {
 		return nil, err
 	}
 	return lock, writeLock(e, m, lock)
 }
 
-// resolve asks apt, once for each section, for what is missing in the lock.
-func resolve(e *env, m *constellations.Manifest, lock *constellations.Lock, missing []stages.Need) error {
-	bySection := make(map[stages.Section][]stages.Need)
-	var order []stages.Section
+// pin asks whoever knows for what is missing in the lock: apt, once for each
+// section, and the servers of sources.
+func pin(e *env, m *constellations.Manifest, lock *constellations.Lock, missing []constellations.Need) error {
+	bySection := make(map[constellations.Section][]constellations.Need)
+	var order []constellations.Section
 	for _, n := range missing {
+		if n.Source != nil {
+			if err := pinSource(e, m, lock, *n.Source); err != nil {
+				return fmt.Errorf("lock %s: the kernel of %s: %w", m.Name, n.Machine, err)
+			}
+			continue
+		}
 		if _, ok := bySection[n.Section]; !ok {
 			order = append(order, n.Section)
 		}
@@ -144,16 +190,16 @@ func resolve(e *env, m *constellations.Manifest, lock *constellations.Lock, miss
 	}
 	for _, s := range order {
 		e.ui.note("resolving the packages of %s %s", s.Suite, s.Arch)
-		if err := resolveSection(e, m, lock, s, bySection[s]); err != nil {
+		if err := pinSection(e, m, lock, s, bySection[s]); err != nil {
 			return fmt.Errorf("lock %s: %s %s: %w", m.Name, s.Suite, s.Arch, err)
 		}
 	}
 	return nil
 }
 
-// resolveSection pins what is needed. All of a section comes from one state of
+// pinSection pins what is needed. All of a section comes from one state of
 // the archives: if they have moved since, all of it is pinned anew.
-func resolveSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s stages.Section, needs []stages.Need) error {
+func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s constellations.Section, needs []constellations.Need) error {
 	arch, err := dpkgArch(s.Arch)
 	if err != nil {
 		return err
@@ -167,36 +213,40 @@ func resolveSection(e *env, m *constellations.Manifest, lock *constellations.Loc
 		return err
 	}
 	defer os.RemoveAll(dir)
-	var log strings.Builder
-	r, err := debian.OpenResolver(e.ctx, debian.ResolverOptions{Dir: dir, Archives: archives, Suite: s.Suite, Arch: arch, Log: io.Writer(&log)})
+	r, err := debian.OpenResolver(e.ctx, debian.ResolverOptions{Dir: dir, Archives: archives, Suite: s.Suite, Arch: arch})
 	if err != nil {
 		return err
 	}
 	section := lock.Section(s.Suite, s.Arch, s.Mirror)
 	if section != nil && !slices.Equal(section.Indexes, pinnedIndexes(r)) {
 		e.ui.note("the archives have changed since %s: what is not pinned yet no longer fits what is, so all of %s is pinned anew", section.Date.Format(time.DateOnly), s.Suite)
-		lock.Debian = slices.DeleteFunc(lock.Debian, func(d constellations.DebianLock) bool {
-			return d.Suite == s.Suite && d.Arch == s.Arch && d.Mirror == s.Mirror
-		})
-		all, err := selectMachines(m, nil)
-		if err != nil {
-			return err
-		}
-		section, needs = nil, slices.DeleteFunc(stages.Unlocked(all, lock), func(n stages.Need) bool { return n.Section != s })
+		lock.Forget([]constellations.Need{{Section: s}})
+		section, needs = nil, slices.DeleteFunc(lock.Unpinned(allNeeds(m)), func(n constellations.Need) bool { return n.Source != nil || n.Section != s })
 	}
 	if section == nil {
 		base, err := r.Base(e.ctx)
 		if err != nil {
 			return err
 		}
-		lock.Debian = append(lock.Debian, constellations.DebianLock{Suite: s.Suite, Arch: s.Arch, Mirror: s.Mirror, Date: r.Date(), Indexes: pinnedIndexes(r), Base: pinned(base)})
-		section = &lock.Debian[len(lock.Debian)-1]
-		if section.Kernel, err = kernelOf(e, r); err != nil {
+		kernel, err := r.Kernel(e.ctx)
+		if err != nil {
 			return err
 		}
+		lock.Debian = append(lock.Debian, constellations.DebianLock{
+			Suite: s.Suite, Arch: s.Arch, Mirror: s.Mirror, Date: r.Date(), Indexes: pinnedIndexes(r), Base: pinned(base), Kernel: pinned(kernel),
+		})
+		section = &lock.Debian[len(lock.Debian)-1]
 	}
 	for _, n := range needs {
-		if len(n.Packages) == 0 || section.Set(n.Packages) != nil {
+		if lock.Pins(n) {
+			continue
+		}
+		if n.Alone != "" {
+			p, err := r.Alone(e.ctx, n.Alone)
+			if err != nil {
+				return err
+			}
+			section.Alone = append(section.Alone, constellations.Package(p))
 			continue
 		}
 		extra, err := r.Extra(e.ctx, n.Packages)
@@ -215,11 +265,6 @@ func pinnedIndexes(r *debian.Resolver) []constellations.Index {
 		out = append(out, constellations.Index(i))
 	}
 	return out
-}
-
-func kernelOf(e *env, r *debian.Resolver) ([]constellations.Package, error) {
-	ps, err := r.Kernel(e.ctx)
-	return pinned(ps), err
 }
 
 func pinned(ps []debian.Package) []constellations.Package {

@@ -94,15 +94,16 @@ type cli struct {
 	Version  kong.VersionFlag `help:"Print the version."`
 	Progress string           `help:"How to show progress: ${enum}." enum:"auto,tty,plain,json" default:"auto" env:"MEROS_PROGRESS"`
 
-	Build    buildCmd    `cmd:"" help:"Build the images of a constellation."`
-	Init     initCmd     `cmd:"" help:"Boot a constellation, building what is missing, and wait until ssh answers."`
-	Connect  connectCmd  `cmd:"" help:"Open a shell on a machine, or run a command there."`
-	Info     infoCmd     `cmd:"" help:"Show how the machines of a constellation are."`
-	Shutdown shutdownCmd `cmd:"" help:"Shut down a constellation's machines."`
-	Lock     lockCmd     `cmd:"" help:"Pin the packages of a constellation in meros.lock, if they are not."`
-	Update   updateCmd   `cmd:"" help:"Pin the packages anew, at what the archive has now."`
-	Cache    cacheCmd    `cmd:"" help:"Look after the cache."`
-	Demo     demoCmd     `cmd:"" help:"Build and boot the demo constellation, and ask it who it is."`
+	KernelBuild kernelBuildCmd `cmd:"" help:"Build a Linux kernel."`
+	Build       buildCmd       `cmd:"" help:"Build the images of a constellation."`
+	Init        initCmd        `cmd:"" help:"Boot a constellation, building what is missing, and wait until ssh answers."`
+	Connect     connectCmd     `cmd:"" help:"Open a shell on a machine, or run a command there."`
+	Info        infoCmd        `cmd:"" help:"Show how the machines of a constellation are."`
+	Shutdown    shutdownCmd    `cmd:"" help:"Shut down a constellation's machines."`
+	Lock        lockCmd        `cmd:"" help:"Pin the packages of a constellation in meros.lock, if they are not."`
+	Update      updateCmd      `cmd:"" help:"Pin the packages anew, at what the archive has now."`
+	Cache       cacheCmd       `cmd:"" help:"Look after the cache."`
+	Demo        demoCmd        `cmd:"" help:"Build and boot the demo constellation, and ask it who it is."`
 }
 
 // version is that of the module, or the commit it was built from.

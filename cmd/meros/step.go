@@ -41,6 +41,12 @@ var steps = map[string]func(context.Context, *step) error{
 	"kernel":      stepKernel,
 	"initrd":      stepInitrd,
 	"boot":        stepBoot,
+
+	"kernel-source":  stepKernelSource,
+	"kernel-patch":   stepKernelPatch,
+	"kernel-config":  stepKernelConfig,
+	"kernel-compile": stepKernelCompile,
+	"copy":           stepCopy,
 }
 
 // runStep does what the file tells.

@@ -170,6 +170,32 @@ func (d *deb) contents(ctx context.Context, f func(*tar.Header, io.Reader) error
 // errStop ends contents early without an error.
 var errStop = errors.New("stop")
 
+// ExtractFile reads the first regular file of a package whose path, without
+// ./, matches the pattern of path.Match.
+func ExtractFile(ctx context.Context, deb, pattern string, read func(name string, r io.Reader) error) error {
+	d, err := openDeb(ctx, deb)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	found := false
+	err = d.contents(ctx, func(h *tar.Header, r io.Reader) error {
+		name := path.Clean(h.Name)
+		if ok, err := path.Match(pattern, name); err != nil || !ok || h.Typeflag != tar.TypeReg {
+			return err
+		}
+		found = true
+		if err := read(name, r); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return errStop
+	})
+	if err == nil && !found {
+		return fmt.Errorf("package %s: there is no %s in it", deb, pattern)
+	}
+	return err
+}
+
 // plainReader is the decompressed form of a member.
 type plainReader struct {
 	io.Reader

@@ -122,6 +122,22 @@ func (r *Resolver) Kernel(ctx context.Context) ([]Package, error) {
 	return nil, fmt.Errorf("the kernel of %s: package %s leads to no kernel image", r.opts.Suite, name)
 }
 
+// Alone is one package without what it depends on.
+func (r *Resolver) Alone(ctx context.Context, name string) (Package, error) {
+	known, err := r.names(ctx)
+	if err != nil {
+		return Package{}, err
+	}
+	if _, ok := known[name]; !ok || !validPackageName(name) {
+		return Package{}, unknownName(name, r.opts.Suite, known)
+	}
+	found, err := r.download(ctx, name)
+	if err != nil {
+		return Package{}, err
+	}
+	return found[0], nil
+}
+
 // dependencyName is the package of the first alternative of a dependency.
 func dependencyName(d string) string {
 	d, _, _ = strings.Cut(d, "|")

@@ -173,6 +173,12 @@ func looksWrong(begin []byte, from string) error {
 	return nil
 }
 
+// Open returns the content of a URL that nothing is known of beforehand.
+func Open(ctx context.Context, from string, servers map[string]Reach) (io.ReadCloser, error) {
+	r, _, err := open(ctx, from, 0, servers)
+	return r, err
+}
+
 // open returns the content of from, and the offset that it begins at.
 func open(ctx context.Context, from string, have int64, servers map[string]Reach) (io.ReadCloser, int64, error) {
 	u, err := url.Parse(from)

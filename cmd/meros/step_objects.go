@@ -1,0 +1,133 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// objectsDir is where the objects of kernels are kept, outside and inside.
+const objectsDir = "/objects"
+
+// objects is the directory that a kernel is compiled in.
+//
+// The first kernel that is compiled from a source by a toolchain leaves its
+// objects here. Later ones, which differ only in their configuration, are
+// compiled over them: make then compiles what depends on the options that
+// differ (kernel document kbuild/makefiles, "fixdep"). What is kept is never
+// written to, so every kernel is at most one step away from a clean build, and
+// nothing of a build that was broken off is ever used.
+type objects struct {
+	dir   string
+	final string   // where dir is to be kept; "" if it is not
+	lock  *os.File // on what others must not remove while this run lives
+}
+
+// keptObjects is how large objects may be to be kept, bytes.
+const keptObjects = 3 << 30
+
+// openObjects makes the directory, over kept objects if there are any.
+func (s *step) openObjects() (*objects, error) {
+	home := filepath.Join(objectsDir, s.objectsID())
+	kept := filepath.Join(home, "kept")
+	if _, err := os.Lstat(kept); err == nil {
+		dirs := make([]string, 3)
+		for i, name := range []string{"obj", "obj-upper", "obj-scratch"} {
+			if dirs[i], err = s.workDir(name); err != nil {
+				return nil, err
+			}
+		}
+		lock, err := os.Open(kept)
+		if err == nil {
+			err = unix.Flock(int(lock.Fd()), unix.LOCK_SH)
+		}
+		if err == nil {
+			err = mountOverlay(dirs[0], []string{kept}, dirs[1], dirs[2])
+		}
+		fmt.Fprintln(s.log, "objects of an earlier kernel of the same source are used")
+		return &objects{dir: dirs[0], lock: lock}, err
+	}
+	if err := os.MkdirAll(home, 0o755); err != nil {
+		return nil, err
+	}
+	s.reclaimObjects(home)
+	dir, err := os.MkdirTemp(home, "new-*")
+	if err != nil {
+		return nil, err
+	}
+	lock, err := os.Open(dir)
+	if err == nil {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	return &objects{dir: dir, final: kept, lock: lock}, err
+}
+
+// objectsID is equal where nothing but the configuration differs.
+func (s *step) objectsID() string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %s\n", s.Params["arch"], s.Params["toolchain"])
+	for _, in := range s.Inputs {
+		if in.Name != "config" {
+			fmt.Fprintf(h, "%s %s\n", in.Name, in.Digest)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:12])
+}
+
+// reclaimObjects removes what dead runs left in home, and the objects of other
+// sources: of each place one source is kept.
+func (s *step) reclaimObjects(home string) {
+	others, _ := filepath.Glob(filepath.Join(objectsDir, "*", "*"))
+	for _, dir := range others {
+		if filepath.Dir(dir) == home && !strings.HasPrefix(filepath.Base(dir), "new-") {
+			continue
+		}
+		f, err := os.Open(dir)
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			if err := os.RemoveAll(dir); err != nil {
+				fmt.Fprintf(s.log, "note: %s could not be removed: %v\n", dir, err)
+			}
+			os.Remove(filepath.Dir(dir)) // if that was all of it
+		}
+		f.Close()
+	}
+}
+
+// keep makes the objects those that later kernels are compiled over.
+func (o *objects) keep() error {
+	if o.final == "" {
+		return nil
+	}
+	var size int64
+	err := filepath.WalkDir(o.dir, func(_ string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if fi, err := d.Info(); err == nil {
+				size += fi.Size()
+			}
+		}
+		return err
+	})
+	if err != nil || size > keptObjects {
+		return err
+	}
+	if err := os.Rename(o.dir, o.final); err != nil && !os.IsExist(err) {
+		return err
+	}
+	return nil
+}
+
+// close removes what was not kept.
+func (o *objects) close() {
+	if o.final != "" {
+		os.RemoveAll(o.dir)
+	}
+	o.lock.Close()
+}

@@ -1,0 +1,144 @@
+package constellations
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Section names the part of a lock that packages are pinned in.
+type Section struct{ Suite, Arch, Mirror string }
+
+// Need is something that a machine is made of and that comes from a network.
+// Exactly one of the kinds: a base system (none of the other fields is set),
+// Packages beyond it, one package Alone, or a kernel's Source.
+type Need struct {
+	Section
+	Machine  string
+	Packages []string // sorted
+	Alone    string
+	Source   *Source // as the manifest has it: not pinned
+}
+
+func (n Need) String() string {
+	switch {
+	case n.Source != nil:
+		return fmt.Sprintf("the kernel's source of %s (%s)", n.Machine, strings.TrimSpace(n.Source.URL+" "+n.Source.Ref))
+	case n.Alone != "":
+		return fmt.Sprintf("the package %s, for %s", n.Alone, n.Machine)
+	case len(n.Packages) > 0:
+		return fmt.Sprintf("the packages of %s (%s)", n.Machine, strings.Join(n.Packages, " "))
+	}
+	return fmt.Sprintf("the base system of %s %s, for %s", n.Suite, n.Arch, n.Machine)
+}
+
+// Source is a kernel's source that is pinned: a commit of a git repository,
+// or an archive.
+type Source struct {
+	Kind     KernelKind // KernelGit or KernelTarball
+	URL, Ref string
+	Commit   string // 40 or 64 hexadecimal digits
+	Size     int64  // of an archive, bytes
+	SHA256   string // of an archive
+}
+
+// Source finds what pins a kernel's source, or nil.
+func (l *Lock) Source(kind KernelKind, url, ref string) *Source {
+	for i := range l.Sources {
+		if s := &l.Sources[i]; s.Kind == kind && s.URL == url && s.Ref == ref {
+			return s
+		}
+	}
+	return nil
+}
+
+// Pins tells whether the lock has what is needed.
+func (l *Lock) Pins(n Need) bool {
+	if n.Source != nil {
+		return l.Source(n.Source.Kind, n.Source.URL, n.Source.Ref) != nil
+	}
+	d := l.Section(n.Suite, n.Arch, n.Mirror)
+	switch {
+	case d == nil:
+		return false
+	case n.Alone != "":
+		return d.Package(n.Alone) != nil
+	case len(n.Packages) > 0:
+		return d.Set(n.Packages) != nil
+	}
+	return true
+}
+
+// Needs are what all the pins of the lock are for.
+func (l *Lock) Needs() []Need {
+	var needs []Need
+	for _, d := range l.Debian {
+		base := Need{Section: Section{d.Suite, d.Arch, d.Mirror}}
+		needs = append(needs, base)
+		for _, s := range d.Sets {
+			with := base
+			with.Packages = s.Names
+			needs = append(needs, with)
+		}
+		for _, p := range d.Alone {
+			alone := base
+			alone.Alone = p.Name
+			needs = append(needs, alone)
+		}
+	}
+	for _, s := range l.Sources {
+		needs = append(needs, Need{Source: &Source{Kind: s.Kind, URL: s.URL, Ref: s.Ref}})
+	}
+	return needs
+}
+
+// Unpinned are those of the needs that the lock does not pin.
+func (l *Lock) Unpinned(needs []Need) []Need {
+	return slices.DeleteFunc(slices.Clone(needs), l.Pins)
+}
+
+// Prune removes what is not among the needs.
+func (l *Lock) Prune(needs []Need) {
+	l.Sources = slices.DeleteFunc(l.Sources, func(s Source) bool {
+		return !slices.ContainsFunc(needs, func(n Need) bool {
+			return n.Source != nil && n.Source.Kind == s.Kind && n.Source.URL == s.URL && n.Source.Ref == s.Ref
+		})
+	})
+	l.Debian = slices.DeleteFunc(l.Debian, func(d DebianLock) bool {
+		return !slices.ContainsFunc(needs, d.serves)
+	})
+	for i := range l.Debian {
+		d := &l.Debian[i]
+		d.Sets = slices.DeleteFunc(d.Sets, func(s PackageSet) bool {
+			return !slices.ContainsFunc(needs, func(n Need) bool { return d.serves(n) && slices.Equal(n.Packages, s.Names) })
+		})
+		d.Alone = slices.DeleteFunc(d.Alone, func(p Package) bool {
+			return !slices.ContainsFunc(needs, func(n Need) bool { return d.serves(n) && n.Alone == p.Name })
+		})
+	}
+}
+
+// serves tells whether a need is of this section.
+func (d *DebianLock) serves(n Need) bool {
+	return n.Source == nil && n.Section == Section{d.Suite, d.Arch, d.Mirror}
+}
+
+// Forget removes the pins of the needs, with all of the sections they are in.
+func (l *Lock) Forget(needs []Need) {
+	for _, n := range needs {
+		l.Debian = slices.DeleteFunc(l.Debian, func(d DebianLock) bool { return d.serves(n) })
+		l.Sources = slices.DeleteFunc(l.Sources, func(s Source) bool {
+			return n.Source != nil && n.Source.Kind == s.Kind && n.Source.URL == s.URL && n.Source.Ref == s.Ref
+		})
+	}
+}
+
+// Package finds a package that is pinned alone, or nil.
+func (d *DebianLock) Package(name string) *Package {
+	for i := range d.Alone {
+		if d.Alone[i].Name == name {
+			return &d.Alone[i]
+		}
+	}
+	return nil
+}

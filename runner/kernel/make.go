@@ -1,0 +1,131 @@
+package kernel
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// Target is how the kernel's makefiles call what an architecture boots.
+type Target struct {
+	Arch    string // ARCH=
+	SrcArch string // of the directory below arch/
+	Cross   string // CROSS_COMPILE=, where the compiler is another architecture's
+	Image   string // the make target
+	File    string // and the file it makes
+}
+
+// Targets are, by the name that QEMU gives an architecture, how its kernel is
+// made.
+var Targets = map[string]Target{
+	"x86_64":  {"x86_64", "x86", "", "bzImage", "arch/x86/boot/bzImage"},
+	"i386":    {"i386", "x86", "", "bzImage", "arch/x86/boot/bzImage"},
+	"aarch64": {"arm64", "arm64", "aarch64-linux-gnu-", "Image", "arch/arm64/boot/Image"},
+	"arm":     {"arm", "arm", "arm-linux-gnueabihf-", "zImage", "arch/arm/boot/zImage"},
+	"riscv64": {"riscv", "riscv", "riscv64-linux-gnu-", "Image", "arch/riscv/boot/Image"},
+}
+
+// Variables are the make variables that choose compiler and architecture.
+// wrapper goes before the compiler ("ccache"), or is "".
+func (t Target) Variables(toolchain, wrapper string) []string {
+	if wrapper != "" {
+		wrapper += " "
+	}
+	vars := []string{"ARCH=" + t.Arch}
+	if toolchain == "clang" {
+		return append(vars, "LLVM=1", "CC="+wrapper+"clang", "HOSTCC="+wrapper+"clang")
+	}
+	if t.Cross != "" {
+		vars = append(vars, "CROSS_COMPILE="+t.Cross)
+	}
+	return append(vars, "CC="+wrapper+t.Cross+"gcc", "HOSTCC="+wrapper+"gcc")
+}
+
+// Watch reads what make prints, counts the objects and keeps the first error
+// and the number of warnings.
+type Watch struct {
+	// Report is called with the number of objects made so far.
+	Report func(objects int)
+
+	objects  int
+	warnings int
+	first    string // the first error of a compiler, or what make could not do
+	cause    string // why the compiler did not even get to an error
+	part     []byte
+}
+
+// step is a line of make for one object: "  CC      init/main.o".
+var step = regexp.MustCompile(`^  (CC|AS|LD|AR|HOSTCC|HOSTLD|LDS|GEN|CC \[M\]|LD \[M\]|OBJCOPY|UPD|EXPORTS|VDSO|VDSO2C|MKCAP)\s+\S`)
+
+// diagnosis is an error or warning of gcc or clang: FILE:LINE:COLUMN: error: TEXT.
+var (
+	diagnosis = regexp.MustCompile(`^(\S[^:]*):(\d+)(?::(\d+))?: (fatal error|error|warning): (.*)$`)
+	linker    = regexp.MustCompile(`^(\S*ld(?:\.bfd|\.lld)?): (.*(?:undefined reference|undefined symbol|error:).*)$`)
+	makeError = regexp.MustCompile(`^make(?:\[\d+\])?: \*\*\* (.*)$`)
+)
+
+// Write implements io.Writer.
+func (w *Watch) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		line, rest, ok := bytes.Cut(b, []byte{'\n'})
+		w.part = append(w.part, line...)
+		b = rest
+		if ok {
+			w.line(string(w.part))
+			w.part = w.part[:0]
+		}
+	}
+	return n, nil
+}
+
+func (w *Watch) line(l string) {
+	if step.MatchString(l) {
+		if w.objects++; w.Report != nil {
+			w.Report(w.objects)
+		}
+		return
+	}
+	for words, cause := range map[string]string{
+		"Killed signal terminated program": "the compiler was killed: the host ran out of memory (fewer jobs need less: --jobs)",
+		"out of memory allocating":         "the compiler ran out of memory (fewer jobs need less: --jobs)",
+		"No space left on device":          "the disk is full",
+	} {
+		if w.cause == "" && strings.Contains(l, words) {
+			w.cause = cause
+		}
+	}
+	if m := diagnosis.FindStringSubmatch(l); m != nil {
+		if m[4] == "warning" {
+			w.warnings++
+		} else if w.first == "" {
+			w.first = strings.TrimPrefix(m[1], "/src/") + ":" + m[2] + ": " + m[5]
+		}
+		return
+	}
+	for _, p := range []*regexp.Regexp{linker, makeError} {
+		if m := p.FindStringSubmatch(l); m != nil && w.first == "" {
+			w.first = strings.TrimSpace(m[len(m)-1])
+		}
+	}
+}
+
+// Objects is how many steps make has told of.
+func (w *Watch) Objects() int { return w.objects }
+
+// Summary is a line about a build that succeeded.
+func (w *Watch) Summary() string {
+	return fmt.Sprintf("%d objects, %d warnings", w.objects, w.warnings)
+}
+
+// Failure says what went wrong first, or is "".
+func (w *Watch) Failure() string {
+	switch {
+	case w.cause != "" && w.first != "":
+		return w.cause + ": " + w.first
+	case w.cause != "":
+		return w.cause
+	}
+	return w.first
+}

@@ -1,0 +1,55 @@
+package kernel
+
+import (
+	"strings"
+	"testing"
+)
+
+// What went wrong first is what is said, not what make says last.
+func TestWatch(t *testing.T) {
+	for name, test := range map[string]struct {
+		text     []string
+		objects  int
+		warnings int
+		failure  string
+	}{
+		"good": {[]string{
+			"make[1]: Entering directory '/obj'", "  HOSTCC  scripts/x", "  CC      init/main.o", "/src/init/main.c:7:3: warning: unused variable 'x' [-Wunused]",
+			"  AR      built-in.a", "Kernel: arch/x86/boot/bzImage is ready  (#1)",
+		}, 3, 1, ""},
+		"error": {[]string{
+			"  CC      drivers/a.o", "/src/drivers/a.c: In function 'f':", "/src/drivers/a.c:12:5: error: 'y' undeclared (first use in this function)",
+			"/src/drivers/a.c:13:5: error: expected ';'", "make[3]: *** [/src/scripts/Makefile.build:250: drivers/a.o] Error 1", "make: *** [Makefile:227: __sub-make] Error 2",
+		}, 1, 0, "drivers/a.c:12: 'y' undeclared (first use in this function)"},
+		"missing header": {[]string{"/src/a.c:3:10: fatal error: openssl/x.h: No such file or directory"}, 0, 0, "a.c:3: openssl/x.h: No such file or directory"},
+		"linker":         {[]string{"ld: init/main.o: in function `start':", "ld: main.c:(.text+0x1): undefined reference to `foo'", "make[1]: *** [vmlinux] Error 1"}, 0, 0, "main.c:(.text+0x1): undefined reference to `foo'"},
+		"no rule":        {[]string{"make[2]: *** No rule to make target 'foo.o'.  Stop."}, 0, 0, "No rule to make target 'foo.o'.  Stop."},
+		"out of memory":  {[]string{"  CC      a.o", "gcc: fatal error: Killed signal terminated program cc1", "make[2]: *** [a.o] Error 1"}, 1, 0, "the compiler was killed: the host ran out of memory (fewer jobs need less: --jobs): [a.o] Error 1"},
+		"disk full":      {[]string{"/src/a.c:9:1: fatal error: error writing to a.s: No space left on device"}, 0, 0, "the disk is full: a.c:9: error writing to a.s: No space left on device"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			told := 0
+			w := &Watch{Report: func(n int) { told = n }}
+			text := strings.Join(test.text, "\n") + "\n"
+			for i := 0; i < len(text); i += 7 { // in pieces, as a pipe gives it
+				w.Write([]byte(text[i:min(i+7, len(text))]))
+			}
+			if w.Objects() != test.objects || told != test.objects || w.warnings != test.warnings || w.Failure() != test.failure {
+				t.Errorf("%d objects, %d told, %d warnings, %q; want %q", w.Objects(), told, w.warnings, w.Failure(), test.failure)
+			}
+		})
+	}
+}
+
+func TestVariables(t *testing.T) {
+	for _, test := range []struct{ arch, toolchain, wrapper, want string }{
+		{"x86_64", "gcc", "", "ARCH=x86_64 CC=gcc HOSTCC=gcc"},
+		{"x86_64", "gcc", "ccache", "ARCH=x86_64 CC=ccache gcc HOSTCC=ccache gcc"},
+		{"aarch64", "gcc", "ccache", "ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- CC=ccache aarch64-linux-gnu-gcc HOSTCC=ccache gcc"},
+		{"riscv64", "clang", "ccache", "ARCH=riscv LLVM=1 CC=ccache clang HOSTCC=ccache clang"},
+	} {
+		if got := strings.Join(Targets[test.arch].Variables(test.toolchain, test.wrapper), " "); got != test.want {
+			t.Errorf("%s: %q, want %q", test.arch, got, test.want)
+		}
+	}
+}
