@@ -180,7 +180,10 @@ func ofFirst(t *testing.T, root string) map[string]string {
 	o := options(root)
 	o.Boot = true
 	p := new(graph.Plan)
-	m := addTo(t, p, root, "one", o)[0]
+	return keyTexts(addTo(t, p, root, "one", o)[0])
+}
+
+func keyTexts(m *Machine) map[string]string {
 	texts := make(map[string]string)
 	var visit func(n *graph.Node)
 	visit = func(n *graph.Node) {
@@ -193,6 +196,62 @@ func ofFirst(t *testing.T, root string) map[string]string {
 		visit(n)
 	}
 	return texts
+}
+
+// Of a kernel's fragments neither names nor order count, only what they ask
+// for; and nothing of the rest of the machine depends on it.
+func TestWhatAKernelsChangeReaches(t *testing.T) {
+	kernels := func(name, text string) func(string) error {
+		return func(root string) error {
+			return os.WriteFile(filepath.Join(root, "constellations/kernels", name), []byte(text), 0o644)
+		}
+	}
+	manifest := func(from, to string) func(string) error {
+		return func(root string) error {
+			file := filepath.Join(root, "constellations/kernels/manifest.yml")
+			b, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(file, []byte(strings.Replace(string(b), from, to, 1)), 0o644)
+		}
+	}
+	for name, test := range map[string]struct {
+		change  func(root string) error
+		changed string
+	}{
+		"comment":      {kernels("a.config", "# a comment\n\nCONFIG_A=y\n"), ""},
+		"order":        {manifest("a.config, b.config", "b.config, a.config"), ""},
+		"moved option": {kernels("b.config", "CONFIG_A=y\n# CONFIG_IPV6 is not set\n"), ""},
+		"as meros has": {kernels("a.config", "CONFIG_A=y\nCONFIG_EXT4_FS=y\n"), ""},
+		"option":       {kernels("a.config", "CONFIG_A=y\nCONFIG_B=y\n"), "kernel-config"},
+		"value":        {kernels("a.config", "CONFIG_A=m\n"), "delta kernel-config"}, // the modules are in the image
+		"patch":        {manifest("[a.config, b.config]", "[a.config, b.config], patches: [one.patch]"), "kernel-compile kernel-config kernel-patch"},
+		"clang":        {manifest("[a.config, b.config]", "[a.config, b.config], debug: true"), "kernel-compile"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := project(t, "testdata/kernels.txtar")
+			texts := func() map[string]string {
+				t.Helper()
+				p := new(graph.Plan)
+				return keyTexts(addTo(t, p, root, "kernels", options(root))[0])
+			}
+			before := texts()
+			if err := test.change(root); err != nil {
+				t.Fatal(err)
+			}
+			after := texts()
+			var changed []string
+			for _, stage := range []string{"delta", "disk", "initrd", "kernel-compile", "kernel-config", "kernel-patch", "kernel-source", "pack", "packages", "personalize"} {
+				if before[stage] != after[stage] {
+					changed = append(changed, stage)
+				}
+			}
+			if got := strings.Join(changed, " "); got != test.changed {
+				t.Errorf("changed: %q, want %q", got, test.changed)
+			}
+		})
+	}
 }
 
 // What a plan cannot be made of is said with what to do.
