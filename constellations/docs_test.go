@@ -22,11 +22,12 @@ virtual_machines:
   m:
     qqqqqqqqqqqqqqqq: 1
     hooks: {qqqqqqqqqqqqqqqq: 1}
+    kernel: {qqqqqqqqqqqqqqqq: 1}
     disks: [{label: d, qqqqqqqqqqqqqqqq: 1}]
     networks: [{label: n, bridge: b, qqqqqqqqqqqqqqqq: 1}]
 `))
 	var errs *Errors
-	if !errors.As(err, &errs) || len(errs.Problems) != 6 {
+	if !errors.As(err, &errs) || len(errs.Problems) != 7 {
 		t.Fatalf("%v", err)
 	}
 	keys := 0
@@ -38,7 +39,7 @@ virtual_machines:
 			}
 		}
 	}
-	if keys < 40 {
+	if keys < 49 {
 		t.Errorf("only %d keys were found", keys)
 	}
 }

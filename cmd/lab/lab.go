@@ -211,11 +211,23 @@ func (p *Project) Must(t testing.TB, args ...string) *Outcome {
 // Packages are what a machine needs to boot and to be logged in to.
 const Packages = "[systemd-sysv, udev, dbus, openssh-server, iproute2]"
 
-// seedManifest uses what the machines of tests use, so that one lock pins it.
-const seedManifest = `virtual_machines:
+// seed is a project whose downloads others share.
+type seed struct {
+	name, manifest string
+	args           []string // of the run that downloads all it needs
+}
+
+// machines is what the machines of tests use, so that one lock pins it.
+var machines = seed{"meros-seed", `virtual_machines:
   plain: {suite: bookworm}
   full: {suite: bookworm, packages: ` + Packages + `}
-`
+`, []string{"build", "seed"}}
+
+// kernels is for tests that build kernels: besides, a compiler and the real
+// source. Its kernel is compiled, which takes minutes.
+var kernels = seed{"meros-seed-kernel", `virtual_machines:
+  full: {suite: bookworm, packages: ` + Packages + `, kernel: {source: "debian:linux-source-6.1"}}
+`, []string{"build", "seed"}}
 
 // seedAge is how old the downloads may be that tests share.
 const seedAge = 12 * time.Hour
@@ -233,7 +245,23 @@ func Downloaded(t testing.TB, constellations ...string) *Project {
 // Download does what [Downloaded] says in a project that is there.
 func (p *Project) Download(t testing.TB, constellations ...string) {
 	t.Helper()
-	seed := seeded(t)
+	p.link(t, machines.project(t), constellations)
+}
+
+// DownloadedKernel is [Downloaded] for constellations whose machines have
+// [Packages] and kernels that are built. The second project is one in which
+// the real source's kernel has been compiled, for virtual machines and with
+// nothing else asked for.
+func DownloadedKernel(t testing.TB, constellations ...string) (p, compiled *Project) {
+	t.Helper()
+	p, compiled = New(t, nil), kernels.project(t)
+	p.link(t, compiled, constellations)
+	return p, compiled
+}
+
+// link shares another project's lock and downloads.
+func (p *Project) link(t testing.TB, seed *Project, constellations []string) {
+	t.Helper()
 	lock, err := os.ReadFile(seed.Path("constellations/seed/meros.lock"))
 	if err != nil {
 		t.Fatal(err)
@@ -246,16 +274,16 @@ func (p *Project) Download(t testing.TB, constellations ...string) {
 		if err := os.MkdirAll(filepath.Dir(p.Path(blob)), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Link(seed.Path(blob), p.Path(blob)); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Link(seed.Path(blob), p.Path(blob)); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
 			t.Fatal(err)
 		}
 	}
 }
 
-// seeded is the project that all others get their packages from. It stays.
-func seeded(t testing.TB) *Project {
+// project is the seed's own, made once a day. It stays.
+func (s seed) project(t testing.TB) *Project {
 	t.Helper()
-	dir := filepath.Join(os.TempDir(), fmt.Sprintf("meros-seed-%d", os.Getuid()))
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("%s-%d", s.name, os.Getuid()))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -269,8 +297,8 @@ func seeded(t testing.TB) *Project {
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	p.Write(t, "constellations/seed/manifest.yml", seedManifest)
-	if o := p.Run(t, "build", "seed"); o.Exit != 0 {
+	p.Write(t, "constellations/seed/manifest.yml", s.manifest)
+	if o := p.Run(t, s.args...); o.Exit != 0 {
 		os.RemoveAll(dir)
 		Skip(t, "needs an archive of Debian and what builds an image: %s", o.Stderr)
 	}

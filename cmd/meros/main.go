@@ -102,6 +102,7 @@ type cli struct {
 	Shutdown    shutdownCmd    `cmd:"" help:"Shut down a constellation's machines."`
 	Lock        lockCmd        `cmd:"" help:"Pin the packages of a constellation in meros.lock, if they are not."`
 	Update      updateCmd      `cmd:"" help:"Pin the packages anew, at what the archive has now."`
+	Kernel      kernelCmd      `cmd:"" help:"Look at kernels."`
 	Cache       cacheCmd       `cmd:"" help:"Look after the cache."`
 	Demo        demoCmd        `cmd:"" help:"Build and boot the demo constellation, and ask it who it is."`
 }

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"meros/graph"
+	"meros/runner/kernel"
+)
+
+type kernelCmd struct {
+	Diff kernelDiffCmd `cmd:"" help:"Show in which options two kernels differ."`
+}
+
+type kernelDiffCmd struct {
+	A string `arg:"" help:"A .config, or CONSTELLATION or CONSTELLATION/MACHINE, whose kernel is configured."`
+	B string `arg:"" help:"The other one."`
+}
+
+// Run implements the verb.
+func (c *kernelDiffCmd) Run(e *env) error {
+	if done, err := e.inNamespace("kernel", "diff", c.A, c.B); done {
+		return err
+	}
+	var configs [2]kernel.Config
+	for i, name := range []string{c.A, c.B} {
+		file, err := kernelConfigFile(e, name)
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		configs[i], err = kernel.ReadConfig(f)
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	for _, change := range kernel.Diff(configs[0], configs[1]) {
+		e.ui.say("%s", change)
+	}
+	return nil
+}
+
+// kernelConfigFile is a file, or the configuration of a machine's kernel, made
+// if it is not there.
+func kernelConfigFile(e *env, name string) (string, error) {
+	if fi, err := os.Stat(name); err == nil && fi.Mode().IsRegular() {
+		return name, nil
+	}
+	c := &kernelBuildCmd{}
+	c.Constellation, c.Machine, _ = strings.Cut(name, "/")
+	m, vm, err := c.load(e)
+	if err != nil {
+		return "", err
+	}
+	w, err := openWorkplace(e)
+	if err != nil {
+		return "", err
+	}
+	defer w.close()
+	plan, built, err := c.plan(e, w, m, vm)
+	if err != nil {
+		return "", err
+	}
+	r, err := w.execute(e, plan, []*graph.Node{built.Config}, execution{name: "the configuration of " + name, quiet: true})
+	if err != nil {
+		return "", err
+	}
+	return w.store.Path(r.Outputs[built.Config]["config"].Digest), nil
+}

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"meros/cmd/lab"
+)
+
+// A source with the files and the make targets of a kernel, that is compiled
+// in a moment. Its configuration program takes what it knows.
+var fakeKernel = map[string]string{
+	"Kbuild": "", "init/main.c": "int main(void) { return ANSWER; }\n", "arch/x86/Kconfig": "", ".gitignore": "*.o\n",
+	"Kconfig": "config KNOWN\n\tbool \"known\"\nconfig NEEDS\n\tbool \"needs\"\n\tdepends on KNOWN\nconfig VIRTIO_BLK\n\tbool \"disk\"\n",
+	"Makefile": `VERSION = 6
+tinyconfig defconfig:
+	echo "# Linux/x86 6.1.0 Kernel Configuration" > $(O)/.config
+olddefconfig:
+	grep -x -e CONFIG_KNOWN=y -e CONFIG_VIRTIO_BLK=y $(O)/.config > $(O)/new || true
+	if grep -q KNOWN=y $(O)/new; then grep -x CONFIG_NEEDS=y $(O)/.config >> $(O)/new || true; fi
+	mv $(O)/new $(O)/.config
+bzImage:
+	mkdir -p $(O)/arch/x86/boot $(O)/include/config
+	@echo '  CC      init/main.o'
+	$(CC) -DANSWER=42 -c /src/init/main.c -o $(O)/main.o
+	cat $(O)/.config $(O)/main.o > $(O)/arch/x86/boot/bzImage
+	echo 6.1.0 > $(O)/include/config/kernel.release
+	echo map > $(O)/System.map
+.PHONY: tinyconfig olddefconfig bzImage
+`,
+}
+
+// writeKernel puts the fake source into the project.
+func writeKernel(t *testing.T, p *lab.Project, dir string) {
+	t.Helper()
+	for name, text := range fakeKernel {
+		p.Write(t, filepath.Join(dir, name), text)
+	}
+}
+
+// commit makes a git repository of a directory of the project, or adds a
+// commit to it, and returns its id.
+func commit(t *testing.T, p *lab.Project, dir string) string {
+	t.Helper()
+	var last string
+	for _, args := range [][]string{{"init", "--quiet", "--initial-branch=master"}, {"add", "."}, {"commit", "--quiet", "--message=x"}, {"rev-parse", "HEAD"}} {
+		cmd := exec.Command("git", append([]string{"-C", p.Path(dir), "-c", "user.name=x", "-c", "user.email=x@example.invalid"}, args...)...)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %q: %v\n%s", args, err, out)
+		}
+		last = strings.TrimSpace(string(out))
+	}
+	return last
+}
+
+func kernelManifestOf(kernel string) string {
+	return "virtual_machines:\n  m: {suite: bookworm, packages: " + lab.Packages + ", kernel: " + kernel + "}\n"
+}
+
+// The kernel of every kind of source, and what makes it be built again.
+func TestKernelSources(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "git")
+	p, _ := lab.DownloadedKernel(t, "k")
+	writeKernel(t, p, "constellations/k/linux")
+	manifest := func(kernel string) { p.Write(t, "constellations/k/manifest.yml", kernelManifestOf(kernel)) }
+	image := func() string {
+		t.Helper()
+		b, err := os.ReadFile(p.Path("data/disks/bzImage"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+
+	manifest("{source: linux}")
+	first := p.Must(t, "kernel-build", "k")
+	if want := []string{"linux source", "linux config", "linux kernel", "bzImage"}; !slices.Equal(without(first.Ran(), "bookworm"), want) {
+		t.Errorf("ran %q, want %q", first.Ran(), want)
+	}
+	if strings.TrimSpace(first.Stdout) != p.Path("data/disks/bzImage") || !strings.HasPrefix(image(), "CONFIG_VIRTIO_BLK=y\n") {
+		t.Errorf("%q is %.40q", first.Stdout, image())
+	}
+	if o := p.Must(t, "kernel-build", "k"); len(o.Ran()) != 0 {
+		t.Errorf("again: ran %q", o.Ran())
+	}
+	// The fragment that asks for it does not matter, nor what lies about.
+	p.Write(t, "constellations/k/a.config", "CONFIG_KNOWN=y\n")
+	manifest("{source: linux, config: a.config}")
+	p.Must(t, "kernel-build", "k")
+	os.Rename(p.Path("constellations/k/a.config"), p.Path("constellations/k/b.config"))
+	manifest("{source: linux, config: b.config}")
+	if o := p.Must(t, "kernel-build", "k"); len(o.Ran()) != 0 || !strings.HasPrefix(image(), "CONFIG_KNOWN=y\n") {
+		t.Errorf("a renamed fragment: ran %q, made %.40q", o.Ran(), image())
+	}
+	// A commit and an archive of the same files are the same source.
+	id := commit(t, p, "constellations/k/linux")
+	manifest("{source: git+" + p.Path("constellations/k/linux") + ", ref: master, config: b.config}")
+	if o := p.Must(t, "kernel-build", "k"); !slices.Equal(o.Ran(), []string{"linux master source"}) {
+		t.Errorf("from git: ran %q", o.Ran())
+	}
+	lock, _ := os.ReadFile(p.Path("constellations/k/meros.lock"))
+	if !strings.Contains(string(lock), "source git "+p.Path("constellations/k/linux")+" master "+id) {
+		t.Errorf("the lock does not pin %s:\n%s", id, lock)
+	}
+	archive := p.Path("linux-6.1.tar.xz")
+	if out, err := exec.Command("tar", "-C", p.Path("constellations/k"), "--exclude=.git", "-cJf", archive, "linux").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	manifest("{source: file://" + archive + ", config: b.config}")
+	if o := p.Must(t, "kernel-build", "k"); !slices.Equal(o.Ran(), []string{"linux-6.1.tar.xz source"}) {
+		t.Errorf("from an archive: ran %q", o.Ran())
+	}
+	leftovers(t, p)
+
+	t.Run("pins", func(t *testing.T) { kernelPins(t, p, manifest) })
+	t.Run("mistakes", func(t *testing.T) { kernelMistakes(t, p, manifest, archive) })
+}
+
+// kernelPins moves a branch: the lock holds until it is updated.
+func kernelPins(t *testing.T, p *lab.Project, manifest func(string)) {
+	repository := p.Path("constellations/k/linux")
+	kernel := "{source: git+" + repository + ", ref: master}"
+	manifest(kernel)
+	p.Must(t, "kernel-build", "k")
+	p.Write(t, "constellations/k/linux/init/main.c", "int main(void) { return 2 * ANSWER; }\n")
+	commit(t, p, "constellations/k/linux")
+	if o := p.Must(t, "kernel-build", "k"); len(o.Ran()) != 0 {
+		t.Errorf("a commit that is not pinned was built: %q", o.Ran())
+	}
+	p.Must(t, "update", "k", "--kernel")
+	if o := p.Must(t, "kernel-build", "k"); len(o.Ran()) != 4 {
+		t.Errorf("after the update: ran %q", o.Ran())
+	}
+	// The branch is rewritten, and what was pinned is gone.
+	removeResults(t, p, "kernel-source")
+	removeResults(t, p, "kernel-config")
+	removeResults(t, p, "kernel-compile")
+	if err := os.RemoveAll(filepath.Join(repository, ".git")); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(p.Path("data/disks/bzImage"))
+	p.Write(t, "constellations/k/linux/init/main.c", "int main(void) { return 3; }\n")
+	commit(t, p, "constellations/k/linux")
+	fails(t, p.Run(t, "kernel-build", "k"), 1, "cannot be fetched from", "meros update k")
+	p.Must(t, "update", "k", "--kernel")
+	p.Must(t, "kernel-build", "k")
+
+	manifest("{source: git+" + repository + ", ref: mastre}")
+	fails(t, p.Run(t, "kernel-build", "k"), 1, `has no branch or tag \"mastre\"`, `did you mean \"master\"`)
+}
+
+// kernelMistakes are told by what a person has to change.
+func kernelMistakes(t *testing.T, p *lab.Project, manifest func(string), archive string) {
+	write := func(name, text string) { p.Write(t, "constellations/k/"+name, text) }
+	writeKernel(t, p, "constellations/k/linux")
+	for _, c := range []struct {
+		name, kernel string
+		prepare      func()
+		exit         int
+		words        []string
+	}{
+		{"unknown option", "{source: linux, config: f.config}", func() { write("f.config", "\nCONFIG_KNOWNN=y\n") }, 1,
+			[]string{"f.config:2: this kernel has no option CONFIG_KNOWNN (did you mean CONFIG_KNOWN?)"}},
+		{"unmet dependency", "{source: linux, config: f.config}", func() { write("f.config", "CONFIG_NEEDS=y\n") }, 1,
+			[]string{"f.config:1: CONFIG_NEEDS=y was asked for, but it is n; it depends on KNOWN (KNOWN=n)"}},
+		{"no option at all", "{source: linux, config: f.config}", func() { write("f.config", "KNOWN=y\n") }, 2, []string{"f.config:1:1", "write CONFIG_NAME=y"}},
+		{"conflict", "{source: linux, config: [f.config, g.config]}", func() { write("f.config", "CONFIG_KNOWN=y\n"); write("g.config", "\n# CONFIG_KNOWN is not set\n") }, 2,
+			[]string{"g.config:2:1: CONFIG_KNOWN is n here and y in f.config:1"}},
+		{"no fragment", "{source: linux, config: h.config}", func() {}, 1, []string{"kernel configuration h.config does not exist"}},
+		{"hunk", "{source: linux, patches: [x.patch]}", func() {
+			write("x.patch", "--- a/init/main.c\n+++ b/init/main.c\n@@ -1,1 +1,1 @@\n-something else\n+int main(void);\n")
+		}, 1, []string{"patch x.patch: hunk 1 does not apply to init/main.c at line 1"}},
+		{"no patch", "{source: linux, patches: [x.patch]}", func() { write("x.patch", "hello\n") }, 1, []string{"patch x.patch", "is it a patch"}},
+		{"compile error", "{source: linux, patches: [x.patch]}", func() {
+			write("x.patch", "--- a/init/main.c\n+++ b/init/main.c\n@@ -1,1 +1,2 @@\n-int main(void) { return ANSWER; }\n+int main(void) { return ANSWER }\n+int g(void) { oops; }\n")
+		}, 1, []string{"linux kernel: init/main.c:1: expected ';' before '}' token", "make: exit status 2"}},
+		{"no kernel", "{source: empty}", func() { write("empty/README", "x") }, 1, []string{"this is no source of a Linux kernel: it has no Kbuild"}},
+		{"no directory", "{source: ../nowhere}", func() {}, 1, []string{"kernel source ../nowhere does not exist"}},
+		{"wrong digest", "{source: file://" + archive + "?, sha256: " + strings.Repeat("0", 64) + "}", func() {}, 1, []string{"has the digest sha256:", "but the manifest says sha256:000000"}},
+		{"truncated", "{source: file://" + archive + ".cut.tar.xz}", func() {
+			b, err := os.ReadFile(archive)
+			if err == nil {
+				err = os.WriteFile(archive+".cut.tar.xz", b[:len(b)-40], 0o644)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}, 1, []string{"xz", "cut.tar.xz source"}},
+		{"unsigned", "{source: file://" + archive + ", key: k.gpg}", func() {
+			write("meros.lock", strings.Split(readFile(t, p.Path("constellations/k/meros.lock")), "\nsource ")[0]+"\n")
+		}, 1,
+			[]string{"there is no signature to check"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.prepare()
+			manifest(strings.ReplaceAll(c.kernel, "?", ""))
+			fails(t, p.Run(t, "kernel-build", "k"), c.exit, c.words...)
+			leftovers(t, p)
+		})
+	}
+	for _, c := range []struct {
+		args  []string
+		words []string
+	}{
+		{[]string{"kernel-build", "k", "x"}, []string{`no machine \"x\"`}},
+		{[]string{"kernel-build", "--source", "a b"}, []string{"--source a b", "no source of a kernel"}},
+		{[]string{"kernel-build", "k", "--source", "debian:linux-source-6.1", "--ref", "v6.1"}, []string{"--ref is for git"}},
+	} {
+		fails(t, p.Run(t, c.args...), 2, c.words...)
+	}
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// without leaves out the names that begin with a word.
+func without(names []string, word string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return strings.HasPrefix(n, word) })
+}
+
+// The real source: booted; the same bytes in another directory; and a changed
+// option compiled over what there is gives what a clean build gives.
+func TestRealKernel(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-system-x86_64")
+	p, compiled := lab.DownloadedKernel(t, "real")
+	manifest := func(more string) {
+		p.Write(t, "constellations/real/manifest.yml", strings.Replace(kernelManifestOf(`{source: "debian:linux-source-6.1"`+more+`}`), "suite: bookworm,", "suite: bookworm, memory: 512M, cpus: 2,", 1))
+	}
+	manifest("")
+	// Only the compiler's cache is shared: what is in it is found by content.
+	if err := os.MkdirAll(p.Path("data/cache"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", "-a", compiled.Path("data/cache/ccache"), p.Path("data/cache/ccache")).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	p.Must(t, "kernel-build", "real")
+	sum := func(p *lab.Project, file string) string {
+		t.Helper()
+		s, err := fileDigest(p.Path(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first := sum(p, "data/disks/bzImage")
+	compiled.Must(t, "kernel-build", "seed", "--output", compiled.Path("data/disks/bzImage"))
+	if other := sum(compiled, "data/disks/bzImage"); other != first {
+		t.Errorf("two directories, two kernels: %s and %s", first, other)
+	}
+
+	t.Run("boot", func(t *testing.T) {
+		p.Must(t, "build", "real", "--boot")
+		pin := readFile(t, p.Path("constellations/real/meros.lock"))
+		_, pin, _ = strings.Cut(pin, "package linux-source-6.1 ")
+		version, _, _ := strings.Cut(pin, "-")
+		p.Must(t, "init", "real")
+		defer p.Run(t, "shutdown", "real", "--wait=5s")
+		o := p.Must(t, "connect", "real", "m", "--", "uname -r; systemctl is-system-running --wait; zgrep -c =m /proc/config.gz")
+		if want := version + "\nrunning\n0\n"; o.Stdout != want {
+			t.Errorf("the machine says %q, want %q", o.Stdout, want)
+		}
+	})
+
+	p.Write(t, "constellations/real/ram.config", "CONFIG_BLK_DEV_RAM=y\n")
+	manifest(", config: ram.config")
+	start := time.Now()
+	p.Must(t, "kernel-build", "real")
+	t.Logf("one option more: %.1f s", time.Since(start).Seconds())
+	over := sum(p, "data/disks/bzImage")
+	if over == first {
+		t.Error("the option changed nothing")
+	}
+	removeResults(t, p, "kernel-compile")
+	if err := os.RemoveAll(p.Path("data/cache/objects")); err != nil {
+		t.Fatal(err)
+	}
+	start = time.Now()
+	p.Must(t, "kernel-build", "real")
+	t.Logf("clean: %.1f s", time.Since(start).Seconds())
+	if clean := sum(p, "data/disks/bzImage"); clean != over {
+		t.Errorf("compiled over the objects of another kernel it is %s, clean %s", over, clean)
+	}
+	leftovers(t, p)
+	if left := processes(t, p.Root); len(left) > 0 {
+		t.Errorf("still running: %s", fmt.Sprint(left))
+	}
+}
