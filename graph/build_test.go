@@ -577,7 +577,7 @@ func TestLocalChangedWhileRead(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "motd")
 	plan := func() (*Plan, *Node) {
 		t.Helper()
-		l, err := ReadLocal("motd", file, nil)
+		l, err := ReadLocal("motd", file, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

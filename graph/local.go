@@ -24,32 +24,19 @@ const maxLines = 1000
 // its content, a directory by each entry's path, type, mode, extended
 // attributes and content, hard links as such; never by time or by its owner on
 // the host. If path itself is a symbolic link, it stands for what it leads to.
-// A file that memo remembers is not read again.
-func ReadLocal(name, path string, memo *Memo) (Local, error) {
-	t := &treeReader{memo: memo, links: make(map[uint64]string)}
-	if err := t.read(path); err != nil {
+// What skip matches is no part of a directory, see [Skipped]. A file that memo
+// remembers is not read again, nor is a large directory of which nothing has
+// changed.
+func ReadLocal(name, path string, skip []string, memo *Memo) (Local, error) {
+	l := Local{Name: name, Path: path, Skip: skip}
+	if err := l.read(memo); err != nil {
 		return Local{}, fmt.Errorf("read %s: %w", path, err)
-	}
-	h := sha256.New()
-	for _, l := range t.lines {
-		io.WriteString(h, l)
-		h.Write([]byte{0})
-	}
-	l := Local{Name: name, Path: path, Digest: "sha256:" + hex.EncodeToString(h.Sum(nil))}
-	if len(t.lines) <= maxLines {
-		l.Entries = t.lines
 	}
 	return l, nil
 }
 
-type treeReader struct {
-	memo  *Memo
-	lines []string
-	links map[uint64]string // first path of each inode with several names
-}
-
-func (t *treeReader) read(path string) error {
-	path, err := filepath.EvalSymlinks(path)
+func (l *Local) read(memo *Memo) error {
+	path, err := filepath.EvalSymlinks(l.Path)
 	if err != nil {
 		return err
 	}
@@ -58,11 +45,77 @@ func (t *treeReader) read(path string) error {
 		return err
 	}
 	if !fi.Mode().IsRegular() {
-		return t.walk(".", path)
+		return l.readTree(path, memo)
 	}
-	sum, err := t.memo.sum(path, fi.Sys().(*syscall.Stat_t))
-	t.lines = append(t.lines, "content "+sum)
+	sum, err := memo.sum(path, fi.Sys().(*syscall.Stat_t))
+	l.describe([]string{"content " + sum})
 	return err
+}
+
+func (l *Local) readTree(path string, memo *Memo) error {
+	look, err := lookAt(path, l.Skip)
+	if err != nil {
+		return err
+	}
+	l.look = look
+	if d, ok := memo.tree(look); ok {
+		l.Digest = d
+		return nil
+	}
+	t := &treeReader{memo: memo, links: make(map[uint64]string), skip: l.Skip}
+	if err := t.walk(".", path); err != nil {
+		return err
+	}
+	l.describe(t.lines)
+	memo.rememberTree(look, l.Digest)
+	return nil
+}
+
+// describe takes the lines of the description.
+func (l *Local) describe(lines []string) {
+	h := sha256.New()
+	for _, line := range lines {
+		io.WriteString(h, line)
+		h.Write([]byte{0})
+	}
+	l.Digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
+	if len(lines) <= maxLines {
+		l.Entries = lines
+	}
+}
+
+// Skipped tells whether one of the patterns, as of path.Match, matches: one
+// with a slash the whole path from the top, one without its last element.
+func Skipped(name string, patterns []string) bool {
+	for _, p := range patterns {
+		if matches(p, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// matches is asked for millions of names: what is no real pattern is compared.
+func matches(pattern, name string) bool {
+	subject := name
+	if !strings.Contains(pattern, "/") {
+		subject = name[strings.LastIndexByte(name, '/')+1:]
+	}
+	if rest, ok := strings.CutPrefix(pattern, "*"); ok && !strings.ContainsAny(rest, `/*?[\`) && !strings.Contains(pattern, "/") {
+		return strings.HasSuffix(subject, rest)
+	}
+	if !strings.ContainsAny(pattern, `*?[\`) {
+		return subject == pattern
+	}
+	ok, _ := filepath.Match(pattern, subject)
+	return ok
+}
+
+type treeReader struct {
+	memo  *Memo
+	lines []string
+	links map[uint64]string // first path of each inode with several names
+	skip  []string
 }
 
 func (t *treeReader) walk(rel, file string) error {
@@ -83,7 +136,11 @@ func (t *treeReader) walk(rel, file string) error {
 		return err
 	}
 	for _, e := range entries {
-		if err := t.walk(filepath.Join(rel, e.Name()), filepath.Join(file, e.Name())); err != nil {
+		name := filepath.Join(rel, e.Name())
+		if Skipped(name, t.skip) {
+			continue
+		}
+		if err := t.walk(name, filepath.Join(file, e.Name())); err != nil {
 			return err
 		}
 	}

@@ -32,7 +32,7 @@ func sampleTree(t *testing.T) string {
 
 func read(t *testing.T, path string) Local {
 	t.Helper()
-	l, err := ReadLocal("x", path, nil)
+	l, err := ReadLocal("x", path, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestReadLocalEntries(t *testing.T) {
 			t.Errorf("no %q in %q", want, l.Entries)
 		}
 	}
-	if _, err := ReadLocal("x", "/no/such/file", nil); err == nil || !strings.Contains(err.Error(), "/no/such/file") {
+	if _, err := ReadLocal("x", "/no/such/file", nil, nil); err == nil || !strings.Contains(err.Error(), "/no/such/file") {
 		t.Errorf("%v", err)
 	}
 }
@@ -133,7 +133,7 @@ func TestMemo(t *testing.T) {
 	}
 	sum := func(m *Memo) string {
 		t.Helper()
-		l, err := ReadLocal("x", file, m)
+		l, err := ReadLocal("x", file, nil, m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -178,6 +178,91 @@ func TestMemo(t *testing.T) {
 		}
 		if m := ReadMemo(index, time.Now()); len(m.sums) != 0 {
 			t.Errorf("damage %d: %v", i, m.sums)
+		}
+	}
+}
+
+// A large directory that looks as it did is not read, and one that does not
+// is.
+func TestMemoOfTrees(t *testing.T) {
+	dir, index := t.TempDir(), filepath.Join(t.TempDir(), "memo")
+	for i := range memoTree {
+		name := filepath.Join(dir, fmt.Sprint("d", i%7), fmt.Sprint("f", i))
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(fmt.Sprint(i)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	skip := []string{"*.o", "d1/made"}
+	digest := func(m *Memo) string {
+		t.Helper()
+		l, err := ReadLocal("x", dir, skip, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l.Digest
+	}
+	first := digest(nil)
+	if m := ReadMemo(index, time.Now()); digest(m) != first || len(m.trees) != 0 {
+		t.Errorf("a tree that was just written is remembered: %v", m.trees)
+	}
+	later := time.Now().Add(time.Hour)
+	m := ReadMemo(index, later)
+	if digest(m) != first || len(m.trees) != 1 {
+		t.Fatalf("%d trees are remembered", len(m.trees))
+	}
+	if err := m.Write(index); err != nil {
+		t.Fatal(err)
+	}
+	// It is believed: a wrong digest in the file shows.
+	b, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := "sha256:" + strings.Repeat("0", 64)
+	if err := os.WriteFile(index, []byte(strings.Replace(string(b), first, wrong, 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func() error{
+		"nothing":     func() error { return nil },
+		"object":      func() error { return os.WriteFile(dir+"/d3/x.o", []byte("x"), 0o644) },
+		"skipped dir": func() error { return os.MkdirAll(dir+"/d1/made/deep", 0o755) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if got := digest(ReadMemo(index, later)); got != wrong {
+			t.Errorf("%s: the tree was read", name)
+		}
+	}
+	for name, change := range map[string]func() error{
+		"content": func() error { return os.WriteFile(dir+"/d2/f2", []byte("3"), 0o644) },
+		"mode":    func() error { return os.Chmod(dir+"/d3/f3", 0o755) },
+		"name":    func() error { return os.Rename(dir+"/d4/f4", dir+"/d4/g4") },
+		"less":    func() error { return os.Remove(dir + "/d5/f5") },
+		"more":    func() error { return os.Mkdir(dir+"/d6/new", 0o755) },
+	} {
+		before := digest(nil)
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		after := digest(ReadMemo(index, later))
+		if after == wrong || after == before || after != digest(nil) {
+			t.Errorf("%s: %s, then %s", name, before, after)
+		}
+	}
+}
+
+func TestSkipped(t *testing.T) {
+	patterns := []string{".git", "*.o", ".tmp_*", "arch/*/generated", "include/config"}
+	for name, want := range map[string]bool{
+		".git": true, "a/.git": true, ".gitignore": false, "a/b.o": true, ".o": true, "a.o/b": false, "x/.tmp_1": true, "tmp_1": false,
+		"arch/x86/generated": true, "arch/x86/y/generated": false, "b/arch/x86/generated": false, "include/config": true, "x/include/config": false,
+	} {
+		if got := Skipped(name, patterns); got != want {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }

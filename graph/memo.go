@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -26,11 +27,16 @@ const memoSettle = 2 * time.Second
 // are forgotten.
 const memoMax = 100_000
 
-// Memo remembers the digests of large local files by their stat data, as
-// git's index does. A nil *Memo remembers nothing.
+// memoTree is how many entries a directory needs to be remembered as a whole:
+// smaller ones are described as fast as they are looked at.
+const memoTree = 2000
+
+// Memo remembers the digests of large local files and directories by their
+// stat data, as git's index does. A nil *Memo remembers nothing.
 type Memo struct {
 	mu    sync.Mutex
 	sums  map[memoKey]string
+	trees map[string][2]string // look's id to its sum and the digest
 	used  map[memoKey]bool
 	fresh bool // something was added since it was read
 	now   time.Time
@@ -45,13 +51,17 @@ type memoKey struct {
 // ReadMemo reads what [Memo.Write] wrote. A missing or damaged file is an
 // empty memo: all it costs is reading the files again.
 func ReadMemo(file string, now time.Time) *Memo {
-	m := &Memo{sums: make(map[memoKey]string), used: make(map[memoKey]bool), now: now}
+	m := &Memo{sums: make(map[memoKey]string), trees: make(map[string][2]string), used: make(map[memoKey]bool), now: now}
 	f, err := os.Open(file)
 	if err != nil {
 		return m
 	}
 	defer f.Close()
 	for s := bufio.NewScanner(f); s.Scan(); {
+		if f := strings.Fields(s.Text()); len(f) == 4 && f[0] == "tree" && len(f[1]) == 64 && len(f[2]) == 64 && len(f[3]) == len("sha256:")+64 {
+			m.trees[f[1]] = [2]string{f[2], f[3]}
+			continue
+		}
 		var k memoKey
 		var sum string
 		if n, _ := fmt.Sscanf(s.Text(), "%d %d %d %d %d %64s", &k.dev, &k.ino, &k.size, &k.mtimeNS, &k.changeNS, &sum); n == 6 && len(sum) == 64 {
@@ -79,6 +89,9 @@ func (m *Memo) Write(file string) error {
 		if !full || m.used[k] {
 			fmt.Fprintf(w, "%d %d %d %d %d %s\n", k.dev, k.ino, k.size, k.mtimeNS, k.changeNS, sum)
 		}
+	}
+	for id, t := range m.trees {
+		fmt.Fprintf(w, "tree %s %s %s\n", id, t[0], t[1])
 	}
 	if err := w.Flush(); err != nil {
 		f.Close()
@@ -110,6 +123,28 @@ func (m *Memo) sum(file string, st *syscall.Stat_t) (string, error) {
 		m.mu.Unlock()
 	}
 	return s, err
+}
+
+// tree is the digest of a directory that looks as it did.
+func (m *Memo) tree(l look) (string, bool) {
+	if m == nil {
+		return "", false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t, ok := m.trees[l.id]
+	return t[1], ok && t[0] == l.sum
+}
+
+// rememberTree keeps the digest of a directory that looked like l before it
+// was read.
+func (m *Memo) rememberTree(l look, digest string) {
+	if m == nil || l.entries < memoTree || m.now.Sub(time.Unix(0, l.newest)) <= memoSettle {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.trees[l.id], m.fresh = [2]string{l.sum, digest}, true
 }
 
 func fileSum(file string) (string, error) {

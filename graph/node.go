@@ -39,8 +39,11 @@ type Input struct {
 type Local struct {
 	Name    string
 	Path    string
+	Skip    []string // what of a directory is no part of it, see [Skipped]
 	Digest  string
 	Entries []string // a line for each file; nil where there are very many
+
+	look look // of a directory, when it was read
 }
 
 // Needs is what a node takes from the build's budget while it runs.

@@ -101,7 +101,12 @@ func (b *build) run(v *vertex) (e *cache.Entry, err error) {
 // is in the outputs.
 func unchanged(n *Node) error {
 	for _, l := range n.Locals {
-		now, err := ReadLocal(l.Name, l.Path, nil)
+		if l.look.entries >= memoTree {
+			if now, err := lookAt(l.Path, l.Skip); err == nil && now == l.look {
+				continue
+			}
+		}
+		now, err := ReadLocal(l.Name, l.Path, l.Skip, nil)
 		if err != nil {
 			return err
 		}

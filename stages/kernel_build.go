@@ -180,7 +180,7 @@ func (pl *planner) kernelSource(vm *constellations.Machine, section *constellati
 		if err != nil {
 			return nil, err
 		}
-		l, err := pl.file("source", dir)
+		l, err := pl.file("source", dir, notSource...)
 		if err != nil {
 			return nil, err
 		}
@@ -193,7 +193,7 @@ func (pl *planner) kernelSource(vm *constellations.Machine, section *constellati
 // notSource are what a directory holds besides the source: its history, and
 // what a build in it leaves. Patterns of path.Match.
 var notSource = []string{
-	".git", "*.o", "*.ko", "*.a", "*.cmd", "*.mod", "*.mod.c", "*.order", "*.symvers", ".config", ".config.old", ".tmp_*", "vmlinux", "vmlinux.*", "System.map",
+	".git", "*.o", "*.ko", "*.a", "*.cmd", "*.mod", "*.mod.c", "*.order", "*.symvers", ".config", ".config.old", ".tmp_*", "vmlinux", "System.map",
 	"include/config", "include/generated", "arch/*/include/generated",
 }
 

@@ -38,11 +38,11 @@ func (pl *planner) local(name, rel string) (*graph.Local, error) {
 
 // file is a local input that has to be there. Machines share many, each is
 // read once.
-func (pl *planner) file(name, file string) (*graph.Local, error) {
+func (pl *planner) file(name, file string, skip ...string) (*graph.Local, error) {
 	if l, ok := pl.locals[file]; ok {
 		return l, nil
 	}
-	l, err := graph.ReadLocal(name, file, pl.Memo)
+	l, err := graph.ReadLocal(name, file, skip, pl.Memo)
 	if err != nil {
 		return nil, err
 	}

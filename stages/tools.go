@@ -38,7 +38,7 @@ func toolIdentity(name string, memo *graph.Memo) string {
 	}
 	h := sha256.New()
 	for _, f := range files {
-		l, err := graph.ReadLocal("tool", f, memo)
+		l, err := graph.ReadLocal("tool", f, nil, memo)
 		if err != nil {
 			return "missing"
 		}

@@ -238,10 +238,11 @@ func TestRealKernel(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64")
 	p, compiled := lab.DownloadedKernel(t, "real")
-	manifest := func(more string) {
-		p.Write(t, "constellations/real/manifest.yml", strings.Replace(kernelManifestOf(`{source: "debian:linux-source-6.1"`+more+`}`), "suite: bookworm,", "suite: bookworm, memory: 512M, cpus: 2,", 1))
+	manifest := func(kernel string) {
+		p.Write(t, "constellations/real/manifest.yml", strings.Replace(kernelManifestOf("{"+kernel+"}"), "suite: bookworm,", "suite: bookworm, memory: 512M, cpus: 2,", 1))
 	}
-	manifest("")
+	const fromDebian = `source: "debian:linux-source-6.1"`
+	manifest(fromDebian)
 	// Only the compiler's cache is shared: what is in it is found by content.
 	if err := os.MkdirAll(p.Path("data/cache"), 0o755); err != nil {
 		t.Fatal(err)
@@ -277,8 +278,10 @@ func TestRealKernel(t *testing.T) {
 		}
 	})
 
+	t.Run("the same source", func(t *testing.T) { realSources(t, p, compiled, manifest) })
+
 	p.Write(t, "constellations/real/ram.config", "CONFIG_BLK_DEV_RAM=y\n")
-	manifest(", config: ram.config")
+	manifest(fromDebian + ", config: ram.config")
 	start := time.Now()
 	p.Must(t, "kernel-build", "real")
 	t.Logf("one option more: %.1f s", time.Since(start).Seconds())
@@ -299,5 +302,27 @@ func TestRealKernel(t *testing.T) {
 	leftovers(t, p)
 	if left := processes(t, p.Root); len(left) > 0 {
 		t.Errorf("still running: %s", fmt.Sprint(left))
+	}
+}
+
+// realSources gives the real source as a directory and as a commit: what was
+// compiled of the package is the kernel of both.
+func realSources(t *testing.T, p, compiled *lab.Project, manifest func(string)) {
+	trees, err := filepath.Glob(compiled.Path("data/cache/trees/*/*/init/main.c"))
+	if err != nil || len(trees) != 1 {
+		t.Fatalf("the unpacked sources are %q, %v", trees, err)
+	}
+	dir := p.Path("linux")
+	if out, err := exec.Command("cp", "-a", filepath.Dir(filepath.Dir(trees[0])), dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	manifest("source: " + dir)
+	if o := p.Must(t, "kernel-build", "real"); !slices.Equal(o.Ran(), []string{"linux source"}) {
+		t.Errorf("from a directory: ran %q", o.Ran())
+	}
+	commit(t, p, "linux")
+	manifest("source: git+file://" + dir)
+	if o := p.Must(t, "kernel-build", "real"); !slices.Equal(o.Ran(), []string{"linux master source"}) {
+		t.Errorf("from git: ran %q", o.Ran())
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"meros/constellations"
+	"meros/graph"
 	"meros/runner"
 	"meros/runner/debian"
 	"meros/runner/kernel"
@@ -44,7 +45,8 @@ func stepKernelSource(ctx context.Context, s *step) error {
 	case constellations.KernelGit:
 		err = s.fromGit(ctx, t)
 	case constellations.KernelDir:
-		err = t.FromDir(ctx, s.local("source"), strings.Fields(s.Params["skip"]))
+		skip := strings.Fields(s.Params["skip"])
+		err = t.FromDir(ctx, s.local("source"), func(name string) bool { return graph.Skipped(name, skip) })
 	default:
 		err = fmt.Errorf("there are no sources of the kind %q", kind)
 	}

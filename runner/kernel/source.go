@@ -137,9 +137,9 @@ func (t *Tree) FromTar(ctx context.Context, r io.Reader) error {
 	}
 }
 
-// FromDir writes what a directory of the host holds but for what skip says:
-// patterns of path.Match, for names or for paths from the top.
-func (t *Tree) FromDir(ctx context.Context, dir string, skip []string) error {
+// FromDir writes what a directory of the host holds but for the paths, from
+// the top, that skip tells.
+func (t *Tree) FromDir(ctx context.Context, dir string, skip func(name string) bool) error {
 	return filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
@@ -151,7 +151,7 @@ func (t *Tree) FromDir(ctx context.Context, dir string, skip []string) error {
 		if err != nil {
 			return err
 		}
-		if Skipped(name, skip) {
+		if skip(name) {
 			if d.IsDir() {
 				return fs.SkipDir
 			}
@@ -184,20 +184,6 @@ func (t *Tree) copy(name, file string) error {
 		return err
 	}
 	return t.file(name, fi.Mode()&0o100 != 0, f)
-}
-
-// Skipped tells whether one of the patterns matches the name, or the path.
-func Skipped(name string, patterns []string) bool {
-	for _, p := range patterns {
-		subject := name
-		if !strings.Contains(p, "/") {
-			subject = path.Base(name)
-		}
-		if ok, _ := path.Match(p, subject); ok {
-			return true
-		}
-	}
-	return false
 }
 
 // RunGit runs git in a repository.
