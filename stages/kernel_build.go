@@ -36,7 +36,7 @@ const buildArch = "x86_64"
 
 // kernelTools are the packages that a kernel is built with.
 var kernelTools = []string{
-	"bc", "bison", "ccache", "cpio", "flex", "kmod", "libc6-dev", "libelf-dev", "libssl-dev", "make", "patch", "perl", "python3-minimal", "xz-utils",
+	"bc", "bison", "ccache", "cpio", "flex", "kmod", "libc6-dev", "libelf-dev", "libncurses-dev", "libssl-dev", "make", "patch", "perl", "python3-minimal", "xz-utils",
 }
 
 // compilers are, by toolchain and by the architecture of the kernel, the
@@ -384,6 +384,17 @@ func (pl *planner) kernelCompile(vm *constellations.Machine, config *graph.Node,
 		n.Outputs = append(n.Outputs, "vmlinux")
 	}
 	return pl.plan.Add(n)
+}
+
+// KernelMenu is the node, of no plan, in which a person changes what b comes
+// to. menu is a target of the kernel's makefile, term the kind of terminal.
+func KernelMenu(b *BuiltKernel, menu, term string) *graph.Node {
+	return &graph.Node{
+		Stage: "kernel-menu", Name: "kernel configuration", Params: append(slices.Clone(b.Config.Params), graph.Param{Name: "menu", Value: menu}),
+		Hints:   []graph.Param{{Name: "term", Value: term}},
+		Inputs:  append(slices.Clone(b.Config.Inputs), graph.Input{Name: "config", Node: b.Config, Output: "config"}),
+		Outputs: []string{"fragment"},
+	}
 }
 
 // allCPUs is more tokens than any host has: the build gives what there is.

@@ -10,7 +10,8 @@ import (
 )
 
 type kernelCmd struct {
-	Diff kernelDiffCmd `cmd:"" help:"Show in which options two kernels differ."`
+	Config kernelConfigCmd `cmd:"" help:"Change a kernel's configuration in its menu, and write the difference as a fragment."`
+	Diff   kernelDiffCmd   `cmd:"" help:"Show in which options two kernels differ."`
 }
 
 type kernelDiffCmd struct {

@@ -46,6 +46,7 @@ var steps = map[string]func(context.Context, *step) error{
 	"kernel-patch":   stepKernelPatch,
 	"kernel-config":  stepKernelConfig,
 	"kernel-compile": stepKernelCompile,
+	"kernel-menu":    stepKernelMenu,
 	"copy":           stepCopy,
 }
 

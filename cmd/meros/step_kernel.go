@@ -126,6 +126,10 @@ const (
 
 // make runs make(1) for the kernel in k, its objects in the directory objects.
 func (s *step) make(ctx context.Context, k kernelTree, objects string, out io.Writer, more []runner.Mount, env []string, args ...string) error {
+	return s.makeWith(ctx, k, objects, runner.Stdio{Stdout: out, Stderr: out}, more, env, args...)
+}
+
+func (s *step) makeWith(ctx context.Context, k kernelTree, objects string, stdio runner.Stdio, more []runner.Mount, env []string, args ...string) error {
 	spec := runner.Spec{
 		Argv: append([]string{"make", "-C", sourceDir, "O=" + objectDir}, args...), Root: k.root, Hostname: "localhost",
 		Env: append([]string{
@@ -134,7 +138,7 @@ func (s *step) make(ctx context.Context, k kernelTree, objects string, out io.Wr
 		}, env...),
 		Mounts: append([]runner.Mount{{Source: k.source, Target: sourceDir}, {Source: objects, Target: objectDir, Writable: true}}, more...),
 	}
-	return runner.Run(ctx, spec, runner.Stdio{Stdout: out, Stderr: out})
+	return runner.Run(ctx, spec, stdio)
 }
 
 // hunk is what patch(1) says of a part that does not apply.
@@ -281,6 +285,66 @@ func copyConfig(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
+// stepKernelMenu lets a person change a configuration, and gives as a fragment
+// what differs afterwards of what a person chooses: savedefconfig leaves out
+// all that follows from other options.
+func stepKernelMenu(ctx context.Context, s *step) error {
+	k, err := s.kernelTree()
+	if err != nil {
+		return err
+	}
+	objects, err := s.workDir("obj")
+	if err != nil {
+		return err
+	}
+	config := filepath.Join(objects, ".config")
+	if err := moveFile(s.paths("config")[0], config); err != nil {
+		return err
+	}
+	vars := append([]string{"-s"}, kernel.Targets[s.Params["arch"]].Variables(s.Params["toolchain"], "")...)
+	chosen := func() (kernel.Config, error) {
+		if err := s.make(ctx, k, objects, os.Stderr, nil, nil, append(vars, "savedefconfig")...); err != nil {
+			return nil, named(err, "make savedefconfig")
+		}
+		f, err := os.Open(filepath.Join(objects, "defconfig"))
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return kernel.ReadConfig(f)
+	}
+	before, err := chosen()
+	if err != nil {
+		return err
+	}
+	terminal := runner.Stdio{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	if err := s.makeWith(ctx, k, objects, terminal, nil, []string{"TERM=" + s.Hints["term"]}, append(vars, s.Params["menu"])...); err != nil {
+		return named(err, "make "+s.Params["menu"])
+	}
+	after, err := chosen()
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(config)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	final, err := kernel.ReadConfig(f)
+	if err != nil {
+		return err
+	}
+	return s.output("fragment", func(f *os.File) error {
+		for _, change := range kernel.Diff(before, after) {
+			// What is no choice any more may still be on, by default.
+			if _, err := fmt.Fprintln(f, constellations.Option{Name: change.Name, Value: final.Value(change.Name)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // refused is the error for options that did not take. Those that only meros'
 // own fragments ask for are told of in the log: other versions of the kernel
 // have other options.
@@ -397,7 +461,7 @@ func (s *step) compile(ctx context.Context, k kernelTree, objects string, args [
 			s.report(int64(n), max(expected, int64(n)))
 		}
 	}}
-	env := []string{"CCACHE_DIR=" + compilerCache, "CCACHE_COMPILERCHECK=content", "CCACHE_MAXSIZE=4G", "CCACHE_TEMPDIR=/tmp"}
+	env := []string{"CCACHE_DIR=" + compilerCache, "CCACHE_COMPILERCHECK=content", "CCACHE_DEPEND=1", "CCACHE_MAXSIZE=4G", "CCACHE_TEMPDIR=/tmp"}
 	cache := []runner.Mount{{Source: compilerCache, Target: compilerCache, Writable: true}}
 	err := s.make(ctx, k, objects, io.MultiWriter(s.log, w), cache, env, args...)
 	if err != nil {

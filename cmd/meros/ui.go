@@ -319,7 +319,7 @@ func (u *ui) draw(force bool) {
 		a := u.running[n]
 		state := printable(a.line)
 		if a.total > 0 {
-			state = fmt.Sprintf("%s of %s", bytesText(a.done), bytesText(a.total))
+			state = progressText(n, a)
 		}
 		lines = append(lines, fmt.Sprintf("%6s  %s  %s", seconds(time.Since(a.since)), n.Name, state))
 	}
@@ -332,6 +332,14 @@ func (u *ui) draw(force bool) {
 		fmt.Fprintf(u.err, "%s\n", l)
 	}
 	u.drawn, u.drawnAt = len(lines), time.Now()
+}
+
+// progressText is how far a node is: a download in bytes, others in steps.
+func progressText(n *graph.Node, a *activity) string {
+	if n.Needs.Download {
+		return fmt.Sprintf("%s of %s", bytesText(a.done), bytesText(a.total))
+	}
+	return fmt.Sprintf("%d of %d", a.done, a.total)
 }
 
 func (u *ui) erase() {
