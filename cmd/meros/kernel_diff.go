@@ -30,13 +30,7 @@ func (c *kernelDiffCmd) Run(e *env) error {
 		if err != nil {
 			return err
 		}
-		f, err := os.Open(file)
-		if err != nil {
-			return err
-		}
-		configs[i], err = kernel.ReadConfig(f)
-		f.Close()
-		if err != nil {
+		if configs[i], err = kernel.ReadConfigFile(file); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}

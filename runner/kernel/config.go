@@ -36,6 +36,16 @@ func ReadConfig(r io.Reader) (Config, error) {
 	return c, nil
 }
 
+// ReadConfigFile reads the .config named file.
+func ReadConfigFile(file string) (Config, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return ReadConfig(f)
+}
+
 // Value is the option's value, "n" if it is off.
 func (c Config) Value(name string) string {
 	if v, ok := c[name]; ok {

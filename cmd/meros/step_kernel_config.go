@@ -1,0 +1,179 @@
+package main
+
+import (
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"meros/constellations"
+	"meros/runner"
+	"meros/runner/kernel"
+)
+
+// stepKernelConfig makes the configuration and checks that all that was asked
+// for is in it.
+func stepKernelConfig(ctx context.Context, s *step) error {
+	k, err := s.kernelTree()
+	if err != nil {
+		return err
+	}
+	objects, err := s.workDir("obj")
+	if err != nil {
+		return err
+	}
+	target := kernel.Targets[s.Params["arch"]]
+	vars := append([]string{"-s"}, target.Variables(s.Params["toolchain"], "")...)
+	config := filepath.Join(objects, ".config")
+	if base := s.Params["base"]; base != "" {
+		goal := map[string]string{"tiny": "tinyconfig"}[base]
+		if goal == "" {
+			goal = base
+		}
+		err = named(s.make(ctx, k, objects, s.log, nil, nil, append(vars, goal)...), "make "+goal)
+	} else {
+		err = copyConfig(s.local("base"), config)
+	}
+	if err != nil {
+		return err
+	}
+	want, err := kernel.ReadWanted(strings.NewReader(s.Params["options"]))
+	if err != nil {
+		return err
+	}
+	if err := kernel.SetOptions(config, want); err != nil {
+		return err
+	}
+	if err := s.make(ctx, k, objects, s.log, nil, nil, append(vars, "olddefconfig")...); err != nil {
+		return named(err, "make olddefconfig")
+	}
+	got, err := kernel.ReadConfigFile(config)
+	if err != nil {
+		return err
+	}
+	symbols, err := kernel.ReadSymbols(k.source, target.SrcArch)
+	if err != nil {
+		return err
+	}
+	if err := s.refused(kernel.Check(want, got, symbols), symbols); err != nil {
+		return err
+	}
+	return moveFile(config, filepath.Join(s.Out, "config"))
+}
+
+// named names what failed.
+func named(err error, what string) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// copyConfig copies a configuration, compressed or not.
+func copyConfig(from, to string) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var r io.Reader = f
+	magic := make([]byte, 2)
+	if n, _ := f.ReadAt(magic, 0); n == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
+		if r, err = gzip.NewReader(f); err != nil {
+			return err
+		}
+	}
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, r)
+	return errors.Join(err, out.Close())
+}
+
+// stepKernelMenu lets a person change a configuration, and gives as a fragment
+// what differs afterwards of what a person chooses: savedefconfig leaves out
+// all that follows from other options.
+func stepKernelMenu(ctx context.Context, s *step) error {
+	k, err := s.kernelTree()
+	if err != nil {
+		return err
+	}
+	objects, err := s.workDir("obj")
+	if err != nil {
+		return err
+	}
+	config := filepath.Join(objects, ".config")
+	if err := moveFile(s.paths("config")[0], config); err != nil {
+		return err
+	}
+	vars := append([]string{"-s"}, kernel.Targets[s.Params["arch"]].Variables(s.Params["toolchain"], "")...)
+	chosen := func() (kernel.Config, error) {
+		if err := s.make(ctx, k, objects, os.Stderr, nil, nil, append(vars, "savedefconfig")...); err != nil {
+			return nil, named(err, "make savedefconfig")
+		}
+		return kernel.ReadConfigFile(filepath.Join(objects, "defconfig"))
+	}
+	before, err := chosen()
+	if err != nil {
+		return err
+	}
+	terminal := runner.Stdio{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	if err := s.makeWith(ctx, k, objects, terminal, nil, []string{"TERM=" + s.Hints["term"]}, append(vars, s.Params["menu"])...); err != nil {
+		return named(err, "make "+s.Params["menu"])
+	}
+	after, err := chosen()
+	if err != nil {
+		return err
+	}
+	final, err := kernel.ReadConfigFile(config)
+	if err != nil {
+		return err
+	}
+	return s.output("fragment", func(f *os.File) error {
+		for _, change := range kernel.Diff(before, after) {
+			// What is no choice any more may still be on, by default.
+			if _, err := fmt.Fprintln(f, constellations.Option{Name: change.Name, Value: final.Value(change.Name)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// refused is the error for options that did not take. Those that only meros'
+// own fragments ask for are told of in the log: other versions of the kernel
+// have other options.
+func (s *step) refused(all []kernel.Refusal, symbols *kernel.Symbols) error {
+	var origins map[string]string
+	if err := json.Unmarshal([]byte(s.Hints["origins"]), &origins); err != nil {
+		return err
+	}
+	var lines []string
+	for _, r := range all {
+		text := fmt.Sprintf("%s: CONFIG_%s=%s was asked for, but it is %s", origins[r.Name], r.Name, r.Want, r.Got)
+		if r.Unknown {
+			text = fmt.Sprintf("%s: this kernel has no option CONFIG_%s", origins[r.Name], r.Name)
+			if near := constellations.Nearest(r.Name, symbols.Names()); near != "" {
+				text += fmt.Sprintf(" (did you mean CONFIG_%s?)", near)
+			}
+		}
+		for _, w := range r.Why {
+			text += "; " + w
+		}
+		if strings.HasPrefix(origins[r.Name], "meros' own ") {
+			fmt.Fprintln(s.log, "note:", text)
+			continue
+		}
+		lines = append(lines, text)
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(lines, "\n"))
+}

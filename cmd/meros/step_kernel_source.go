@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"meros/constellations"
+	"meros/graph"
+	"meros/runner"
+	"meros/runner/debian"
+	"meros/runner/kernel"
+	"meros/runner/layer"
+)
+
+// sourceTime is the time of all files of a kernel's source: make only asks
+// whether they are older than what is made of them.
+var sourceTime = time.Unix(1, 0)
+
+func stepKernelSource(ctx context.Context, s *step) error {
+	dir := filepath.Join(s.Out, "source.tree")
+	t, err := kernel.NewTree(dir)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	fromTar := func(r io.Reader) error { return t.FromTar(ctx, r) }
+	switch kind := constellations.KernelKind(s.Params["kind"]); kind {
+	case constellations.KernelDebian:
+		err = debian.ExtractFile(ctx, s.paths("deb")[0], "usr/src/*.tar.*", func(name string, r io.Reader) error {
+			return kernel.Decompress(ctx, r, constellations.TarCompression(name), fromTar)
+		})
+	case constellations.KernelTarball:
+		err = s.fromTarball(ctx, fromTar)
+	case constellations.KernelGit:
+		err = s.fromGit(ctx, t)
+	case constellations.KernelDir:
+		skip := strings.Fields(s.Params["skip"])
+		err = t.FromDir(ctx, s.local("source"), func(name string) bool { return graph.Skipped(name, skip) })
+	default:
+		err = fmt.Errorf("there are no sources of the kind %q", kind)
+	}
+	if err == nil {
+		err = kernel.CheckSource(dir)
+	}
+	if err != nil {
+		return err
+	}
+	return s.outputSparse("source", func(w io.Writer) error { return layer.Capture(ctx, w, dir, sourceTime, true) })
+}
+
+func (s *step) fromTarball(ctx context.Context, read func(io.Reader) error) error {
+	f, err := os.Open(s.paths("tarball")[0])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return kernel.Decompress(ctx, f, s.Params["compression"], read)
+}
+
+// fromGit fetches one commit and no history. Git runs as foreign code: it
+// reads what a server sends.
+func (s *step) fromGit(ctx context.Context, t *kernel.Tree) error {
+	repository, err := s.workDir("git")
+	if err != nil {
+		return err
+	}
+	commit, from := s.Params["commit"], s.Hints["url"]
+	run := func(ctx context.Context, stdin io.Reader, stdout io.Writer, argv ...string) error {
+		spec := runner.Spec{
+			Argv: argv, Dir: "/git", Hostname: "localhost", Network: runner.HostNetwork,
+			Env: []string{
+				"PATH=/usr/bin:/bin", "HOME=/nonexistent", "LC_ALL=C", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0",
+				"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*",
+			},
+			Mounts: []runner.Mount{{Source: repository, Target: "/git", Writable: true}},
+		}
+		if fi, err := os.Stat(strings.TrimPrefix(from, "file://")); err == nil && fi.IsDir() {
+			dir := strings.TrimPrefix(from, "file://")
+			spec.Mounts = append(spec.Mounts, runner.Mount{Source: dir, Target: dir})
+		}
+		return runner.Run(ctx, spec, runner.Stdio{Stdin: stdin, Stdout: stdout, Stderr: s.log})
+	}
+	if err := run(ctx, nil, s.log, "git", "init", "--quiet", "--bare", "."); err != nil {
+		return fmt.Errorf("git init: %w (is git installed?)", err)
+	}
+	if err := run(ctx, nil, s.log, "git", "fetch", "--quiet", "--depth=1", "--no-tags", from, commit); err != nil {
+		return fmt.Errorf("commit %.12s, which %s was when the lock was written, cannot be fetched from %s: git fetch: %w (if the branch was rewritten: meros update %s)", commit, s.Hints["ref"], from, err, s.Hints["constellation"])
+	}
+	return t.FromGit(ctx, run, commit)
+}
+
+// hunk is what patch(1) says of a part that does not apply.
+var (
+	hunk     = regexp.MustCompile(`^Hunk #(\d+) (FAILED|ignored) at (\d+)`)
+	patching = regexp.MustCompile(`^(?:patching|checking) file (.*)$`)
+)
+
+// stepKernelPatch applies patches and keeps what they change.
+func stepKernelPatch(ctx context.Context, s *step) error {
+	tools, _, err := s.writable(s.paths("tools"))
+	if err != nil {
+		return err
+	}
+	dirs := make(map[string]string)
+	for _, name := range []string{"source", "changes", "overlay"} {
+		if dirs[name], err = s.workDir(name); err != nil {
+			return err
+		}
+	}
+	if err := mountOverlay(dirs["source"], s.paths("source"), dirs["changes"], dirs["overlay"]); err != nil {
+		return err
+	}
+	for _, p := range s.Locals {
+		fmt.Fprintf(s.log, "== %s\n", p.Name)
+		if err := s.patch(ctx, tools, dirs["source"], p.Name, p.Path); err != nil {
+			return err
+		}
+	}
+	return s.outputSparse("layer", func(w io.Writer) error { return layer.Capture(ctx, w, dirs["changes"], sourceTime, false) })
+}
+
+func (s *step) patch(ctx context.Context, tools, source, name, file string) error {
+	var said strings.Builder
+	err := runner.Run(ctx, runner.Spec{
+		Argv: []string{"patch", "--strip=1", "--batch", "--forward", "--no-backup-if-mismatch", "--input=/run/patch"}, Root: tools, Dir: sourceDir,
+		Env:    []string{"PATH=/usr/bin:/bin", "LC_ALL=C", "HOME=/tmp"},
+		Mounts: []runner.Mount{{Source: source, Target: sourceDir, Writable: true}, {Target: "/run"}, {Source: file, Target: "/run/patch"}},
+	}, runner.Stdio{Stdout: io.MultiWriter(s.log, &said), Stderr: io.MultiWriter(s.log, &said)})
+	if err == nil {
+		return nil
+	}
+	at := ""
+	for line := range strings.Lines(said.String()) {
+		line = strings.TrimSpace(line)
+		if m := patching.FindStringSubmatch(line); m != nil {
+			at = m[1]
+		}
+		if m := hunk.FindStringSubmatch(line); m != nil {
+			return fmt.Errorf("patch %s: hunk %s does not apply to %s at line %s", name, m[1], at, m[3])
+		}
+		if strings.Contains(line, "can't find file to patch") {
+			return fmt.Errorf("patch %s: it is for a file that this source does not have", name)
+		}
+	}
+	if at == "" {
+		return fmt.Errorf("patch %s: %w (is it a patch, made from the top of the source?)", name, err)
+	}
+	return fmt.Errorf("patch %s: %s: %w", name, at, err)
+}

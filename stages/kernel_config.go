@@ -1,0 +1,148 @@
+package stages
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"meros/constellations"
+	"meros/graph"
+)
+
+// vmConfigs are meros' own fragments: what a kernel needs to run a machine, on
+// all architectures and on one.
+var (
+	//go:embed vm.config
+	vmConfig []byte
+	//go:embed vm-x86_64.config
+	vmConfigX86 []byte
+	//go:embed vm-aarch64.config
+	vmConfigARM64 []byte
+	//go:embed vm-riscv64.config
+	vmConfigRISCV []byte
+)
+
+func vmConfigOf(arch string) []byte {
+	return map[string][]byte{"x86_64": vmConfigX86, "aarch64": vmConfigARM64, "riscv64": vmConfigRISCV}[arch]
+}
+
+// kernelConfig is the configuration that the base and the fragments come to.
+// What they ask for is in the key as one sorted list: neither their order nor
+// their names matter, only where an error points.
+func (pl *planner) kernelConfig(vm *constellations.Machine, inputs []graph.Input) (n *graph.Node, modules bool, err error) {
+	wanted, err := pl.kernelOptions(vm)
+	if err != nil {
+		return nil, false, err
+	}
+	var options strings.Builder
+	origins := make(map[string]string)
+	for _, o := range wanted {
+		options.WriteString(o.String() + "\n")
+		origins[o.Name] = o.Place()
+		modules = modules || o.Value == "m"
+	}
+	places, err := json.Marshal(origins)
+	if err != nil {
+		return nil, false, err
+	}
+	n = &graph.Node{
+		Stage: "kernel-config", Revision: kernelConfigRevision, Name: kernelName(vm.Kernel) + " config",
+		Params: []graph.Param{
+			{Name: "arch", Value: vm.Arch}, {Name: "toolchain", Value: vm.Kernel.Toolchain}, {Name: "options", Value: options.String()},
+		},
+		Hints: []graph.Param{{Name: "origins", Value: string(places)}}, Inputs: inputs, Outputs: []string{"config"},
+	}
+	switch base := vm.Kernel.Base; base {
+	case "tiny", "defconfig":
+		n.Params = append(n.Params, graph.Param{Name: "base", Value: base})
+		modules = modules || base == "defconfig"
+	default:
+		file, err := pl.baseConfig(base)
+		if err != nil {
+			return nil, false, err
+		}
+		l, err := pl.file("base", file)
+		if err != nil {
+			return nil, false, err
+		}
+		n.Locals, modules = []graph.Local{*l}, true
+	}
+	return pl.plan.Add(n), modules, nil
+}
+
+// baseConfig is the file of a configuration to start from; "running" is that
+// of the host's kernel.
+func (pl *planner) baseConfig(name string) (string, error) {
+	if name != "running" {
+		return pl.find("kernel configuration", name)
+	}
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return "", err
+	}
+	tried := []string{"/boot/config-" + strings.TrimSpace(string(release)), "/proc/config.gz"}
+	for _, f := range tried {
+		if _, err := os.Stat(f); err == nil {
+			return f, nil
+		}
+	}
+	return "", fmt.Errorf("the running kernel's configuration is neither %s (name a file instead of \"running\")", strings.Join(tried, " nor "))
+}
+
+// kernelOptions is what meros' own fragments and the manifest's ask for, by
+// name; the manifest's count more.
+func (pl *planner) kernelOptions(vm *constellations.Machine) ([]constellations.Option, error) {
+	all := make(map[string]constellations.Option)
+	for name, src := range map[string][]byte{"vm.config": vmConfig, "vm-" + vm.Arch + ".config": vmConfigOf(vm.Arch)} {
+		own, err := constellations.ParseFragment("meros' own "+name, src)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range own {
+			all[o.Name] = o
+		}
+	}
+	var fragments [][]constellations.Option
+	for _, f := range vm.Kernel.Fragments {
+		file, err := pl.find("kernel configuration", f)
+		if err != nil {
+			return nil, err
+		}
+		src, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		options, err := constellations.ParseFragment(f, src)
+		if err != nil {
+			return nil, err
+		}
+		fragments = append(fragments, options)
+	}
+	merged, err := constellations.MergeFragments(fragments...)
+	if err != nil {
+		return nil, err
+	}
+	for name, o := range merged {
+		all[name] = o
+	}
+	var list []constellations.Option
+	for _, o := range all {
+		list = append(list, o)
+	}
+	slices.SortFunc(list, func(a, b constellations.Option) int { return strings.Compare(a.Name, b.Name) })
+	return list, nil
+}
+
+// KernelMenu is the node, of no plan, in which a person changes what b comes
+// to. menu is a target of the kernel's makefile, term the kind of terminal.
+func KernelMenu(b *BuiltKernel, menu, term string) *graph.Node {
+	return &graph.Node{
+		Stage: "kernel-menu", Name: "kernel configuration", Params: append(slices.Clone(b.Config.Params), graph.Param{Name: "menu", Value: menu}),
+		Hints:   []graph.Param{{Name: "term", Value: term}},
+		Inputs:  append(slices.Clone(b.Config.Inputs), graph.Input{Name: "config", Node: b.Config, Output: "config"}),
+		Outputs: []string{"fragment"},
+	}
+}
