@@ -232,6 +232,38 @@ func TestTree(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(s.Dir(), "trees", "*", "*")); len(left) > 0 {
 		t.Errorf("trees of another boot: %q", left)
 	}
+	// Touched by whatever, it is made again, by the next process at the latest.
+	dir, err := s.Tree(t.Context(), a, unpack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, touch := range []func() error{
+		func() error { return os.WriteFile(filepath.Join(dir, "more"), nil, 0o644) },
+		func() error { return os.Chmod(dir, 0o700) },
+		func() error { return os.Remove(dir + lookSuffix) },
+	} {
+		if err := touch(); err != nil {
+			t.Fatal(err)
+		}
+		next, err := Open(s.Dir(), Options{NoSync: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := made.Load()
+		if _, err := next.Tree(t.Context(), a, unpack); err != nil || made.Load() != before+1 {
+			t.Errorf("touch %d: %v, made %d times", i, err, made.Load()-before)
+		}
+	}
+	// A rotten artifact is not unpacked, whatever its time says.
+	if err := os.RemoveAll(filepath.Join(s.Dir(), "trees", s.boot)); err != nil {
+		t.Fatal(err)
+	}
+	os.MkdirAll(filepath.Dir(dir), 0o755)
+	os.Chmod(s.Path(a.Digest), 0o644)
+	os.WriteFile(s.Path(a.Digest), []byte("cOntent"), 0o644)
+	os.Chtimes(s.Path(a.Digest), pinned, pinned)
+	_, err = s.Tree(t.Context(), a, unpack)
+	isMiss(t, err, "is damaged")
 	failing := func(context.Context, string, string) error { return errors.New("no") }
 	if _, err := s.Tree(t.Context(), a, failing); err == nil {
 		t.Error("a tree that could not be made")

@@ -53,14 +53,15 @@ func (s *Store) deliver(ctx context.Context, name, path string) (Artifact, error
 	if err := s.sync(f); err != nil {
 		return a, err
 	}
-	if err := s.rename(name, path); err != nil {
-		return a, err
-	}
-	d, err := statDelivery(path)
+	// Before it has its name: then another's file may be there.
+	d, err := statDelivery(name)
 	if err != nil {
 		return a, err
 	}
-	d.Content = a
+	d.Path, d.Content = path, a
+	if err := s.rename(name, path); err != nil {
+		return a, err
+	}
 	b, err := json.Marshal(d)
 	if err != nil {
 		return a, err

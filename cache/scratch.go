@@ -21,6 +21,19 @@ type Scratch struct {
 // the way. Close removes it; if the run is killed, the next run's
 // [Reclaim] does.
 func (s *Store) NewScratch(parent string) (*Scratch, error) {
+	c, err := NewScratch(parent)
+	if err != nil {
+		return nil, err
+	}
+	s.tmp = c.dir
+	s.dropStaleTrees()
+	s.dropStaleLocks()
+	return c, nil
+}
+
+// NewScratch makes a directory below parent that is removed when its run ends,
+// by [Scratch.Close] or, if the run is killed, by the next run's [Reclaim].
+func NewScratch(parent string) (*Scratch, error) {
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return nil, fmt.Errorf("make a work directory: %w", err)
 	}
@@ -29,11 +42,9 @@ func (s *Store) NewScratch(parent string) (*Scratch, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make a work directory: %w", err)
 		}
+		plain(dir)
 		f, err := os.Open(dir)
 		if err == nil && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && sameFile(f, dir) {
-			s.tmp = dir
-			s.dropStaleTrees()
-			s.dropStaleLocks()
 			return &Scratch{dir, f}, nil
 		}
 		// Between the two calls another run may have taken it for a dead one's.
@@ -43,6 +54,16 @@ func (s *Store) NewScratch(parent string) (*Scratch, error) {
 			return nil, fmt.Errorf("make a work directory: %w", err)
 		}
 	}
+}
+
+// plain takes from a directory what its parent has passed on to it, and what
+// it would pass on to all that is made in it: the set-group-ID bit and default
+// access control lists, acl(5).
+func plain(dir string) {
+	unix.Removexattr(dir, "system.posix_acl_default")
+	unix.Removexattr(dir, "system.posix_acl_access")
+	os.Chown(dir, -1, os.Getegid())
+	os.Chmod(dir, 0o755)
 }
 
 // Dir is the directory's path.

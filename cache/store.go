@@ -6,7 +6,8 @@
 //	cas/ab/<sha256>          an artifact, its bytes as they are, mode 0444
 //	actions/ab/<sha256>      an action's entry (JSON): its outputs' digests
 //	actions/ab/<sha256>.key  the key text whose sha256 the name is
-//	trees/<boot>/<sha256>/   an unpacked layer, derived, may be deleted
+//	trees/<boot>/<view>/<sha256>/      an unpacked layer, derived, may be deleted
+//	trees/<boot>/<view>/<sha256>.look  what stat(2) said of all of it
 //	locks/<name>             flock(2) files, one for each key in work
 //	tmp/                     files on their way; a dead run's are reclaimed
 //
@@ -23,6 +24,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -32,8 +34,12 @@ type Store struct {
 	dir    string
 	tmp    string // where files on their way are
 	boot   string // of this host, random(4)
+	view   string // of this process on owners, see idView
 	noSync bool
 	now    func() time.Time
+
+	mu      sync.Mutex
+	trusted map[string]bool // trees that were looked at
 }
 
 // Options are what differs between a user's store and a test's.
@@ -51,8 +57,12 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cache %s: %w", dir, err)
 	}
-	s := &Store{dir: dir, tmp: filepath.Join(dir, "tmp"), boot: strings.TrimSpace(string(boot)), noSync: o.NoSync, now: o.Now}
-	for _, d := range []string{"cas", "actions", filepath.Join("trees", s.boot), "locks", "tmp"} {
+	view, err := idView()
+	if err != nil {
+		return nil, fmt.Errorf("open cache %s: %w", dir, err)
+	}
+	s := &Store{dir: dir, tmp: filepath.Join(dir, "tmp"), boot: strings.TrimSpace(string(boot)), view: view, noSync: o.NoSync, now: o.Now, trusted: make(map[string]bool)}
+	for _, d := range []string{"cas", "actions", filepath.Join("trees", s.boot, s.view), "locks", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, fmt.Errorf("open cache %s: %w", dir, err)
 		}

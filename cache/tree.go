@@ -2,6 +2,8 @@ package cache
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,30 +14,50 @@ import (
 // Unpack fills the empty directory dir from the artifact in file.
 type Unpack func(ctx context.Context, file, dir string) error
 
+// lookSuffix ends the name of the file, beside a tree, that holds its look.
+const lookSuffix = ".look"
+
 // TreePath is where [Store.Tree] keeps the unpacked artifact. Trees are not
 // synced, which would take as long as making them: they are believed only
-// during the boot of the host in which they were made.
+// during the boot of the host in which they were made, by processes that see
+// owners as the one did that made them, and as long as they look the same.
 func (s *Store) TreePath(d digest.Digest) string {
-	return filepath.Join(s.dir, "trees", s.boot, d.Encoded())
+	return filepath.Join(s.dir, "trees", s.boot, s.view, d.Encoded())
+}
+
+// idView tells processes apart to which a file has different owners: root, and
+// an ordinary user in a namespace of ids (user_namespaces(7)).
+func idView() (string, error) {
+	h := sha256.New()
+	for _, f := range []string{"/proc/self/uid_map", "/proc/self/gid_map"} {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return "", err
+		}
+		h.Write(b)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:6]), nil
 }
 
 // Tree returns the directory that holds the artifact unpacked, made by unpack
-// where it is missing. It is a view that can always be made again, so it is
-// no artifact itself; nothing may write to it.
+// where it is missing or damaged. It is a view that can always be made again,
+// so it is no artifact itself; nothing may write to it.
 func (s *Store) Tree(ctx context.Context, a Artifact, unpack Unpack) (string, error) {
-	dir := s.TreePath(a.Digest)
-	if _, err := os.Lstat(dir); err == nil {
-		return dir, nil
-	}
 	unlock, err := s.Lock(ctx, "tree-"+a.Digest.Encoded(), nil)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	if _, err := os.Lstat(dir); err == nil {
+	dir := s.TreePath(a.Digest)
+	if s.trust(dir) {
 		return dir, nil
 	}
+	s.dropTree(a.Digest)
+	// Read whole: what is unpacked wrong would stay wrong.
 	if err := s.Has(a); err != nil {
+		return "", err
+	}
+	if err := s.Verify(a.Digest); err != nil {
 		return "", err
 	}
 	tmp, err := os.MkdirTemp(s.tmp, "t-*")
@@ -46,17 +68,67 @@ func (s *Store) Tree(ctx context.Context, a Artifact, unpack Unpack) (string, er
 	if err := unpack(ctx, s.Path(a.Digest), filepath.Join(tmp, "tree")); err != nil {
 		return "", fmt.Errorf("unpack %s: %w", short(a.Digest), err)
 	}
-	return dir, os.Rename(filepath.Join(tmp, "tree"), dir)
+	return dir, s.keepTree(filepath.Join(tmp, "tree"), dir)
+}
+
+// trust tells whether a tree is as it was made. It is looked at once in a
+// process.
+func (s *Store) trust(dir string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := os.Lstat(dir); err != nil {
+		return false
+	}
+	if s.trusted[dir] {
+		return true
+	}
+	was, err := os.ReadFile(dir + lookSuffix)
+	if err != nil {
+		return false
+	}
+	now, err := LookAt(dir, nil)
+	if err != nil || now.Sum != string(was) {
+		return false
+	}
+	s.trusted[dir] = true
+	return true
+}
+
+// keepTree puts a complete tree where it is looked for.
+func (s *Store) keepTree(from, to string) error {
+	l, err := LookAt(from, nil)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	if err := os.WriteFile(to+lookSuffix, []byte(l.Sum), 0o644); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trusted[to] = true
+	return nil
 }
 
 // AdoptTree takes dir, on the store's file system, as the unpacked view of
 // the artifact d. The caller promises that it is what unpacking d would give.
-func (s *Store) AdoptTree(d digest.Digest, dir string) error {
+func (s *Store) AdoptTree(ctx context.Context, d digest.Digest, dir string) error {
+	unlock, err := s.Lock(ctx, "tree-"+d.Encoded(), nil)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	to := s.TreePath(d)
-	if _, err := os.Lstat(to); err == nil {
+	if s.trust(to) {
 		return nil
 	}
-	if err := os.Rename(dir, to); err != nil && !os.IsExist(err) {
+	s.dropTree(d)
+	if err := s.keepTree(dir, to); err != nil {
 		return fmt.Errorf("keep the unpacked %s: %w", short(d), err)
 	}
 	return nil
@@ -65,8 +137,12 @@ func (s *Store) AdoptTree(d digest.Digest, dir string) error {
 // dropTree takes an unpacked view out of the way; deleting it is left to the
 // reclaiming of tmp/, because large trees are slow to delete.
 func (s *Store) dropTree(d digest.Digest) {
+	to := s.TreePath(d)
+	if _, err := os.Lstat(to); err != nil {
+		return
+	}
 	if tmp, err := os.MkdirTemp(s.tmp, "d-*"); err == nil {
-		os.Rename(s.TreePath(d), filepath.Join(tmp, "tree"))
+		os.Rename(to, filepath.Join(tmp, "tree"))
 	}
 }
 

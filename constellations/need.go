@@ -118,6 +118,24 @@ func (l *Lock) Prune(needs []Need) {
 	}
 }
 
+// KeepDates gives sections that pin the same packages as before the date that
+// they had: what is built from them is the same, so nothing is built anew.
+func (l *Lock) KeepDates(before *Lock) {
+	for i := range l.Debian {
+		d := &l.Debian[i]
+		was := before.Section(d.Suite, d.Arch, d.Mirror)
+		if was == nil {
+			continue
+		}
+		same := *was
+		same.Date, same.Indexes = d.Date, d.Indexes
+		one, other := &Lock{Debian: []DebianLock{same}}, &Lock{Debian: []DebianLock{*d}}
+		if string(one.Encode()) == string(other.Encode()) {
+			d.Date = was.Date
+		}
+	}
+}
+
 // serves tells whether a need is of this section.
 func (d *DebianLock) serves(n Need) bool {
 	return n.Source == nil && n.Section == Section{d.Suite, d.Arch, d.Mirror}

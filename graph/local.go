@@ -62,7 +62,7 @@ func (l *Local) readTree(path string, memo *Memo) error {
 		l.Digest = d
 		return nil
 	}
-	t := &treeReader{memo: memo, links: make(map[uint64]string), skip: l.Skip}
+	t := &treeReader{memo: memo, links: make(map[inode]string), skip: l.Skip}
 	if err := t.walk(".", path); err != nil {
 		return err
 	}
@@ -111,10 +111,12 @@ func matches(pattern, name string) bool {
 	return ok
 }
 
+type inode struct{ dev, ino uint64 }
+
 type treeReader struct {
 	memo  *Memo
 	lines []string
-	links map[uint64]string // first path of each inode with several names
+	links map[inode]string // first path of each inode with several names
 	skip  []string
 }
 
@@ -154,11 +156,11 @@ func (t *treeReader) describe(rel, file string, fi fs.FileInfo) (string, error) 
 	switch fi.Mode().Type() {
 	case 0:
 		if st.Nlink > 1 {
-			if first, ok := t.links[st.Ino]; ok {
+			if first, ok := t.links[inode{st.Dev, st.Ino}]; ok {
 				fmt.Fprintf(&b, " link %s", quote(first))
 				return b.String(), nil
 			}
-			t.links[st.Ino] = rel
+			t.links[inode{st.Dev, st.Ino}] = rel
 		}
 		sum, err := t.memo.sum(file, st)
 		if err != nil {

@@ -133,18 +133,18 @@ func (m *Memo) tree(l look) (string, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t, ok := m.trees[l.id]
-	return t[1], ok && t[0] == l.sum
+	return t[1], ok && t[0] == l.Sum
 }
 
 // rememberTree keeps the digest of a directory that looked like l before it
 // was read.
 func (m *Memo) rememberTree(l look, digest string) {
-	if m == nil || l.entries < memoTree || m.now.Sub(time.Unix(0, l.newest)) <= memoSettle {
+	if m == nil || l.Entries < memoTree || m.now.Sub(time.Unix(0, l.Newest)) <= memoSettle {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.trees[l.id], m.fresh = [2]string{l.sum, digest}, true
+	m.trees[l.id], m.fresh = [2]string{l.Sum, digest}, true
 }
 
 func fileSum(file string) (string, error) {

@@ -81,7 +81,7 @@ func (b *build) run(v *vertex) (e *cache.Entry, err error) {
 		err = b.keep(v, job, e)
 	}
 	if err != nil {
-		return nil, b.describe(v, log.Name(), lines, err)
+		return nil, b.describe(v, log.Name(), lines, b.suspect(v, err))
 	}
 	if v.node.Fixed == nil {
 		if fi, serr := log.Stat(); serr == nil && fi.Size() > 0 {
@@ -96,12 +96,18 @@ func (b *build) run(v *vertex) (e *cache.Entry, err error) {
 	return e, err
 }
 
+// ChangedError says that a local input is not what its key says: it was edited
+// meanwhile, or a memo was wrong.
+type ChangedError struct{ Path string }
+
+func (e *ChangedError) Error() string { return e.Path + " was changed while it was read (build again)" }
+
 // unchanged makes sure that the node's local inputs still are what its key
 // says: of a file that was edited while the node ran, nobody knows which state
 // is in the outputs.
 func unchanged(n *Node) error {
 	for _, l := range n.Locals {
-		if l.look.entries >= memoTree {
+		if l.look.Entries >= memoTree {
 			if now, err := lookAt(l.Path, l.Skip); err == nil && now == l.look {
 				continue
 			}
@@ -111,7 +117,7 @@ func unchanged(n *Node) error {
 			return err
 		}
 		if now.Digest != l.Digest {
-			return fmt.Errorf("%s was changed while it was read (build again)", l.Path)
+			return &ChangedError{l.Path}
 		}
 	}
 	return nil
@@ -163,7 +169,7 @@ func (b *build) keep(v *vertex, job *Job, e *cache.Entry) error {
 		}
 		e.Outputs[name] = a
 		if tree := file + treeSuffix; isDir(tree) {
-			if err := b.Store.AdoptTree(a.Digest, tree); err != nil {
+			if err := b.Store.AdoptTree(b.ctx, a.Digest, tree); err != nil {
 				return err
 			}
 		}
@@ -190,6 +196,20 @@ func (b *build) present(v *vertex) error {
 		}
 	}
 	return nil
+}
+
+// suspect looks whether a node failed because of a damaged input, which is then
+// gone: the next build makes it again.
+func (b *build) suspect(v *vertex, err error) error {
+	if b.ctx.Err() != nil {
+		return err
+	}
+	for i, in := range v.node.Inputs {
+		if verr := b.Store.Verify(v.inputs[i].outputs[in.Output].Digest); verr != nil {
+			err = fmt.Errorf("%w (what %s made: %w; build again)", err, in.Node.Name, verr)
+		}
+	}
+	return err
 }
 
 // describe adds the log to an error: its tail, and a copy that outlives the

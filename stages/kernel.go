@@ -77,6 +77,9 @@ func (pl *planner) boot(pm *Machine) (*graph.Node, error) {
 		Devices: []string{"/dev/kvm"},
 		Needs:   graph.Needs{CPU: pm.CPUs, Memory: pm.Memory + 256<<20},
 	}
+	if pm.KVM != constellations.KVMAuto {
+		n.Params = append(n.Params, graph.Param{Name: "kvm", Value: string(pm.KVM)}) // "auto" is for each host to decide
+	}
 	if pm.Kernel != nil {
 		n.Inputs = append(n.Inputs, graph.Input{Name: "kernel", Node: pm.Kernel, Output: "kernel"})
 	} else {

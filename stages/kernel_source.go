@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -104,7 +105,7 @@ func (pl *planner) fetchURLs(name string, urls []string, sum string, size int64)
 			shared = append(shared, runner.Mount{Source: file, Target: file})
 		}
 	}
-	return pl.plan.Add(&graph.Node{
+	n := &graph.Node{
 		Stage: "fetch", Revision: fetchRevision, Name: "fetch " + name,
 		Outputs: []string{"file"},
 		Fixed:   map[string]graph.Artifact{"file": {Digest: d, Size: size}},
@@ -112,7 +113,20 @@ func (pl *planner) fetchURLs(name string, urls []string, sum string, size int64)
 		Network: runner.HostNetwork,
 		Needs:   graph.Needs{Download: true},
 		Shared:  shared,
-	})
+	}
+	have := pl.plan.Add(n)
+	if have != n && have.Hints[0] != n.Hints[0] {
+		// Another mirror has the same file: both may be asked.
+		var more []string
+		if err := json.Unmarshal([]byte(have.Hints[0].Value), &more); err == nil {
+			urls = append(more, slices.DeleteFunc(slices.Clone(urls), func(u string) bool { return slices.Contains(more, u) })...)
+		}
+		if text, err = json.Marshal(urls); err == nil {
+			have.Hints[0].Value = string(text)
+		}
+		have.Shared = append(have.Shared, shared[1:]...)
+	}
+	return have
 }
 
 // kernelPatch is the difference that the patches make, or nil without any.

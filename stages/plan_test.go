@@ -127,7 +127,7 @@ func TestWhatAChangeReaches(t *testing.T) {
 		"other file":   {edit("a/README", "notes"), ""},
 		"no hook":      {edit("a/hooks/0200-b.sh", "#!/bin/true"), ""},
 		"memory":       {replace("memory: 512M", "memory: 1G"), "boot"},
-		"kvm":          {replace("memory: 512M", "memory: 512M, kvm: off"), ""},
+		"kvm":          {replace("memory: 512M", "memory: 512M, kvm: off"), "boot"},
 		"user":         {replace("memory: 512M", "memory: 512M, user: me"), "boot personalize"},
 		"address":      {replace("10.1.0.5", "10.1.0.6"), "personalize"},
 		"bridge":       {replace("policy_type: isolated", "policy_type: host-access"), ""},

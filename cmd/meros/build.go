@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -151,6 +152,28 @@ func (w *workplace) options(e *env, m *constellations.Manifest, machines []*cons
 	}, err
 }
 
+// sameProgram makes sure that what ran is this program: one that was installed
+// in its place meanwhile would have other stages.
+func sameProgram(run func(context.Context, runner.Spec, runner.Stdio) error) func(context.Context, runner.Spec, runner.Stdio) error {
+	return func(ctx context.Context, s runner.Spec, stdio runner.Stdio) error {
+		if err := run(ctx, s, stdio); err != nil {
+			return err
+		}
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		now, err := os.Stat(self)
+		if err != nil {
+			return fmt.Errorf("%w: it was replaced while it ran (build again)", err)
+		}
+		if then, err := os.Stat("/proc/self/exe"); err != nil || !os.SameFile(now, then) {
+			return fmt.Errorf("%s was replaced while it ran (build again)", self)
+		}
+		return nil
+	}
+}
+
 // execution is how a plan is built.
 type execution struct {
 	name      string // of what is built, for people
@@ -170,10 +193,13 @@ func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	}
 	e.ui.begin(len(plan.Nodes), x.quiet)
 	r, err := graph.Build(e.ctx, plan, targets, graph.Options{
-		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: runner.Run, Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
+		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
 		Budget: graph.Budget{CPU: x.jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: e.ui.event, KeepGoing: x.keepGoing,
 	})
 	w.remember(r)
+	if changed := (*graph.ChangedError)(nil); errors.As(err, &changed) {
+		os.Remove(w.memoFile()) // should it be what was wrong
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -269,6 +295,9 @@ func openWorkplace(e *env) (*workplace, error) {
 	w.history = make(graph.History)
 	if b, err := os.ReadFile(w.historyFile()); err == nil {
 		json.Unmarshal(b, &w.history) // a guess at durations; without it, the order is a worse one
+	}
+	if w.history == nil { // "null"
+		w.history = make(graph.History)
 	}
 	return w, nil
 }

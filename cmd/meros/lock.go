@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
+	"meros/cache"
 	"meros/constellations"
 	"meros/runner/debian"
 	"meros/stages"
@@ -84,6 +86,7 @@ func (c *updateCmd) update(e *env, name string) error {
 	if err := pin(e, m, lock, lock.Unpinned(allNeeds(m))); err != nil {
 		return err
 	}
+	lock.KeepDates(&before)
 	if string(lock.Encode()) == string(before.Encode()) {
 		e.ui.note("%s is up to date", lockFile(m))
 		return nil
@@ -208,12 +211,12 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "meros-apt-")
+	scratch, err := aptScratch()
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	r, err := debian.OpenResolver(e.ctx, debian.ResolverOptions{Dir: dir, Archives: archives, Suite: s.Suite, Arch: arch})
+	defer scratch.Close()
+	r, err := debian.OpenResolver(e.ctx, debian.ResolverOptions{Dir: scratch.Dir(), Archives: archives, Suite: s.Suite, Arch: arch})
 	if err != nil {
 		return err
 	}
@@ -257,6 +260,26 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 		section.Sets = append(section.Sets, constellations.PackageSet{Names: names, Packages: pinned(extra)})
 	}
 	return nil
+}
+
+// aptScratch is a directory where apt's own user can work, whatever the mode of
+// the project's. It is in a place that all may write to, so it has to be ours.
+func aptScratch() (*cache.Scratch, error) {
+	parent := filepath.Join(os.TempDir(), fmt.Sprintf("meros-apt-%d", os.Geteuid()))
+	if err := os.Mkdir(parent, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	fi, err := os.Lstat(parent)
+	if err != nil {
+		return nil, err
+	}
+	if st := fi.Sys().(*syscall.Stat_t); !fi.IsDir() || int(st.Uid) != os.Geteuid() || fi.Mode().Perm()&0o022 != 0 {
+		return nil, fmt.Errorf("%s is somebody else's, or others may write to it (remove it)", parent)
+	}
+	if _, err := cache.Reclaim(parent); err != nil {
+		return nil, err
+	}
+	return cache.NewScratch(parent)
 }
 
 func pinnedIndexes(r *debian.Resolver) []constellations.Index {

@@ -39,6 +39,7 @@ func main() {
 // run is the program. The first calls are those by which it starts itself
 // anew: as the first process of a guest, as that of a sandbox, as a stage.
 func run(args []string, stdout, stderr io.Writer) int {
+	syscall.Umask(0o022) // the user's own would be seen in what is built
 	switch {
 	case os.Getpid() == 1 && args[0] == "/init":
 		initrd.Main()

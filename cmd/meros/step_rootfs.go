@@ -70,6 +70,9 @@ func stepBootstrap(ctx context.Context, s *step) error {
 	if err := engine(ctx, o); err != nil {
 		return err
 	}
+	if err := removeFile(tree, "etc/resolv.conf"); err != nil { // debootstrap's copy of what it sees
+		return err
+	}
 	if err := s.settle(tree); err != nil {
 		return err
 	}
@@ -81,6 +84,19 @@ func stepBootstrap(ctx context.Context, s *step) error {
 		return err
 	}
 	return s.outputLayer(ctx, tree, true)
+}
+
+// removeFile removes a file of a tree whose links lead nowhere else.
+func removeFile(tree, name string) error {
+	r, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := r.Remove(name); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return nil
 }
 
 // replaceFile writes a file of a tree whose links lead nowhere else.
@@ -263,7 +279,7 @@ func (s *step) hook(ctx context.Context, root, name, file string, timeout time.D
 		spec.Mounts = []runner.Mount{{Target: "/run"}, {Source: script, Target: inside}}
 		if n := s.Params["network"]; n != "" {
 			spec.Network = runner.Network(n)
-			spec.Mounts = append(spec.Mounts, runner.Mount{Source: filepath.Join(s.Work, resolvConf), Target: "/etc/resolv.conf"})
+			spec.Mounts = append(spec.Mounts, runner.Mount{Source: filepath.Join(s.Work, resolvConf), Target: resolvTarget(root)})
 		}
 	})
 	if exit := (*runner.ExitError)(nil); errors.As(err, &exit) && exit.TimedOut > 0 {
@@ -273,6 +289,20 @@ func (s *step) hook(ctx context.Context, root, name, file string, timeout time.D
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
+}
+
+// resolvTarget is what /etc/resolv.conf in root stands for: it may be a link to
+// what only a running system has.
+func resolvTarget(root string) string {
+	const name = "/etc/resolv.conf"
+	to, err := os.Readlink(filepath.Join(root, name))
+	if err != nil {
+		return name
+	}
+	if !filepath.IsAbs(to) {
+		to = filepath.Join("/etc", to)
+	}
+	return filepath.Clean(to)
 }
 
 // forbidServices keeps hooks that install packages from starting daemons, as

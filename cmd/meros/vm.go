@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -155,11 +156,15 @@ func (c *infoCmd) Run(e *env) error {
 		return usageIfMissing(err)
 	}
 	g := group(e, m.Name)
-	all := make([]vm.Status, len(m.Machines))
-	errs := make([]error, len(m.Machines))
+	machines, err := withForgotten(m, g, nil)
+	if err != nil {
+		return err
+	}
+	all := make([]vm.Status, len(machines))
+	errs := make([]error, len(machines))
 	var wg sync.WaitGroup
-	for i := range m.Machines {
-		wg.Go(func() { all[i], errs[i] = g.Info(e.ctx, m.Machines[i].Name) })
+	for i := range machines {
+		wg.Go(func() { all[i], errs[i] = g.Info(e.ctx, machines[i].Name) })
 	}
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
@@ -174,12 +179,29 @@ func (c *infoCmd) Run(e *env) error {
 		return nil
 	}
 	for i, s := range all {
-		e.ui.say("%-15s %-12s %s", s.Machine, s.State, describe(&m.Machines[i], s))
+		e.ui.say("%-15s %-12s %s", s.Machine, s.State, describe(machines[i], s))
 		for _, l := range s.Tail {
 			e.ui.say("  | %s", printable(l))
 		}
 	}
 	return nil
+}
+
+// withForgotten are the named machines, or all: those of the manifest, and
+// those that run but are in it no more.
+func withForgotten(m *constellations.Manifest, g *vm.Group, names []string) ([]*constellations.Machine, error) {
+	running, err := g.Machines()
+	if err != nil {
+		return nil, err
+	}
+	known := *m
+	known.Machines = slices.Clone(m.Machines)
+	for _, n := range running {
+		if _, err := m.Machine(n); err != nil {
+			known.Machines = append(known.Machines, constellations.Machine{Name: n})
+		}
+	}
+	return selectMachines(&known, names)
 }
 
 // describe is the rest of a machine's line.
@@ -190,6 +212,9 @@ func describe(m *constellations.Machine, s vm.Status) string {
 	}
 	if s.Ready > 0 && s.PID != 0 {
 		parts = append(parts, fmt.Sprintf("ready after %.1f s", s.Ready))
+	}
+	if m.CPUs == 0 {
+		parts = append(parts, "not in the manifest any more")
 	}
 	cpus, memory := m.CPUs, m.Memory
 	if s.CPUs != 0 {
@@ -214,11 +239,12 @@ func (c *shutdownCmd) Run(e *env) error {
 	if err != nil {
 		return usageIfMissing(err)
 	}
-	machines, err := selectMachines(m, c.Machine)
+	g := group(e, m.Name)
+	machines, err := withForgotten(m, g, c.Machine)
 	if err != nil {
 		return err
 	}
-	return shutdown(e, group(e, m.Name), machines, c.Wait)
+	return shutdown(e, g, machines, c.Wait)
 }
 
 func shutdown(e *env, g *vm.Group, machines []*constellations.Machine, patience time.Duration) error {

@@ -12,9 +12,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // defaultKeyring is where Debian's package debian-archive-keyring has it.
@@ -184,6 +187,11 @@ func (r *Resolver) apt(ctx context.Context, argv ...string) ([]byte, error) {
 	cmd.Dir = r.opts.Dir
 	cmd.Env = aptEnv("APT_CONFIG="+filepath.Join(r.opts.Dir, "apt.conf"), "TMPDIR="+filepath.Join(r.opts.Dir, "tmp"))
 	cmd.WaitDelay = 5 * time.Second
+	// It must not outlive a killed meros. The signal is sent when the thread
+	// that forked ends, not the process.
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, io.MultiWriter(&stderr, r.opts.Log)
 	err := cmd.Run()

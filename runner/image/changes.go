@@ -51,7 +51,9 @@ func changes(base string, layers []string) ([]change, error) {
 			if err != nil {
 				return err
 			}
-			bytes += fi.Size()
+			if fi.Mode().IsRegular() {
+				bytes += fi.Size() // a directory's size is the host's affair
+			}
 			if len(final) > maxChanges || bytes > maxChangeBytes {
 				return ErrRepack
 			}

@@ -112,7 +112,7 @@ func run(cmd *exec.Cmd) error {
 // measure is how many bytes and inodes a file system needs for the tree, by
 // the sizes of the files and not by what they occupy on the host.
 func measure(tree string) (bytes, inodes int64, err error) {
-	seen := make(map[uint64]bool)
+	seen := make(map[[2]uint64]bool)
 	err = filepath.WalkDir(tree, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -123,10 +123,11 @@ func measure(tree string) (bytes, inodes int64, err error) {
 		}
 		st := fi.Sys().(*syscall.Stat_t)
 		if st.Nlink > 1 && !d.IsDir() {
-			if seen[st.Ino] {
+			id := [2]uint64{st.Dev, st.Ino}
+			if seen[id] {
 				return nil
 			}
-			seen[st.Ino] = true
+			seen[id] = true
 		}
 		inodes++
 		bytes += inodeSize
@@ -135,14 +136,35 @@ func measure(tree string) (bytes, inodes int64, err error) {
 			bytes += blockSize // whatever it takes where the tree lies
 		case fi.Mode().IsRegular():
 			n := fi.Size()
-			if used := st.Blocks * 512; n >= 64*mib && used < n/2 {
-				n = roundUp(used, mib) // a sparse file stays sparse in the image
+			if n >= sparseFrom {
+				if n, err = written(p); err != nil { // a sparse file stays sparse in the image
+					return err
+				}
 			}
 			bytes += roundUp(n, blockSize)
 		}
 		return nil
 	})
 	return bytes, inodes, err
+}
+
+// sparseFrom is the size from which on it is worth to look for holes, bytes.
+const sparseFrom = 64 * mib
+
+// written is how much of a file is not zero, in whole clusters: not how much
+// is allocated, which the host's file system decides.
+func written(file string) (int64, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	clusters, err := rawClusters(f, fi.Size())
+	return int64(len(clusters)) * clusterSize, err
 }
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }

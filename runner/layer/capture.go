@@ -62,10 +62,16 @@ type capture struct {
 	root   string
 	epoch  time.Time
 	settle bool
+	top    string           // where the entry is from, if there are several
 	links  map[inode]string // first path of each inode with several names
 }
 
-type inode struct{ dev, ino uint64 }
+// inode is a file below one of several tops: names in different ones are
+// never links of each other.
+type inode struct {
+	top      string
+	dev, ino uint64
+}
 
 // dir writes the entries of a directory; the directory's own entry, if it is
 // not the root, has been written. The root's is left out: a layer does not
@@ -140,11 +146,11 @@ func (c *capture) header(name, file string, fi fs.FileInfo, st *syscall.Stat_t) 
 	case 0:
 		h.Typeflag, h.Size = tar.TypeReg, fi.Size()
 		if st.Nlink > 1 {
-			if first, ok := c.links[inode{st.Dev, st.Ino}]; ok {
+			if first, ok := c.links[inode{c.top, st.Dev, st.Ino}]; ok {
 				h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
 				return h, false, nil
 			}
-			c.links[inode{st.Dev, st.Ino}] = name
+			c.links[inode{c.top, st.Dev, st.Ino}] = name
 		}
 	case fs.ModeDir:
 		h.Typeflag, h.Name = tar.TypeDir, name+"/"

@@ -36,6 +36,7 @@ type ComposeOptions struct {
 func Compose(ctx context.Context, w io.Writer, dirs []string, o ComposeOptions) error {
 	m := &merger{base: o.Base, found: make(map[string]source)}
 	for _, dir := range dirs {
+		m.top = dir
 		if err := m.merge(dir, ".", "."); err != nil {
 			return err
 		}
@@ -56,11 +57,13 @@ func Compose(ctx context.Context, w io.Writer, dirs []string, o ComposeOptions) 
 
 // source is where an entry of a composed layer comes from.
 type source struct {
+	top  string // the tree it is from
 	file string
 	base bool // a directory of the base: it keeps its owner and mode
 }
 
 type merger struct {
+	top   string // the tree being laid over the others
 	base  string
 	found map[string]source // by path in the layer
 }
@@ -78,7 +81,7 @@ func (m *merger) merge(dir, rel, to string) error {
 		file := filepath.Join(dir, from)
 		if !e.IsDir() {
 			m.removeBelow(name)
-			m.found[name] = source{file: file}
+			m.found[name] = source{top: m.top, file: file}
 			continue
 		}
 		if name, err = m.directory(name, file); err != nil {
@@ -108,24 +111,24 @@ func (m *merger) removeBelow(name string) {
 // directory enters a directory and returns the path it really has.
 func (m *merger) directory(name, file string) (string, error) {
 	if m.base == "" {
-		m.found[name] = source{file: file}
+		m.found[name] = source{top: m.top, file: file}
 		return name, nil
 	}
 	fi, err := os.Lstat(filepath.Join(m.base, name))
 	switch {
 	case err == nil && fi.IsDir():
-		m.found[name] = source{filepath.Join(m.base, name), true}
+		m.found[name] = source{"", filepath.Join(m.base, name), true}
 	case err == nil && fi.Mode()&fs.ModeSymlink != 0:
 		to, err := resolveIn(m.base, name)
 		if err != nil {
 			return "", fmt.Errorf("%s is a link in the system below, and its end cannot be found: %w", name, err)
 		}
 		for d := to; d != "."; d = path.Dir(d) {
-			m.found[d] = source{filepath.Join(m.base, d), true}
+			m.found[d] = source{"", filepath.Join(m.base, d), true}
 		}
 		return to, nil
 	default:
-		m.found[name] = source{file: file}
+		m.found[name] = source{top: m.top, file: file}
 	}
 	return name, nil
 }
@@ -172,6 +175,7 @@ func (c *capture) compose(name string, s source, owners Owners) error {
 	case fi.Mode()&fs.ModeDevice != 0:
 		return errors.New("a device node cannot be copied into an image; remove it (the system makes its own)")
 	}
+	c.top = s.top
 	h, _, err := c.header(name, s.file, fi, fi.Sys().(*syscall.Stat_t))
 	if err != nil {
 		return err

@@ -117,7 +117,33 @@ func run() (status, error) {
 			return status{}, err
 		}
 	}
+	if err := setLimits(); err != nil {
+		return status{}, err
+	}
 	return c.start()
+}
+
+// limits are the kernel's own defaults, getrlimit(2): what a process finds
+// must not depend on the shell that meros was started from.
+var limits = map[int]uint64{
+	unix.RLIMIT_NOFILE: 1024, unix.RLIMIT_STACK: 8 << 20, unix.RLIMIT_CORE: 0,
+	unix.RLIMIT_FSIZE: unix.RLIM_INFINITY, unix.RLIMIT_CPU: unix.RLIM_INFINITY, unix.RLIMIT_DATA: unix.RLIM_INFINITY, unix.RLIMIT_AS: unix.RLIM_INFINITY,
+}
+
+// setLimits sets the soft limits, as far as the hard ones let it.
+func setLimits() error {
+	for which, soft := range limits {
+		var l unix.Rlimit
+		if err := unix.Getrlimit(which, &l); err != nil {
+			return fmt.Errorf("read limit %d: %w", which, err)
+		}
+		l.Cur = min(soft, l.Max)
+		// The raw call: Go's own restores an older value for children.
+		if err := unix.Prlimit(0, which, &l, nil); err != nil {
+			return fmt.Errorf("set limit %d: %w", which, err)
+		}
+	}
+	return nil
 }
 
 // start runs the command and reaps until it has ended.

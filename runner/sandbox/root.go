@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -25,8 +26,11 @@ const (
 var hostDirs = []string{
 	"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
 	"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/ssl", "/etc/ca-certificates",
-	"/etc/pki", "/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf",
+	"/etc/pki",
 }
+
+// networkFiles are what a program that may use the host's network asks how.
+var networkFiles = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"}
 
 // devices are the device nodes every process may have, mem(4) and tty(4).
 var devices = []string{"null", "zero", "full", "random", "urandom", "tty"}
@@ -97,7 +101,11 @@ func (c *Config) mountRoot() error {
 	defer unix.Close(rootFD)
 	r := &root{fd: rootFD}
 	if c.Root == "" {
-		if err := r.host(); err != nil {
+		shown := hostDirs
+		if c.Network == "host" {
+			shown = append(slices.Clone(hostDirs), networkFiles...)
+		}
+		if err := r.host(shown); err != nil {
 			return err
 		}
 	}
@@ -121,9 +129,9 @@ func (c *Config) mountRoot() error {
 // root is a directory that paths are resolved in as if it were /.
 type root struct{ fd int }
 
-// host shows the host's programs. Where /bin is a link into /usr it stays one.
-func (r *root) host() error {
-	for _, d := range hostDirs {
+// host shows paths of the host. Where /bin is a link into /usr it stays one.
+func (r *root) host(paths []string) error {
+	for _, d := range paths {
 		fi, err := os.Lstat(oldRoot + d)
 		if err != nil {
 			continue

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,12 +32,15 @@ type downStep struct {
 func (g *Group) Shutdown(ctx context.Context, machine string, patience time.Duration) (Down, error) {
 	d := Down{Machine: machine}
 	began := time.Now()
+	// A record that is lost or damaged is no reason to let a machine run on: its
+	// monitor needs none.
 	r, err := g.readRecord(machine)
-	if errors.Is(err, os.ErrNotExist) && !g.alive(machine) {
-		return d, nil
+	if err != nil && !g.alive(machine) {
+		return d, g.clear(machine)
 	}
 	if err != nil {
-		return d, fmt.Errorf("%s/%s: %w", g.Name, machine, err)
+		r = &record{PID: g.pid(machine), Boot: bootID()}
+		r.Start, _ = processStart(r.PID) // it holds the lock, so the number is its own
 	}
 	if g.alive(machine) {
 		for _, step := range g.downSteps(machine, r, patience) {
@@ -87,6 +89,9 @@ func (g *Group) downSteps(machine string, r *record, patience time.Duration) []d
 
 // poweroff asks the guest's own init.
 func (g *Group) poweroff(ctx context.Context, machine string, r *record) error {
+	if r.Port == 0 {
+		return errors.New("its port is not known")
+	}
 	h, err := g.host(machine, r.User, r.Port)
 	if err != nil {
 		return err

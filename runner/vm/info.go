@@ -43,11 +43,13 @@ func (g *Group) Info(ctx context.Context, machine string) (Status, error) {
 		s.Console = g.Console(machine)
 	}
 	r, err := g.readRecord(machine)
-	if errors.Is(err, os.ErrNotExist) {
+	switch {
+	case err != nil && g.alive(machine):
+		// What is known of it is lost, not the machine.
+		s.State, s.PID, s.Tail = Unreachable, g.pid(machine), []string{"its record cannot be read: " + err.Error() + " (meros shutdown ends it)"}
 		return s, nil
-	}
-	if err != nil {
-		return s, err
+	case err != nil:
+		return s, nil
 	}
 	s.Started, s.Ready, s.Accel, s.Memory, s.CPUs, s.Image = r.Started, r.Ready, r.Accel, r.Memory, r.CPUs, r.Image
 	if !g.alive(machine) {

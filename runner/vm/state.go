@@ -108,6 +108,35 @@ func (g *Group) alive(machine string) bool {
 	return unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l) == nil && l.Type != unix.F_UNLCK
 }
 
+// pid is the process that QEMU itself wrote down, or 0.
+func (g *Group) pid(machine string) int {
+	b, err := os.ReadFile(g.file(machine, pidFile))
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || pid <= 1 {
+		return 0
+	}
+	return pid
+}
+
+// Machines are those that run or have left something, by name: also such that
+// no manifest names any more.
+func (g *Group) Machines() ([]string, error) {
+	entries, err := os.ReadDir(g.State)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		if _, rerr := os.Lstat(g.file(e.Name(), recordFile)); e.IsDir() && (rerr == nil || g.alive(e.Name())) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
+}
+
 // bootID identifies this boot of the host.
 func bootID() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")

@@ -65,7 +65,7 @@ func (g *Group) up(ctx context.Context, m *Machine, o UpOptions) error {
 	if g.alive(m.Name) {
 		r, err := g.readRecord(m.Name)
 		if err != nil {
-			return err
+			return fmt.Errorf("it runs, but its record cannot be read: %w (meros shutdown %s %s, then init)", err, g.Name, m.Name)
 		}
 		if r.Image != filepath.Base(m.Images[0]) {
 			o.Note(m.Name, "runs already, from an older image (meros shutdown, then init, boots the new one)")
@@ -140,7 +140,8 @@ func (g *Group) startLocked(ctx context.Context, m *Machine, accel []string, loc
 
 // clear removes what an ended run left, except the console log.
 func (g *Group) clear(machine string) error {
-	for _, f := range []string{recordFile, diskFile, initrdFile, socketFile, knownFile, pidFile} {
+	// The record last: without it nobody would look for the rest.
+	for _, f := range []string{diskFile, initrdFile, socketFile, knownFile, pidFile, recordFile} {
 		if err := os.Remove(g.file(machine, f)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

@@ -1,0 +1,132 @@
+package cache
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// Look is what stat(2) says of a whole tree, as git's index has it for files:
+// if it is the same as before, so is the tree.
+type Look struct {
+	Sum     string // over all entries: path, mode, owner, inode, size and times
+	Entries int
+	Newest  int64 // change of a file's status, nanoseconds since 1970
+}
+
+// LookAt looks at a tree without reading any file, all processors at once.
+// skip, which may be nil, tells which paths are no part of it.
+func LookAt(root string, skip func(name string) bool) (Look, error) {
+	top, err := os.ReadDir(root)
+	if err != nil {
+		return Look{}, err
+	}
+	if skip == nil {
+		skip = func(string) bool { return false }
+	}
+	parts := make([]look, len(top)+1)
+	if err := parts[0].entry(root, ".", false, skip); err != nil {
+		return Look{}, err
+	}
+	g := new(errgroup.Group)
+	g.SetLimit(runtime.NumCPU())
+	for i, e := range top {
+		g.Go(func() error { return parts[i+1].entry(filepath.Join(root, e.Name()), e.Name(), true, skip) })
+	}
+	if err := g.Wait(); err != nil {
+		return Look{}, err
+	}
+	var l Look
+	h := sha256.New()
+	for _, p := range parts {
+		h.Write(p.records)
+		l.Entries += p.entries
+		l.Newest = max(l.Newest, p.newest)
+	}
+	l.Sum = hex.EncodeToString(h.Sum(nil))
+	return l, nil
+}
+
+// look is what is below one entry of the top.
+type look struct {
+	records []byte
+	entries int
+	newest  int64
+}
+
+// entry looks at a file and, with deep, at what is in a directory.
+func (p *look) entry(file, rel string, deep bool, skip func(string) bool) error {
+	if rel != "." && skip(rel) {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(file, &st); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return nil // it shows in the next look
+		}
+		return &os.PathError{Op: "lstat", Path: file, Err: err}
+	}
+	p.add(rel, &st)
+	if !deep || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return nil
+	}
+	return p.directory(file, rel, skip)
+}
+
+func (p *look) directory(dir, rel string, skip func(string) bool) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	slices.Sort(names)
+	fd := int(d.Fd())
+	var st unix.Stat_t
+	for _, n := range names {
+		name := rel + "/" + n
+		if skip(name) {
+			continue
+		}
+		if err := unix.Fstatat(fd, n, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			continue
+		}
+		p.add(name, &st)
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			if err := p.directory(dir+"/"+n, name, skip); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// add appends a record. Of a directory the times are left out: they change
+// with what is skipped in it.
+func (p *look) add(rel string, st *unix.Stat_t) {
+	p.entries++
+	p.records = append(p.records, rel...)
+	p.records = append(p.records, 0)
+	le := binary.LittleEndian
+	for _, x := range []uint32{st.Mode, st.Uid, st.Gid} {
+		p.records = le.AppendUint32(p.records, x)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return
+	}
+	for _, x := range []int64{int64(st.Ino), st.Size, st.Mtim.Nano(), st.Ctim.Nano()} {
+		p.records = le.AppendUint64(p.records, uint64(x))
+	}
+	p.newest = max(p.newest, st.Ctim.Nano())
+}
