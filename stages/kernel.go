@@ -2,11 +2,14 @@ package stages
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner"
 )
 
 const (
@@ -55,6 +58,17 @@ func (pl *planner) kernel(pm *Machine, section *constellations.DebianLock) error
 		return err
 	}
 	initrd.Locals = []graph.Local{*self}
+	libraries, err := runner.Libraries(pl.Self)
+	if err != nil {
+		return fmt.Errorf("the libraries of %s: %w", pl.Self, err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(libraries)) {
+		l, err := pl.file("library "+name, libraries[name])
+		if err != nil {
+			return err
+		}
+		initrd.Locals = append(initrd.Locals, *l)
+	}
 	pm.Initrd = pl.plan.Add(initrd)
 	return nil
 }

@@ -27,7 +27,10 @@ func project(t *testing.T, archive string) string {
 	if err := txtar.Write(a, root); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(root, "meros"), []byte("the program"), 0o755); err != nil {
+	// A static program without content: the header of one.
+	header := append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 57)...)
+	header[16], header[18], header[20], header[52] = 2, 62, 1, 64
+	if err := os.WriteFile(filepath.Join(root, "meros"), header, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return root

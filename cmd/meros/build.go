@@ -111,6 +111,9 @@ func (c *buildCmd) build(e *env) (*built, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := diskCollision(e, m, machines); err != nil {
+		return nil, err
+	}
 	w, err := openWorkplace(e)
 	if err != nil {
 		return nil, err
@@ -142,6 +145,28 @@ func (c *buildCmd) build(e *env) (*built, error) {
 		return nil, err
 	}
 	return &built{m, planned, r, w.store}, nil
+}
+
+// diskCollision finds a machine of another constellation whose disk would be
+// the same file: a-b of c, and b-c of a, are both a-b-c.
+func diskCollision(e *env, m *constellations.Manifest, machines []*constellations.Machine) error {
+	for _, vm := range machines {
+		whole := m.Name + "-" + vm.Name
+		for i, c := range whole {
+			other := whole[:i]
+			if c != '-' || other == m.Name || !isConstellation(e, other) {
+				continue
+			}
+			o, err := constellations.Find(e.root, other)
+			if err != nil {
+				continue // its own build tells
+			}
+			if _, err := o.Machine(whole[i+1:]); err == nil {
+				return usageError{fmt.Errorf("%s/%s and %s/%s would have one disk, data/disks/%s.qcow2 (rename one of them)", m.Name, vm.Name, other, whole[i+1:], whole)}
+			}
+		}
+	}
+	return nil
 }
 
 // options are those of a plan for the machines, on this host.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -265,7 +266,7 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 // aptScratch is a directory where apt's own user can work, whatever the mode of
 // the project's. It is in a place that all may write to, so it has to be ours.
 func aptScratch() (*cache.Scratch, error) {
-	parent := filepath.Join(os.TempDir(), fmt.Sprintf("meros-apt-%d", os.Geteuid()))
+	parent := filepath.Join(os.TempDir(), "meros-apt-"+hostUser())
 	if err := os.Mkdir(parent, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
@@ -280,6 +281,16 @@ func aptScratch() (*cache.Scratch, error) {
 		return nil, err
 	}
 	return cache.NewScratch(parent)
+}
+
+// hostUser is this user's id outside of a namespace of ours, where it is 0.
+func hostUser() string {
+	if b, err := os.ReadFile("/proc/self/uid_map"); err == nil && os.Geteuid() == 0 {
+		if f := strings.Fields(string(b)); len(f) >= 3 && f[0] == "0" { // user_namespaces(7)
+			return f[1]
+		}
+	}
+	return strconv.Itoa(os.Geteuid())
 }
 
 func pinnedIndexes(r *debian.Resolver) []constellations.Index {

@@ -66,7 +66,13 @@ func stepInitrd(_ context.Context, s *step) error {
 	if in := s.paths("modules"); len(in) > 0 {
 		modules = in[0]
 	}
-	return s.output("initrd", func(f *os.File) error { return initrd.Build(f, s.local("init"), modules) })
+	libraries := make(map[string]string)
+	for _, l := range s.Locals {
+		if name, ok := strings.CutPrefix(l.Name, "library "); ok {
+			libraries[name] = l.Path
+		}
+	}
+	return s.output("initrd", func(f *os.File) error { return initrd.Build(f, s.local("init"), modules, libraries) })
 }
 
 // bootPatience is how long a machine may take until it can be logged in to,

@@ -95,7 +95,9 @@ func (s *step) reclaimObjects(home string) {
 			if err := os.RemoveAll(dir); err != nil {
 				fmt.Fprintf(s.log, "note: %s could not be removed: %v\n", dir, err)
 			}
-			os.Remove(filepath.Dir(dir)) // if that was all of it
+			if filepath.Dir(dir) != home {
+				os.Remove(filepath.Dir(dir)) // if that was all of it
+			}
 		}
 		f.Close()
 	}

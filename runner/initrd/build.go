@@ -16,19 +16,17 @@ import (
 const moduleDir = "modules"
 
 // Build writes an initrd whose /init is the program at init, which must end
-// up in [Main] when it is process 1, with the kernel modules in the directory
+// up in [Main] when it is process 1 and needs the libraries, by path, with the kernel modules in the directory
 // modules ("" is none): order names them in the order in which to load them.
-func Build(w io.Writer, init, modules string) error {
+func Build(w io.Writer, init, modules string, libraries map[string]string) error {
 	program, err := loadable(init)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", init, err)
 	}
 	files := []File{{Name: "init", Mode: 0o755, Data: program}, {Name: "dev/console", Mode: 0o600, Char: [2]int{5, 1}}}
-	libs, err := sharedLibraries(init)
-	if err != nil {
-		return fmt.Errorf("find the libraries of %s: %w", init, err)
+	for name, file := range libraries {
+		files = append(files, File{Name: name, Mode: 0o755, Source: file})
 	}
-	files = append(files, libs...)
 	if modules != "" {
 		order, err := os.Open(filepath.Join(modules, "order"))
 		if err != nil {
@@ -47,59 +45,6 @@ func Build(w io.Writer, init, modules string) error {
 		files = append(files, File{Name: moduleDir + "/order", Mode: 0o644, Data: []byte(names.String())})
 	}
 	return WriteCpio(w, files)
-}
-
-// sharedLibraries are the loader and the libraries of a dynamically linked
-// program, as which meros is built where cgo is on. A static one has none.
-func sharedLibraries(program string) ([]File, error) {
-	f, err := elf.Open(program)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	interp := f.Section(".interp")
-	if interp == nil {
-		return nil, nil
-	}
-	b, err := interp.Data()
-	if err != nil {
-		return nil, err
-	}
-	loader := strings.TrimRight(string(b), "\x00")
-	files := []File{{Name: strings.TrimPrefix(loader, "/"), Mode: 0o755, Source: loader}}
-	seen := map[string]bool{filepath.Base(loader): true}
-	todo, err := f.ImportedLibraries()
-	for len(todo) > 0 && err == nil {
-		name := todo[0]
-		todo = todo[1:]
-		if seen[name] {
-			continue
-		}
-		seen[name] = true
-		file, ferr := findLibrary(name)
-		if ferr != nil {
-			return nil, ferr
-		}
-		files = append(files, File{Name: "lib/" + name, Mode: 0o755, Source: file})
-		l, oerr := elf.Open(file)
-		if oerr != nil {
-			return nil, oerr
-		}
-		var more []string
-		more, err = l.ImportedLibraries()
-		todo = append(todo, more...)
-		l.Close()
-	}
-	return files, err
-}
-
-func findLibrary(name string) (string, error) {
-	for _, d := range []string{"/lib/*-linux-gnu*", "/usr/lib/*-linux-gnu*", "/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib"} {
-		if found, _ := filepath.Glob(filepath.Join(d, name)); len(found) > 0 {
-			return filepath.EvalSymlinks(found[0])
-		}
-	}
-	return "", fmt.Errorf("library %s is not found (build meros with CGO_ENABLED=0)", name)
 }
 
 // runDir is where an initrd finds the files that are one machine's alone.

@@ -70,11 +70,11 @@ func TestBuild(t *testing.T) {
 	}
 	program := lab.Program(t)
 	var b bytes.Buffer
-	if err := Build(&b, program, modules); err != nil {
+	if err := Build(&b, program, modules, map[string]string{"lib/x.so": program}); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
-		"drwxr-xr-x 0 0 dev", "crw------- 0 0 dev/console", "-rwxr-xr-x 0 0 init", "drwxr-xr-x 0 0 modules",
+		"drwxr-xr-x 0 0 dev", "crw------- 0 0 dev/console", "-rwxr-xr-x 0 0 init", "drwxr-xr-x 0 0 lib", "-rwxr-xr-x 0 0 lib/x.so", "drwxr-xr-x 0 0 modules",
 		"-rw-r--r-- 0 0 modules/a.ko", "-rw-r--r-- 0 0 modules/b.ko", "-rw-r--r-- 0 0 modules/order",
 	}
 	if got := cpioList(t, b.Bytes()); !slices.Equal(got, want) {
@@ -84,7 +84,7 @@ func TestBuild(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(modules, "order"), []byte(order+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := Build(&b, program, modules); err == nil {
+		if err := Build(&b, program, modules, map[string]string{"lib/x.so": program}); err == nil {
 			t.Errorf("a module called %q was taken", order)
 		}
 	}
