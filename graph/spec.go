@@ -119,7 +119,7 @@ func (j *Job) Spec(self string) (runner.Spec, Step) {
 	}
 	for _, d := range n.Devices {
 		if _, err := os.Stat(d); err == nil {
-			spec.Mounts = append(spec.Mounts, runner.Mount{Source: d, Target: d, Writable: true, Device: true})
+			spec.Mounts = append(spec.Mounts, runner.Mount{Source: d, Target: d, Device: true})
 		}
 	}
 	for _, s := range n.Shared {

@@ -221,6 +221,14 @@ func TestEscapes(t *testing.T) {
 		"the host's loopback":    fmt.Sprintf(`perl -e 'use Socket; socket(S,PF_INET,SOCK_STREAM,0); connect(S,sockaddr_in(%d,inet_aton("127.0.0.1"))) or exit 1'`, port),
 		"an interface":           `grep -v "lo:\|Inter\|face" /proc/net/dev`,
 		"a kernel module":        `perl -e 'syscall(313, 0, "", 0) == 0 or exit 1'`, // finit_module
+		"a user namespace":       "unshare -Ur true",
+		"a cgroup namespace":     "unshare -C true",
+		"the kernel's keyrings":  `perl -e 'syscall(248, "user\0", "meros\0", "x", 1, -4) > 0 or exit 1'`, // add_key, to the user's
+		"a virtual socket":       `perl -e 'socket(S, 40, 1, 0) or exit 1'`,                               // AF_VSOCK
+		"raw frames":             `perl -e 'socket(S, 17, 3, 0) or exit 1'`,                               // AF_PACKET
+		"a device's mode":        "chmod 0604 /dev/full",
+		"a device's owner":       "chown 1 /dev/full",
+		"the host's secrets":     "ls /etc/ssl/private /etc/shadow",
 		"a reboot":               `perl -e 'syscall(169, 0xfee1dead, 672274793, 0x89abcdef, 0) == 0 or exit 1'`,
 		"ptrace of the first":    "head -c1 /proc/1/mem",
 		"supplementary groups":   `test "$(id -G | wc -w)" -gt 1`,
@@ -228,8 +236,8 @@ func TestEscapes(t *testing.T) {
 	} {
 		fmt.Fprintf(&all, "if (%s) >/tmp/out 2>&1; then echo 'it could reach %s:'; cat /tmp/out; fi\n", script, strings.ReplaceAll(name, "'", ""))
 	}
-	all.WriteString("echo tried\n")
-	if out, err := run(t, t.Context(), shell(all.String()), nil); err != nil || out != "tried\n" {
+	all.WriteString("echo x > /dev/null && ulimit -n && echo tried\n")
+	if out, err := run(t, t.Context(), shell(all.String()), nil); err != nil || out != "1024\ntried\n" {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if name, _ := os.Hostname(); name == "evil" {

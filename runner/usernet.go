@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -31,8 +32,12 @@ func attachUserNetwork(ctx context.Context, pid int) (stop func(), err error) {
 	}
 	defer ns.Close()
 	var messages bytes.Buffer
-	cmd := exec.CommandContext(ctx, "pasta", "--foreground", "--quiet", "--runas", "0", "--config-net", "--no-map-gw",
-		"-t", "none", "-u", "none", "-T", "none", "-U", "none", "--dns-forward", UserResolver, "--netns", "/proc/self/fd/3")
+	args := []string{"--foreground", "--quiet", "--runas", "0", "--config-net", "--no-map-gw",
+		"-t", "none", "-u", "none", "-T", "none", "-U", "none", "--dns-forward", UserResolver}
+	if name := defaultInterface(); name != "" {
+		args = append(args, "--outbound-if4", name) // and so no other address of the host
+	}
+	cmd := exec.CommandContext(ctx, "pasta", append(args, "--netns", "/proc/self/fd/3")...)
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin"}
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = &messages, &messages, []*os.File{ns}
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
@@ -59,17 +64,23 @@ func attachUserNetwork(ctx context.Context, pid int) (stop func(), err error) {
 	return stop, nil
 }
 
-// hasRoute tells whether a process's namespace has a default route: in the
-// files of proc_pid_net(5), that is one with an empty mask.
-func hasRoute(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/route", pid))
+// hasRoute tells whether a process's namespace has a default route.
+func hasRoute(pid int) bool { return defaultRoute(fmt.Sprint(pid)) != "" }
+
+// defaultInterface is the host's interface to the world, or "".
+func defaultInterface() string { return defaultRoute("self") }
+
+// defaultRoute is the interface of a process's default route: in the files of
+// proc_pid_net(5), that is one with an empty mask.
+func defaultRoute(process string) string {
+	b, err := os.ReadFile(filepath.Join("/proc", process, "net/route"))
 	if err != nil {
-		return false
+		return ""
 	}
 	for line := range strings.Lines(string(b)) {
 		if f := strings.Fields(line); len(f) > 7 && f[1] == "00000000" && f[7] == "00000000" {
-			return true
+			return f[0]
 		}
 	}
-	return false
+	return ""
 }

@@ -257,6 +257,10 @@ func watch(j *graph.Job) runner.Stdio {
 	return runner.Stdio{Stdout: w, Stderr: w}
 }
 
+// maxLogLine is where a line of a stage's output is cut, bytes: who never ends
+// one must not fill the memory.
+const maxLogLine = 64 << 10
+
 type progressFilter struct {
 	job  *graph.Job
 	part []byte
@@ -270,7 +274,7 @@ func (w *progressFilter) Write(p []byte) (int, error) {
 		line, rest, ok := bytes.Cut(p, []byte{'\n'})
 		w.part = append(w.part, line...)
 		p = rest
-		if !ok {
+		if !ok && len(w.part) < maxLogLine {
 			break
 		}
 		if mark, found := bytes.CutPrefix(w.part, []byte(progressMark)); found {
@@ -303,6 +307,16 @@ func openWorkplace(e *env) (*workplace, error) {
 	build := filepath.Join(w.data, "build")
 	if err := os.MkdirAll(filepath.Join(w.data, "cache", "partial"), 0o755); err != nil {
 		return nil, hint(err)
+	}
+	// In them are the programs of guests, setuid ones among them, and their
+	// shadow files: nobody else's to run or to read.
+	for _, d := range []string{build, filepath.Join(w.data, "cache")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, hint(err)
+		}
+		if err := os.Chmod(d, 0o700); err != nil {
+			return nil, hint(err)
+		}
 	}
 	if n, err := cache.Reclaim(build); err != nil {
 		e.ui.note("what a killed build left behind could not be removed: %v", err)

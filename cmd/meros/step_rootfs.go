@@ -201,9 +201,9 @@ func stepOverlay(ctx context.Context, s *step) error {
 
 // readOwners reads an owners file whose names are those of the system below.
 func readOwners(owners layer.Owners, file, base string) error {
-	accounts := make(guest.Accounts)
-	for _, name := range []string{"etc/passwd", "etc/group"} {
-		accounts[name], _ = os.ReadFile(filepath.Join(base, name)) // without it, names are unknown
+	accounts, err := guest.ReadAccounts(base)
+	if err != nil {
+		return err
 	}
 	f, err := os.Open(file)
 	if err != nil {

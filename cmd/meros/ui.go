@@ -147,7 +147,11 @@ func (u *ui) errorLine(msg string) {
 		json.NewEncoder(u.err).Encode(map[string]string{"event": "error", "text": msg})
 		return
 	}
-	fmt.Fprintf(u.err, "%s %s\n", u.paint("31;1", "error:"), msg)
+	var lines []string
+	for l := range strings.SplitSeq(msg, "\n") {
+		lines = append(lines, printable(l))
+	}
+	fmt.Fprintf(u.err, "%s %s\n", u.paint("31;1", "error:"), strings.Join(lines, "\n"))
 }
 
 // machineOf is the constellation and machine a node belongs to alone.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"path/filepath"
 	"runtime"
@@ -244,7 +245,14 @@ func (o *BootstrapOptions) configure(ctx context.Context, t tree, debs []*deb, p
 	if err := checkDiversions(t, debs, packages); err != nil {
 		return err
 	}
-	err := o.Run(ctx, []string{"/usr/bin/dpkg", "--force-unsafe-io", "--configure", "-a"}, scriptEnv(epochEnv(o.Epoch)), o.isChroot())
+	yes, err := o.isChroot()
+	if err != nil {
+		return err
+	}
+	err = o.Run(ctx, []string{"/usr/bin/dpkg", "--force-unsafe-io", "--configure", "-a"}, scriptEnv(epochEnv(o.Epoch)), yes)
+	for _, file := range yes {
+		os.Remove(file)
+	}
 	if err != nil {
 		return fmt.Errorf("dpkg --configure -a: %w", err)
 	}
@@ -254,12 +262,18 @@ func (o *BootstrapOptions) configure(ctx context.Context, t tree, debs []*deb, p
 // isChroot makes ischroot(1), by which scripts ask whether there is an init to
 // restart, answer what is true of a tree: that there is none. In namespaces it
 // cannot tell, and libc6 alone then waits a second for telinit(8).
-func (o *BootstrapOptions) isChroot() map[string]string {
-	const program, yes = "/usr/bin/ischroot", "usr/bin/true"
-	if !exists(filepath.Join(o.Tree, program)) || !exists(filepath.Join(o.Tree, yes)) {
-		return nil
+// The program that says so is ours: one of the tree could have become a link.
+func (o *BootstrapOptions) isChroot() (map[string]string, error) {
+	const program = "/usr/bin/ischroot"
+	if !exists(filepath.Join(o.Tree, program)) {
+		return nil, nil
 	}
-	return map[string]string{program: filepath.Join(o.Tree, yes)}
+	f, err := os.CreateTemp("", "ischroot-*")
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.WriteString("#!/bin/sh\nexit 0\n")
+	return map[string]string{program: f.Name()}, errors.Join(err, f.Chmod(0o755), f.Close())
 }
 
 // checkDiversions refuses what unpacking before the preinst scripts ran got

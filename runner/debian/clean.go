@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // volatile are the files that only the installation itself needed, or that
@@ -23,6 +25,9 @@ var volatile = []string{
 
 // packaged are directories that those patterns match and that packages have.
 var packaged = []string{"var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "run/lock"}
+
+// maxShadow bounds what is read of shadow(5), bytes.
+const maxShadow = 1 << 20
 
 // lastChange is the index of the day of the last change in shadow(5).
 const lastChange = 2
@@ -48,7 +53,7 @@ func Clean(tree string, epoch time.Time) error {
 
 func removeMatching(r *os.Root, pattern string) error {
 	dir, base := path.Split(pattern)
-	f, err := r.Open(path.Clean(dir))
+	f, err := r.OpenFile(path.Clean(dir), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -80,10 +85,17 @@ func removeMatching(r *os.Root, pattern string) error {
 // build, to epoch's.
 func clampShadow(r *os.Root, epoch time.Time) error {
 	const name = "etc/shadow"
-	data, err := r.ReadFile(name)
+	fi, err := r.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err != nil {
+		return err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > maxShadow {
+		return fmt.Errorf("is no file of at most %d bytes", maxShadow)
+	}
+	data, err := r.ReadFile(name)
 	if err != nil {
 		return err
 	}

@@ -159,11 +159,22 @@ func plainModule(ctx context.Context, file string) ([]byte, error) {
 	switch path.Ext(file) {
 	case ".xz":
 		cmd := exec.CommandContext(ctx, "xz", "--decompress", "--stdout", "--memlimit-decompress=256MiB", file)
-		b, err := cmd.Output()
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
 		if err != nil {
 			return nil, fmt.Errorf("xz: %w", err)
 		}
-		return b, nil
+		b, err := io.ReadAll(io.LimitReader(out, maxModule+1))
+		if len(b) > maxModule {
+			cmd.Process.Kill()
+			err = fmt.Errorf("it unpacks to more than %d bytes", maxModule)
+		}
+		if werr := cmd.Wait(); err == nil && werr != nil {
+			err = fmt.Errorf("xz: %w", werr)
+		}
+		return b, err
 	case ".zst":
 		b, err := os.ReadFile(file)
 		if err != nil {

@@ -10,11 +10,12 @@ import (
 	"io"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // accountFiles are the files that hold accounts, with the modes that
@@ -38,27 +39,25 @@ const maxAccountFile = 1 << 20
 // /etc/skel, as far as they are in the tree. It is what of a layer a new user
 // depends on: if it is the same, so is the account.
 func WriteAccounts(w io.Writer, tree string) error {
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	tw := tar.NewWriter(w)
 	var names []string
 	for _, f := range accountFiles {
 		names = append(names, f.name)
 	}
-	entries, _ := os.ReadDir(filepath.Join(tree, skel))
-	for _, e := range entries {
-		if e.Type().IsRegular() {
-			names = append(names, path.Join(skel, e.Name()))
-		}
+	for _, n := range listIn(root, skel) {
+		names = append(names, path.Join(skel, n))
 	}
 	for _, name := range names {
-		fi, err := os.Lstat(filepath.Join(tree, name))
-		if err != nil || !fi.Mode().IsRegular() || fi.Size() > maxAccountFile {
-			continue
-		}
-		b, err := os.ReadFile(filepath.Join(tree, name))
+		b, mode, err := readIn(root, name)
 		if err != nil {
-			return err
+			continue // nothing that an account could be in
 		}
-		if err := tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: int64(fi.Mode().Perm()), Size: int64(len(b)), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
+		if err := tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: int64(mode.Perm()), Size: int64(len(b)), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
 			return err
 		}
 		if _, err := tw.Write(b); err != nil {
@@ -66,6 +65,54 @@ func WriteAccounts(w io.Writer, tree string) error {
 		}
 	}
 	return tw.Close()
+}
+
+// listIn are the names in a directory of a tree, sorted; none if it is no
+// directory, or a link out of the tree.
+func listIn(root *os.Root, dir string) []string {
+	d, err := root.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	names, _ := d.Readdirnames(-1)
+	slices.Sort(names)
+	return names
+}
+
+// readIn reads a small regular file of a tree that may be hostile: not through
+// a link at its end, not out of the tree, and nothing that never ends.
+func readIn(root *os.Root, name string) ([]byte, os.FileMode, error) {
+	fi, err := root.Lstat(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > maxAccountFile {
+		return nil, 0, fmt.Errorf("%s is no file of at most %d bytes", name, maxAccountFile)
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxAccountFile))
+	return b, fi.Mode(), err
+}
+
+// ReadAccounts are the accounts of a system in a tree, which may be hostile.
+func ReadAccounts(tree string) (Accounts, error) {
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	a := make(Accounts)
+	for _, f := range accountFiles {
+		if b, _, err := readIn(root, f.name); err == nil {
+			a[f.name] = b
+		}
+	}
+	return a, nil
 }
 
 // Accounts are the account files of a system, by path.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -30,6 +31,9 @@ var parents = map[string]int64{"etc": 0o755, "home": 0o755, "etc/systemd": 0o755
 func WriteLayer(w io.Writer, files []File, t time.Time) error {
 	byPath := make(map[string]File)
 	for _, f := range files {
+		if f.Path = path.Clean(f.Path); !filepath.IsLocal(f.Path) || f.Path == "." {
+			return fmt.Errorf("%q cannot be the path of a file", f.Path)
+		}
 		for d := path.Dir(f.Path); d != "."; d = path.Dir(d) {
 			if _, ok := byPath[d]; !ok {
 				mode, ok := parents[d]

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func debian() Accounts {
@@ -97,6 +99,44 @@ func TestAccountsArchive(t *testing.T) {
 	delete(a, "etc/gshadow") // the host's own is behind the link
 	if fmt.Sprint(got) != fmt.Sprint(a) {
 		t.Errorf("%q, want %q", got, a)
+	}
+}
+
+// A tree whose account files and directories are traps gives what is plain in
+// it, at once, and nothing of the host.
+func TestHostileAccounts(t *testing.T) {
+	tree, outside := t.TempDir(), t.TempDir()
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(outside, "secret"), []byte("secret"), 0o600),
+		os.MkdirAll(filepath.Join(tree, "etc"), 0o755),
+		os.Symlink(outside, filepath.Join(tree, "etc/skel")),
+		os.Symlink("/dev/zero", filepath.Join(tree, "etc/passwd")),
+		unix.Mkfifo(filepath.Join(tree, "etc/group"), 0o644),
+		os.WriteFile(filepath.Join(tree, "etc/shadow"), make([]byte, maxAccountFile+1), 0o644),
+		os.WriteFile(filepath.Join(tree, "etc/subuid"), []byte("me:1:2\n"), 0o644),
+	); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := WriteAccounts(&b, tree); err != nil {
+		t.Fatal(err)
+	}
+	got := make(Accounts)
+	if err := got.Read(&b); err != nil || len(got) != 1 || string(got["etc/subuid"]) != "me:1:2\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := ReadAccounts(tree); err != nil || len(got) != 1 {
+		t.Errorf("%q, %v", got, err)
+	}
+	os.Remove(filepath.Join(tree, "etc/skel"))
+	if err := errors.Join(os.MkdirAll(filepath.Join(tree, "etc/ssh"), 0o755), os.RemoveAll(filepath.Join(tree, "etc/ssh")), unix.Mkfifo(filepath.Join(tree, "etc/ssh"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if err := Settle(tree); err != nil {
+		t.Error(err)
+	}
+	if err := WriteLayer(io.Discard, []File{{Path: "/x"}}, time.Time{}); err == nil {
+		t.Error("an absolute path was taken")
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // unsettled are files that the tools of a system rewrite whenever they run,
@@ -44,7 +46,7 @@ func Settle(root string) error {
 	if err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
 		return nil
 	}
-	f, err := r.OpenFile(id, os.O_WRONLY|os.O_TRUNC, 0)
+	f, err := r.OpenFile(id, os.O_WRONLY|os.O_TRUNC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("empty %s: %w", id, err)
 	}
@@ -52,16 +54,7 @@ func Settle(root string) error {
 }
 
 func removeHostKeys(r *os.Root) error {
-	d, err := r.Open(hostKeys)
-	if err != nil {
-		return nil // no ssh server
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, n := range names {
+	for _, n := range listIn(r, hostKeys) { // none without an ssh server
 		if strings.HasPrefix(n, "ssh_host_") {
 			if err := r.Remove(path.Join(hostKeys, n)); err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"strings"
 	"syscall"
@@ -133,12 +134,31 @@ func (c change) odd() bool {
 	}
 	switch c.fi.Mode().Type() {
 	case 0, fs.ModeDir:
-		return false
+		return oddXattrs(c.file, c.name)
 	case fs.ModeSymlink:
 		to, err := os.Readlink(c.file)
 		return err != nil || strings.ContainsAny(to, "\"\n\\") || len(to)+len(c.name) > maxCommand-32
 	}
 	return true
+}
+
+// plainXattr is a name that can be no other command of debugfs(8).
+var plainXattr = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+
+// oddXattrs tells whether a file has extended attributes whose names debugfs
+// cannot be told.
+func oddXattrs(file, name string) bool {
+	buf := make([]byte, 1<<16)
+	n, err := unix.Llistxattr(file, buf)
+	if err != nil || n == 0 {
+		return err != nil && !errors.Is(err, unix.ENOTSUP)
+	}
+	for x := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
+		if !plainXattr.MatchString(x) || len(x)+len(name) > maxCommand-128 {
+			return true
+		}
+	}
+	return false
 }
 
 // script is the list of debugfs(8) commands that apply the changes. Regular

@@ -262,6 +262,10 @@ func TestDeltaRefusesWhatARepackDoesBetter(t *testing.T) {
 		"directory becomes a file": func(dir string) error { return os.WriteFile(filepath.Join(dir, "usr"), nil, 0o644) },
 		"newline in a name":        func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\nb"), nil, 0o644) },
 		"quote in a name":          func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\"b"), nil, 0o644) },
+		"command in an attribute": func(dir string) error {
+			file := filepath.Join(dir, "a")
+			return errors.Join(os.WriteFile(file, nil, 0o644), unix.Setxattr(file, "user.x\n!touch /tmp/x", []byte("y"), 0))
+		},
 		"hard link": func(dir string) error {
 			return errors.Join(os.WriteFile(filepath.Join(dir, "a"), nil, 0o644), os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")))
 		},

@@ -107,8 +107,16 @@ func (c *capture) entry(name string, fi fs.FileInfo) error {
 		return errors.New("a name that begins with .wh. cannot be kept in a layer, where it means a removal; rename it")
 	}
 	h, opaque, err := c.header(name, file, fi, st)
+	if err == nil && h == nil && c.settle {
+		return os.Remove(file) // the tree is to be what the layer unpacks to
+	}
 	if err != nil || h == nil {
 		return err
+	}
+	if c.settle {
+		if err := removeXattrs(file); err != nil {
+			return err
+		}
 	}
 	if err := c.tw.WriteHeader(h); err != nil {
 		return err
@@ -188,6 +196,24 @@ func (c *capture) content(file string, size int64) error {
 	return err
 }
 
+// removeXattrs removes the extended attributes that a layer does not keep, but
+// for those that a security module of the host gives every file.
+func removeXattrs(file string) error {
+	names, err := listXattrs(file)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if keptXattr(n) || strings.HasPrefix(n, "security.") {
+			continue
+		}
+		if err := unix.Lremovexattr(file, n); err != nil && !errors.Is(err, unix.ENODATA) {
+			return fmt.Errorf("remove extended attribute %s: %w", n, err)
+		}
+	}
+	return nil
+}
+
 func isWhiteout(fi fs.FileInfo, st *syscall.Stat_t) bool {
 	return fi.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0
 }
@@ -217,21 +243,10 @@ func settle(file string, t time.Time) error {
 // xattrRecords reads what a layer keeps of a file's extended attributes: the
 // user's own and file capabilities. The overlay's are turned into whiteouts.
 func xattrRecords(file string) (records map[string]string, opaque bool, err error) {
-	var buf [1024]byte
-	list := buf[:]
-	n, err := unix.Llistxattr(file, list)
-	if errors.Is(err, unix.ERANGE) {
-		list = make([]byte, 1<<16) // XATTR_LIST_MAX, xattr(7)
-		n, err = unix.Llistxattr(file, list)
-	}
-	if n == 0 || errors.Is(err, unix.ENOTSUP) {
-		return nil, false, nil
-	}
+	names, err := listXattrs(file)
 	if err != nil {
-		return nil, false, fmt.Errorf("list extended attributes: %w", err)
+		return nil, false, err
 	}
-	names := strings.Split(strings.TrimRight(string(list[:n]), "\x00"), "\x00")
-	sort.Strings(names)
 	for _, name := range names {
 		if !keptXattr(name) && name != opaqueXattr {
 			continue
@@ -251,6 +266,26 @@ func xattrRecords(file string) (records map[string]string, opaque bool, err erro
 		records[xattrRecord+name] = string(value[:n])
 	}
 	return records, opaque, nil
+}
+
+// listXattrs are the names of a file's extended attributes, sorted.
+func listXattrs(file string) ([]string, error) {
+	var buf [1024]byte
+	list := buf[:]
+	n, err := unix.Llistxattr(file, list)
+	if errors.Is(err, unix.ERANGE) {
+		list = make([]byte, 1<<16) // XATTR_LIST_MAX, xattr(7)
+		n, err = unix.Llistxattr(file, list)
+	}
+	if n == 0 || errors.Is(err, unix.ENOTSUP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list extended attributes: %w", err)
+	}
+	names := strings.Split(strings.TrimRight(string(list[:n]), "\x00"), "\x00")
+	sort.Strings(names)
+	return names, nil
 }
 
 // keptXattr tells which extended attributes belong to a tree. Others (labels

@@ -9,11 +9,30 @@ import (
 // kept are the capabilities foreign code has over its own tree: what package
 // scripts need, and nothing that reaches out of the sandbox even where uid 0
 // inside is uid 0 of the host. It is the list that container engines use,
-// without CAP_MKNOD (capabilities(7)).
+// without CAP_MKNOD, CAP_AUDIT_WRITE, and CAP_NET_RAW, with which frames for the
+// host's loopback could be made (capabilities(7)).
 var kept = map[uintptr]bool{
-	unix.CAP_AUDIT_WRITE: true, unix.CAP_CHOWN: true, unix.CAP_DAC_OVERRIDE: true, unix.CAP_FOWNER: true,
-	unix.CAP_FSETID: true, unix.CAP_KILL: true, unix.CAP_NET_BIND_SERVICE: true, unix.CAP_NET_RAW: true,
+	unix.CAP_CHOWN: true, unix.CAP_DAC_OVERRIDE: true, unix.CAP_FOWNER: true,
+	unix.CAP_FSETID: true, unix.CAP_KILL: true, unix.CAP_NET_BIND_SERVICE: true,
 	unix.CAP_SETFCAP: true, unix.CAP_SETGID: true, unix.CAP_SETPCAP: true, unix.CAP_SETUID: true, unix.CAP_SYS_CHROOT: true,
+}
+
+// ofTheHost are capabilities that a step of ours has no use for either, should
+// a program that it runs on hostile input be taken over.
+var ofTheHost = []uintptr{
+	unix.CAP_SYS_MODULE, unix.CAP_SYS_RAWIO, unix.CAP_SYS_BOOT, unix.CAP_SYS_TIME, unix.CAP_SYS_PTRACE, unix.CAP_SYSLOG, unix.CAP_SYS_PACCT,
+	unix.CAP_MAC_ADMIN, unix.CAP_MAC_OVERRIDE, unix.CAP_AUDIT_CONTROL, unix.CAP_AUDIT_READ, unix.CAP_WAKE_ALARM, unix.CAP_BLOCK_SUSPEND,
+	unix.CAP_PERFMON, unix.CAP_BPF, unix.CAP_LINUX_IMMUTABLE, unix.CAP_IPC_LOCK, unix.CAP_SYS_TTY_CONFIG,
+}
+
+// dropHost takes those from what this thread starts.
+func dropHost() error {
+	for _, c := range ofTheHost {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && err != unix.EINVAL {
+			return fmt.Errorf("drop capability %d: %w", c, err)
+		}
+	}
+	return nil
 }
 
 // dropCapabilities takes all other capabilities from what this thread starts,

@@ -113,9 +113,14 @@ func run() (status, error) {
 		if err := unix.Setgroups(nil); err != nil {
 			return status{}, fmt.Errorf("drop the supplementary groups: %w", err)
 		}
+		if err := restrictCalls(); err != nil {
+			return status{}, err
+		}
 		if err := dropCapabilities(); err != nil {
 			return status{}, err
 		}
+	} else if err := dropHost(); err != nil {
+		return status{}, err
 	}
 	if err := setLimits(); err != nil {
 		return status{}, err

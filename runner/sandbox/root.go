@@ -25,7 +25,7 @@ const (
 // and the like stay out: they would change what a program gives.
 var hostDirs = []string{
 	"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
-	"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/ssl", "/etc/ca-certificates",
+	"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/ca-certificates",
 	"/etc/pki",
 }
 
@@ -202,12 +202,14 @@ func (r *root) proc(trusted bool) error {
 	return nil
 }
 
+// dev makes a small /dev. The nodes are the host's own: on a read-only mount
+// they can be written to, but neither their mode nor their owner.
 func (r *root) dev() error {
 	if err := r.fs("tmpfs", "/dev", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755"); err != nil {
 		return err
 	}
 	for _, d := range devices {
-		if err := r.mount(Mount{Source: "/dev/" + d, Target: "/dev/" + d, Writable: true, Device: true}); err != nil {
+		if err := r.mount(Mount{Source: "/dev/" + d, Target: "/dev/" + d, Device: true}); err != nil {
 			return fmt.Errorf("show /dev/%s: %w", d, err)
 		}
 	}
