@@ -116,6 +116,7 @@ func (q *qcow2) readMap(l1At int64, l1Len int, fileSize int64) error {
 		return err
 	}
 	l2 := make([]byte, clusterSize)
+	seen := make(map[int64]bool)
 	for i := range need {
 		at := int64(binary.BigEndian.Uint64(l1[8*i:]) & offsetMask)
 		if at == 0 {
@@ -124,6 +125,10 @@ func (q *qcow2) readMap(l1At int64, l1Len int, fileSize int64) error {
 		if at%clusterSize != 0 || at+clusterSize > fileSize {
 			return fmt.Errorf("L2 table %d is out of bounds", i)
 		}
+		if seen[at] {
+			return fmt.Errorf("L2 table %d is another one's", i) // a small file would map a huge disk
+		}
+		seen[at] = true
 		if _, err := q.f.ReadAt(l2, at); err != nil {
 			return err
 		}

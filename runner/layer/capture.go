@@ -170,11 +170,7 @@ func (c *capture) header(name, file string, fi fs.FileInfo, st *syscall.Stat_t) 
 	case fs.ModeNamedPipe:
 		h.Typeflag = tar.TypeFifo
 	case fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
-		h.Typeflag = tar.TypeBlock
-		if fi.Mode()&fs.ModeCharDevice != 0 {
-			h.Typeflag = tar.TypeChar
-		}
-		h.Devmajor, h.Devminor = int64(unix.Major(uint64(st.Rdev))), int64(unix.Minor(uint64(st.Rdev)))
+		return nil, false, errors.New("a device node cannot be kept in a layer: where it is unpacked it would be a device of that host (devtmpfs makes those of a machine)")
 	default:
 		return nil, false, nil
 	}

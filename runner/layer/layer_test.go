@@ -172,6 +172,7 @@ func TestHostileArchive(t *testing.T) {
 		"itself":             {{Name: "./", Typeflag: tar.TypeDir}},
 		"whiteout upwards":   {{Name: ".wh...", Typeflag: tar.TypeReg}},
 		"whiteout of itself": {{Name: ".wh..", Typeflag: tar.TypeReg}},
+		"device node":        {{Name: "d", Typeflag: tar.TypeBlock, Mode: 0o666, Devmajor: 254}},
 		"unknown type":       {{Name: "x", Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "x"}}},
 	} {
 		t.Run(name, func(t *testing.T) {

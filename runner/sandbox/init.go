@@ -95,6 +95,12 @@ func run() (status, error) {
 	// Capabilities belong to a thread, and a child has those of the thread
 	// that made it.
 	runtime.LockOSThread()
+	if !c.Trusted {
+		// When memory runs out, foreign code is the first to die, proc(5).
+		if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
+			return status{}, fmt.Errorf("be the first to die: %w", err)
+		}
+	}
 	if err := c.makeRoot(); err != nil {
 		return status{}, err
 	}
