@@ -145,15 +145,37 @@ func (c change) odd() bool {
 // plainXattr is a name that can be no other command of debugfs(8).
 var plainXattr = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
+// keptXattr tells which extended attributes an image has, as a layer does.
+func keptXattr(name string) bool {
+	return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
+}
+
+// xattrNames are the names of a file's extended attributes.
+func xattrNames(file string) ([]string, error) {
+	var short [512]byte
+	buf := short[:]
+	n, err := unix.Llistxattr(file, buf)
+	if errors.Is(err, unix.ERANGE) {
+		buf = make([]byte, 1<<16) // XATTR_LIST_MAX, xattr(7)
+		n, err = unix.Llistxattr(file, buf)
+	}
+	if n == 0 || errors.Is(err, unix.ENOTSUP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list extended attributes of %s: %w", file, err)
+	}
+	return strings.Split(strings.TrimRight(string(buf[:n]), "\x00"), "\x00"), nil
+}
+
 // oddXattrs tells whether a file has extended attributes whose names debugfs
 // cannot be told.
 func oddXattrs(file, name string) bool {
-	buf := make([]byte, 1<<16)
-	n, err := unix.Llistxattr(file, buf)
-	if err != nil || n == 0 {
-		return err != nil && !errors.Is(err, unix.ENOTSUP)
+	names, err := xattrNames(file)
+	if err != nil {
+		return true
 	}
-	for x := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
+	for _, x := range names {
 		if !plainXattr.MatchString(x) || len(x)+len(name) > maxCommand-128 {
 			return true
 		}
@@ -215,13 +237,12 @@ func xattrCommands(b *strings.Builder, c change, link string) error {
 	if c.fi.Mode()&fs.ModeSymlink != 0 {
 		return nil
 	}
-	buf := make([]byte, 1<<16)
-	n, err := unix.Llistxattr(c.file, buf)
-	if err != nil || n == 0 {
-		return nil
+	names, err := xattrNames(c.file)
+	if err != nil {
+		return err
 	}
-	for i, name := range strings.Split(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
-		if strings.HasPrefix(name, "user.overlay.") || !strings.HasPrefix(name, "user.") && name != "security.capability" {
+	for i, name := range names {
+		if !keptXattr(name) {
 			continue
 		}
 		value := make([]byte, 1<<16)

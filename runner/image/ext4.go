@@ -62,6 +62,9 @@ func FromTree(ctx context.Context, out *os.File, tree string, o Options) error {
 	if err := mke2fs(ctx, raw.Name(), tree, size, max(inodes+inodes/10+1024, size/inodeRatio), o); err != nil {
 		return err
 	}
+	if err := removeForeign(ctx, raw.Name(), tree, o); err != nil {
+		return fmt.Errorf("remove the host's attributes: %w", err)
+	}
 	if err := settleInodes(raw); err != nil {
 		return fmt.Errorf("settle the inodes: %w", err)
 	}
@@ -73,6 +76,44 @@ func FromTree(ctx context.Context, out *os.File, tree string, o Options) error {
 		return fmt.Errorf("read the disk: %w", err)
 	}
 	return writeQcow2(out, size, clusters, "")
+}
+
+// removeForeign removes the extended attributes that mke2fs(8) copies from the
+// tree and that are the host's: labels of a security module, for one. Only
+// from version 1.47.1 on it can be told to copy none.
+func removeForeign(ctx context.Context, raw, tree string, o Options) error {
+	var commands strings.Builder
+	err := filepath.WalkDir(tree, func(file string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		names, err := xattrNames(file)
+		if err != nil || len(names) == 0 {
+			return err
+		}
+		name, err := filepath.Rel(tree, file)
+		if err != nil {
+			return err
+		}
+		for _, x := range names {
+			if keptXattr(x) {
+				continue
+			}
+			if strings.ContainsAny(name, "\"\n\\") || !plainXattr.MatchString(x) || len(name)+len(x) > maxCommand-16 {
+				return fmt.Errorf("%q has the attribute %q, which cannot be named to debugfs", name, x)
+			}
+			fmt.Fprintf(&commands, "ea_rm \"/%s\" %s\n", name, x)
+		}
+		return nil
+	})
+	if err != nil || commands.Len() == 0 {
+		return err
+	}
+	file := filepath.Join(o.Work, "foreign")
+	if err := os.WriteFile(file, []byte(commands.String()), 0o600); err != nil {
+		return err
+	}
+	return debugfs(ctx, raw, file, o)
 }
 
 func mke2fs(ctx context.Context, raw, tree string, size, inodes int64, o Options) error {

@@ -35,6 +35,8 @@ const (
 	inAtimeExtra     = 0x8C
 	inCrtime         = 0x90
 	inCrtimeExtra    = 0x94
+
+	attributesMagic = 0xEA020000 // before the extended attributes in an inode
 )
 
 // settleInodes gives every inode of the ext4 file system in f its
@@ -84,6 +86,7 @@ func settleTable(f *os.File, at, n, first int64, seed uint32) error {
 			continue
 		}
 		settleInode(in)
+		clearNoAttributes(in)
 		sumInode(in, uint32(first+i), seed)
 	}
 	_, err := f.WriteAt(table, at)
@@ -103,6 +106,16 @@ func settleInode(in []byte) {
 	copy(in[inCrtime:inCrtime+4], in[inMtime:])
 	for _, o := range []int{inAtimeExtra, inCtimeExtra, inCrtimeExtra} {
 		copy(in[o:o+4], in[inMtimeExtra:])
+	}
+}
+
+// clearNoAttributes clears what removed extended attributes leave in an inode:
+// a header without an entry, and what was in them.
+func clearNoAttributes(in []byte) {
+	le := binary.LittleEndian
+	at := inExtraSize + int(le.Uint16(in[inExtraSize:]))
+	if at+8 <= len(in) && le.Uint32(in[at:]) == attributesMagic && le.Uint32(in[at+4:]) == 0 {
+		clear(in[at:])
 	}
 }
 
