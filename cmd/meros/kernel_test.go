@@ -96,6 +96,7 @@ func TestKernelSources(t *testing.T) {
 	if o := p.Must(t, "kernel-build", "k"); len(o.Ran()) != 0 {
 		t.Errorf("again: ran %q", o.Ran())
 	}
+	t.Run("as a user", func(t *testing.T) { kernelAsUser(t, image()) })
 	// The fragment that asks for it does not matter, nor what lies about.
 	p.Write(t, "constellations/k/a.config", "CONFIG_KNOWN=y\n")
 	manifest("{source: linux, config: a.config}")
@@ -128,7 +129,26 @@ func TestKernelSources(t *testing.T) {
 	t.Run("menu", func(t *testing.T) { kernelMenu(t, p, manifest) })
 	t.Run("interrupted", func(t *testing.T) { kernelInterrupted(t, p, manifest) })
 	t.Run("pins", func(t *testing.T) { kernelPins(t, p, manifest) })
+	t.Run("signed", func(t *testing.T) { kernelSigned(t, p, manifest, archive) })
 	t.Run("mistakes", func(t *testing.T) { kernelMistakes(t, p, manifest, archive) })
+}
+
+// kernelAsUser builds the fake kernel as an ordinary user: it is root's.
+func kernelAsUser(t *testing.T, want string) {
+	p, _ := lab.DownloadedKernel(t, "k")
+	writeKernel(t, p, "constellations/k/linux")
+	p.Write(t, "constellations/k/manifest.yml", kernelManifestOf("{source: linux}"))
+	for _, again := range []bool{false, true} { // the second time over the objects of the first
+		o := lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "kernel-build", "k")))
+		if o.Exit != 0 {
+			t.Fatalf("again: %v, exit status %d\n%s", again, o.Exit, o.Stderr)
+		}
+		if got := readFile(t, p.Path("data/disks/bzImage")); got != want {
+			t.Errorf("again: %v, another kernel than root's", again)
+		}
+		removeResults(t, p, "kernel-compile")
+	}
+	leftovers(t, p)
 }
 
 // kernelMenu changes the configuration as a person would, and builds with the
@@ -216,6 +236,51 @@ func kernelPins(t *testing.T, p *lab.Project, manifest func(string)) {
 
 	manifest("{source: git+" + repository + ", ref: mastre}")
 	fails(t, p.Run(t, "kernel-build", "k"), 1, `has no branch or tag \"mastre\"`, `did you mean \"master\"`)
+}
+
+// kernelSigned pins an archive only if the manifest's key has signed what is in
+// it, as kernel.org signs: before compression.
+func kernelSigned(t *testing.T, p *lab.Project, manifest func(string), archive string) {
+	lab.Need(t, "gpg", "gpgv", "xz")
+	home, err := os.MkdirTemp("", "mk") // short: gpg-agent has a socket in it, unix(7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(home)
+	defer exec.Command("gpgconf", "--homedir", home, "--kill", "all").Run()
+	run := func(name string, args ...string) {
+		t.Helper()
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+		}
+	}
+	gpg := func(args ...string) {
+		t.Helper()
+		run("gpg", append([]string{"--homedir", home, "--batch", "--quiet", "--yes"}, args...)...)
+	}
+	for _, who := range []string{"known", "stranger"} {
+		gpg("--passphrase", "", "--quick-gen-key", who+"@example.invalid", "ed25519", "sign", "never")
+		gpg("--output", p.Path("constellations/k/"+who+".gpg"), "--export", who+"@example.invalid")
+	}
+	plain := strings.TrimSuffix(archive, ".xz")
+	run("xz", "--keep", "--force", "--decompress", archive)
+	gpg("--local-user", "known@example.invalid", "--output", plain+".sign", "--detach-sign", plain)
+	unpin := func() {
+		p.Write(t, "constellations/k/meros.lock", strings.Split(readFile(t, p.Path("constellations/k/meros.lock")), "\nsource ")[0]+"\n")
+	}
+	manifest("{source: file://" + archive + ", key: stranger.gpg}")
+	unpin()
+	fails(t, p.Run(t, "kernel-build", "k"), 1, "the signature is not good for a key in")
+	manifest("{source: file://" + archive + ", key: known.gpg}")
+	if o := p.Must(t, "kernel-build", "k"); !strings.Contains(o.Stderr, "its signature is good") {
+		t.Errorf("no word of the signature:\n%s", o.Stderr)
+	}
+	unpin()
+	for _, f := range []string{plain, plain + ".sign"} {
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // kernelMistakes are told by what a person has to change.
