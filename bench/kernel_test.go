@@ -46,7 +46,7 @@ func makeAlone(b *testing.B, seed *lab.Project) time.Duration {
 	b.Helper()
 	one := func(pattern string) string {
 		b.Helper()
-		found, err := filepath.Glob(seed.Path("data/cache/trees/*/*/" + pattern))
+		found, err := filepath.Glob(seed.Path("data/cache/trees/*/*/*/" + pattern))
 		if err != nil || len(found) == 0 {
 			b.Fatalf("no %s in the seed: %v", pattern, err)
 		}
@@ -114,7 +114,7 @@ func BenchmarkBoot(b *testing.B) {
 	p.Must(b, "build", "stock", "--rootfs-only")
 	compiled.Must(b, "kernel-build", "seed", "--output", p.Path("data/disks/bzImage"))
 	disk := p.Path("data/disks/stock-m.qcow2")
-	stock, err := filepath.Glob(p.Path("data/cache/trees/*/*/boot/initrd.img-*"))
+	stock, err := filepath.Glob(p.Path("data/cache/trees/*/*/*/boot/initrd.img-*"))
 	if err != nil || len(stock) != 1 {
 		b.Fatalf("the stock initrd is %q, %v", stock, err)
 	}

@@ -434,7 +434,7 @@ func TestRealKernel(t *testing.T) {
 // realSources gives the real source as a directory and as a commit: what was
 // compiled of the package is the kernel of both.
 func realSources(t *testing.T, p, compiled *lab.Project, manifest func(string)) {
-	trees, err := filepath.Glob(compiled.Path("data/cache/trees/*/*/init/main.c"))
+	trees, err := filepath.Glob(compiled.Path("data/cache/trees/*/*/*/init/main.c"))
 	if err != nil || len(trees) != 1 {
 		t.Fatalf("the unpacked sources are %q, %v", trees, err)
 	}
