@@ -54,7 +54,7 @@ func writeKernel(t *testing.T, p *lab.Project, dir string) {
 func commit(t *testing.T, p *lab.Project, dir string) string {
 	t.Helper()
 	var last string
-	for _, args := range [][]string{{"init", "--quiet", "--initial-branch=master"}, {"add", "."}, {"commit", "--quiet", "--message=x"}, {"rev-parse", "HEAD"}} {
+	for _, args := range [][]string{{"init", "--quiet", "--initial-branch=master"}, {"add", "--force", "."}, {"commit", "--quiet", "--message=x"}, {"rev-parse", "HEAD"}} {
 		cmd := exec.Command("git", append([]string{"-C", p.Path(dir), "-c", "user.name=x", "-c", "user.email=x@example.invalid"}, args...)...)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
