@@ -92,7 +92,7 @@ report "mount" mount -t tmpfs x /mnt
 report "remount /proc/sys" mount -o remount,rw /proc/sys
 report "sysctl" bash -c 'echo 1 > /proc/sys/kernel/panic'
 report "sysrq" bash -c 'echo h > /proc/sysrq-trigger'
-# A user namespace of its own is allowed; what it opens must stay closed.
+# What a user namespace of its own would open stays closed, made or refused.
 mkdir -p /tmp/x
 report "sysctl by a fresh /proc" unshare -Urmpf sh -c 'mount -t proc proc /tmp/x && echo 1 > /tmp/x/sys/kernel/panic'
 report "fresh sysfs" unshare -Urmn mount -t sysfs sysfs /tmp/x

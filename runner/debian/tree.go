@@ -29,10 +29,10 @@ func openTree(dir string) (tree, error) {
 
 func (t tree) close() { unix.Close(t.fd) }
 
-// open opens a path within the tree, openat2(2).
+// open opens a path within the tree.
 func (t tree) open(name string, flags uint64, perm uint64) (int, error) {
 	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Mode: perm, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	for range 100 {
+	for range 1000 {
 		fd, err := unix.Openat2(t.fd, name, &how)
 		// EAGAIN: the kernel could not rule out a race of a rename with "..".
 		if err == unix.EAGAIN || err == unix.EINTR {

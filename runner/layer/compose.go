@@ -140,7 +140,11 @@ func resolveIn(root, name string) (string, error) {
 		return "", err
 	}
 	defer unix.Close(fd)
-	t, err := unix.Openat2(fd, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	t, err := -1, error(unix.EAGAIN)
+	// EAGAIN: somebody renamed or mounted while a ".." was walked, openat2(2).
+	for tries := 0; err == unix.EAGAIN && tries < 1000; tries++ {
+		t, err = unix.Openat2(fd, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	}
 	if err != nil {
 		return "", err
 	}

@@ -164,7 +164,7 @@ func hostPath(p string) (string, error) {
 		return "", err
 	}
 	defer unix.Close(fd)
-	t, err := unix.Openat2(fd, p, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	t, err := openIn(fd, p)
 	if err != nil {
 		return "", err
 	}
@@ -278,15 +278,30 @@ func (r *root) at(target string, mkdir bool, f func(path string) error) error {
 	return f(fdPath(fd))
 }
 
-func (r *root) open(target string) (int, error) {
-	return unix.Openat2(r.fd, strings.TrimPrefix(target, "/"), &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+func (r *root) open(target string) (int, error) { return openIn(r.fd, target) }
+
+// openIn opens a path as if dir were the root. A rename or a mount anywhere on
+// the host while a ".." is walked makes the kernel refuse with EAGAIN, and the
+// caller is to try again, openat2(2).
+func openIn(dir int, target string) (fd int, err error) {
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
+	for range 1000 {
+		if fd, err = unix.Openat2(dir, strings.TrimPrefix(target, "/"), how); err != unix.EAGAIN {
+			break
+		}
+	}
+	return fd, err
 }
 
 // make makes target, a directory or an empty file, and its parents.
 func (r *root) make(target string, dir bool) error {
 	target = path.Clean("/" + target)
-	if fd, err := r.open(target); err == nil {
+	fd, err := r.open(target)
+	if err == nil {
 		return unix.Close(fd)
+	}
+	if err != unix.ENOENT {
+		return err
 	}
 	parent := path.Dir(target)
 	if parent != "/" {
@@ -294,7 +309,7 @@ func (r *root) make(target string, dir bool) error {
 			return err
 		}
 	}
-	fd := r.fd
+	fd = r.fd
 	if parent != "/" {
 		p, err := r.open(parent)
 		if err != nil {
