@@ -63,14 +63,18 @@ func (s *step) fromTarball(ctx context.Context, read func(io.Reader) error) erro
 	return kernel.Decompress(ctx, f, s.Params["compression"], read)
 }
 
-// fromGit fetches one commit and no history. Git runs as foreign code: it
-// reads what a server sends.
+// fromGit fetches one commit and no history; a repository of this host is read
+// where it is. Git runs as foreign code: it reads what a server sends.
 func (s *step) fromGit(ctx context.Context, t *kernel.Tree) error {
 	repository, err := s.workDir("git")
 	if err != nil {
 		return err
 	}
 	commit, from := s.Params["commit"], s.Hints["url"]
+	local := strings.TrimPrefix(from, "file://")
+	if fi, err := os.Stat(local); err != nil || !fi.IsDir() {
+		local = ""
+	}
 	run := func(ctx context.Context, stdin io.Reader, stdout io.Writer, argv ...string) error {
 		spec := runner.Spec{
 			Argv: argv, Dir: "/git", Hostname: "localhost", Network: runner.HostNetwork,
@@ -80,17 +84,20 @@ func (s *step) fromGit(ctx context.Context, t *kernel.Tree) error {
 			},
 			Mounts: []runner.Mount{{Source: repository, Target: "/git", Writable: true}},
 		}
-		if fi, err := os.Stat(strings.TrimPrefix(from, "file://")); err == nil && fi.IsDir() {
-			dir := strings.TrimPrefix(from, "file://")
-			spec.Mounts = append(spec.Mounts, runner.Mount{Source: dir, Target: dir})
+		if local != "" {
+			spec.Mounts, spec.Dir = append(spec.Mounts, runner.Mount{Source: local, Target: local}), local
 		}
 		return runner.Run(ctx, spec, runner.Stdio{Stdin: stdin, Stdout: stdout, Stderr: s.log})
 	}
-	if err := run(ctx, nil, s.log, "git", "init", "--quiet", "--bare", "."); err != nil {
-		return fmt.Errorf("git init: %w (is git installed?)", err)
+	get := []string{"git", "cat-file", "-e", commit + "^{commit}"}
+	if local == "" {
+		if err := run(ctx, nil, s.log, "git", "init", "--quiet", "--bare", "."); err != nil {
+			return fmt.Errorf("git init: %w (is git installed?)", err)
+		}
+		get = []string{"git", "fetch", "--quiet", "--depth=1", "--no-tags", from, commit}
 	}
-	if err := run(ctx, nil, s.log, "git", "fetch", "--quiet", "--depth=1", "--no-tags", from, commit); err != nil {
-		return fmt.Errorf("commit %.12s, which %s was when the lock was written, cannot be fetched from %s: git fetch: %w (if the branch was rewritten: meros update %s)", commit, s.Hints["ref"], from, err, s.Hints["constellation"])
+	if err := run(ctx, nil, s.log, get...); err != nil {
+		return fmt.Errorf("commit %.12s, which %s was when the lock was written, cannot be had from %s: %w (if the branch was rewritten: meros update %s)", commit, s.Hints["ref"], from, err, s.Hints["constellation"])
 	}
 	return t.FromGit(ctx, run, commit)
 }
