@@ -27,7 +27,7 @@ func BenchmarkKernel(b *testing.B) {
 		p, compiled := lab.DownloadedKernel(b, "k")
 		p.Write(b, "constellations/k/manifest.yml", fmt.Sprintf(kernelMachine, lab.Packages, ""))
 		full, _ := p.Must(b, "kernel-build", "k").Stage("kernel-compile")
-		plain := makeAlone(b, compiled)
+		plain := makeAlone(b, p, compiled)
 		p.Write(b, "constellations/k/ram.config", "CONFIG_BLK_DEV_RAM=y\n")
 		p.Write(b, "constellations/k/manifest.yml", fmt.Sprintf(kernelMachine, lab.Packages, ", config: ram.config"))
 		option, _ := p.Must(b, "kernel-build", "k").Stage("kernel-compile")
@@ -41,8 +41,8 @@ func BenchmarkKernel(b *testing.B) {
 	}
 }
 
-// makeAlone compiles the seed's kernel by make in a chroot of its toolchain.
-func makeAlone(b *testing.B, seed *lab.Project) time.Duration {
+// makeAlone compiles the kernel of p by make in a chroot of the seed's toolchain.
+func makeAlone(b *testing.B, p, seed *lab.Project) time.Duration {
 	b.Helper()
 	one := func(pattern string) string {
 		b.Helper()
@@ -52,7 +52,7 @@ func makeAlone(b *testing.B, seed *lab.Project) time.Duration {
 		}
 		return found[0][:len(found[0])-len(pattern)-1]
 	}
-	config := output(b, seed, "kernel-config")
+	config := output(b, p, "kernel-config")
 	dir := b.TempDir()
 	for _, d := range []string{"root", "upper", "scratch", "obj"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {

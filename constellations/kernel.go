@@ -36,6 +36,7 @@ type Kernel struct {
 	Patches   []string // paths, in the order in which they are applied
 	Toolchain string   // "gcc" or "clang"
 	Debug     bool     // keep vmlinux with its symbols
+	Headers   bool     // the image has what modules are compiled with
 	Line      int      // in the manifest
 }
 
@@ -84,6 +85,7 @@ func (l *loader) builtKernel(n ast.Node) Kernel {
 		"patches":   func(n ast.Node) { k.Patches = l.texts(n) },
 		"toolchain": func(n ast.Node) { k.Toolchain = l.word(n, "toolchain", "gcc", "clang") },
 		"debug":     func(n ast.Node) { k.Debug = l.boolean(n) },
+		"headers":   func(n ast.Node) { k.Headers = l.boolean(n) },
 	})
 	for key, kind := range map[string]KernelKind{"ref": KernelGit, "sha256": KernelTarball, "key": KernelTarball} {
 		if n := places[key]; n != nil && k.Kind != kind {

@@ -60,7 +60,7 @@ func toolchain(vm *constellations.Machine) *constellations.Machine {
 // BuiltKernel is what a plan gives for a kernel that is built.
 type BuiltKernel struct {
 	Config  *graph.Node // output "config"
-	Compile *graph.Node // outputs "kernel", "layer" (its modules), "release", "system-map" and what the manifest asks for
+	Compile *graph.Node // outputs "kernel", "layer" (its modules and headers), "release", "system-map" and what the manifest asks for
 	Modules bool        // something may be built as a module
 }
 
@@ -79,6 +79,9 @@ func (pl *planner) buildKernel(vm *constellations.Machine) (*BuiltKernel, error)
 	tools := toolchain(vm)
 	if compilers[vm.Kernel.Toolchain][vm.Arch] == nil {
 		return nil, fmt.Errorf("no compiler is known that makes a kernel of %s with %s", vm.Arch, vm.Kernel.Toolchain)
+	}
+	if vm.Kernel.Headers && vm.Arch != buildArch {
+		return nil, fmt.Errorf("headers of an %s kernel would hold programs of %s: they are not made", vm.Arch, buildArch)
 	}
 	section := pl.lock.Section(tools.Suite, tools.Arch, tools.Mirror)
 	if section == nil {
@@ -126,6 +129,9 @@ func (pl *planner) kernelCompile(vm *constellations.Machine, config *graph.Node,
 		Outputs: []string{"kernel", "layer", "release", "system-map"},
 		Needs:   graph.Needs{CPU: allCPUs, Memory: 2 * kernelMemory},
 		Shared:  []runner.Mount{shared("ccache"), shared("objects")},
+	}
+	if vm.Kernel.Headers {
+		n.Params = append(n.Params, graph.Param{Name: "headers", Value: "true"})
 	}
 	if vm.Kernel.Debug {
 		n.Outputs = append(n.Outputs, "vmlinux")

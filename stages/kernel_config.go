@@ -42,7 +42,7 @@ func (pl *planner) kernelConfig(vm *constellations.Machine, inputs []graph.Input
 	for _, o := range wanted {
 		options.WriteString(o.String() + "\n")
 		origins[o.Name] = o.Place()
-		modules = modules || o.Value == "m"
+		modules = modules || o.Value == "m" || o.Name == "MODULES" && o.Value == "y"
 	}
 	places, err := json.Marshal(origins)
 	if err != nil {

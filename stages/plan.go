@@ -105,17 +105,14 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	}
 	pm := &Machine{Machine: vm, Constellation: pl.m.Name}
 	pm.Base = pl.packBase(vm, section, lower)
-	upper, err := pl.upper(vm, section, lower)
-	if err != nil {
-		return nil, err
-	}
-	if vm.Kernel.Built() && !pl.RootfsOnly {
+	if vm.Kernel.Built() && (vm.Kernel.Headers || !pl.RootfsOnly) {
 		if pm.Built, err = pl.buildKernel(vm); err != nil {
 			return nil, fmt.Errorf("kernel: %w", err)
 		}
-		if pm.Built.Modules {
-			upper = append(upper, pm.Built.Compile)
-		}
+	}
+	upper, err := pl.upper(pm, section, lower)
+	if err != nil {
+		return nil, err
 	}
 	pm.Image = pl.packDelta(vm, section, pm.Base, lower, upper)
 	pm.DiskPath = filepath.Join(pl.Root, "data", "disks", pl.m.Name+"-"+vm.Name+".qcow2")
@@ -132,10 +129,15 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	return pm, err
 }
 
-// upper are the layers over the shared base, in order.
-func (pl *planner) upper(vm *constellations.Machine, section *constellations.DebianLock, lower []*graph.Node) ([]*graph.Node, error) {
+// upper are the layers over the shared base, in order. A kernel's modules wait
+// for nothing and nothing waits for them; its headers are there for the hooks.
+func (pl *planner) upper(pm *Machine, section *constellations.DebianLock, lower []*graph.Node) ([]*graph.Node, error) {
+	vm := pm.Machine
 	below := append([]*graph.Node(nil), lower...)
 	var upper []*graph.Node
+	if vm.Kernel.Headers {
+		below, upper = append(below, pm.Built.Compile), append(upper, pm.Built.Compile)
+	}
 	overlay, err := pl.overlay(vm, section, below)
 	if err != nil {
 		return nil, err
@@ -150,7 +152,11 @@ func (pl *planner) upper(vm *constellations.Machine, section *constellations.Deb
 	if hooks != nil {
 		below, upper = append(below, hooks), append(upper, hooks)
 	}
-	return append(upper, pl.personalize(vm, section, below)), nil
+	upper = append(upper, pl.personalize(vm, section, below))
+	if pm.Built != nil && pm.Built.Modules && !vm.Kernel.Headers {
+		upper = append(upper, pm.Built.Compile)
+	}
+	return upper, nil
 }
 
 // name is what a node of one machine is called.

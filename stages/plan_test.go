@@ -107,8 +107,14 @@ func golden(t *testing.T, file, got string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got != string(want) {
-		t.Errorf("the plan is not that of %s (go test ./stages -update writes it):\n%s", file, got)
+	have, wanted := strings.Split(got, "\n"), strings.Split(string(want), "\n")
+	for i := range min(len(have), len(wanted)) {
+		if have[i] != wanted[i] {
+			t.Fatalf("the plan is not that of %s (go test ./stages -update writes it); line %d is\n%s\nnot\n%s", file, i+1, have[i], wanted[i])
+		}
+	}
+	if len(have) != len(wanted) {
+		t.Errorf("the plan has %d lines, that of %s %d (go test ./stages -update writes it)", len(have), file, len(wanted))
 	}
 }
 

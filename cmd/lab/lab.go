@@ -211,6 +211,17 @@ func (p *Project) Must(t testing.TB, args ...string) *Outcome {
 // Packages are what a machine needs to boot and to be logged in to.
 const Packages = "[systemd-sysv, udev, dbus, openssh-server, iproute2]"
 
+// ModulePackages are [Packages] and what compiles a module and loads it.
+const ModulePackages = "[systemd-sysv, udev, dbus, openssh-server, iproute2, gcc, make, kmod, libelf1]"
+
+// Kernel is the kernel of a manifest that is compiled in the project that
+// [DownloadedKernel] gives: all that a virtual machine needs built in, one
+// module, and the headers for others. ModulesConfig is the fragment it names.
+const (
+	Kernel        = `source: "debian:linux-source-6.1", headers: true, config: modules.config`
+	ModulesConfig = "CONFIG_MODULES=y\nCONFIG_MODULE_UNLOAD=y\nCONFIG_DUMMY=m\n"
+)
+
 // seed is a project whose downloads others share.
 type seed struct {
 	name, manifest string
@@ -226,7 +237,8 @@ var machines = seed{"meros-seed", `virtual_machines:
 // kernels is for tests that build kernels: besides, a compiler and the real
 // source. Its kernel is compiled, which takes minutes.
 var kernels = seed{"meros-seed-kernel", `virtual_machines:
-  full: {suite: bookworm, packages: ` + Packages + `, kernel: {source: "debian:linux-source-6.1"}}
+  full: {suite: bookworm, packages: ` + Packages + `, kernel: {` + Kernel + `}}
+  module: {suite: bookworm, packages: ` + ModulePackages + `, kernel: {` + Kernel + `}}
 `, []string{"build", "seed"}}
 
 // seedAge is how old the downloads may be that tests share.
@@ -250,12 +262,14 @@ func (p *Project) Download(t testing.TB, constellations ...string) {
 
 // DownloadedKernel is [Downloaded] for constellations whose machines have
 // [Packages] and kernels that are built. The second project is one in which
-// the real source's kernel has been compiled, for virtual machines and with
-// nothing else asked for.
+// the real source's [Kernel] has been compiled.
 func DownloadedKernel(t testing.TB, constellations ...string) (p, compiled *Project) {
 	t.Helper()
 	p, compiled = New(t, nil), kernels.project(t)
 	p.link(t, compiled, constellations)
+	for _, c := range constellations {
+		p.Write(t, "constellations/"+c+"/modules.config", ModulesConfig)
+	}
 	return p, compiled
 }
 
@@ -298,6 +312,7 @@ func (s seed) project(t testing.TB) *Project {
 		t.Fatal(err)
 	}
 	p.Write(t, "constellations/seed/manifest.yml", s.manifest)
+	p.Write(t, "constellations/seed/modules.config", ModulesConfig)
 	if o := p.Run(t, s.args...); o.Exit != 0 {
 		os.RemoveAll(dir)
 		Skip(t, "needs an archive of Debian and what builds an image: %s", o.Stderr)

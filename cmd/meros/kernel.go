@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
+	"reflect"
 
 	"meros/constellations"
 	"meros/graph"
@@ -162,8 +162,8 @@ func (c *kernelBuildCmd) pick(m *constellations.Manifest) (*constellations.Machi
 
 func sameKernel(a, b *constellations.Machine) bool {
 	x, y := a.Kernel, b.Kernel
-	return a.Arch == b.Arch && x.Kind == y.Kind && x.Location == y.Location && x.Ref == y.Ref && x.Base == y.Base && x.Toolchain == y.Toolchain &&
-		slices.Equal(x.Fragments, y.Fragments) && slices.Equal(x.Patches, y.Patches)
+	x.Line, y.Line = 0, 0
+	return a.Arch == b.Arch && reflect.DeepEqual(x, y)
 }
 
 // override lays the command line over a manifest's kernel.

@@ -230,7 +230,7 @@ func kernelPins(t *testing.T, p *lab.Project, manifest func(string)) {
 	os.Remove(p.Path("data/disks/bzImage"))
 	p.Write(t, "constellations/k/linux/init/main.c", "int main(void) { return 3; }\n")
 	commit(t, p, "constellations/k/linux")
-	fails(t, p.Run(t, "kernel-build", "k"), 1, "cannot be fetched from", "meros update k")
+	fails(t, p.Run(t, "kernel-build", "k"), 1, "cannot be had from", "meros update k")
 	p.Must(t, "update", "k", "--kernel")
 	p.Must(t, "kernel-build", "k")
 
@@ -358,17 +358,38 @@ func without(names []string, word string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return strings.HasPrefix(n, word) })
 }
 
-// The real source: booted; the same bytes in another directory; and a changed
+// helloModule is a module that is no part of the kernel, and the hook that
+// compiles it in the image.
+var helloModule = map[string]string{
+	"includes.chroot/usr/src/hello/Makefile": "obj-m := hello.o\n",
+	"includes.chroot/usr/src/hello/hello.c": `#include <linux/module.h>
+static int __init hello(void) { pr_info("hello from meros\n"); return 0; }
+static void __exit bye(void) {}
+module_init(hello);
+module_exit(bye);
+MODULE_LICENSE("GPL");
+`,
+	"hooks/0100-hello.chroot": `#!/bin/sh -e
+release=$(basename /lib/modules/*)
+make -C /lib/modules/$release/build M=/usr/src/hello modules
+install -D -m 0644 -t /lib/modules/$release/extra /usr/src/hello/hello.ko
+depmod $release
+`,
+}
+
+// The real source: booted, with its modules and one of the user's; the same bytes in another directory; and a changed
 // option compiled over what there is gives what a clean build gives.
 func TestRealKernel(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64")
 	p, compiled := lab.DownloadedKernel(t, "real")
 	manifest := func(kernel string) {
-		p.Write(t, "constellations/real/manifest.yml", strings.Replace(kernelManifestOf("{"+kernel+"}"), "suite: bookworm,", "suite: bookworm, memory: 512M, cpus: 2,", 1))
+		p.Write(t, "constellations/real/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, memory: 512M, cpus: 2, packages: "+lab.ModulePackages+", kernel: {"+kernel+"}}\n")
 	}
-	const fromDebian = `source: "debian:linux-source-6.1"`
-	manifest(fromDebian)
+	manifest(lab.Kernel)
+	for name, text := range helloModule {
+		p.Write(t, filepath.Join("constellations/real/m", name), text)
+	}
 	// Only the compiler's cache is shared: what is in it is found by content.
 	if err := os.MkdirAll(p.Path("data/cache"), 0o755); err != nil {
 		t.Fatal(err)
@@ -398,8 +419,8 @@ func TestRealKernel(t *testing.T) {
 		version, _, _ := strings.Cut(pin, "-")
 		p.Must(t, "init", "real")
 		defer p.Run(t, "shutdown", "real", "--wait=5s")
-		o := p.Must(t, "connect", "real", "m", "--", "uname -r; systemctl is-system-running --wait; zgrep -c =m /proc/config.gz || true")
-		if want := version + "\nrunning\n0\n"; o.Stdout != want {
+		o := p.Must(t, "connect", "real", "m", "--", "uname -r; systemctl is-system-running --wait; zgrep =m /proc/config.gz; modprobe dummy; modprobe hello; dmesg | grep -c 'hello from meros'")
+		if want := version + "\nrunning\nCONFIG_DUMMY=m\n1\n"; o.Stdout != want {
 			t.Errorf("the machine says %q, want %q", o.Stdout, want)
 		}
 	})
@@ -407,7 +428,7 @@ func TestRealKernel(t *testing.T) {
 	t.Run("the same source", func(t *testing.T) { realSources(t, p, compiled, manifest) })
 
 	p.Write(t, "constellations/real/ram.config", "CONFIG_BLK_DEV_RAM=y\n")
-	manifest(fromDebian + ", config: ram.config")
+	manifest(strings.Replace(lab.Kernel, "modules.config", "[ram.config, modules.config]", 1))
 	start := time.Now()
 	p.Must(t, "kernel-build", "real")
 	t.Logf("one option more: %.1f s", time.Since(start).Seconds())
@@ -442,12 +463,12 @@ func realSources(t *testing.T, p, compiled *lab.Project, manifest func(string)) 
 	if out, err := exec.Command("cp", "-a", filepath.Dir(filepath.Dir(trees[0])), dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	manifest("source: " + dir)
+	manifest(strings.Replace(lab.Kernel, `"debian:linux-source-6.1"`, dir, 1))
 	if o := p.Must(t, "kernel-build", "real"); !slices.Equal(o.Ran(), []string{"linux source"}) {
 		t.Errorf("from a directory: ran %q", o.Ran())
 	}
 	commit(t, p, "linux")
-	manifest("source: git+file://" + dir)
+	manifest(strings.Replace(lab.Kernel, `"debian:linux-source-6.1"`, "git+file://"+dir, 1))
 	if o := p.Must(t, "kernel-build", "real"); !slices.Equal(o.Ran(), []string{"linux master source"}) {
 		t.Errorf("from git: ran %q", o.Ran())
 	}

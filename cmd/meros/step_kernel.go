@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -81,7 +82,10 @@ func stepKernelCompile(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	modules := config.Value("MODULES") == "y"
+	modules, headers := config.Value("MODULES") == "y", s.Params["headers"] != ""
+	if headers && !modules {
+		return errors.New("headers are wanted, which modules are compiled with, and this kernel loads none: CONFIG_MODULES=y in a fragment, or no \"headers\"")
+	}
 	if modules {
 		args = append(args, "modules")
 	}
@@ -103,6 +107,11 @@ func stepKernelCompile(ctx context.Context, s *step) error {
 	}
 	if modules {
 		if err := s.installModules(ctx, k, objects, tree, target); err != nil {
+			return err
+		}
+	}
+	if headers {
+		if err := installHeaders(k, objects, tree, target); err != nil {
 			return err
 		}
 	}
