@@ -17,6 +17,7 @@ newuidmap         uidmap             shadow-uidmap
 debootstrap       debootstrap        debootstrap
 ssh               openssh-client     openssh-client
 pasta             passt              passt
+dnsmasq           dnsmasq-base       dnsmasq
 gpgv              gpgv               gnupg
 '
 # What only the tests and benchmarks use: the programs meros is compared with.
@@ -29,6 +30,9 @@ dpkg-deb          dpkg               dpkg
 gpg               gnupg              gnupg
 git               git                git
 setpriv           util-linux         setpriv
+unshare           util-linux         unshare
+nft               nftables           nftables
+ip                iproute2           iproute2
 "
 fi
 # The race detector needs cgo.

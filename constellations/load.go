@@ -110,6 +110,7 @@ type loader struct {
 	*document
 	m       *Manifest
 	bridges map[string]place
+	depends map[string]place // of each machine's depends_on
 }
 
 // Parse reads the text of a manifest. file is only what errors call it.
@@ -122,7 +123,7 @@ func Parse(name, file string, src []byte) (*Manifest, error) {
 	if err := ps.err(); err != nil && body == nil {
 		return nil, err
 	}
-	l := &loader{document: d, m: &Manifest{Name: name}, bridges: make(map[string]place)}
+	l := &loader{document: d, m: &Manifest{Name: name}, bridges: make(map[string]place), depends: make(map[string]place)}
 	l.top(body)
 	l.validate()
 	if err := ps.err(); err != nil {
@@ -167,17 +168,23 @@ func (l *loader) readBridges(n ast.Node) {
 		b := Bridge{Name: p.key, Policy: HostAccess, AllowedPorts: []uint16{22, 80, 443}, AllowICMP: true, AutoCreate: true, Line: p.at.line}
 		l.checkInterface(p.at, "bridge", p.key)
 		l.bridges[p.key] = p.at
-		subnet := p.at
+		subnet, icmp := p.at, false
 		l.fields(p.value, "a bridge", map[string]func(ast.Node){
 			"subnet":        func(n ast.Node) { b.Subnet, subnet = l.prefix(n), placeOf(n) },
 			"policy_type":   func(n ast.Node) { b.Policy = Policy(l.word(n, "policy", string(HostAccess), string(Isolated))) },
 			"allowed_ports": func(n ast.Node) { b.AllowedPorts = l.ports(n) },
 			"allowed_ips":   func(n ast.Node) { b.AllowedIPs = l.prefixes(n) },
-			"allow_icmp":    func(n ast.Node) { b.AllowICMP = l.boolean(n) },
+			"allow_icmp":    func(n ast.Node) { b.AllowICMP, icmp = l.boolean(n), true },
+			"peers":         func(n ast.Node) { b.PeersApart = l.word(n, "value of peers", "open", "isolated") == "isolated" },
+			"egress":        func(n ast.Node) { b.Egress = l.flows(n) },
+			"ingress":       func(n ast.Node) { b.Ingress = l.flows(n) },
 			"auto_create":   func(n ast.Node) { b.AutoCreate = l.boolean(n) },
 		})
 		if !b.Subnet.IsValid() && subnet == p.at {
 			b.Subnet = netip.MustParsePrefix("10.10.10.0/24") // the ancestor's default
+		}
+		if b.Policy == Isolated && !icmp {
+			b.AllowICMP = false
 		}
 		l.checkSubnet(b, subnet)
 		l.m.Bridges = append(l.m.Bridges, b)
@@ -224,6 +231,9 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 		"build_free_mb": func(n ast.Node) { vm.BuildFreeMB = int(l.integer(n, 0, maxDisk>>20)) },
 		"disks":         func(n ast.Node) { vm.Disks = l.disks(n) },
 		"networks":      func(n ast.Node) { vm.Networks = l.networks(n) },
+		"ports":         func(n ast.Node) { vm.Forwards = l.forwards(n) },
+		"depends_on":    func(n ast.Node) { vm.DependsOn, l.depends[vm.Name] = l.texts(n), placeOf(n) },
+		"ready":         func(n ast.Node) { vm.Ready = l.probes(n) },
 		"qemu_args":     func(n ast.Node) { qemuArgs = l.args(n) },
 		"extra_args":    func(n ast.Node) { extraArgs = l.args(n) },
 	} {
@@ -294,6 +304,57 @@ func (l *loader) networks(n ast.Node) []Network {
 		ns = append(ns, x)
 	}
 	return ns
+}
+
+func (l *loader) flows(n ast.Node) []Flow {
+	var fs []Flow
+	for _, e := range l.sequence(n) {
+		s := l.text(e)
+		if s == "" {
+			continue // said already
+		}
+		f, err := ParseFlow(s)
+		if err != nil {
+			l.addAt(placeOf(e), "NETWORK, NETWORK:PORT or :PORT, with /tcp or /udp", "%v", err)
+			continue
+		}
+		fs = append(fs, f)
+	}
+	return fs
+}
+
+func (l *loader) forwards(n ast.Node) []Forward {
+	var fs []Forward
+	for _, e := range l.sequence(n) {
+		f, err := ParseForward(l.text(e))
+		if err != nil {
+			l.addAt(placeOf(e), `write it as "127.0.0.1:8080->80"`, "%v", err)
+			continue
+		}
+		fs = append(fs, f)
+	}
+	return fs
+}
+
+// probes are what shows that a machine is ready; ssh always is one of them.
+func (l *loader) probes(n ast.Node) []Probe {
+	var ps []Probe
+	for _, e := range l.sequence(n) {
+		if s, ok := l.resolve(e).(*ast.StringNode); ok && s.Value == "ssh" {
+			continue
+		}
+		var p Probe
+		l.fields(e, "a probe", map[string]func(ast.Node){
+			"tcp":  func(n ast.Node) { p.TCP = uint16(l.integer(n, 1, 65535)) },
+			"exec": func(n ast.Node) { p.Exec = l.text(n) },
+		})
+		if p.TCP != 0 && p.Exec != "" {
+			l.addAt(placeOf(e), "ssh, {tcp: 80} or {exec: \"test -e /run/up\"}", "a probe is either a port or a command")
+			continue
+		}
+		ps = append(ps, p)
+	}
+	return ps
 }
 
 func (l *loader) mac(n ast.Node) string {

@@ -34,6 +34,9 @@ type Bridge struct {
 	AllowedPorts []uint16
 	AllowedIPs   []netip.Prefix
 	AllowICMP    bool
+	PeersApart   bool   // machines here do not see each other
+	Egress       []Flow // what of the world they may reach; empty: all
+	Ingress      []Flow // of other bridges, who may reach machines here
 	AutoCreate   bool
 	Line         int
 }
@@ -63,6 +66,9 @@ type Machine struct {
 	BuildFreeMB  int // MiB free in the root file system, where DiskSize is 0
 	Disks        []Disk
 	Networks     []Network
+	Forwards     []Forward // ports of the host
+	DependsOn    []string  // machines that are ready before this one starts
+	Ready        []Probe   // besides ssh, what makes it ready
 	QEMUArgs     []string // words of qemu_args, then of extra_args
 	Packages     []string // sorted
 	Bootstrap    string   // "meros" or "debootstrap"
@@ -90,6 +96,12 @@ type Network struct {
 	IPAddr netip.Addr // invalid: by DHCP
 	Model  string     // of the device, as QEMU names it, or "virtio"
 	MAC    string     // canonical lower case, or ""
+}
+
+// Probe is what shows that a machine is ready: one of the two.
+type Probe struct {
+	TCP  uint16 // a port that accepts connections
+	Exec string // a line for its shell that ends with status 0
 }
 
 // Machine finds a machine by its name.

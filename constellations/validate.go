@@ -73,6 +73,10 @@ func (l *loader) checkSubnet(b Bridge, at place) {
 	if !b.Subnet.IsValid() {
 		return
 	}
+	if !b.Subnet.Addr().Is4() {
+		l.addAt(at, "", "subnet %s of bridge %s is not one of IPv4 (machines of a bridge reach each other by IPv6 without one)", b.Subnet, b.Name)
+		return
+	}
 	if free := b.Subnet.Addr().BitLen() - b.Subnet.Bits(); free < 2 {
 		l.addAt(at, "", "subnet %s has no room for machines", b.Subnet)
 	}
@@ -133,6 +137,48 @@ func (l *loader) validate() {
 			once(l, macs, n.MAC, n.MAC != "", vm, "MAC address")
 			once(l, addrs, n.IPAddr, n.IPAddr.IsValid(), vm, "IP address")
 		}
+	}
+	for _, b := range l.m.Bridges {
+		if vm, ok := labels[b.Name]; ok {
+			l.add(b.Line, 1, "", "bridge %s has the name of a network label of machine %s", b.Name, vm)
+		}
+	}
+	listens := make(map[netip.AddrPort]string)
+	for _, vm := range l.m.Machines {
+		for _, f := range vm.Forwards {
+			once(l, listens, f.Listen, true, vm, "port of the host")
+		}
+	}
+	l.checkDependencies()
+}
+
+// checkDependencies finds machines that wait for one that there is not, or for
+// each other.
+func (l *loader) checkDependencies() {
+	const waits, done = 1, 2
+	state := make(map[string]int)
+	var visit func(vm *Machine) bool
+	visit = func(vm *Machine) bool {
+		switch state[vm.Name] {
+		case waits:
+			return false
+		case done:
+			return true
+		}
+		state[vm.Name] = waits
+		for _, name := range vm.DependsOn {
+			other, err := l.m.Machine(name)
+			if err != nil {
+				l.addAt(l.depends[vm.Name], "", "%v", err)
+			} else if !visit(other) {
+				l.addAt(l.depends[vm.Name], "", "machine %s waits for %s, which waits for it", vm.Name, name)
+			}
+		}
+		state[vm.Name] = done
+		return true
+	}
+	for i := range l.m.Machines {
+		visit(&l.m.Machines[i])
 	}
 }
 

@@ -419,7 +419,7 @@ func TestRealKernel(t *testing.T) {
 		version, _, _ := strings.Cut(pin, "-")
 		p.Must(t, "init", "real")
 		defer p.Run(t, "shutdown", "real", "--wait=5s")
-		o := p.Must(t, "connect", "real", "m", "--", "uname -r; systemctl is-system-running --wait; zgrep =m /proc/config.gz; modprobe dummy; modprobe hello; dmesg | grep -c 'hello from meros'")
+		o := p.Must(t, "connect", "real", "m", "--", "uname -r; systemctl is-system-running --wait; zgrep DUMMY= /proc/config.gz; modprobe dummy; modprobe hello; dmesg | grep -c 'hello from meros'")
 		if want := version + "\nrunning\nCONFIG_DUMMY=m\n1\n"; o.Stdout != want {
 			t.Errorf("the machine says %q, want %q", o.Stdout, want)
 		}

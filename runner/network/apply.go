@@ -1,0 +1,275 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Network is the namespace's networks as they were last applied. The zero
+// Network is a new namespace.
+type Network struct {
+	bridges []Bridge
+	applied []string                    // the rules as text
+	rules   map[string][]*nftables.Rule // as the kernel had them afterwards, by chain
+}
+
+// Apply makes the namespace hold these bridges, taps and policies and nothing
+// else of them, and tells in lines what it changed. What is as it should be is
+// not touched, so that no packet is lost. The calling goroutine is locked to a
+// thread of the namespace. uplink is the interface to the world, or "".
+func (n *Network) Apply(bridges []Bridge, uplink string) (changes []string, err error) {
+	if err := prepare(); err != nil {
+		return nil, err
+	}
+	if err := n.remove(bridges, &changes); err != nil {
+		return changes, err
+	}
+	for _, b := range bridges {
+		if err := b.apply(&changes); err != nil {
+			return changes, fmt.Errorf("bridge %s: %w", b.Name, err)
+		}
+	}
+	if err := n.filter(bridges, uplink, &changes); err != nil {
+		return changes, fmt.Errorf("packet filter: %w", err)
+	}
+	n.bridges = slices.Clone(bridges)
+	return changes, nil
+}
+
+// prepare sets what holds for the namespace as a whole.
+func prepare() error {
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		return fmt.Errorf("lo: %w", err)
+	}
+	for file, value := range map[string]string{
+		"ipv4/ip_forward":                   "1",
+		"ipv6/conf/all/forwarding":          "0",
+		"bridge/bridge-nf-call-iptables":    "0", // only there with its module
+		"bridge/bridge-nf-call-ip6tables":   "0",
+		"ipv4/conf/all/rp_filter":           "1",
+		"ipv4/conf/all/accept_source_route": "0",
+	} {
+		if err := os.WriteFile("/proc/sys/net/"+file, []byte(value), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove takes away the bridges and taps that are not wanted any more.
+func (n *Network) remove(wanted []Bridge, changes *[]string) error {
+	keep := make(map[string]bool)
+	for _, b := range wanted {
+		keep[b.Name] = true
+		for _, t := range b.Taps {
+			keep[t.Name] = true
+		}
+	}
+	for _, b := range n.bridges {
+		var names []string
+		for _, t := range b.Taps {
+			names = append(names, t.Name)
+		}
+		for _, name := range append(names, b.Name) {
+			if keep[name] {
+				continue
+			}
+			l, err := netlink.LinkByName(name)
+			if errors.As(err, new(netlink.LinkNotFoundError)) {
+				continue
+			}
+			if err == nil {
+				err = netlink.LinkDel(l)
+			}
+			if err != nil {
+				return fmt.Errorf("remove %s: %w", name, err)
+			}
+			*changes = append(*changes, name+" removed")
+		}
+	}
+	return nil
+}
+
+func (b Bridge) apply(changes *[]string) error {
+	link, err := b.link(changes)
+	if err != nil {
+		return err
+	}
+	if err := b.address(link, changes); err != nil {
+		return err
+	}
+	for _, t := range b.Taps {
+		if err := b.plug(link, t, changes); err != nil {
+			return fmt.Errorf("%s: %w", t.Name, err)
+		}
+	}
+	return nil
+}
+
+// link is the bridge's own interface, made if it is not there.
+func (b Bridge) link(changes *[]string) (netlink.Link, error) {
+	l, err := netlink.LinkByName(b.Name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = b.Name
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			return nil, err
+		}
+		*changes = append(*changes, "bridge "+b.Name+" made")
+		l, err = netlink.LinkByName(b.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if l.Type() != "bridge" {
+		return nil, fmt.Errorf("there is an interface of that name which is a %s", l.Type())
+	}
+	if l.Attrs().Flags&unix.IFF_UP == 0 {
+		// No duplicate address is looked for where all addresses are given.
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+b.Name+"/accept_dad", []byte("0"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		return l, netlink.LinkSetUp(l)
+	}
+	return l, nil
+}
+
+func (b Bridge) address(l netlink.Link, changes *[]string) error {
+	have, err := netlink.AddrList(l, netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, a := range have {
+		if a.IPNet.String() == b.Address.String() {
+			found = true
+			continue
+		}
+		if err := netlink.AddrDel(l, &a); err != nil {
+			return err
+		}
+		*changes = append(*changes, fmt.Sprintf("%s lost the address %s", b.Name, a.IPNet))
+	}
+	if found {
+		return nil
+	}
+	a, err := netlink.ParseAddr(b.Address.String())
+	if err != nil {
+		return err
+	}
+	*changes = append(*changes, fmt.Sprintf("%s has the address %s", b.Name, b.Address))
+	return netlink.AddrAdd(l, a)
+}
+
+// plug makes a tap and puts it on the bridge.
+func (b Bridge) plug(bridge netlink.Link, t Tap, changes *[]string) error {
+	l, err := netlink.LinkByName(t.Name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		if err := addTap(t.Name); err != nil {
+			return err
+		}
+		*changes = append(*changes, t.Name+" plugged into "+b.Name)
+		l, err = netlink.LinkByName(t.Name)
+	}
+	if err != nil {
+		return err
+	}
+	if l.Attrs().MasterIndex != bridge.Attrs().Index {
+		if err := netlink.LinkSetMaster(l, bridge); err != nil {
+			return err
+		}
+	}
+	port, err := netlink.LinkGetProtinfo(l)
+	if err != nil || port.Isolated != b.Policy.Apart {
+		if err := netlink.LinkSetIsolated(l, b.Policy.Apart); err != nil {
+			return err
+		}
+	}
+	if l.Attrs().Flags&unix.IFF_UP == 0 {
+		return netlink.LinkSetUp(l)
+	}
+	return nil
+}
+
+// filter replaces the rules if they are not what they should be.
+func (n *Network) filter(bridges []Bridge, uplink string, changes *[]string) error {
+	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	wanted := rules(bridges, uplink)
+	t := &nftables.Table{Name: table, Family: nftables.TableFamilyINet}
+	have := current(c, t)
+	same := n.rules != nil && reflect.DeepEqual(have, n.rules)
+	if same && slices.Equal(texts(wanted), n.applied) {
+		return nil
+	}
+	if n.rules != nil && !same {
+		*changes = append(*changes, "the packet filter's rules had been changed, and are restored")
+	} else {
+		*changes = append(*changes, "the packet filter's rules are set")
+	}
+	c.AddTable(t)
+	c.DelTable(t)
+	c.AddTable(t)
+	made := make(map[string]*nftables.Chain)
+	for _, ch := range chains {
+		policy := nftables.ChainPolicyDrop
+		if ch.kind == nftables.ChainTypeNAT {
+			policy = nftables.ChainPolicyAccept
+		}
+		made[ch.name] = c.AddChain(&nftables.Chain{Name: ch.name, Table: t, Type: ch.kind, Hooknum: ch.hook, Priority: ch.priority, Policy: &policy})
+	}
+	for _, r := range wanted {
+		c.AddRule(&nftables.Rule{Table: t, Chain: made[r.chain], Exprs: r.exprs})
+	}
+	if err := c.Flush(); err != nil {
+		return err
+	}
+	// What was let through before may not be any more. The table may be missing
+	// where nothing was ever tracked.
+	if n.rules != nil {
+		netlink.ConntrackTableFlush(netlink.ConntrackTable)
+	}
+	n.rules, n.applied = current(c, t), texts(wanted)
+	return nil
+}
+
+func texts(rs []rule) []string {
+	var all []string
+	for _, r := range rs {
+		all = append(all, r.chain+" "+r.text)
+	}
+	return all
+}
+
+// current is what the kernel has, by chain. An error is as good as nothing.
+func current(c *nftables.Conn, t *nftables.Table) map[string][]*nftables.Rule {
+	all := make(map[string][]*nftables.Rule)
+	for _, ch := range chains {
+		rs, err := c.GetRules(t, &nftables.Chain{Name: ch.name, Table: t})
+		if err != nil {
+			return nil
+		}
+		all[ch.name] = rs
+	}
+	return all
+}
+
+// String is the packet filter that the policies come to, a rule in each line,
+// as nft(8) writes them.
+func String(bridges []Bridge, uplink string) string {
+	return strings.Join(texts(rules(bridges, uplink)), "\n") + "\n"
+}

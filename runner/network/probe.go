@@ -1,0 +1,341 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// patience is how long a packet may take on its way through one kernel.
+const patience = 700 * time.Millisecond
+
+// Proof is what came of a way when it was tried.
+type Proof struct {
+	Way
+	Reached bool   `json:"reached"`
+	Said    string `json:"said,omitempty"` // how the attempt ended
+}
+
+// OK tells whether the way is as it should be.
+func (p Proof) OK() bool { return p.Open == p.Reached }
+
+// Check tries every way of the matrix with real packets, from and to endpoints
+// that it plugs into the bridges as if they were machines and removes again.
+// used are the addresses of machines. It has to run where the networks are, and
+// needs a thread of its own for each namespace.
+func Check(ctx context.Context, bridges []Bridge, uplink string, used []netip.Addr) ([]Proof, error) {
+	ends := make(map[string][2]*endpoint)
+	defer func() {
+		for _, pair := range ends {
+			for _, e := range pair {
+				e.close()
+			}
+		}
+	}()
+	taken := make(map[netip.Addr]bool)
+	for _, a := range used {
+		taken[a] = true
+	}
+	for i, b := range bridges {
+		var pair [2]*endpoint
+		for j := range pair {
+			a, err := free(b.Address, taken)
+			if err == nil {
+				pair[j], err = plugEndpoint(fmt.Sprintf("probe%d.%d", i, j), b, a)
+			}
+			ends[b.Name] = pair
+			if err != nil {
+				return nil, fmt.Errorf("plug a probe into %s: %w", b.Name, err)
+			}
+		}
+	}
+	for _, pair := range ends {
+		for _, e := range pair {
+			if err := e.settle(ctx); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var proofs []Proof
+	for _, w := range Matrix(bridges) {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		p, err := w.try(ctx, ends, uplink)
+		if err != nil {
+			return nil, fmt.Errorf("try %s to %s: %w", w.From, w.To, err)
+		}
+		proofs = append(proofs, p)
+	}
+	return proofs, nil
+}
+
+// free is an address, from the end of the network, that nobody has.
+func free(p netip.Prefix, taken map[netip.Addr]bool) (netip.Addr, error) {
+	last := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < len(last)*8; i++ {
+		last[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(last)
+	for a = a.Prev(); p.Contains(a) && a != p.Masked().Addr(); a = a.Prev() {
+		if !taken[a] && a != p.Addr() {
+			taken[a] = true
+			return a, nil
+		}
+	}
+	return a, fmt.Errorf("no address of %s is free", p.Masked())
+}
+
+func (w Way) try(ctx context.Context, ends map[string][2]*endpoint, uplink string) (Proof, error) {
+	p := Proof{Way: w}
+	var err error
+	switch {
+	case w.kind == fromHost:
+		err = ends[w.bridge][0].serve(func(to netip.AddrPort) error { return dial(ctx, to) }, w.port)
+	case w.kind == toPeer || w.kind == toOther:
+		to := ends[w.bridge][1]
+		err = to.serve(func(a netip.AddrPort) error { return ends[w.From][0].run(func() error { return dial(ctx, a) }) }, w.port)
+	case w.kind == toOutside:
+		seen, serr := w.leaves(ctx, ends[w.From][0], uplink)
+		if p.Reached = seen; seen {
+			p.Said = "left by " + uplink
+		}
+		return p, serr
+	case w.port == 0:
+		err = ends[w.From][0].run(func() error { return ping(w.addr) })
+	default:
+		err = ends[w.From][0].run(func() error { return dial(ctx, netip.AddrPortFrom(w.addr, w.port)) })
+	}
+	// A port that nobody listens at says so itself: the packet was there.
+	p.Reached = err == nil || errors.Is(err, unix.ECONNREFUSED)
+	if err != nil {
+		p.Said = err.Error()
+	}
+	return p, nil
+}
+
+func dial(ctx context.Context, a netip.AddrPort) error {
+	d := net.Dialer{Timeout: patience}
+	c, err := d.DialContext(ctx, "tcp", a.String())
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// leaves tells whether a connection that is begun to the outside leaves by the
+// uplink.
+func (w Way) leaves(ctx context.Context, e *endpoint, uplink string) (bool, error) {
+	if uplink == "" {
+		return false, nil
+	}
+	l, err := net.InterfaceByName(uplink)
+	if err != nil {
+		return false, err
+	}
+	const all = 0x0300 // ETH_P_ALL in network byte order: no other shows what leaves, packet(7)
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, all)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Index}); err != nil {
+		return false, err
+	}
+	wait := unix.NsecToTimeval(int64(patience))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
+		return false, err
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		e.run(func() error { return dial(ctx, netip.AddrPortFrom(w.addr, w.port)) })
+	}()
+	defer func() { <-done }()
+	b := make([]byte, 2048)
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		n, from, err := unix.Recvfrom(fd, b, 0)
+		if err == unix.EAGAIN || err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		ll, ok := from.(*unix.SockaddrLinklayer)
+		if !ok || ll.Pkttype != unix.PACKET_OUTGOING || n < 24 || b[0]>>4 != 4 || b[9] != unix.IPPROTO_TCP {
+			continue
+		}
+		to, _ := netip.AddrFromSlice(b[16:20])
+		head := int(b[0]&15) * 4
+		if to == w.addr && n >= head+4 && uint16(b[head+2])<<8|uint16(b[head+3]) == w.port {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// ping sends an echo request, RFC 792, and waits for the answer.
+func ping(a netip.Addr) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: a.As4()}); err != nil {
+		return err
+	}
+	wait := unix.NsecToTimeval(int64(patience))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
+		return err
+	}
+	// Type 8, code 0, sum, identifier 0x4d45, sequence 0.
+	if _, err := unix.Write(fd, []byte{8, 0, 0xaa, 0xba, 0x4d, 0x45, 0, 0}); err != nil {
+		return err
+	}
+	b := make([]byte, 512)
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		n, err := unix.Read(fd, b)
+		if err != nil {
+			return fmt.Errorf("no answer: %w", err)
+		}
+		if head := int(b[0]&15) * 4; n >= head+8 {
+			switch b[head] {
+			case 0:
+				return nil
+			case 3:
+				return errors.New("an ICMP error says that it is unreachable")
+			}
+		}
+	}
+	return errors.New("no answer")
+}
+
+// endpoint is a network namespace that is plugged into a bridge.
+type endpoint struct {
+	address netip.Addr
+	ns      *os.File
+	link    string
+}
+
+func plugEndpoint(name string, b Bridge, a netip.Addr) (*endpoint, error) {
+	e := &endpoint{address: a, link: name}
+	err := onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		var err error
+		e.ns, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(e.ns.Fd()))}
+	bridge, err := netlink.LinkByName(b.Name)
+	if err == nil {
+		err = netlink.LinkAdd(veth)
+	}
+	if err == nil {
+		err = netlink.LinkSetMaster(veth, bridge)
+	}
+	if err == nil {
+		err = netlink.LinkSetIsolated(veth, b.Policy.Apart)
+	}
+	if err == nil {
+		err = netlink.LinkSetUp(veth)
+	}
+	if err == nil {
+		err = e.run(func() error { return configure(a, b.Address) })
+	}
+	if err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// settle waits until the bridge forwards what the endpoint sends. The kernel
+// looks at new links once a second (linkwatch).
+func (e *endpoint) settle(ctx context.Context) error {
+	for {
+		l, err := netlink.LinkByName(e.link)
+		if err != nil {
+			return err
+		}
+		if l.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// configure gives the endpoint's own interface its address and its way out.
+func configure(a netip.Addr, host netip.Prefix) error {
+	l, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	addr, err := netlink.ParseAddr(netip.PrefixFrom(a, host.Bits()).String())
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(netlink.AddrAdd(l, addr), netlink.LinkSetUp(l)); err != nil {
+		return err
+	}
+	return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.IP(host.Addr().AsSlice())})
+}
+
+// serve listens at the endpoint's address for as long as f runs.
+func (e *endpoint) serve(f func(netip.AddrPort) error, port uint16) error {
+	a := netip.AddrPortFrom(e.address, port)
+	var l net.Listener
+	if err := e.run(func() (err error) { l, err = net.Listen("tcp", a.String()); return err }); err != nil {
+		return err
+	}
+	defer l.Close()
+	return f(a)
+}
+
+// run calls f in the endpoint's namespace.
+func (e *endpoint) run(f func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(int(e.ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+func (e *endpoint) close() {
+	if e == nil {
+		return
+	}
+	if l, err := netlink.LinkByName(e.link); err == nil {
+		netlink.LinkDel(l)
+	}
+	e.ns.Close()
+}
+
+// onThread calls f on a thread of its own, which ends with it.
+func onThread(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread is not used again
+		done <- f()
+	}()
+	return <-done
+}
