@@ -69,9 +69,9 @@ type Machine struct {
 	Forwards     []Forward // ports of the host
 	DependsOn    []string  // machines that are ready before this one starts
 	Ready        []Probe   // besides ssh, what makes it ready
-	QEMUArgs     []string // words of qemu_args, then of extra_args
-	Packages     []string // sorted
-	Bootstrap    string   // "meros" or "debootstrap"
+	QEMUArgs     []string  // words of qemu_args, then of extra_args
+	Packages     []string  // sorted
+	Bootstrap    string    // "meros" or "debootstrap"
 	Hooks        Hooks
 	User         string // who logs in
 	BootCheck    bool
