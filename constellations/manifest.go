@@ -104,6 +104,19 @@ type Probe struct {
 	Exec string // a line for its shell that ends with status 0
 }
 
+// Host is the host's address on the bridge: the first one.
+func (b *Bridge) Host() netip.Addr { return b.Subnet.Masked().Addr().Next() }
+
+// Bridge finds a bridge by its name, or returns nil.
+func (m *Manifest) Bridge(name string) *Bridge {
+	for i := range m.Bridges {
+		if m.Bridges[i].Name == name {
+			return &m.Bridges[i]
+		}
+	}
+	return nil
+}
+
 // Machine finds a machine by its name.
 func (m *Manifest) Machine(name string) (*Machine, error) {
 	var names []string

@@ -111,7 +111,7 @@ func start(ctx context.Context, s Spec, config []byte, stdio Stdio) (st Status, 
 		return st, startHint(err)
 	}
 	if s.Network == UserNetwork {
-		detach, err := attachUserNetwork(ctx, cmd.Process.Pid)
+		detach, err := AttachUserNetwork(ctx, cmd.Process.Pid)
 		if err != nil {
 			configW.Close() // and with it the sandbox
 			cmd.Wait()

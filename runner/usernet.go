@@ -21,25 +21,37 @@ const UserResolver = "169.254.1.53"
 // attachWait is how long pasta may take to set up a namespace; it takes 20 ms.
 const attachWait = 10 * time.Second
 
-// attachUserNetwork connects the network namespace of a process to the world
+// AttachUserNetwork connects the network namespace of a process to the world
 // by pasta(1), which translates connections to sockets of the host. Nothing
 // is forwarded into the namespace, and the host's loopback is not reachable
-// from it: --no-map-gw, and no ports of either direction.
-func attachUserNetwork(ctx context.Context, pid int) (stop func(), err error) {
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if err != nil {
-		return nil, err
+// from it: --no-map-gw, and no ports of either direction. The namespace may
+// belong to another user namespace that the caller made. It lasts until stop
+// is called or this process ends.
+func AttachUserNetwork(ctx context.Context, pid int) (stop func(), err error) {
+	var spaces []*os.File
+	for _, kind := range []string{"net", "user"} {
+		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
+		if err != nil {
+			return nil, err
+		}
+		defer ns.Close()
+		spaces = append(spaces, ns)
 	}
-	defer ns.Close()
 	var messages bytes.Buffer
-	args := []string{"--foreground", "--quiet", "--runas", "0", "--config-net", "--no-map-gw",
+	args := []string{"--foreground", "--quiet", "--config-net", "--no-map-gw",
 		"-t", "none", "-u", "none", "-T", "none", "-U", "none", "--dns-forward", UserResolver}
 	if name := defaultInterface(); name != "" {
 		args = append(args, "--outbound-if4", name) // and so no other address of the host
 	}
+	if os.Geteuid() == 0 {
+		args = append(args, "--runas", "0")
+	}
+	if !sameNamespace(spaces[1], "user") {
+		args = append(args, "--userns", "/proc/self/fd/4")
+	}
 	cmd := exec.CommandContext(ctx, "pasta", append(args, "--netns", "/proc/self/fd/3")...)
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin"}
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = &messages, &messages, []*os.File{ns}
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = &messages, &messages, spaces
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
@@ -62,6 +74,16 @@ func attachUserNetwork(ctx context.Context, pid int) (stop func(), err error) {
 		}
 	}
 	return stop, nil
+}
+
+// sameNamespace tells whether an open namespace is this process's own.
+func sameNamespace(ns *os.File, kind string) bool {
+	ours, err := os.Stat("/proc/self/ns/" + kind)
+	if err != nil {
+		return false
+	}
+	theirs, err := ns.Stat()
+	return err == nil && os.SameFile(ours, theirs)
 }
 
 // hasRoute tells whether a process's namespace has a default route.

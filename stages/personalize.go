@@ -5,28 +5,35 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"meros/constellations"
 	"meros/graph"
 )
 
-const personalizeRevision = 1
+const personalizeRevision = 2
 
 // Personality is what the personalize stage writes, as JSON in its parameter
 // "machine".
 type Personality struct {
 	Hostname   string            `json:"hostname"`
-	Hosts      map[string]string `json:"hosts,omitempty"` // address by name, of the constellation's machines
+	Hosts      map[string]string `json:"hosts,omitempty"`     // address by name, of the constellation's machines
+	Domain     string            `json:"domain,omitempty"`    // that their names are in; "" without networks
+	Resolvers  []string          `json:"resolvers,omitempty"` // addresses of its name servers, if it has no resolver of its own
 	Interfaces []Interface       `json:"interfaces,omitempty"`
 	User       string            `json:"user,omitempty"` // login user besides root
 }
 
 // Interface is one network interface, known by its MAC address.
 type Interface struct {
-	MAC     string `json:"mac"`
-	Address string `json:"address,omitempty"` // with prefix length; empty is DHCP
-	Gateway string `json:"gateway,omitempty"`
+	MAC     string   `json:"mac"`
+	Address string   `json:"address,omitempty"` // with prefix length; empty is DHCP
+	Gateway string   `json:"gateway,omitempty"` // of the default route
+	Routes  []string `json:"routes,omitempty"`  // other networks that Via leads to
+	Via     string   `json:"via,omitempty"`
+	DNS     string   `json:"dns,omitempty"`
 }
 
 // personalize is the layer of what differs between machines but not in
@@ -41,8 +48,13 @@ func (pl *planner) personalize(vm *constellations.Machine, section *constellatio
 			}
 		}
 	}
+	gateway := false // one of them is enough
 	for _, n := range vm.Networks {
-		p.Interfaces = append(p.Interfaces, pl.networkInterface(vm, n))
+		p.Interfaces = append(p.Interfaces, pl.networkInterface(vm, n, &gateway))
+	}
+	if len(vm.Networks) > 0 {
+		p.Domain = pl.m.Name
+		p.Resolvers = pl.resolvers(vm)
 	}
 	node := &graph.Node{
 		Stage: "personalize", Revision: personalizeRevision, Name: pl.name(vm, "personalize"),
@@ -67,15 +79,49 @@ func (pl *planner) reaches(vm *constellations.Machine, bridge string) bool {
 	return slices.ContainsFunc(vm.Networks, func(n constellations.Network) bool { return n.Bridge == bridge })
 }
 
-func (pl *planner) networkInterface(vm *constellations.Machine, n constellations.Network) Interface {
+func (pl *planner) networkInterface(vm *constellations.Machine, n constellations.Network, gateway *bool) Interface {
 	i := Interface{MAC: MAC(pl.m.Name, vm.Name, n)}
-	for _, b := range pl.m.Bridges {
-		if b.Name == n.Bridge && n.IPAddr.IsValid() {
-			i.Address = netip.PrefixFrom(n.IPAddr, b.Subnet.Bits()).String()
-			i.Gateway = b.Subnet.Masked().Addr().Next().String()
+	b := pl.m.Bridge(n.Bridge)
+	if b == nil || !n.IPAddr.IsValid() {
+		return i
+	}
+	i.Address, i.DNS = netip.PrefixFrom(n.IPAddr, b.Subnet.Bits()).String(), b.Host().String()
+	switch {
+	case b.Policy == constellations.HostAccess && !*gateway:
+		i.Gateway, *gateway = i.DNS, true
+	case b.Policy == constellations.Isolated:
+		for _, p := range b.AllowedIPs {
+			i.Routes, i.Via = append(i.Routes, p.String()), i.DNS
 		}
 	}
 	return i
+}
+
+// resolverPackages bring a resolver that writes /etc/resolv.conf itself.
+var resolverPackages = []string{"systemd-resolved", "resolvconf", "openresolv", "network-manager"}
+
+// resolvers are the name servers of vm's networks, those first that know the
+// world; none where somebody else says which there are.
+func (pl *planner) resolvers(vm *constellations.Machine) []string {
+	for _, p := range vm.Packages {
+		if slices.Contains(resolverPackages, p) {
+			return nil
+		}
+	}
+	for _, dir := range sources(vm) {
+		if _, err := os.Lstat(filepath.Join(pl.m.Dir, dir, includes, "etc/resolv.conf")); err == nil {
+			return nil
+		}
+	}
+	var all []string
+	for _, policy := range []constellations.Policy{constellations.HostAccess, constellations.Isolated} {
+		for _, n := range vm.Networks {
+			if b := pl.m.Bridge(n.Bridge); b != nil && b.Policy == policy && len(all) < 3 { // MAXNS, resolv.conf(5)
+				all = append(all, b.Host().String())
+			}
+		}
+	}
+	return all
 }
 
 // MAC is the hardware address of a machine's interface: the manifest's, or

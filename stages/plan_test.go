@@ -139,7 +139,8 @@ func TestWhatAChangeReaches(t *testing.T) {
 		"kvm":          {replace("memory: 512M", "memory: 512M, kvm: off"), "boot"},
 		"user":         {replace("memory: 512M", "memory: 512M, user: me"), "boot personalize"},
 		"address":      {replace("10.1.0.5", "10.1.0.6"), "personalize"},
-		"bridge":       {replace("policy_type: isolated", "policy_type: host-access"), ""},
+		"policy":       {replace("policy_type: isolated", "policy_type: host-access"), "personalize"}, // a default route
+		"bridge":       {replace("policy_type: isolated", "policy_type: isolated, peers: isolated, allow_icmp: true"), ""},
 		"network":      {replace("memory: 512M", "memory: 512M, hooks: {network: true}"), "hooks"},
 		"size of disk": {replace("memory: 512M", "memory: 512M, disk_size: 3G"), "delta pack"},
 		"engine":       {replace("memory: 512M", "memory: 512M, bootstrap: debootstrap"), "bootstrap"},

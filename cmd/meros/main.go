@@ -54,6 +54,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return exitOK
 	}
+	if len(args) == 3 && (args[1] == superviseArg || args[1] == superviseInsideArg) {
+		return superviseMain(args, stderr)
+	}
 	entered, err := sandbox.EnterUserNamespace()
 	if err == nil {
 		err = sandbox.CloseInherited()
@@ -105,6 +108,8 @@ type cli struct {
 	Update      updateCmd      `cmd:"" help:"Pin the packages anew, at what the archive has now."`
 	Kernel      kernelCmd      `cmd:"" help:"Look at kernels."`
 	Cache       cacheCmd       `cmd:"" help:"Look after the cache."`
+	Net         netCmd         `cmd:"" help:"Look at the networks of a constellation."`
+	NC          ncCmd          `cmd:"" name:"nc" hidden:"" help:"Hand a connection to a machine to ssh."`
 	Demo        demoCmd        `cmd:"" help:"Build and boot the demo constellation, and ask it who it is."`
 }
 

@@ -343,7 +343,10 @@ func stepPersonalize(ctx context.Context, s *step) error {
 	for _, i := range p.Interfaces {
 		interfaces = append(interfaces, guest.Interface(i))
 	}
-	files := append(guest.Name(p.Hostname, p.Hosts), guest.Network(interfaces)...)
+	files := append(guest.Name(p.Hostname, p.Domain, p.Hosts), guest.Network(interfaces)...)
+	if len(p.Resolvers) > 0 {
+		files = append(files, guest.Resolver(p.Domain, p.Resolvers))
+	}
 	if p.User != "" {
 		accounts := make(guest.Accounts)
 		for _, file := range s.paths("accounts") {

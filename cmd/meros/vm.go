@@ -4,20 +4,19 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"meros/constellations"
 	"meros/graph"
 	"meros/runner/vm"
+	"meros/stages"
 )
 
 type initCmd struct {
@@ -56,11 +55,13 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 		return nil, err
 	}
 	for _, m := range done.machines {
-		for what, is := range map[string]bool{"networks are not connected": len(m.Networks) > 0, "disks beyond the first are not made": len(m.Disks) > 0} {
-			if is {
-				e.ui.note("%s/%s: its %s by this version of meros", m.Constellation, m.Name, what)
-			}
+		if len(m.Disks) > 0 {
+			e.ui.note("%s/%s: its disks beyond the first are not made by this version of meros", m.Constellation, m.Name)
 		}
+	}
+	networks, err := newNetworks(done.manifest)
+	if err != nil {
+		return nil, err
 	}
 	g := group(e, done.manifest.Name)
 	unlock, err := g.Lock(e.ctx, func() { e.ui.note("waiting: another meros starts or stops machines of %s", g.Name) })
@@ -68,10 +69,19 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 		return nil, err
 	}
 	defer unlock()
+	if err := startSupervisor(e, g); err != nil {
+		return nil, fmt.Errorf("%s: %w", g.Name, err)
+	}
 	start := time.Now()
-	err = g.Up(e.ctx, machines, vm.UpOptions{
+	err = g.Bring(e.ctx, networks, machines, vm.UpOptions{
 		Patience: c.Wait,
-		Note:     func(machine, text string) { e.ui.note("%s/%s %s", g.Name, machine, text) },
+		Note: func(machine, text string) {
+			if machine == "" {
+				e.ui.note("%s: %s", g.Name, text)
+				return
+			}
+			e.ui.note("%s/%s %s", g.Name, machine, text)
+		},
 		Report: func(machine string) {
 			e.ui.note("%s/%s ready after %s (meros connect %s %s)", g.Name, machine, seconds(time.Since(start)), g.Name, machine)
 		},
@@ -98,9 +108,14 @@ func bootable(b *built) ([]*vm.Machine, error) {
 		if m.Kernel != nil {
 			kernel = path(m.Kernel, "kernel")
 		}
+		var nics []vm.NIC
+		for _, n := range m.Networks {
+			nics = append(nics, vm.NIC{Tap: n.Label, Model: n.Model, MAC: stages.MAC(b.manifest.Name, m.Name, n)})
+		}
 		machines = append(machines, &vm.Machine{
 			Name: m.Name, Arch: m.Arch, Memory: m.Memory, CPUs: m.CPUs, KVM: m.KVM, Display: m.Display, Extra: m.QEMUArgs, User: m.User,
 			Kernel: kernel, Initrd: path(m.Initrd, "initrd"), Images: images, MAC: managementMAC(b.manifest.Name, m.Name),
+			NICs: nics, After: m.DependsOn, Ready: m.Ready,
 		})
 	}
 	return machines, nil
@@ -132,7 +147,11 @@ func (c *connectCmd) Run(e *env) error {
 	if len(command) > 0 && command[0] == "--" {
 		command = command[1:]
 	}
-	argv, err := group(e, m.Name).ConnectArgv(c.Machine, command)
+	through, err := proxy(e, m.Name, c.Machine)
+	if err != nil {
+		return err
+	}
+	argv, err := group(e, m.Name).ConnectArgv(c.Machine, through, command)
 	if err != nil {
 		return err
 	}
@@ -160,14 +179,8 @@ func (c *infoCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	all := make([]vm.Status, len(machines))
-	errs := make([]error, len(machines))
-	var wg sync.WaitGroup
-	for i := range machines {
-		wg.Go(func() { all[i], errs[i] = g.Info(e.ctx, machines[i].Name) })
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+	all, err := g.Info(e.ctx, names(machines))
+	if err != nil {
 		return err
 	}
 	if c.JSON {
@@ -185,6 +198,15 @@ func (c *infoCmd) Run(e *env) error {
 		}
 	}
 	return nil
+}
+
+// names are those of the machines.
+func names(machines []*constellations.Machine) []string {
+	var all []string
+	for _, m := range machines {
+		all = append(all, m.Name)
+	}
+	return all
 }
 
 // withForgotten are the named machines, or all: those of the manifest, and
@@ -208,7 +230,10 @@ func withForgotten(m *constellations.Manifest, g *vm.Group, names []string) ([]*
 func describe(m *constellations.Machine, s vm.Status) string {
 	parts := []string{}
 	if s.PID != 0 {
-		parts = append(parts, fmt.Sprintf("%s, pid %d, up %s", s.SSH, s.PID, time.Since(s.Started).Round(time.Second)))
+		parts = append(parts, fmt.Sprintf("pid %d, up %s", s.PID, time.Since(s.Started).Round(time.Second)))
+	}
+	if s.Exit != "" {
+		parts = append(parts, s.Exit)
 	}
 	if s.Ready > 0 && s.PID != 0 {
 		parts = append(parts, fmt.Sprintf("ready after %.1f s", s.Ready))
@@ -260,21 +285,13 @@ func shutdown(e *env, g *vm.Group, machines []*constellations.Machine, patience 
 		"": "was not running", "acpi": "shut down by its power button", "ssh": "shut down by poweroff over ssh",
 		"quit": "did not react; its QEMU was told to end", "kill": "did not react; its QEMU was killed",
 	}
-	errs := make([]error, len(machines))
-	var wg sync.WaitGroup
-	for i, vmachine := range machines {
-		wg.Go(func() {
-			d, err := g.Shutdown(e.ctx, vmachine.Name, patience)
-			if errs[i] = err; err == nil {
-				e.ui.note("%s/%s %s%s", g.Name, d.Machine, ways[d.Way], took(d))
-			}
-		})
-	}
-	wg.Wait()
+	err = g.Shutdown(e.ctx, names(machines), patience, func(d vm.Down) {
+		e.ui.note("%s/%s %s%s", g.Name, d.Machine, ways[d.Way], took(d))
+	})
 	if e.ctx.Err() != nil {
 		return context.Cause(e.ctx)
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 func took(d vm.Down) string {
@@ -302,7 +319,11 @@ func (c *demoCmd) Run(e *env) error {
 		return err
 	}
 	for _, vmachine := range m.Machines {
-		argv, err := g.ConnectArgv(vmachine.Name, []string{"uname -a"})
+		through, err := proxy(e, m.Name, vmachine.Name)
+		if err != nil {
+			return err
+		}
+		argv, err := g.ConnectArgv(vmachine.Name, through, []string{"uname -a"})
 		if err != nil {
 			return err
 		}

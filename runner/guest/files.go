@@ -75,21 +75,38 @@ type Interface struct {
 	MAC     string
 	Address string // with prefix length; empty is DHCP
 	Gateway string
+	Routes  []string // other networks that Via leads to
+	Via     string
+	DNS     string
 }
 
-// Name gives the files that name a system: hostname(5) and hosts(5).
-func Name(host string, hosts map[string]string) []File {
+// Name gives the files that name a system: hostname(5) and hosts(5). The names
+// of hosts are known within the domain too, if there is one.
+func Name(host, domain string, hosts map[string]string) []File {
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n127.0.1.1\t" + host + "\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
 	for _, name := range slices.Sorted(maps.Keys(hosts)) {
 		if name != host {
-			fmt.Fprintf(&b, "%s\t%s\n", hosts[name], name)
+			full := ""
+			if domain != "" {
+				full = "\t" + name + "." + domain
+			}
+			fmt.Fprintf(&b, "%s\t%s%s\n", hosts[name], name, full)
 		}
 	}
 	return []File{
 		{Path: "etc/hostname", Mode: 0o644, Data: []byte(host + "\n")},
 		{Path: "etc/hosts", Mode: 0o644, Data: []byte(b.String())},
 	}
+}
+
+// Resolver is resolv.conf(5).
+func Resolver(domain string, servers []string) File {
+	text := "search " + domain + "\n"
+	for _, s := range servers {
+		text += "nameserver " + s + "\n"
+	}
+	return File{Path: "etc/resolv.conf", Mode: 0o644, Data: []byte(text)}
 }
 
 // Network gives the files by which systemd-networkd(8) sets up the given
@@ -103,8 +120,13 @@ func Network(interfaces []Interface) []File {
 			b.WriteString("DHCP=yes\n")
 		} else {
 			fmt.Fprintf(&b, "Address=%s\n", n.Address)
-			if n.Gateway != "" {
-				fmt.Fprintf(&b, "Gateway=%s\nDNS=%s\n", n.Gateway, n.Gateway)
+			for _, o := range [][2]string{{"Gateway", n.Gateway}, {"DNS", n.DNS}} {
+				if o[1] != "" {
+					fmt.Fprintf(&b, "%s=%s\n", o[0], o[1])
+				}
+			}
+			for _, r := range n.Routes {
+				fmt.Fprintf(&b, "\n[Route]\nDestination=%s\nGateway=%s\n", r, n.Via)
 			}
 		}
 		fs = append(fs, File{Path: fmt.Sprintf("etc/systemd/network/10-meros%d.network", i), Mode: 0o644, Data: []byte(b.String())})

@@ -157,8 +157,8 @@ func list(t *testing.T, archive io.Reader) (lines []string) {
 }
 
 func TestPersonalLayer(t *testing.T) {
-	files := append(Name("web", map[string]string{"web": "10.0.0.1", "db": "10.0.0.2"}),
-		Network([]Interface{{MAC: "52:54:00:00:00:01", Address: "10.0.0.1/24", Gateway: "10.0.0.254"}, {MAC: "52:54:00:00:00:02"}})...)
+	files := append(Name("web", "lab", map[string]string{"web": "10.0.0.1", "db": "10.0.0.2"}),
+		Network([]Interface{{MAC: "52:54:00:00:00:01", Address: "10.0.0.1/24", Gateway: "10.0.0.254", DNS: "10.0.0.254", Routes: []string{"192.0.2.0/28"}, Via: "10.0.0.253"}, {MAC: "52:54:00:00:00:02"}})...)
 	var b bytes.Buffer
 	if err := WriteLayer(&b, files, time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
@@ -166,10 +166,10 @@ func TestPersonalLayer(t *testing.T) {
 	want := []string{
 		"0755 0:0 etc/ ",
 		"0644 0:0 etc/hostname web\n",
-		"0644 0:0 etc/hosts 127.0.0.1\tlocalhost\n127.0.1.1\tweb\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n10.0.0.2\tdb\n",
+		"0644 0:0 etc/hosts 127.0.0.1\tlocalhost\n127.0.1.1\tweb\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n10.0.0.2\tdb\tdb.lab\n",
 		"0755 0:0 etc/systemd/ ",
 		"0755 0:0 etc/systemd/network/ ",
-		"0644 0:0 etc/systemd/network/10-meros0.network [Match]\nMACAddress=52:54:00:00:00:01\n\n[Network]\nAddress=10.0.0.1/24\nGateway=10.0.0.254\nDNS=10.0.0.254\n",
+		"0644 0:0 etc/systemd/network/10-meros0.network [Match]\nMACAddress=52:54:00:00:00:01\n\n[Network]\nAddress=10.0.0.1/24\nGateway=10.0.0.254\nDNS=10.0.0.254\n\n[Route]\nDestination=192.0.2.0/28\nGateway=10.0.0.253\n",
 		"0644 0:0 etc/systemd/network/10-meros1.network [Match]\nMACAddress=52:54:00:00:00:02\n\n[Network]\nDHCP=yes\n",
 		"0644 0:0 etc/systemd/network/90-meros-dhcp.network [Match]\nType=ether\n\n[Network]\nDHCP=yes\n",
 		"0755 0:0 etc/systemd/system/ ",

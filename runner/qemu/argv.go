@@ -29,14 +29,25 @@ type Machine struct {
 	QMP     string     // unix socket of the machine protocol
 	PIDFile string     // QEMU removes it when it ends in order
 	Network Network
+	NICs    []NIC
+	RunAs   string   // "UID:GID" to become when all is open, or ""
 	Extra   []string // further arguments
 }
 
-// Network is the machine's network device: QEMU's user networking, closed
-// but for one port forwarded from the host's loopback to the guest's ssh.
+// Network is the network device by which the host reaches the machine: QEMU's
+// user networking, closed but for one port forwarded from the loopback to the
+// guest's ssh.
 type Network struct {
 	SSHPort int
 	MAC     string
+	Subnet  string // "" is QEMU's own, 10.0.2.0/24
+}
+
+// NIC is a further network device, whose tap is open.
+type NIC struct {
+	FD    int
+	Model string // as QEMU names it, or "virtio"
+	MAC   string
 }
 
 // board is what differs between architectures.
@@ -98,10 +109,26 @@ func (m Machine) Argv() ([]string, error) {
 	if m.Network.MAC != "" {
 		net += ",mac=" + m.Network.MAC
 	}
-	argv = append(argv,
-		"-netdev", fmt.Sprintf("user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22", m.Network.SSHPort), "-device", net,
-		"-device", "virtio-rng-"+b.bus,
-		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	user := "user,id=net0,restrict=on"
+	if m.Network.Subnet != "" {
+		user += ",net=" + m.Network.Subnet
+	}
+	argv = append(argv, "-netdev", fmt.Sprintf("%s,hostfwd=tcp:127.0.0.1:%d-:22", user, m.Network.SSHPort), "-device", net)
+	for i, n := range m.NICs {
+		model := n.Model
+		if model == "virtio" {
+			model = "virtio-net-" + b.bus
+		}
+		argv = append(argv, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i+1, n.FD), "-device", fmt.Sprintf("%s,netdev=net%d,mac=%s", model, i+1, n.MAC))
+	}
+	privileges := "deny"
+	if m.RunAs != "" {
+		// What gives root up is what elevateprivileges=deny would refuse.
+		privileges = "allow"
+		argv = append(argv, "-runas", m.RunAs)
+	}
+	argv = append(argv, "-device", "virtio-rng-"+b.bus,
+		"-sandbox", "on,obsolete=deny,elevateprivileges="+privileges+",spawn=deny,resourcecontrol=deny")
 	return append(argv, m.Extra...), nil
 }
 

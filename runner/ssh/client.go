@@ -15,8 +15,9 @@ import (
 
 // Host is a guest's sshd and how to get in.
 type Host struct {
-	Name    string // for messages and as the key's alias
-	Address string // host:port
+	Name    string                                  // for messages and as the key's alias
+	Address string                                  // host:port
+	Dial    func(context.Context) (net.Conn, error) // if set, how it is reached instead
 	User    string
 	Key     *Key // ours
 	HostKey *Key // the guest's: no other is accepted
@@ -49,8 +50,12 @@ type peeked struct {
 func (p *peeked) Read(b []byte) (int, error) { return p.r.Read(b) }
 
 func (h *Host) dial(ctx context.Context) (net.Conn, string, error) {
-	d := net.Dialer{Timeout: bannerWait}
-	conn, err := d.DialContext(ctx, "tcp", h.Address)
+	dial := h.Dial
+	if dial == nil {
+		d := net.Dialer{Timeout: bannerWait}
+		dial = func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", h.Address) }
+	}
+	conn, err := dial(ctx)
 	if err != nil {
 		return nil, "", err
 	}
@@ -58,7 +63,7 @@ func (h *Host) dial(ctx context.Context) (net.Conn, string, error) {
 	r := bufio.NewReader(conn)
 	line, err := r.Peek(4)
 	if err == nil && string(line) != "SSH-" {
-		err = fmt.Errorf("%s answers %q, which is not ssh", h.Address, line)
+		err = fmt.Errorf("%s answers %q, which is not ssh", h.Name, line)
 	}
 	if err != nil {
 		conn.Close()

@@ -2,7 +2,6 @@ package ssh
 
 import (
 	"fmt"
-	"net"
 	"strings"
 )
 
@@ -14,17 +13,15 @@ func (h *Host) KnownHost() []byte {
 // Argv is a call of ssh(1) that takes nothing from the user's configuration.
 // knownHosts holds the line of [Host.KnownHost]. One word of command is a
 // line for the remote shell, several are an argument vector, kept as it is.
-func (h *Host) Argv(knownHosts string, command []string) ([]string, error) {
-	host, port, err := net.SplitHostPort(h.Address)
-	if err != nil {
-		return nil, err
-	}
-	argv := []string{"ssh", "-F", "none", "-p", port}
+// proxy is the argument vector of a program that hands its standard output a
+// connection to the host, ProxyUseFdpass in ssh_config(5).
+func (h *Host) Argv(knownHosts string, proxy, command []string) []string {
+	argv := []string{"ssh", "-F", "none"}
 	for _, o := range [][2]string{
 		{"IdentityFile", h.Key.File}, {"IdentitiesOnly", "yes"}, {"IdentityAgent", "none"}, {"PreferredAuthentications", "publickey"},
 		{"UserKnownHostsFile", knownHosts}, {"GlobalKnownHostsFile", "none"}, {"StrictHostKeyChecking", "yes"}, {"HostKeyAlias", h.Name},
 		{"CheckHostIP", "no"}, {"UpdateHostKeys", "no"}, {"LogLevel", "ERROR"}, {"ConnectTimeout", "20"}, {"ServerAliveInterval", "15"},
-		{"ControlPath", "none"}, {"ForwardAgent", "no"}, {"ForwardX11", "no"},
+		{"ControlPath", "none"}, {"ForwardAgent", "no"}, {"ForwardX11", "no"}, {"ProxyUseFdpass", "yes"},
 	} {
 		value := o[1]
 		if strings.ContainsAny(value, " \t") {
@@ -32,18 +29,23 @@ func (h *Host) Argv(knownHosts string, command []string) ([]string, error) {
 		}
 		argv = append(argv, "-o", o[0]+"="+strings.ReplaceAll(value, "%", "%%"))
 	}
-	argv = append(argv, h.User+"@"+host)
+	argv = append(argv, "-o", "ProxyCommand="+strings.ReplaceAll(line(proxy), "%", "%%"), h.User+"@"+h.Name)
 	switch len(command) {
 	case 0:
-		return argv, nil
+		return argv
 	case 1:
-		return append(argv, "--", command[0]), nil
+		return append(argv, "--", command[0])
 	}
-	words := make([]string, len(command))
-	for i, w := range command {
+	return append(argv, "--", line(command))
+}
+
+// line is an argument vector as a line of a POSIX shell.
+func line(argv []string) string {
+	words := make([]string, len(argv))
+	for i, w := range argv {
 		words[i] = Quote(w)
 	}
-	return append(argv, "--", strings.Join(words, " ")), nil
+	return strings.Join(words, " ")
 }
 
 // Quote makes one word of a POSIX shell of s, whatever is in it.

@@ -14,8 +14,8 @@ import (
 // Down is how and how fast a machine went down.
 type Down struct {
 	Machine string
-	Way     string // "acpi", "ssh", "quit" or "kill"; "" if it was not running
-	Took    time.Duration
+	Way     string        `json:",omitempty"` // "acpi", "ssh", "quit" or "kill"; "" if it was not running
+	Took    time.Duration `json:",omitempty"`
 }
 
 // downStep is one way to end a machine and the time it is given.
@@ -25,11 +25,10 @@ type downStep struct {
 	do   func(context.Context) error
 }
 
-// Shutdown ends a machine: by its power button, then by poweroff over ssh,
+// shutdown ends a machine: by its power button, then by poweroff over ssh,
 // then by ending QEMU, then by killing it, the first two with patience each.
-// It removes the machine's disk and secrets. The caller holds the group's
-// lock.
-func (g *Group) Shutdown(ctx context.Context, machine string, patience time.Duration) (Down, error) {
+// It removes the machine's disk and secrets.
+func (g *Group) shutdown(ctx context.Context, machine string, patience time.Duration) (Down, error) {
 	d := Down{Machine: machine}
 	began := time.Now()
 	// A record that is lost or damaged is no reason to let a machine run on: its

@@ -25,7 +25,8 @@ type Status struct {
 	Machine string    `json:"machine"`
 	State   State     `json:"state"`
 	PID     int       `json:"pid,omitempty"`
-	SSH     string    `json:"ssh,omitempty"` // user@host:port
+	Exit    string    `json:"exit,omitempty"` // of a crashed machine: how its process ended
+	User    string    `json:"user,omitempty"` // who logs in
 	Started time.Time `json:"started,omitzero"`
 	Ready   float64   `json:"ready_seconds,omitempty"` // from start to the first login
 	Accel   string    `json:"accel,omitempty"`
@@ -36,8 +37,9 @@ type Status struct {
 	Tail    []string  `json:"console_tail,omitempty"`
 }
 
-// Info looks how a machine is: it asks the process and the guest's sshd.
-func (g *Group) Info(ctx context.Context, machine string) (Status, error) {
+// info looks how a machine is: it asks the process and, where that can be
+// reached, the guest's sshd.
+func (g *Group) info(ctx context.Context, machine string) (Status, error) {
 	s := Status{Machine: machine, State: Stopped}
 	if _, err := os.Stat(g.Console(machine)); err == nil {
 		s.Console = g.Console(machine)
@@ -54,12 +56,15 @@ func (g *Group) Info(ctx context.Context, machine string) (Status, error) {
 	s.Started, s.Ready, s.Accel, s.Memory, s.CPUs, s.Image = r.Started, r.Ready, r.Accel, r.Memory, r.CPUs, r.Image
 	if !g.alive(machine) {
 		s.State, s.Tail = Ended, consoleTail(g.Console(machine), tailLines)
-		if _, err := os.Stat(g.file(machine, pidFile)); err == nil {
-			s.State = Crashed
+		switch {
+		case r.Exit == "":
+			s.State, s.Exit = Crashed, "its supervisor was killed, and it with that"
+		case r.Exit != exitOK:
+			s.State, s.Exit = Crashed, "QEMU: "+r.Exit
 		}
 		return s, nil
 	}
-	s.PID, s.SSH = r.PID, fmt.Sprintf("%s@127.0.0.1:%d", r.User, r.Port)
+	s.PID, s.User = r.HostPID, r.User
 	h, err := g.host(machine, r.User, r.Port)
 	if err != nil {
 		return s, err
@@ -80,8 +85,9 @@ func (g *Group) Info(ctx context.Context, machine string) (Status, error) {
 var ErrNotRunning = errors.New("is not running")
 
 // ConnectArgv is the call of ssh(1) that opens a shell on the machine, or
-// runs a command there.
-func (g *Group) ConnectArgv(machine string, command []string) ([]string, error) {
+// runs a command there. proxy is the call of this program that connects its
+// standard input and output to the machine's port 22.
+func (g *Group) ConnectArgv(machine string, proxy, command []string) ([]string, error) {
 	if !g.alive(machine) {
 		return nil, fmt.Errorf("%s/%s %w (meros init %s)", g.Name, machine, ErrNotRunning, g.Name)
 	}
@@ -93,5 +99,5 @@ func (g *Group) ConnectArgv(machine string, command []string) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	return h.Argv(g.file(machine, knownFile), command)
+	return h.Argv(g.file(machine, knownFile), proxy, command), nil
 }

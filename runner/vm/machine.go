@@ -1,22 +1,28 @@
 // Package vm boots groups of machines, tells how they are and shuts them
 // down.
 //
-// Nothing of meros stays in memory while a machine runs. What is known of it
-// is in its state directory: the QEMU process holds a lock there for as long
-// as it lives, which the kernel gives up with the process, however it ends.
-// So a machine's state is asked of the living process, never remembered.
+// A group has a supervisor: two processes, of which the inner one owns the
+// namespaces of networks and processes that everything of the group is in. It
+// ends with its last machine, and everything with it, however it ends. The host's
+// own networks are never changed.
+//
+// What is known of a machine is in its state directory: the QEMU process holds
+// a lock there for as long as it lives, which the kernel gives up with the
+// process, however it ends. So a machine's state is asked of the living
+// process, never remembered.
 package vm
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"crypto/rand"
 
 	"meros/constellations"
 	"meros/runner/initrd"
@@ -38,7 +44,13 @@ type Machine struct {
 	Initrd  string
 	Images  []string // a chain of qcow2 images, the top one first; none is written to
 	MAC     string
+	NICs    []NIC
+	After   []string               // machines that are ready before this one starts
+	Ready   []constellations.Probe // what makes it ready besides ssh
 }
+
+// NIC is an interface of a machine on a bridge.
+type NIC struct{ Tap, Model, MAC string }
 
 // Group is where a constellation's machines keep what is theirs.
 type Group struct {
@@ -46,6 +58,8 @@ type Group struct {
 	State string // directory: what there is while a machine runs, and its last console log
 	Keys  string // directory: what stays with a machine: keys and machine id
 	SSH   string // file: the key that logs in to all machines
+
+	inside *inside // of a supervisor; nil where machines are only looked at or checked
 }
 
 // Files of a machine's state directory.
@@ -127,13 +141,37 @@ func (g *Group) secrets(m *Machine, h *ssh.Host) ([]initrd.File, error) {
 	}, nil
 }
 
+// firstFD is the descriptor of the first open file that QEMU gets besides the
+// standard ones: its lock. Its taps follow.
+const firstFD = 3
+
 // argv is the command line of the machine's QEMU, started in its directory.
-func (m *Machine) argv(accel []string, port int) ([]string, error) {
-	return qemu.Machine{
+func (g *Group) argv(m *Machine, accel []string, port int) ([]string, error) {
+	q := qemu.Machine{
 		Name: m.Name, Arch: m.Arch, Accel: accel, Memory: m.Memory, CPUs: m.CPUs, Display: m.Display,
 		Kernel: m.Kernel, Initrd: initrdFile, Disks: [][]string{append([]string{diskFile}, m.Images...)},
 		Console: consoleFile, QMP: socketFile, PIDFile: pidFile, Network: qemu.Network{SSHPort: port, MAC: m.MAC}, Extra: m.Extra,
-	}.Argv()
+	}
+	for i, n := range m.NICs {
+		q.NICs = append(q.NICs, qemu.NIC{FD: firstFD + 1 + i, Model: n.Model, MAC: n.MAC})
+	}
+	if g.inside != nil {
+		if subnet := g.inside.management(); subnet.IsValid() {
+			q.Network.Subnet = subnet.String()
+		}
+		if os.Geteuid() == 0 && mapsMany() {
+			q.RunAs = runAs(g.Name, m.Name)
+		}
+	}
+	return q.Argv()
+}
+
+// runAs is a user that no other program has, where QEMU would be root: from a
+// range that systemd's list of ids leaves to nobody (UIDS-GIDS).
+func runAs(group, machine string) string {
+	h := sha256.Sum256([]byte(group + "\x00" + machine))
+	id := 1879048192 + binary.BigEndian.Uint32(h[:])%(1<<28)
+	return fmt.Sprintf("%d:%d", id, id)
 }
 
 // Lock keeps other processes from starting or stopping machines of the group.

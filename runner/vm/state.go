@@ -19,9 +19,11 @@ import (
 // record is what is written down of a machine when it is started.
 type record struct {
 	PID     int       `json:"pid"`
-	Start   uint64    `json:"start"`   // of the process, clock ticks since boot, proc_pid_stat(5)
-	Boot    string    `json:"boot_id"` // of the host, random(4)
-	Port    int       `json:"port"`    // on 127.0.0.1, forwarded to the guest's ssh
+	Start   uint64    `json:"start"`          // of the process, clock ticks since boot, proc_pid_stat(5)
+	Boot    string    `json:"boot_id"`        // of the host, random(4)
+	HostPID int       `json:"host_pid"`       // the process's number outside of the supervisor's namespace
+	Exit    string    `json:"exit,omitempty"` // how the process ended: exitOK or an error
+	Port    int       `json:"port"`           // on 127.0.0.1, forwarded to the guest's ssh
 	User    string    `json:"user"`
 	Started time.Time `json:"started"`
 	Ready   float64   `json:"ready_seconds"` // from start to the first login; 0: not yet
@@ -30,6 +32,9 @@ type record struct {
 	Memory  int64     `json:"memory"`
 	CPUs    int       `json:"cpus"`
 }
+
+// exitOK is how a QEMU ends whose machine was powered off.
+const exitOK = "ok"
 
 func (g *Group) readRecord(machine string) (*record, error) {
 	b, err := os.ReadFile(g.file(machine, recordFile))
@@ -98,8 +103,11 @@ func waitLock(ctx context.Context, file string, busy func()) (unlock func(), err
 }
 
 // alive tells whether the machine's process holds its lock.
-func (g *Group) alive(machine string) bool {
-	f, err := os.OpenFile(g.file(machine, lockFile), os.O_RDWR, 0)
+func (g *Group) alive(machine string) bool { return locked(g.file(machine, lockFile)) }
+
+// locked tells whether a process holds a lock.
+func locked(file string) bool {
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {
 		return false
 	}

@@ -16,6 +16,7 @@ import (
 
 	"meros/runner/image"
 	"meros/runner/initrd"
+	"meros/runner/network"
 	"meros/runner/qemu"
 	"meros/runner/ssh"
 )
@@ -45,11 +46,25 @@ type running struct {
 // as it is, to be looked at. If ctx ends, what was started is stopped. The
 // caller holds the group's lock.
 func (g *Group) Up(ctx context.Context, machines []*Machine, o UpOptions) error {
+	var missing []*Machine
+	for _, m := range machines {
+		if !g.alive(m.Name) {
+			missing = append(missing, m)
+		}
+	}
+	if err := checkMemory(missing); err != nil {
+		return fmt.Errorf("%s: %w", g.Name, err)
+	}
 	errs := make([]error, len(machines))
+	order := newOrder(machines)
 	var wg sync.WaitGroup
 	for i, m := range machines {
 		wg.Go(func() {
-			if err := g.up(ctx, m, o); err != nil {
+			err := order.wait(ctx, m)
+			if err == nil {
+				err = g.up(ctx, m, o)
+			}
+			if order.done(m, err); err != nil {
 				errs[i] = fmt.Errorf("%s/%s: %w", g.Name, m.Name, err)
 			}
 		})
@@ -177,7 +192,7 @@ func (g *Group) launch(ctx context.Context, m *Machine, h *ssh.Host, accel []str
 	if err != nil {
 		return nil, err
 	}
-	argv, err := m.argv(accel, port)
+	argv, err := g.argv(m, accel, port)
 	if err != nil {
 		return nil, err
 	}
@@ -189,6 +204,14 @@ func (g *Group) launch(ctx context.Context, m *Machine, h *ssh.Host, accel []str
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = g.dir(m.Name), log, log
 	cmd.ExtraFiles = []*os.File{lock}
+	for _, n := range m.NICs {
+		tap, err := network.OpenTap(n.Tap)
+		if err != nil {
+			return nil, err
+		}
+		defer tap.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, tap)
+	}
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	started := time.Now()
 	if err := cmd.Start(); err != nil {
@@ -203,12 +226,19 @@ func (g *Group) launch(ctx context.Context, m *Machine, h *ssh.Host, accel []str
 	host := *h
 	host.Address = fmt.Sprintf("127.0.0.1:%d", port)
 	r.host = &host
-	go func() { r.status = cmd.Wait(); close(r.exited) }()
 	// While it is a child that nobody has waited for, the pid is its own.
 	r.record.Start, err = processStart(r.record.PID)
+	if err == nil && g.inside != nil {
+		r.record.HostPID, err = g.inside.hostPID(r.record.PID)
+	}
 	if err == nil {
 		err = g.writeRecord(m.Name, r.record)
 	}
+	go func() {
+		r.status = cmd.Wait()
+		g.ended(m.Name, r)
+		close(r.exited)
+	}()
 	if err == nil {
 		err = g.greet(ctx, r)
 	}
@@ -238,6 +268,23 @@ func (g *Group) greet(ctx context.Context, r *running) error {
 	}
 }
 
+// ended writes down how a machine's process ended. Whoever has cleared the
+// machine's directory meanwhile knows already.
+func (g *Group) ended(machine string, r *running) {
+	if now, err := g.readRecord(machine); err == nil && now.PID == r.record.PID {
+		if now.Exit = exitOK; r.status != nil {
+			now.Exit = r.status.Error()
+		}
+		g.writeRecord(machine, now)
+	}
+	if g.inside != nil {
+		select {
+		case g.inside.idle <- struct{}{}:
+		default: // it is to look already
+		}
+	}
+}
+
 func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -256,6 +303,9 @@ func (g *Group) wait(ctx context.Context, r *running, o UpOptions) error {
 		c, err := r.host.Connect(ctx)
 		if err == nil {
 			c.Close()
+			err = g.probes(ctx, r)
+		}
+		if err == nil {
 			r.record.Ready = time.Since(r.record.Started).Seconds()
 			if o.Report != nil {
 				o.Report(r.machine.Name)
@@ -275,13 +325,34 @@ func (g *Group) wait(ctx context.Context, r *running, o UpOptions) error {
 			if context.Cause(ctx) != errPatience {
 				return context.Cause(ctx)
 			}
-			return g.withConsole(r.machine.Name, fmt.Errorf("ssh does not answer after %v: %w (the machine still runs; is openssh-server among its packages? --wait gives it more time)", o.Patience, last))
+			return g.withConsole(r.machine.Name, notReady(o.Patience, last))
 		case <-time.After(100 * time.Millisecond):
 		}
 		if r.exited == nil && !g.alive(r.machine.Name) {
 			return g.died(r)
 		}
 	}
+}
+
+// probeError is what a probe of the manifest says of a machine that can be
+// logged in to.
+type probeError struct{ error }
+
+func notReady(patience time.Duration, last error) error {
+	if errors.As(last, new(probeError)) {
+		return fmt.Errorf("it can be logged in to, but is not ready after %v: %w (the machine still runs; --wait gives it more time)", patience, last)
+	}
+	return fmt.Errorf("ssh does not answer after %v: %w (the machine still runs; is openssh-server among its packages? --wait gives it more time)", patience, last)
+}
+
+// probes tries all that the manifest asks for.
+func (g *Group) probes(ctx context.Context, r *running) error {
+	for _, p := range r.machine.Ready {
+		if err := g.probe(ctx, r, p); err != nil {
+			return probeError{fmt.Errorf("%s: %w", probeName(p), err)}
+		}
+	}
+	return nil
 }
 
 var errPatience = errors.New("out of patience")

@@ -1,0 +1,275 @@
+package vm
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"meros/runner/network"
+)
+
+// Supervised tells whether the group's supervisor lives.
+func (g *Group) Supervised() bool { return locked(filepath.Join(g.State, supervisorLock)) }
+
+// call opens a connection to the supervisor.
+func (g *Group) call(ctx context.Context) (*net.UnixConn, error) {
+	address, done, err := socketAddress(filepath.Join(g.State, controlSocket))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", address)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", g.Name, errNoSupervisor)
+	}
+	return c.(*net.UnixConn), nil
+}
+
+var errNoSupervisor = errors.New("its supervisor is not there")
+
+// request asks the supervisor and hands its answers to each, which may be nil.
+// If ctx ends, an "up" is undone and any other request left alone.
+func (g *Group) request(ctx context.Context, r request, each func(answer)) error {
+	c, err := g.call(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	r.Version = wireVersion
+	out := json.NewEncoder(c)
+	if err := out.Encode(r); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() {
+		if r.Op != "up" || out.Encode(request{Version: wireVersion, Cancel: true}) != nil {
+			c.Close()
+		}
+	})
+	defer stop()
+	in := json.NewDecoder(bufio.NewReader(c))
+	for {
+		var a answer
+		if err := in.Decode(&a); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if errors.Is(err, io.EOF) {
+				err = fmt.Errorf("its supervisor ended; the end of %s:\n  | %s", g.supervisorLog(), strings.Join(consoleTail(g.supervisorLog(), tailLines), "\n  | "))
+			}
+			return fmt.Errorf("%s: %w", g.Name, err)
+		}
+		if each != nil {
+			each(a)
+		}
+		if a.Done {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if a.Error != "" {
+				return errors.New(a.Error)
+			}
+			return nil
+		}
+	}
+}
+
+func (g *Group) supervisorLog() string { return filepath.Join(g.State, supervisorLog) }
+
+// Start starts the group's supervisor if there is none. argv is the call of
+// this program that runs [Supervise] with descriptor 3 as ready. The caller
+// holds the group's lock.
+func (g *Group) Start(ctx context.Context, argv []string) error {
+	if g.Supervised() {
+		return nil
+	}
+	log, err := os.OpenFile(g.supervisorLog(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd := exec.Command("/proc/self/exe", argv[1:]...)
+	cmd.Args = argv
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return fmt.Errorf("start the supervisor: %w", err)
+	}
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	defer context.AfterFunc(ctx, func() { r.Close() })()
+	io.Copy(io.Discard, r) // until it is ready, or has ended
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	default:
+		return nil
+	}
+	return fmt.Errorf("the supervisor ended at once: %s", strings.Join(consoleTail(g.supervisorLog(), tailLines), "; "))
+}
+
+// Bring makes the networks what they are to be and starts those of the
+// machines that do not run. It tells of networks with an empty machine.
+func (g *Group) Bring(ctx context.Context, ns *Networks, machines []*Machine, o UpOptions) error {
+	err := g.request(ctx, request{Op: "up", Up: &upRequest{ns, machines}, Patience: o.Patience}, func(a answer) {
+		switch {
+		case a.Note != "":
+			o.Note(a.Machine, a.Note)
+		case a.Ready:
+			o.Report(a.Machine)
+		}
+	})
+	if err != nil {
+		return errors.Join(err, g.settle(context.WithoutCancel(ctx)))
+	}
+	return nil
+}
+
+// Shutdown ends machines, all at once, and tells of each. The supervisor ends
+// with the last one. The caller holds the group's lock.
+func (g *Group) Shutdown(ctx context.Context, machines []string, patience time.Duration, report func(Down)) error {
+	if !g.Supervised() {
+		var errs []error
+		for _, m := range machines {
+			if err := g.clear(m); err != nil {
+				errs = append(errs, fmt.Errorf("%s/%s: %w", g.Name, m, err))
+				continue
+			}
+			report(Down{Machine: m})
+		}
+		return errors.Join(errs...)
+	}
+	err := g.request(ctx, request{Op: "down", Machines: machines, Patience: patience}, func(a answer) {
+		if a.Down != nil {
+			report(*a.Down)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return g.settle(ctx)
+}
+
+// settle waits until a supervisor without machines has ended.
+func (g *Group) settle(ctx context.Context) error {
+	for g.Supervised() {
+		names, err := g.Machines()
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			if g.alive(n) {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// Info looks how machines are.
+func (g *Group) Info(ctx context.Context, machines []string) ([]Status, error) {
+	found := make(map[string]Status)
+	if g.Supervised() {
+		err := g.request(ctx, request{Op: "status", Machines: machines}, func(a answer) {
+			if a.Status != nil {
+				found[a.Machine] = *a.Status
+			}
+		})
+		if err != nil {
+			// One that is just coming to its end takes no questions.
+			if serr := g.settle(ctx); serr != nil || g.Supervised() {
+				return nil, errors.Join(err, serr)
+			}
+		}
+	}
+	var all []Status
+	for _, m := range machines {
+		s, ok := found[m]
+		if !ok {
+			var err error
+			if s, err = g.info(ctx, m); err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// Prove tries every way of the networks with real packets.
+func (g *Group) Prove(ctx context.Context) ([]network.Proof, error) {
+	var proofs []network.Proof
+	err := g.request(ctx, request{Op: "check"}, func(a answer) { proofs = append(proofs, a.Proofs...) })
+	if errors.Is(err, errNoSupervisor) {
+		err = fmt.Errorf("%s %w (meros init %s)", g.Name, ErrNotRunning, g.Name)
+	}
+	return proofs, err
+}
+
+// Dial connects to a port of a machine.
+func (g *Group) Dial(ctx context.Context, machine string, port uint16) (net.Conn, error) {
+	f, err := g.DialFile(ctx, machine, port)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return net.FileConn(f)
+}
+
+// DialFile is [Group.Dial], as an open file.
+func (g *Group) DialFile(ctx context.Context, machine string, port uint16) (*os.File, error) {
+	c, err := g.call(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%s/%s %w (meros init %s)", g.Name, machine, ErrNotRunning, g.Name)
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	if err := json.NewEncoder(c).Encode(request{Version: wireVersion, Op: "dial", Machines: []string{machine}, Port: port}); err != nil {
+		return nil, err
+	}
+	b := make([]byte, maxPacket)
+	n, f, err := receiveFile(c, b)
+	if err != nil {
+		return nil, err
+	}
+	var a answer
+	if err := json.Unmarshal(b[:n], &a); err != nil {
+		return nil, errors.Join(err, closeIf(f))
+	}
+	if a.Error != "" || f == nil {
+		return nil, errors.Join(errors.New(a.Error), closeIf(f))
+	}
+	return f, nil
+}
+
+func closeIf(f *os.File) error {
+	if f == nil {
+		return nil
+	}
+	return f.Close()
+}

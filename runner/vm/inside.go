@@ -1,0 +1,457 @@
+package vm
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"meros/runner/network"
+	"meros/runner/qemu"
+)
+
+// insideConfig is what the inner process is told when it starts.
+type insideConfig struct {
+	Group    *Group
+	Resolver string
+}
+
+// inside is the part of a supervisor that is where the group's networks are,
+// as the first process of its own process namespace.
+type inside struct {
+	*Group
+	resolver string
+	outer    *pair
+	asking   sync.Mutex // one question at a time
+
+	mu       sync.Mutex // of what follows, and of "up" and "down"
+	networks *Networks
+	net      network.Network
+	names    map[string]*nameServer // by bridge
+	relays   map[netip.AddrPort]net.Listener
+	uplink   string
+
+	forwards sync.Map // port of the loopback by machine and port
+	clients  sync.WaitGroup
+	idle     chan struct{} // something may have come to its end
+}
+
+// SuperviseInside is the inner process: config is what [Supervise] gave it.
+func SuperviseInside(ctx context.Context, config string) error {
+	var c insideConfig
+	if err := json.Unmarshal([]byte(config), &c); err != nil {
+		return err
+	}
+	p, err := openPair(os.NewFile(3, "pair"))
+	if err != nil {
+		return err
+	}
+	l, err := net.FileListener(os.NewFile(4, "control"))
+	if err != nil {
+		return err
+	}
+	if err := mountOwn(); err != nil {
+		return err
+	}
+	s := &inside{
+		Group: c.Group, resolver: c.Resolver, outer: p, names: make(map[string]*nameServer),
+		relays: make(map[netip.AddrPort]net.Listener), idle: make(chan struct{}, 1),
+	}
+	s.Group.inside = s
+	return s.serve(ctx, l.(*net.UnixListener))
+}
+
+// mountOwn shows the namespaces' own processes and interfaces.
+func mountOwn() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make the mounts private: %w", err)
+	}
+	for kind, dir := range map[string]string{"proc": "/proc", "sysfs": "/sys"} {
+		if err := unix.Mount(kind, dir, kind, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// serve answers clients until there is no machine and no client any more.
+func (s *inside) serve(ctx context.Context, l *net.UnixListener) error {
+	signal.Ignore(unix.SIGINT, unix.SIGHUP, unix.SIGQUIT) // of a terminal: they are for the client
+	conns := make(chan *net.UnixConn)
+	go func() {
+		for {
+			c, err := l.AcceptUnix()
+			if err != nil {
+				close(conns)
+				return
+			}
+			conns <- c
+		}
+	}()
+	open := 0
+	ended := make(chan struct{})
+	begun := time.After(10 * time.Second) // nobody came
+	for {
+		select {
+		case c, ok := <-conns:
+			if !ok {
+				return errors.New("the control socket is closed")
+			}
+			open++
+			go func() { s.handle(ctx, c); c.Close(); ended <- struct{}{} }()
+			continue
+		case <-ended:
+			open--
+		case <-s.idle:
+		case <-begun:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if open == 0 && !s.anyAlive() {
+			return nil
+		}
+	}
+}
+
+func (s *inside) anyAlive() bool {
+	names, err := s.Machines()
+	return err == nil && slices.ContainsFunc(names, s.alive)
+}
+
+// handle serves one client.
+func (s *inside) handle(ctx context.Context, c *net.UnixConn) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	in := json.NewDecoder(bufio.NewReader(c))
+	var r request
+	if err := in.Decode(&r); err != nil {
+		return
+	}
+	var sending sync.Mutex
+	say := func(a answer) {
+		sending.Lock()
+		defer sending.Unlock()
+		c.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		json.NewEncoder(c).Encode(a) // a client that has gone is no reason to stop
+	}
+	var err error
+	switch {
+	case r.Version != wireVersion:
+		err = errors.New("the supervisor is of another version of meros (meros shutdown with that version, then init)")
+	case r.Op == "dial":
+		if f, derr := s.dialMachine(ctx, r.Machines[0], r.Port); derr != nil {
+			err = derr
+		} else {
+			defer f.Close()
+			b, _ := json.Marshal(answer{Done: true})
+			sendFile(c, append(b, '\n'), f)
+			return
+		}
+	case r.Op == "up" && r.Up != nil:
+		go func() {
+			var more request
+			if in.Decode(&more) == nil && more.Cancel {
+				cancel(errors.New("interrupted"))
+			}
+		}()
+		err = s.up(ctx, r, say)
+	case r.Op == "down":
+		err = s.down(ctx, r, say)
+	case r.Op == "status":
+		err = s.status(ctx, r, say)
+	case r.Op == "check":
+		err = s.check(ctx, say)
+	default:
+		err = fmt.Errorf("there is no request %q", r.Op)
+	}
+	last := answer{Done: true}
+	if err != nil {
+		last.Error = err.Error()
+	}
+	say(last)
+}
+
+// ask asks the outer process.
+func (s *inside) ask(q question, f *os.File) (reply, error) {
+	s.asking.Lock()
+	defer s.asking.Unlock()
+	var r reply
+	if err := s.outer.send(q, f); err != nil {
+		return r, fmt.Errorf("ask the supervisor's outer process: %w", err)
+	}
+	if _, err := s.outer.receive(&r); err != nil {
+		return r, fmt.Errorf("the supervisor's outer process does not answer: %w", err)
+	}
+	if r.Error != "" {
+		return r, errors.New(r.Error)
+	}
+	return r, nil
+}
+
+// up makes the networks what they are to be and starts machines.
+func (s *inside) up(ctx context.Context, r request, say func(answer)) error {
+	s.mu.Lock()
+	began, first := time.Now(), s.networks == nil
+	changes, err := s.connect(r.Up.Networks)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	took := fmt.Sprintf("%.0f ms", time.Since(began).Seconds()*1000)
+	if first {
+		if n := len(r.Up.Networks.Bridges); n > 0 {
+			say(answer{Note: fmt.Sprintf("networks are there: %d bridges, %d interfaces (%s)", n, len(r.Up.Networks.Hosts), took)})
+		}
+	} else {
+		for _, c := range changes {
+			say(answer{Note: c})
+		}
+	}
+	return s.Up(ctx, r.Up.Machines, UpOptions{
+		Patience: r.Patience,
+		Note:     func(m, text string) { say(answer{Machine: m, Note: text}) },
+		Report:   func(m string) { say(answer{Machine: m, Ready: true}) },
+	})
+}
+
+// hostPID is the number that a child has outside.
+func (s *inside) hostPID(pid int) (int, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return 0, fmt.Errorf("process %d: %w", pid, err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	r, err := s.ask(question{Op: "pid"}, f)
+	return r.PID, err
+}
+
+// connect sets up bridges, policies, name servers and ports.
+func (s *inside) connect(ns *Networks) (changes []string, err error) {
+	q := question{Op: "configure", World: ns.uplinked(), Ports: ns.Ports}
+	if _, err := s.ask(q, nil); err != nil {
+		return nil, err
+	}
+	if q.World && s.uplink == "" {
+		if s.uplink = uplinkName(); s.uplink == "" {
+			return nil, errors.New("the way to the world has no interface")
+		}
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if changes, err = s.net.Apply(ns.Bridges, s.uplink); err != nil {
+		return nil, err
+	}
+	if err := s.serveNames(ns, &changes); err != nil {
+		return nil, err
+	}
+	if err := s.relayPorts(ns); err != nil {
+		return nil, err
+	}
+	s.networks = ns
+	return changes, nil
+}
+
+// uplinkName is the interface of the default route.
+func uplinkName() string {
+	b, err := os.ReadFile("/proc/self/net/route")
+	if err != nil {
+		return ""
+	}
+	return defaultRoute(string(b))
+}
+
+// serveNames has a name server at every bridge.
+func (s *inside) serveNames(ns *Networks, changes *[]string) error {
+	keep := make(map[string]bool)
+	for _, b := range ns.Bridges {
+		keep[b.Name] = true
+		argv := dnsmasq(ns, b, s.resolver, mapsMany())
+		old := s.names[b.Name]
+		if old != nil && old.same(argv) {
+			continue
+		}
+		if old != nil {
+			old.stop()
+			*changes = append(*changes, "the name server of "+b.Name+" is started again")
+		}
+		n, err := startNameServer(argv)
+		if err != nil {
+			return fmt.Errorf("bridge %s: %w", b.Name, err)
+		}
+		s.names[b.Name] = n
+		if err := n.greet(b.Address.Addr()); err != nil {
+			return fmt.Errorf("bridge %s: %w", b.Name, err)
+		}
+	}
+	for name, n := range s.names {
+		if !keep[name] {
+			n.stop()
+			delete(s.names, name)
+		}
+	}
+	return nil
+}
+
+// relayPorts takes, at each bridge, the connections to the ports of the host
+// that machines there may reach.
+func (s *inside) relayPorts(ns *Networks) error {
+	wanted := make(map[netip.AddrPort]bool)
+	for _, b := range ns.Bridges {
+		for _, p := range b.Policy.HostPorts {
+			if p != 53 { // the name server's
+				wanted[netip.AddrPortFrom(b.Address.Addr(), p)] = true
+			}
+		}
+	}
+	for a, l := range s.relays {
+		if !wanted[a] {
+			l.Close()
+			delete(s.relays, a)
+		}
+	}
+	for a := range wanted {
+		if s.relays[a] != nil {
+			continue
+		}
+		l, err := net.Listen("tcp", a.String())
+		if err != nil {
+			return fmt.Errorf("port %d of the host: %w", a.Port(), err)
+		}
+		s.relays[a] = l
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				if f, err := c.(*net.TCPConn).File(); err == nil {
+					s.ask(question{Op: "host", Port: a.Port()}, f)
+					f.Close()
+				}
+				c.Close()
+			}
+		}()
+	}
+	return nil
+}
+
+// management is the network by which machines are reached, invalid if it is
+// QEMU's own.
+func (s *inside) management() netip.Prefix {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.networks == nil {
+		return netip.Prefix{}
+	}
+	return s.networks.management()
+}
+
+func (s *inside) down(ctx context.Context, r request, say func(answer)) error {
+	errs := make([]error, len(r.Machines))
+	var wg sync.WaitGroup
+	for i, m := range r.Machines {
+		wg.Go(func() {
+			d, err := s.shutdown(ctx, m, r.Patience)
+			if errs[i] = err; err == nil {
+				say(answer{Machine: m, Down: &d})
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (s *inside) status(ctx context.Context, r request, say func(answer)) error {
+	errs := make([]error, len(r.Machines))
+	var wg sync.WaitGroup
+	for i, m := range r.Machines {
+		wg.Go(func() {
+			st, err := s.info(ctx, m)
+			if errs[i] = err; err == nil {
+				say(answer{Machine: m, Status: &st})
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// check tries every way of the networks' matrix.
+func (s *inside) check(ctx context.Context, say func(answer)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.networks == nil {
+		return errors.New("there are no networks yet")
+	}
+	var used []netip.Addr
+	for _, h := range s.networks.Hosts {
+		used = append(used, h.Address)
+	}
+	proofs, err := network.Check(ctx, s.networks.Bridges, s.uplink, used)
+	say(answer{Proofs: proofs})
+	return err
+}
+
+// dialMachine connects to a port of a machine, whatever its networks are.
+func (s *inside) dialMachine(ctx context.Context, machine string, port uint16) (*os.File, error) {
+	local, err := s.forward(ctx, machine, port)
+	if err != nil {
+		return nil, err
+	}
+	d := net.Dialer{Timeout: 5 * time.Second}
+	c, err := d.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", local))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.(*net.TCPConn).File()
+}
+
+// forward is the port of our loopback that leads to a machine's.
+func (s *inside) forward(ctx context.Context, machine string, port uint16) (int, error) {
+	if !s.alive(machine) {
+		return 0, fmt.Errorf("%s/%s %w (meros init %s)", s.Name, machine, ErrNotRunning, s.Name)
+	}
+	r, err := s.readRecord(machine)
+	if err != nil {
+		return 0, err
+	}
+	if port == 22 {
+		return r.Port, nil
+	}
+	key := fmt.Sprintf("%s %d %d", machine, r.PID, port)
+	if p, ok := s.forwards.Load(key); ok {
+		return p.(int), nil
+	}
+	p, err := freePort()
+	if err != nil {
+		return 0, err
+	}
+	m, err := qemu.Dial(ctx, s.file(machine, socketFile))
+	if err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	var said string
+	line := fmt.Sprintf("hostfwd_add net0 tcp:127.0.0.1:%d-:%d", p, port)
+	if err := m.Execute(ctx, "human-monitor-command", map[string]string{"command-line": line}, &said); err != nil {
+		return 0, err
+	}
+	if said != "" {
+		return 0, fmt.Errorf("forward port %d of %s: %s", port, machine, said)
+	}
+	s.forwards.Store(key, p)
+	return p, nil
+}

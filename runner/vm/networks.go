@@ -1,0 +1,114 @@
+package vm
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"meros/constellations"
+	"meros/runner/network"
+)
+
+// Networks are those of a group and how its machines are in them.
+type Networks struct {
+	Domain  string // name of the constellation
+	Bridges []network.Bridge
+	Hosts   []Host
+	Ports   []Port
+}
+
+// Host is a machine's interface on a bridge.
+type Host struct {
+	Machine, Bridge, MAC string
+	Address              netip.Addr
+}
+
+// Port is a port of the host that leads to a machine.
+type Port struct {
+	Listen  netip.AddrPort
+	Machine string
+	Port    uint16
+}
+
+// String is the port as the manifest has it.
+func (p Port) String() string { return fmt.Sprintf("%s->%s:%d", p.Listen, p.Machine, p.Port) }
+
+// NewNetworks is what a manifest says of its networks. mac tells the hardware
+// address of an interface. Interfaces without an address get one that nobody
+// has, always the same.
+func NewNetworks(m *constellations.Manifest, mac func(machine string, n constellations.Network) string) (*Networks, error) {
+	ns := &Networks{Domain: m.Name}
+	for _, b := range m.Bridges {
+		if !b.AutoCreate {
+			return nil, fmt.Errorf("bridge %s: auto_create: false asks for a bridge of the host, and machines are only ever on bridges of their own (leave the key out)", b.Name)
+		}
+		bridge := network.Bridge{Name: b.Name, Address: netip.PrefixFrom(b.Host(), b.Subnet.Bits()), Policy: policy(b)}
+		taken := map[netip.Addr]bool{bridge.Address.Addr(): true}
+		for _, vm := range m.Machines {
+			for _, n := range vm.Networks {
+				if n.Bridge == b.Name {
+					taken[n.IPAddr] = true
+				}
+			}
+		}
+		next := bridge.Address.Addr()
+		for _, vm := range m.Machines {
+			for _, n := range vm.Networks {
+				if n.Bridge != b.Name {
+					continue
+				}
+				bridge.Taps = append(bridge.Taps, network.Tap{Name: n.Label})
+				h := Host{Machine: vm.Name, Bridge: b.Name, MAC: mac(vm.Name, n), Address: n.IPAddr}
+				for !h.Address.IsValid() {
+					if next = next.Next(); !b.Subnet.Contains(next.Next()) {
+						return nil, fmt.Errorf("bridge %s: %s has no address left for %s", b.Name, b.Subnet, vm.Name)
+					}
+					if !taken[next] {
+						h.Address = next
+					}
+				}
+				ns.Hosts = append(ns.Hosts, h)
+			}
+		}
+		ns.Bridges = append(ns.Bridges, bridge)
+	}
+	for _, vm := range m.Machines {
+		for _, f := range vm.Forwards {
+			ns.Ports = append(ns.Ports, Port{f.Listen, vm.Name, f.Port})
+		}
+	}
+	return ns, nil
+}
+
+func policy(b constellations.Bridge) network.Policy {
+	p := network.Policy{Allowed: b.AllowedIPs, ICMP: b.AllowICMP, Apart: b.PeersApart, Ingress: flows(b.Ingress)}
+	if b.Policy == constellations.HostAccess {
+		p.World, p.HostPorts, p.Egress = true, b.AllowedPorts, flows(b.Egress)
+	}
+	return p
+}
+
+func flows(fs []constellations.Flow) []network.Flow {
+	var all []network.Flow
+	for _, f := range fs {
+		all = append(all, network.Flow{Text: f.String(), Network: f.Network, Protocol: f.Protocol, Port: f.Port})
+	}
+	return all
+}
+
+// uplinked tells whether any machine may reach the world.
+func (ns *Networks) uplinked() bool {
+	return slices.ContainsFunc(ns.Bridges, func(b network.Bridge) bool { return b.Policy.World || len(b.Policy.Allowed) > 0 })
+}
+
+// management is a network that no bridge overlaps: the one by which the host
+// reaches each machine. Each machine has it for itself.
+func (ns *Networks) management() netip.Prefix {
+	for i := range 254 {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(2 + i), 0}), 24) // QEMU's own is 10.0.2.0/24
+		if !slices.ContainsFunc(ns.Bridges, func(b network.Bridge) bool { return b.Address.Overlaps(p) }) {
+			return p
+		}
+	}
+	return netip.MustParsePrefix("192.0.2.0/24") // of documentation, RFC 5737
+}

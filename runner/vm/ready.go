@@ -1,0 +1,134 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"meros/constellations"
+)
+
+// order lets machines wait for those they depend on.
+type order struct {
+	mu    sync.Mutex
+	state map[string]chan struct{} // closed when the machine's start has ended
+	err   map[string]error
+}
+
+func newOrder(machines []*Machine) *order {
+	o := &order{state: make(map[string]chan struct{}), err: make(map[string]error)}
+	for _, m := range machines {
+		o.state[m.Name] = make(chan struct{})
+	}
+	return o
+}
+
+// done says how a machine's start ended.
+func (o *order) done(m *Machine, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.err[m.Name] = err
+	close(o.state[m.Name])
+}
+
+// wait waits for what m depends on. Machines that are not started now are not
+// waited for.
+func (o *order) wait(ctx context.Context, m *Machine) error {
+	for _, name := range m.After {
+		c := o.state[name]
+		if c == nil {
+			continue
+		}
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		o.mu.Lock()
+		err := o.err[name]
+		o.mu.Unlock()
+		if err != nil {
+			return fmt.Errorf("not started: it depends on %s", name)
+		}
+	}
+	return nil
+}
+
+// probe tries once what shows that a machine is ready.
+func (g *Group) probe(ctx context.Context, r *running, p constellations.Probe) error {
+	if p.Exec != "" {
+		if _, err := r.host.Run(ctx, p.Exec); err != nil {
+			return err
+		}
+		return nil
+	}
+	if g.inside == nil {
+		return nil
+	}
+	local, err := g.inside.forward(ctx, r.machine.Name, p.TCP)
+	if err != nil {
+		return err
+	}
+	d := net.Dialer{Timeout: time.Second}
+	c, err := d.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", local))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	// QEMU accepts before the guest does: a connection that the guest refuses is
+	// closed at once, one that it has stays.
+	c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	if _, err := c.Read(make([]byte, 1)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("port %d: %w", p.TCP, err)
+	}
+	return nil
+}
+
+// probeName is a probe as an error calls it.
+func probeName(p constellations.Probe) string {
+	if p.Exec != "" {
+		return fmt.Sprintf("%q", p.Exec)
+	}
+	return fmt.Sprintf("port %d", p.TCP)
+}
+
+// checkMemory refuses what the host cannot hold.
+func checkMemory(machines []*Machine) error {
+	var want int64
+	for _, m := range machines {
+		want += m.Memory
+	}
+	have, err := availableMemory()
+	if err != nil || want <= have {
+		return nil // where it is not known, the kernel decides
+	}
+	return fmt.Errorf("the machines are to have %d MiB of memory, and the host has %d MiB to give (less \"memory:\", or fewer machines at a time: meros init CONSTELLATION MACHINE)", want>>20, have>>20)
+}
+
+// availableMemory is what programs can get, proc_meminfo(5), bytes.
+func availableMemory() (int64, error) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 3 && (f[0] == "MemAvailable:" || f[0] == "SwapFree:") {
+			n, err := strconv.ParseInt(f[1], 10, 64)
+			if err != nil {
+				return 0, err
+			}
+			sum += n << 10
+		}
+	}
+	if sum == 0 {
+		return 0, errors.New("/proc/meminfo does not say")
+	}
+	return sum, nil
+}
