@@ -100,10 +100,17 @@ type cli struct {
 
 	KernelBuild kernelBuildCmd `cmd:"" help:"Build a Linux kernel."`
 	Build       buildCmd       `cmd:"" help:"Build the images of a constellation."`
-	Init        initCmd        `cmd:"" help:"Boot a constellation, building what is missing, and wait until ssh answers."`
+	Init        initCmd        `cmd:"" aliases:"up" help:"Boot a constellation, building what is missing, and wait until ssh answers."`
 	Connect     connectCmd     `cmd:"" help:"Open a shell on a machine, or run a command there."`
-	Info        infoCmd        `cmd:"" help:"Show how the machines of a constellation are."`
-	Shutdown    shutdownCmd    `cmd:"" help:"Shut down a constellation's machines."`
+	Push        pushCmd        `cmd:"" help:"Copy files into a machine."`
+	Pull        pullCmd        `cmd:"" help:"Copy files out of a machine."`
+	Info        infoCmd        `cmd:"" aliases:"ps" help:"Show how the machines of a constellation are, or of all."`
+	Shutdown    shutdownCmd    `cmd:"" aliases:"down" help:"Shut down a constellation's machines."`
+	Restart     restartCmd     `cmd:"" help:"Shut down machines and start them with the disks they had."`
+	Reset       resetCmd       `cmd:"" help:"Shut down machines and start them from their images."`
+	Logs        logsCmd        `cmd:"" help:"Show what machines wrote to their consoles."`
+	Console     consoleCmd     `cmd:"" help:"Use a machine's serial console."`
+	SSHConfig   sshConfigCmd   `cmd:"" name:"ssh-config" help:"Print a configuration of ssh for the machines."`
 	Lock        lockCmd        `cmd:"" help:"Pin the packages of a constellation in meros.lock, if they are not."`
 	Update      updateCmd      `cmd:"" help:"Pin the packages anew, at what the archive has now."`
 	Kernel      kernelCmd      `cmd:"" help:"Look at kernels."`

@@ -81,6 +81,21 @@ func (u *ui) note(format string, a ...any) {
 	u.print(fmt.Sprintf(format, a...))
 }
 
+// transient shows a line that the next one replaces, where that can be.
+func (u *ui) transient(line string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.mode != "tty" || time.Since(u.drawnAt) < redraw {
+		return
+	}
+	u.erase()
+	if r := []rune(line); len(r) >= u.width() {
+		line = string(r[:u.width()-1])
+	}
+	fmt.Fprintln(u.err, line)
+	u.drawn, u.drawnAt = 1, time.Now()
+}
+
 func (u *ui) print(line string) {
 	if u.mode == "json" {
 		json.NewEncoder(u.err).Encode(map[string]string{"event": "note", "text": line})

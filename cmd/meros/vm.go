@@ -25,6 +25,8 @@ type initCmd struct {
 	Wait          time.Duration `default:"5m" help:"Longest a machine may take until ssh answers."`
 	Locked        bool          `help:"Fail instead of changing meros.lock."`
 	Timeout       time.Duration `help:"Longest time one hook may take."`
+
+	again vm.Again
 }
 
 // Run implements the verb.
@@ -58,6 +60,9 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 		if len(m.Disks) > 0 {
 			e.ui.note("%s/%s: its disks beyond the first are not made by this version of meros", m.Constellation, m.Name)
 		}
+	}
+	for _, m := range machines {
+		m.Again = c.again
 	}
 	networks, err := newNetworks(done.manifest)
 	if err != nil {
@@ -131,6 +136,7 @@ func managementMAC(constellation, machine string) string {
 type connectCmd struct {
 	Constellation string   `arg:"" help:"Name of the constellation."`
 	Machine       string   `arg:"" help:"Name of the machine."`
+	Agent         bool     `short:"A" help:"Let the machine use your ssh agent."`
 	Command       []string `arg:"" optional:"" passthrough:"" help:"What to run there, after --: one word is a line for the shell, several are kept as they are. Its exit status becomes that of meros."`
 }
 
@@ -147,11 +153,15 @@ func (c *connectCmd) Run(e *env) error {
 	if len(command) > 0 && command[0] == "--" {
 		command = command[1:]
 	}
+	var more []string
+	if c.Agent {
+		more = []string{"-A", "-o", "IdentityAgent=SSH_AUTH_SOCK"}
+	}
 	through, err := proxy(e, m.Name, c.Machine)
 	if err != nil {
 		return err
 	}
-	argv, err := group(e, m.Name).ConnectArgv(c.Machine, through, command)
+	argv, err := group(e, m.Name).ConnectArgv(c.Machine, through, more, command)
 	if err != nil {
 		return err
 	}
@@ -164,24 +174,39 @@ func (c *connectCmd) Run(e *env) error {
 }
 
 type infoCmd struct {
-	Constellation string `arg:"" help:"Name of the constellation."`
+	Constellation string `arg:"" optional:"" help:"Name of the constellation; default: all."`
 	JSON          bool   `name:"json" help:"Print a JSON array of objects."`
 }
 
 // Run implements the verb.
 func (c *infoCmd) Run(e *env) error {
-	m, err := constellations.Find(e.root, c.Constellation)
-	if err != nil {
-		return usageIfMissing(err)
+	which := []string{c.Constellation}
+	if c.Constellation == "" {
+		var err error
+		if which, err = constellations.List(e.root); err != nil {
+			return err
+		}
 	}
-	g := group(e, m.Name)
-	machines, err := withForgotten(m, g, nil)
-	if err != nil {
-		return err
-	}
-	all, err := g.Info(e.ctx, names(machines))
-	if err != nil {
-		return err
+	var all []vm.Status
+	var machines []*constellations.Machine
+	for _, name := range which {
+		m, err := constellations.Find(e.root, name)
+		if err != nil {
+			return usageIfMissing(err)
+		}
+		g := group(e, m.Name)
+		ms, err := withForgotten(m, g, nil)
+		if err != nil {
+			return err
+		}
+		ss, err := g.Info(e.ctx, names(ms))
+		if err != nil {
+			return err
+		}
+		for i := range ss {
+			ss[i].Constellation = m.Name
+		}
+		all, machines = append(all, ss...), append(machines, ms...)
 	}
 	if c.JSON {
 		b, err := json.MarshalIndent(all, "", "  ")
@@ -192,7 +217,11 @@ func (c *infoCmd) Run(e *env) error {
 		return nil
 	}
 	for i, s := range all {
-		e.ui.say("%-15s %-12s %s", s.Machine, s.State, describe(machines[i], s))
+		name := s.Machine
+		if c.Constellation == "" {
+			name = s.Constellation + "/" + s.Machine
+		}
+		e.ui.say("%-15s %-12s %s", name, s.State, describe(machines[i], s))
 		for _, l := range s.Tail {
 			e.ui.say("  | %s", printable(l))
 		}
@@ -323,7 +352,7 @@ func (c *demoCmd) Run(e *env) error {
 		if err != nil {
 			return err
 		}
-		argv, err := g.ConnectArgv(vmachine.Name, through, []string{"uname -a"})
+		argv, err := g.ConnectArgv(vmachine.Name, through, nil, []string{"uname -a"})
 		if err != nil {
 			return err
 		}

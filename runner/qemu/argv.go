@@ -26,6 +26,8 @@ type Machine struct {
 	Append  string     // kernel command line, besides the console and the root
 	Disks   [][]string // each a chain of qcow2 files, the writable one first
 	Console string     // file that the serial console is logged to
+	Serial  string     // unix socket of the serial console, or ""
+	Once    bool       // a reboot ends it
 	QMP     string     // unix socket of the machine protocol
 	PIDFile string     // QEMU removes it when it ends in order
 	Network Network
@@ -76,7 +78,10 @@ func (m Machine) Argv() ([]string, error) {
 		return nil, errors.New("a machine needs a disk")
 	}
 	argv := []string{
-		"qemu-system-" + m.Arch, "-nodefaults", "-no-user-config", "-no-reboot", "-name", m.Name, "-machine", b.machine,
+		"qemu-system-" + m.Arch, "-nodefaults", "-no-user-config", "-name", m.Name, "-machine", b.machine,
+	}
+	if m.Once {
+		argv = append(argv, "-no-reboot")
 	}
 	if m.Display {
 		argv = append(argv, "-device", "virtio-vga", "-device", "qemu-xhci", "-device", "usb-tablet", "-device", "usb-kbd")
@@ -91,8 +96,12 @@ func (m Machine) Argv() ([]string, error) {
 			argv = append(argv, "-initrd", m.Initrd)
 		}
 	}
+	console := "file,id=console,append=on,path=" + escape(m.Console)
+	if m.Serial != "" {
+		console = "socket,id=console,server=on,wait=off,path=" + escape(m.Serial) + ",logappend=on,logfile=" + escape(m.Console)
+	}
 	argv = append(argv,
-		"-chardev", "file,id=console,append=on,path="+escape(m.Console), "-serial", "chardev:console",
+		"-chardev", console, "-serial", "chardev:console",
 		"-chardev", "socket,id=qmp,server=on,wait=off,path="+escape(m.QMP), "-mon", "chardev=qmp,mode=control")
 	if m.PIDFile != "" {
 		argv = append(argv, "-pidfile", m.PIDFile)

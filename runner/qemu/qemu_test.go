@@ -31,7 +31,7 @@ func TestArgv(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-name", "web", "-machine", "q35", "-display", "none", "-accel", "tcg",
+		"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-name", "web", "-machine", "q35", "-display", "none", "-accel", "tcg",
 		"-m", "1024", "-smp", "2", "-kernel", "/k", "-append", "console=ttyS0 root=/dev/vda1 rw", "-initrd", "/i",
 		"-chardev", "file,id=console,append=on,path=con,,sole", "-serial", "chardev:console",
 		"-chardev", "socket,id=qmp,server=on,wait=off,path=qmp", "-mon", "chardev=qmp,mode=control", "-pidfile", "pid",

@@ -10,37 +10,60 @@ func (h *Host) KnownHost() []byte {
 	return fmt.Appendf(nil, "%s %s", h.Name, h.HostKey.Public())
 }
 
-// Argv is a call of ssh(1) that takes nothing from the user's configuration.
-// knownHosts holds the line of [Host.KnownHost]. One word of command is a
-// line for the remote shell, several are an argument vector, kept as it is.
-// proxy is the argument vector of a program that hands its standard output a
-// connection to the host, ProxyUseFdpass in ssh_config(5).
-func (h *Host) Argv(knownHosts string, proxy, command []string) []string {
-	argv := []string{"ssh", "-F", "none"}
-	for _, o := range [][2]string{
+// options are what ssh(1) is told of the host, ssh_config(5), and nothing that
+// the user's configuration says. proxy is the argument vector of a program that
+// hands its standard output a connection to the host, ProxyUseFdpass.
+func (h *Host) options(knownHosts string, proxy []string) [][2]string {
+	all := [][2]string{
 		{"IdentityFile", h.Key.File}, {"IdentitiesOnly", "yes"}, {"IdentityAgent", "none"}, {"PreferredAuthentications", "publickey"},
 		{"UserKnownHostsFile", knownHosts}, {"GlobalKnownHostsFile", "none"}, {"StrictHostKeyChecking", "yes"}, {"HostKeyAlias", h.Name},
 		{"CheckHostIP", "no"}, {"UpdateHostKeys", "no"}, {"LogLevel", "ERROR"}, {"ConnectTimeout", "20"}, {"ServerAliveInterval", "15"},
 		{"ControlPath", "none"}, {"ForwardAgent", "no"}, {"ForwardX11", "no"}, {"ProxyUseFdpass", "yes"},
-	} {
-		value := o[1]
-		if strings.ContainsAny(value, " \t") {
-			value = `"` + value + `"` // ssh_config(5)
-		}
-		argv = append(argv, "-o", o[0]+"="+strings.ReplaceAll(value, "%", "%%"))
 	}
-	argv = append(argv, "-o", "ProxyCommand="+strings.ReplaceAll(line(proxy), "%", "%%"), h.User+"@"+h.Name)
+	for i, o := range all {
+		if strings.ContainsAny(o[1], " \t") {
+			all[i][1] = `"` + o[1] + `"`
+		}
+	}
+	all = append(all, [2]string{"ProxyCommand", Line(proxy)})
+	for i := range all {
+		all[i][1] = strings.ReplaceAll(all[i][1], "%", "%%")
+	}
+	return all
+}
+
+// Config is the host's part of an ssh_config(5), for commands such as
+// ssh -F FILE NAME, scp and rsync.
+func (h *Host) Config(knownHosts string, proxy []string) string {
+	short, _, _ := strings.Cut(h.Name, ".")
+	text := fmt.Sprintf("Host %s %s\n  User %s\n", h.Name, short, h.User)
+	for _, o := range h.options(knownHosts, proxy) {
+		text += "  " + o[0] + " " + o[1] + "\n"
+	}
+	return text
+}
+
+// Argv is a call of ssh(1) that takes nothing from the user's configuration.
+// knownHosts holds the line of [Host.KnownHost]. One word of command is a
+// line for the remote shell, several are an argument vector, kept as it is.
+// more are options of ssh that count more than its own.
+func (h *Host) Argv(knownHosts string, proxy, more, command []string) []string {
+	argv := append([]string{"ssh", "-F", "none"}, more...) // the first of two values is taken
+	for _, o := range h.options(knownHosts, proxy) {
+		argv = append(argv, "-o", o[0]+"="+o[1])
+	}
+	argv = append(argv, h.User+"@"+h.Name)
 	switch len(command) {
 	case 0:
 		return argv
 	case 1:
 		return append(argv, "--", command[0])
 	}
-	return append(argv, "--", line(command))
+	return append(argv, "--", Line(command))
 }
 
-// line is an argument vector as a line of a POSIX shell.
-func line(argv []string) string {
+// Line is an argument vector as a line of a POSIX shell.
+func Line(argv []string) string {
 	words := make([]string, len(argv))
 	for i, w := range argv {
 		words[i] = Quote(w)

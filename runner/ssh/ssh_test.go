@@ -88,7 +88,7 @@ func TestArgv(t *testing.T) {
 		{[]string{"echo $HOME | wc"}, []string{"root@m.lab", "--", "echo $HOME | wc"}},
 		{[]string{"echo", "$HOME", "a'b"}, []string{"root@m.lab", "--", `echo '$HOME' 'a'\''b'`}},
 	} {
-		argv := h.Argv("/a path/known", []string{"/a b/meros", "nc", "100%"}, test.command)
+		argv := h.Argv("/a path/known", []string{"/a b/meros", "nc", "100%"}, []string{"-A"}, test.command)
 		all := strings.Join(argv, "\x00")
 		if !strings.HasSuffix(all, strings.Join(test.end, "\x00")) || !strings.Contains(all, "\x00ProxyCommand='/a b/meros' nc 100%%\x00") {
 			t.Errorf("%q", argv)
@@ -96,7 +96,7 @@ func TestArgv(t *testing.T) {
 	}
 	// ssh(1) itself understands them.
 	lab.Need(t, "ssh")
-	argv := h.Argv("/a path/known%hosts", []string{"meros"}, nil)
+	argv := h.Argv("/a path/known%hosts", []string{"meros"}, nil, nil)
 	out, err := exec.Command("ssh", append([]string{"-G"}, argv[1:]...)...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)

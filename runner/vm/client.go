@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	cryptossh "golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"meros/runner/network"
@@ -211,6 +212,9 @@ func (g *Group) Info(ctx context.Context, machines []string) ([]Status, error) {
 	for _, m := range machines {
 		s, ok := found[m]
 		if !ok {
+			// A supervisor that was killed takes its machines with it in a moment.
+			for end := time.Now().Add(5 * time.Second); g.alive(m) && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			}
 			var err error
 			if s, err = g.info(ctx, m); err != nil {
 				return nil, err
@@ -272,4 +276,21 @@ func closeIf(f *os.File) error {
 		return nil
 	}
 	return f.Close()
+}
+
+// Login logs in to a machine.
+func (g *Group) Login(ctx context.Context, machine string) (*cryptossh.Client, error) {
+	if !g.alive(machine) {
+		return nil, fmt.Errorf("%s/%s %w (meros init %s)", g.Name, machine, ErrNotRunning, g.Name)
+	}
+	r, err := g.readRecord(machine)
+	if err != nil {
+		return nil, err
+	}
+	h, err := g.host(machine, r.User, 0)
+	if err != nil {
+		return nil, err
+	}
+	h.Dial = func(ctx context.Context) (net.Conn, error) { return g.Dial(ctx, machine, 22) }
+	return h.Connect(ctx)
 }

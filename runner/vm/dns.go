@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"meros/runner/network"
 )
 
@@ -79,7 +77,6 @@ func startNameServer(argv []string) (*nameServer, error) {
 	n.cmd = exec.Command(argv[0], argv[1:]...)
 	n.cmd.Stdout, n.cmd.Stderr = &n.log, &n.log
 	n.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	n.cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	path, err := lookPath(argv[0])
 	if err != nil {
 		return nil, errors.New("dnsmasq is not installed, which gives machines their addresses and names (Debian: apt install dnsmasq-base)")

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -22,20 +24,24 @@ const (
 
 // Status is what is known of a machine.
 type Status struct {
-	Machine string    `json:"machine"`
-	State   State     `json:"state"`
-	PID     int       `json:"pid,omitempty"`
-	Exit    string    `json:"exit,omitempty"` // of a crashed machine: how its process ended
-	User    string    `json:"user,omitempty"` // who logs in
-	Started time.Time `json:"started,omitzero"`
-	Ready   float64   `json:"ready_seconds,omitempty"` // from start to the first login
-	Accel   string    `json:"accel,omitempty"`
-	Memory  int64     `json:"memory,omitempty"` // bytes
-	CPUs    int       `json:"cpus,omitempty"`
-	Image   string    `json:"image,omitempty"`
-	Console string    `json:"console,omitempty"` // file
-	Tail    []string  `json:"console_tail,omitempty"`
+	Constellation string    `json:"constellation,omitempty"`
+	Machine       string    `json:"machine"`
+	State         State     `json:"state"`
+	PID           int       `json:"pid,omitempty"`
+	Exit          string    `json:"exit,omitempty"` // of a crashed machine: how its process ended
+	User          string    `json:"user,omitempty"` // who logs in
+	Started       time.Time `json:"started,omitzero"`
+	Ready         float64   `json:"ready_seconds,omitempty"` // from start to the first login
+	Accel         string    `json:"accel,omitempty"`
+	Memory        int64     `json:"memory,omitempty"` // bytes
+	CPUs          int       `json:"cpus,omitempty"`
+	Image         string    `json:"image,omitempty"`
+	Console       string    `json:"console,omitempty"` // file
+	Tail          []string  `json:"console_tail,omitempty"`
 }
+
+// bannerPatience is how long a guest that computes may take to greet.
+const bannerPatience = 3 * time.Second
 
 // info looks how a machine is: it asks the process and, where that can be
 // reached, the guest's sshd.
@@ -69,7 +75,11 @@ func (g *Group) info(ctx context.Context, machine string) (Status, error) {
 	if err != nil {
 		return s, err
 	}
-	_, err = h.Banner(ctx)
+	for end := time.Now().Add(bannerPatience); ; {
+		if _, err = h.Banner(ctx); err == nil || time.Now().After(end) || ctx.Err() != nil {
+			break
+		}
+	}
 	switch {
 	case err == nil:
 		s.State = Ready
@@ -81,13 +91,48 @@ func (g *Group) info(ctx context.Context, machine string) (Status, error) {
 	return s, nil
 }
 
+// DialConsole connects to the machine's serial line, which serves one at a
+// time.
+func (g *Group) DialConsole(ctx context.Context, machine string) (net.Conn, error) {
+	if !g.alive(machine) {
+		return nil, fmt.Errorf("%s/%s %w (meros init %s)", g.Name, machine, ErrNotRunning, g.Name)
+	}
+	address, done, err := socketAddress(g.file(machine, serialFile))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", address)
+	if err != nil {
+		return nil, fmt.Errorf("the console of %s/%s: %w", g.Name, machine, errors.Unwrap(err))
+	}
+	return c, nil
+}
+
+// SSHConfig is a machine's part of an ssh_config(5), whether it runs or not.
+func (g *Group) SSHConfig(machine, user string, proxy []string) (string, error) {
+	h, err := g.host(machine, user, 0)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(g.dir(machine), 0o700); err != nil {
+		return "", err
+	}
+	known := filepath.Join(g.Keys, machine, knownFile)
+	if err := os.WriteFile(known, h.KnownHost(), 0o600); err != nil {
+		return "", err
+	}
+	return h.Config(known, proxy), nil
+}
+
 // ErrNotRunning is what there is to say of a machine that is not there.
 var ErrNotRunning = errors.New("is not running")
 
 // ConnectArgv is the call of ssh(1) that opens a shell on the machine, or
 // runs a command there. proxy is the call of this program that connects its
-// standard input and output to the machine's port 22.
-func (g *Group) ConnectArgv(machine string, proxy, command []string) ([]string, error) {
+// standard input and output to the machine's port 22, more are options of ssh.
+func (g *Group) ConnectArgv(machine string, proxy, more, command []string) ([]string, error) {
 	if !g.alive(machine) {
 		return nil, fmt.Errorf("%s/%s %w (meros init %s)", g.Name, machine, ErrNotRunning, g.Name)
 	}
@@ -99,5 +144,5 @@ func (g *Group) ConnectArgv(machine string, proxy, command []string) ([]string, 
 	if err != nil {
 		return nil, err
 	}
-	return h.Argv(g.file(machine, knownFile), proxy, command), nil
+	return h.Argv(g.file(machine, knownFile), proxy, more, command), nil
 }

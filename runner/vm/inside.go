@@ -42,8 +42,7 @@ type inside struct {
 	relays   map[netip.AddrPort]net.Listener
 	uplink   string
 
-	forwards sync.Map // port of the loopback by machine and port
-	clients  sync.WaitGroup
+	forwards sync.Map      // port of the loopback by machine and port
 	idle     chan struct{} // something may have come to its end
 }
 

@@ -47,7 +47,17 @@ type Machine struct {
 	NICs    []NIC
 	After   []string               // machines that are ready before this one starts
 	Ready   []constellations.Probe // what makes it ready besides ssh
+	Again   Again                  // what is done first if it runs
 }
+
+// Again says what is done with a machine that runs when it is brought up.
+type Again string
+
+const (
+	Leave   Again = ""        // it goes on
+	Restart Again = "restart" // it is shut down and started with the disk it had
+	Reset   Again = "reset"   // it is shut down and started from its image
+)
 
 // NIC is an interface of a machine on a bridge.
 type NIC struct{ Tap, Model, MAC string }
@@ -67,10 +77,12 @@ const (
 	recordFile  = "machine.json"
 	lockFile    = "lock"
 	diskFile    = "disk.qcow2"
+	keptDisk    = "disk.kept.qcow2" // disk.qcow2 while a machine is started again
 	initrdFile  = "initrd"
 	consoleFile = "console.log"
 	qemuLogFile = "qemu.log"
 	socketFile  = "qmp.sock"
+	serialFile  = "serial.sock"
 	knownFile   = "known_hosts"
 	pidFile     = "qemu.pid"
 )
@@ -155,7 +167,10 @@ func (g *Group) argv(m *Machine, accel []string, port int) ([]string, error) {
 	for i, n := range m.NICs {
 		q.NICs = append(q.NICs, qemu.NIC{FD: firstFD + 1 + i, Model: n.Model, MAC: n.MAC})
 	}
-	if g.inside != nil {
+	if g.inside == nil {
+		q.Once = true
+	} else {
+		q.Serial = serialFile
 		if subnet := g.inside.management(); subnet.IsValid() {
 			q.Network.Subnet = subnet.String()
 		}

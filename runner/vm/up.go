@@ -77,6 +77,9 @@ func (g *Group) Up(ctx context.Context, machines []*Machine, o UpOptions) error 
 }
 
 func (g *Group) up(ctx context.Context, m *Machine, o UpOptions) error {
+	if err := g.again(ctx, m, o); err != nil {
+		return err
+	}
 	if g.alive(m.Name) {
 		r, err := g.readRecord(m.Name)
 		if err != nil {
@@ -106,6 +109,43 @@ func (g *Group) up(ctx context.Context, m *Machine, o UpOptions) error {
 	}
 	return err
 }
+
+// again ends the machine if it is to be started anew, and keeps its disk if it
+// is to have that again.
+func (g *Group) again(ctx context.Context, m *Machine, o UpOptions) error {
+	kept := g.file(m.Name, keptDisk)
+	if err := os.Remove(kept); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err // of a start that was broken off
+	}
+	if m.Again == Leave {
+		return nil
+	}
+	r, err := g.readRecord(m.Name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if m.Again == Restart {
+		if r.Image != filepath.Base(m.Images[0]) {
+			return fmt.Errorf("its disk is from another image than the one that is built now (meros reset %s %s starts it from that)", g.Name, m.Name)
+		}
+		// A second name, which the end of the machine does not remove.
+		if err := os.Link(g.file(m.Name, diskFile), kept); err != nil {
+			return err
+		}
+	}
+	d, err := g.shutdown(ctx, m.Name, downPatience)
+	if err == nil && d.Way != "" {
+		o.Note(m.Name, fmt.Sprintf("is down (%s, %.1f s)", d.Way, d.Took.Seconds()))
+	}
+	return err
+}
+
+// downPatience is how long a machine that is started again may take to go down
+// by each of the gentle ways.
+const downPatience = time.Minute
 
 // start prepares the machine's directory and starts QEMU.
 func (g *Group) start(ctx context.Context, m *Machine) (*running, error) {
@@ -156,7 +196,7 @@ func (g *Group) startLocked(ctx context.Context, m *Machine, accel []string, loc
 // clear removes what an ended run left, except the console log.
 func (g *Group) clear(machine string) error {
 	// The record last: without it nobody would look for the rest.
-	for _, f := range []string{diskFile, initrdFile, socketFile, knownFile, pidFile, recordFile} {
+	for _, f := range []string{diskFile, initrdFile, socketFile, serialFile, knownFile, pidFile, recordFile} {
 		if err := os.Remove(g.file(machine, f)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -166,11 +206,16 @@ func (g *Group) clear(machine string) error {
 
 // prepare makes the machine's own disk and initrd.
 func (g *Group) prepare(m *Machine, h *ssh.Host) error {
-	disk, err := os.OpenFile(g.file(m.Name, diskFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(image.Overlay(disk, m.Images[0]), disk.Close()); err != nil {
+	kept := g.file(m.Name, keptDisk)
+	if err := os.Rename(kept, g.file(m.Name, diskFile)); errors.Is(err, os.ErrNotExist) {
+		disk, err := os.OpenFile(g.file(m.Name, diskFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(image.Overlay(disk, m.Images[0]), disk.Close()); err != nil {
+			return err
+		}
+	} else if err != nil {
 		return err
 	}
 	files, err := g.secrets(m, h)

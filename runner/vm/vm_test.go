@@ -91,7 +91,7 @@ func TestAlive(t *testing.T) {
 	if !g.alive("m") {
 		t.Error("it does not live although its process does")
 	}
-	if _, err := g.ConnectArgv("m", nil, nil); err == nil {
+	if _, err := g.ConnectArgv("m", nil, nil, nil); err == nil {
 		t.Error("a machine without a record can be connected to")
 	}
 	cmd.Process.Kill()
@@ -99,7 +99,7 @@ func TestAlive(t *testing.T) {
 	if g.alive("m") {
 		t.Error("it lives although its process is dead")
 	}
-	if _, err := g.ConnectArgv("m", nil, nil); !errors.Is(err, ErrNotRunning) {
+	if _, err := g.ConnectArgv("m", nil, nil, nil); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("%v", err)
 	}
 }

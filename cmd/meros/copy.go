@@ -1,0 +1,375 @@
+package main
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	cryptossh "golang.org/x/crypto/ssh"
+
+	"meros/constellations"
+	"meros/runner/layer"
+	"meros/runner/ssh"
+)
+
+// exchangeDir is where copies go if nothing else is said: in the home directory of
+// who logs in, and here.
+const exchangeDir = "mos-shared"
+
+// copied counts what was copied.
+type copied struct {
+	ui    *ui
+	what  string
+	total int64 // bytes, 0 if that is not known
+	done  int64
+	began time.Time
+}
+
+// Write implements io.Writer: it only looks.
+func (c *copied) Write(b []byte) (int, error) {
+	c.done += int64(len(b))
+	of := ""
+	if c.total > 0 {
+		of = " of " + bytesText(c.total)
+	}
+	c.ui.transient(fmt.Sprintf("%s: %s%s, %s/s", c.what, bytesText(c.done), of, bytesText(c.rate())))
+	return len(b), nil
+}
+
+func (c *copied) rate() int64 {
+	return int64(float64(c.done) / max(time.Since(c.began).Seconds(), 0.001))
+}
+
+func (c *copied) say() {
+	c.ui.note("%s: %s in %s, %s/s", c.what, bytesText(c.done), seconds(time.Since(c.began)), bytesText(c.rate()))
+}
+
+// split takes SRC... [DEST]: of several words the last one is where to.
+func split(words []string) (from []string, to string) {
+	if len(words) == 1 {
+		return words, exchangeDir
+	}
+	return words[:len(words)-1], words[len(words)-1]
+}
+
+// login is a session with a machine.
+func login(e *env, constellation, machine string) (*cryptossh.Client, *cryptossh.Session, error) {
+	m, err := constellations.Find(e.root, constellation)
+	if err != nil {
+		return nil, nil, usageIfMissing(err)
+	}
+	if _, err := selectMachines(m, []string{machine}); err != nil {
+		return nil, nil, err
+	}
+	client, err := group(e, m.Name).Login(e.ctx, machine)
+	if err != nil {
+		return nil, nil, err
+	}
+	context.AfterFunc(e.ctx, func() { client.Close() })
+	s, err := client.NewSession()
+	if err != nil {
+		client.Close()
+		return nil, nil, err
+	}
+	return client, s, nil
+}
+
+type pushCmd struct {
+	Constellation string   `arg:"" help:"Name of the constellation."`
+	Machine       string   `arg:"" help:"Name of the machine."`
+	Files         []string `arg:"" name:"src" help:"Files and directories to copy; of several the last one is the directory there (default: mos-shared in the home directory)."`
+}
+
+// unpack is what runs in the machine. Files get their names there when they
+// are whole: they are unpacked beside the directory's content, and then linked
+// into it. It begins by telling which tar it has.
+const unpack = `set -e
+if tar --version 2>/dev/null | grep -q GNU; then echo gnu; else echo other; fi
+mkdir -p -- "$DEST"
+cd -- "$DEST"
+t=$(mktemp -d ./.meros-XXXXXX)
+trap 'rm -rf -- "$t"' EXIT
+trap 'exit 1' HUP INT TERM PIPE
+tar -x -p -o -f - -C "$t"
+test -e "$t/.meros-whole" || { echo "the copy was broken off" >&2; exit 1; }
+rm -- "$t/.meros-whole"
+trap '' HUP INT TERM PIPE
+for f in "$t"/* "$t"/.[!.]* "$t"/..?*; do
+	if test -e "$f" || test -L "$f"; then
+		if cp --help 2>&1 | grep -q remove-destination; then cp -al --remove-destination -- "$f" .; else cp -alf -- "$f" .; fi
+	fi
+done
+`
+
+// whole is the last member of the archive: without it the copy was broken off.
+const whole = ".meros-whole"
+
+// Run implements the verb.
+func (c *pushCmd) Run(e *env) error {
+	from, to := split(c.Files)
+	p, err := newPush(from)
+	if err != nil {
+		return usageError{err}
+	}
+	client, s, err := login(e, c.Constellation, c.Machine)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	said := new(strings.Builder)
+	s.Stderr = said
+	in, err := s.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := s.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := s.Start("DEST=" + ssh.Quote(to) + "\n" + unpack); err != nil {
+		return err
+	}
+	kind, _ := bufio.NewReader(out).ReadString('\n')
+	count := &copied{ui: e.ui, what: "push " + c.Constellation + "/" + c.Machine, total: p.size, began: time.Now()}
+	err = p.send(e.ctx, in, kind == "gnu\n", count)
+	in.Close()
+	if werr := s.Wait(); werr != nil {
+		if e.ctx.Err() != nil {
+			return context.Cause(e.ctx)
+		}
+		return fmt.Errorf("copy into %s/%s:%s: %w: %s", c.Constellation, c.Machine, to, werr, strings.TrimSpace(printable(said.String())))
+	}
+	if err != nil {
+		return err
+	}
+	count.say()
+	return nil
+}
+
+// push is what to send: a name in a directory, for each of the sources.
+type push struct {
+	dirs, names []string
+	size        int64 // bytes of regular files
+}
+
+func newPush(sources []string) (*push, error) {
+	p := new(push)
+	seen := make(map[string]string)
+	for _, src := range sources {
+		abs, err := filepath.Abs(src)
+		if err != nil {
+			return nil, err
+		}
+		dir, name := filepath.Split(abs)
+		if name == "" {
+			return nil, fmt.Errorf("%s: the whole file system cannot be copied", src)
+		}
+		if other, ok := seen[name]; ok {
+			return nil, fmt.Errorf("%s and %s have the same name", other, src)
+		}
+		seen[name] = src
+		err = filepath.WalkDir(abs, func(file string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			if fi, err := d.Info(); err == nil && fi.Mode().IsRegular() {
+				p.size += fi.Size()
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.dirs, p.names = append(p.dirs, dir), append(p.names, name)
+	}
+	return p, nil
+}
+
+// send writes the archive: tar(1) knows where files have holes.
+func (p *push) send(ctx context.Context, w io.Writer, gnu bool, count *copied) error {
+	mark, err := os.MkdirTemp("", "meros-push-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(mark)
+	if err := os.WriteFile(filepath.Join(mark, whole), nil, 0o600); err != nil {
+		return err
+	}
+	argv := []string{"--create", "--file=-", "--format=pax", "--numeric-owner"}
+	if gnu {
+		argv = append(argv, "--sparse")
+	}
+	for i := range p.dirs {
+		argv = append(argv, "--directory="+p.dirs[i], "--add-file="+p.names[i])
+	}
+	argv = append(argv, "--directory="+mark, "--add-file="+whole)
+	cmd := exec.CommandContext(ctx, "tar", argv...)
+	cmd.Stdout = io.MultiWriter(w, count)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("tar: %w: %s", err, strings.TrimSpace(said.String()))
+	}
+	return nil
+}
+
+type pullCmd struct {
+	Constellation string   `arg:"" help:"Name of the constellation."`
+	Machine       string   `arg:"" help:"Name of the machine."`
+	Files         []string `arg:"" name:"src" help:"Files and directories there, relative to mos-shared in the home directory; of several the last one is the directory here (default: mos-shared)."`
+}
+
+// Run implements the verb.
+func (c *pullCmd) Run(e *env) error {
+	from, to := split(c.Files)
+	client, s, err := login(e, c.Constellation, c.Machine)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	said := new(strings.Builder)
+	s.Stderr = said
+	out, err := s.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	line := "set -e; s=; if tar --version 2>/dev/null | grep -q GNU; then s=-S; fi\nexec tar -c $s -f -"
+	for _, src := range from {
+		dir, name := path.Split(path.Clean(src))
+		if name == "" {
+			name = "."
+		}
+		if !path.IsAbs(dir) {
+			line += ` -C "$HOME"/` + ssh.Quote(path.Join(exchangeDir, dir))
+		} else {
+			line += " -C " + ssh.Quote(dir)
+		}
+		line += " " + ssh.Quote("./"+name)
+	}
+	if err := s.Start(line); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	count := &copied{ui: e.ui, what: "pull " + c.Constellation + "/" + c.Machine, began: time.Now()}
+	err = receive(e.ctx, to, io.TeeReader(out, count), func(text string) { e.ui.note("%s", printable(text)) })
+	if err != nil {
+		client.Close() // it may have more to send
+	}
+	if werr := s.Wait(); werr != nil && err == nil {
+		err = fmt.Errorf("copy out of %s/%s: %w: %s", c.Constellation, c.Machine, werr, strings.TrimSpace(printable(said.String())))
+	}
+	if e.ctx.Err() != nil {
+		return context.Cause(e.ctx)
+	}
+	if err != nil {
+		return err
+	}
+	count.say()
+	return nil
+}
+
+// receive unpacks an archive that a machine made into dir. It writes nowhere
+// else whatever the archive says, makes only files, directories and links, and
+// gives a file its name when it is whole.
+func receive(ctx context.Context, dir string, r io.Reader, note func(string)) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	type made struct {
+		name string
+		h    *tar.Header
+	}
+	var dirs []made
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("unpack: %w", err)
+		}
+		name := path.Clean(h.Name)
+		if !filepath.IsLocal(name) {
+			return fmt.Errorf("the machine sends %q, which leads out of %s", h.Name, dir)
+		}
+		switch h.Typeflag {
+		case tar.TypeDir:
+			if err = root.MkdirAll(name, 0o700); err == nil && name != "." {
+				dirs = append(dirs, made{name, h})
+			}
+		case tar.TypeReg, tar.TypeGNUSparse:
+			err = receiveFile(root, name, h, tr)
+		case tar.TypeSymlink:
+			err = replace(root, name, func(as string) error { return root.Symlink(h.Linkname, as) })
+		case tar.TypeLink:
+			err = replace(root, name, func(as string) error { return root.Link(path.Clean(h.Linkname), as) })
+		default:
+			note(fmt.Sprintf("%s is no file, directory or link, and is left out", h.Name))
+		}
+		if err != nil {
+			return fmt.Errorf("unpack %q: %w", h.Name, err)
+		}
+	}
+	for _, d := range dirs { // when nothing changes them any more
+		if err := errors.Join(root.Chmod(d.name, d.h.FileInfo().Mode().Perm()|0o700), root.Chtimes(d.name, d.h.ModTime, d.h.ModTime)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replace makes something under another name and gives it its own.
+func replace(root *os.Root, name string, create func(as string) error) error {
+	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
+		return err
+	}
+	var id [6]byte
+	rand.Read(id[:])
+	as := path.Join(path.Dir(name), ".meros-"+hex.EncodeToString(id[:]))
+	err := create(as)
+	if err == nil {
+		err = root.Rename(as, name)
+	}
+	if err != nil {
+		root.Remove(as)
+	}
+	return err
+}
+
+func receiveFile(root *os.Root, name string, h *tar.Header, r io.Reader) error {
+	return replace(root, name, func(as string) error {
+		f, err := root.OpenFile(as, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		w := layer.NewSparseWriter(f)
+		_, err = io.Copy(w, r)
+		// Whoever runs the machine chose the mode: nothing of ours is to run as
+		// another user for that.
+		err = errors.Join(err, w.Close(), f.Chmod(h.FileInfo().Mode().Perm()), f.Close())
+		if err != nil {
+			return err
+		}
+		return root.Chtimes(as, h.ModTime, h.ModTime)
+	})
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"meros/constellations"
+	"meros/runner/vm"
+)
+
+type restartCmd struct {
+	Constellation string        `arg:"" help:"Name of the constellation."`
+	Machine       []string      `arg:"" optional:"" help:"Only these machines."`
+	Wait          time.Duration `default:"5m" help:"Longest a machine may take until ssh answers."`
+}
+
+// Run implements the verb.
+func (c *restartCmd) Run(e *env) error {
+	_, err := (&initCmd{Constellation: c.Constellation, Machine: c.Machine, Wait: c.Wait, again: vm.Restart}).up(e)
+	return err
+}
+
+type resetCmd struct {
+	Constellation string        `arg:"" help:"Name of the constellation."`
+	Machine       []string      `arg:"" optional:"" help:"Only these machines."`
+	Wait          time.Duration `default:"5m" help:"Longest a machine may take until ssh answers."`
+}
+
+// Run implements the verb.
+func (c *resetCmd) Run(e *env) error {
+	_, err := (&initCmd{Constellation: c.Constellation, Machine: c.Machine, Wait: c.Wait, again: vm.Reset}).up(e)
+	return err
+}
+
+type logsCmd struct {
+	Constellation string   `arg:"" help:"Name of the constellation."`
+	Machine       []string `arg:"" optional:"" help:"Only these machines."`
+	Follow        bool     `short:"f" help:"Go on as the machines write more, until interrupted."`
+}
+
+// Run implements the verb: what machines wrote to their consoles.
+func (c *logsCmd) Run(e *env) error {
+	m, err := constellations.Find(e.root, c.Constellation)
+	if err != nil {
+		return usageIfMissing(err)
+	}
+	g := group(e, m.Name)
+	machines, err := withForgotten(m, g, c.Machine)
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	say := func(machine, line string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(machines) > 1 {
+			line = machine + " | " + line
+		}
+		e.ui.say("%s", printable(line))
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, len(machines))
+	for i, vmachine := range machines {
+		read := func() {
+			errs[i] = tail(e.ctx, g.Console(vmachine.Name), c.Follow, func(l string) { say(vmachine.Name, l) })
+		}
+		if c.Follow {
+			wg.Go(read)
+		} else {
+			read()
+		}
+	}
+	wg.Wait()
+	if e.ctx.Err() != nil {
+		return context.Cause(e.ctx)
+	}
+	return errors.Join(errs...)
+}
+
+// followPause is how soon a follower looks again for more.
+const followPause = 100 * time.Millisecond
+
+// tail reads the lines of a file that may grow, or start anew.
+func tail(ctx context.Context, file string, follow bool, line func(string)) error {
+	var part strings.Builder
+	var at int64
+	for {
+		f, err := os.Open(file)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err == nil {
+			fi, serr := f.Stat()
+			if serr == nil && fi.Size() < at {
+				at = 0 // started again
+			}
+			b, rerr := io.ReadAll(io.NewSectionReader(f, at, 1<<62))
+			f.Close()
+			if err := errors.Join(serr, rerr); err != nil {
+				return err
+			}
+			at += int64(len(b))
+			for l := range strings.Lines(string(b)) {
+				part.WriteString(l)
+				if strings.HasSuffix(l, "\n") {
+					line(strings.TrimRight(part.String(), "\r\n"))
+					part.Reset()
+				}
+			}
+		}
+		if !follow {
+			if part.Len() > 0 {
+				line(part.String())
+			}
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(followPause):
+		}
+	}
+}
+
+// escapeKey ends a console, as in telnet(1): control and the closing bracket.
+const escapeKey = 0x1d
+
+type consoleCmd struct {
+	Constellation string `arg:"" help:"Name of the constellation."`
+	Machine       string `arg:"" help:"Name of the machine."`
+}
+
+// Run implements the verb: the machine's serial line, both ways.
+func (c *consoleCmd) Run(e *env) error {
+	m, err := constellations.Find(e.root, c.Constellation)
+	if err != nil {
+		return usageIfMissing(err)
+	}
+	if _, err := selectMachines(m, []string{c.Machine}); err != nil {
+		return err
+	}
+	conn, err := group(e, m.Name).DialConsole(e.ctx, c.Machine)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(e.ctx, func() { conn.Close() })()
+	fd := int(os.Stdin.Fd())
+	if term.IsTerminal(fd) {
+		e.ui.note("%s/%s: its console; control-] leaves it", m.Name, c.Machine)
+		old, err := term.MakeRaw(fd)
+		if err != nil {
+			return err
+		}
+		defer term.Restore(fd, old)
+	}
+	e.ui.close()
+	return talk(conn, os.Stdin, os.Stdout)
+}
+
+// talk copies both ways until the machine ends, or the escape key is typed, or
+// the input is at its end.
+func talk(conn net.Conn, in io.Reader, out io.Writer) error {
+	over := make(chan error, 2)
+	go func() {
+		_, err := io.Copy(out, conn)
+		over <- err
+	}()
+	go func() {
+		b := make([]byte, 1024)
+		for {
+			n, err := in.Read(b)
+			typed, _, leave := strings.Cut(string(b[:n]), string(rune(escapeKey)))
+			if _, werr := io.WriteString(conn, typed); werr != nil || leave || err == io.EOF {
+				if err == io.EOF && !leave {
+					time.Sleep(500 * time.Millisecond) // for the answer to the last line
+				}
+				over <- werr
+				return
+			}
+			if err != nil {
+				over <- err
+				return
+			}
+		}
+	}()
+	err := <-over
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+type sshConfigCmd struct {
+	Constellation string `arg:"" help:"Name of the constellation."`
+}
+
+// Run implements the verb.
+func (c *sshConfigCmd) Run(e *env) error {
+	m, err := constellations.Find(e.root, c.Constellation)
+	if err != nil {
+		return usageIfMissing(err)
+	}
+	g := group(e, m.Name)
+	for i := range m.Machines {
+		vmachine := &m.Machines[i]
+		through, err := proxy(e, m.Name, vmachine.Name)
+		if err != nil {
+			return err
+		}
+		text, err := g.SSHConfig(vmachine.Name, vmachine.User, through)
+		if err != nil {
+			return fmt.Errorf("%s/%s: %w", m.Name, vmachine.Name, err)
+		}
+		e.ui.say("%s", text)
+	}
+	return nil
+}

@@ -1,0 +1,321 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"meros/cmd/lab"
+	"meros/runner/network"
+	"meros/runner/vm"
+)
+
+// labSupervisor is the process of the constellation's supervisor that is
+// outside of its namespaces.
+func labSupervisor(t *testing.T, p *lab.Project) int {
+	t.Helper()
+	for _, line := range processes(t, p.Root) {
+		if number, rest, _ := strings.Cut(line, " "); strings.Contains(rest, " "+superviseArg+" ") {
+			pid, err := strconv.Atoi(number)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	t.Fatal("there is no supervisor")
+	return 0
+}
+
+// states are how the constellation's machines are.
+func states(t *testing.T, meros func(...string) *lab.Outcome) map[string]vm.Status {
+	t.Helper()
+	var all []vm.Status
+	if err := json.Unmarshal([]byte(meros("info", "lab", "--json").Stdout), &all); err != nil {
+		t.Fatal(err)
+	}
+	found := make(map[string]vm.Status)
+	for _, s := range all {
+		found[s.Machine] = s
+	}
+	return found
+}
+
+// The example lab, by root and by an ordinary user: who reaches whom is as the
+// manifest says, what is broken is repaired, and nothing stays.
+func TestLab(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-system-x86_64", "ssh", "pasta", "dnsmasq")
+	for _, who := range []string{"root", "user"} {
+		t.Run(who, func(t *testing.T) {
+			p := lab.Downloaded(t, "lab")
+			p.Write(t, "constellations/lab/manifest.yml", readFile(t, "../../constellations/lab/manifest.yml"))
+			meros := func(args ...string) *lab.Outcome {
+				t.Helper()
+				cmd := p.Command(t, args...)
+				if who == "user" {
+					cmd = p.AsUser(t, lab.UserOptions{}, cmd)
+				}
+				return lab.Finish(t, cmd)
+			}
+			liveLab(t, p, who, func(args ...string) *lab.Outcome {
+				t.Helper()
+				o := meros(args...)
+				if o.Exit != 0 {
+					t.Fatalf("meros %q: exit status %d\n%s%s", args, o.Exit, o.Stdout, o.Stderr)
+				}
+				return o
+			})
+		})
+	}
+}
+
+func liveLab(t *testing.T, p *lab.Project, who string, meros func(...string) *lab.Outcome) {
+	before := hostNetwork(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, line := range processes(t, p.Root) {
+				pid, _, _ := strings.Cut(line, " ")
+				if n, err := strconv.Atoi(pid); err == nil {
+					syscall.Kill(n, syscall.SIGKILL)
+				}
+			}
+		}
+	})
+	if o := meros("init", "lab"); !strings.Contains(o.Stderr, "2 bridges, 4 interfaces") {
+		t.Errorf("init said\n%s", o.Stderr)
+	}
+	if now := hostNetwork(t); now != before {
+		t.Errorf("the host's network is\n%s\nand was\n%s", now, before)
+	}
+	in := func(machine, line string) string {
+		t.Helper()
+		return meros("connect", "lab", machine, "--", line).Stdout
+	}
+	t.Run("packets", func(t *testing.T) { provenWays(t, meros) })
+	t.Run("ways", func(t *testing.T) { triedWays(t, in) })
+
+	if o := meros("init", "lab"); strings.Contains(o.Stderr, `"lab: `) || strings.Count(o.Stderr, "runs already") != 3 {
+		t.Errorf("a second init said\n%s", o.Stderr)
+	}
+	t.Run("packets again", func(t *testing.T) { provenWays(t, meros) })
+	t.Run("copies", func(t *testing.T) { copies(t, p, meros, in) })
+	if os.Getuid() == 0 && who == "root" {
+		t.Run("again", func(t *testing.T) { startedAgain(t, p, meros, in) })
+	}
+
+	// A machine that dies is started again, and no other.
+	was := states(t, meros)
+	syscall.Kill(was["web"].PID, syscall.SIGKILL)
+	for end := time.Now().Add(10 * time.Second); states(t, meros)["web"].State != vm.Crashed; {
+		if time.Now().After(end) {
+			t.Fatalf("web is %+v", states(t, meros)["web"])
+		}
+	}
+	if s := states(t, meros)["web"]; s.Exit != "QEMU: signal: killed" {
+		t.Errorf("web ended by %q", s.Exit)
+	}
+	meros("init", "lab")
+	now := states(t, meros)
+	if now["db"].PID != was["db"].PID || now["web"].PID == was["web"].PID || now["web"].State != vm.Ready {
+		t.Errorf("after the repair: %+v", now)
+	}
+
+	// The supervisor's end is everything's end.
+	syscall.Kill(labSupervisor(t, p), syscall.SIGKILL)
+	for end := time.Now().Add(10 * time.Second); len(processes(t, p.Root)) > 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("still running: %q", processes(t, p.Root))
+		}
+	}
+	if s := states(t, meros)["gate"]; s.State != vm.Crashed || !strings.Contains(s.Exit, "supervisor was killed") {
+		t.Errorf("gate is %+v", s)
+	}
+	meros("init", "lab", "db")
+	meros("shutdown", "lab")
+	if left := processes(t, p.Root); len(left) > 0 {
+		t.Errorf("still running: %q", left)
+	}
+	if now := hostNetwork(t); now != before {
+		t.Errorf("the host's network is\n%s\nand was\n%s", now, before)
+	}
+	leftovers(t, p)
+}
+
+// copies sends a tree to a machine and back.
+func copies(t *testing.T, p *lab.Project, meros func(...string) *lab.Outcome, in func(machine, line string) string) {
+	const odd = "tree/a b\n'ü\xff$x"
+	p.Write(t, odd, "first")
+	p.Write(t, "tree/run", "#!/bin/sh\n")
+	if err := os.Symlink("/etc/passwd", p.Path("tree/link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.Path("tree/holes"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(p.Path("tree/holes"), 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	then := time.Unix(1_600_000_000, 0)
+	for name, mode := range map[string]os.FileMode{"tree/run": 0o754, "tree/holes": 0o600} {
+		if err := os.Chmod(p.Path(name), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(p.Path(name), then, then); err != nil {
+			t.Fatal(err)
+		}
+	}
+	meros("push", "lab", "gate", p.Path("tree"))
+	want := "1600000000 754 /etc/passwd 1073741824 first"
+	look := `cd mos-shared/tree && echo $(stat -c '%Y %a' run) $(readlink link) $(stat -c %s holes) $(cat a*b*x); test $(stat -c %b holes) -lt 100`
+	if got := in("gate", look); got != want+"\n" {
+		t.Errorf("in the machine: %q, want %q", got, want)
+	}
+	p.Write(t, odd, "second")
+	meros("push", "lab", "gate", p.Path("tree"))
+	to := p.Path("back")
+	meros("pull", "lab", "gate", "tree", "/etc/hostname", to)
+	for name, text := range map[string]string{odd: "second", "hostname": "gate\n", "tree/run": "#!/bin/sh\n"} {
+		if got := readFile(t, filepath.Join(to, name)); got != text {
+			t.Errorf("%q came back as %q, want %q", name, got, text)
+		}
+	}
+	fi, err := os.Stat(filepath.Join(to, "tree/holes"))
+	if err != nil || fi.Size() != 1<<30 || fi.Sys().(*syscall.Stat_t).Blocks > 1000 || fi.Mode() != 0o600 || !fi.ModTime().Equal(then) {
+		t.Errorf("the file with holes came back as %+v, %v", fi, err)
+	}
+	if link, err := os.Readlink(filepath.Join(to, "tree/link")); err != nil || link != "/etc/passwd" {
+		t.Errorf("the link came back as %q, %v", link, err)
+	}
+}
+
+// startedAgain expects a restart to keep a machine's disk and a reset to give
+// it a new one.
+func startedAgain(t *testing.T, p *lab.Project, meros func(...string) *lab.Outcome, in func(machine, line string) string) {
+	in("db", "echo kept > /root/mark && sync")
+	meros("restart", "lab", "db")
+	if got := in("db", "cat /root/mark"); got != "kept\n" {
+		t.Errorf("after a restart: %q", got)
+	}
+	if o := meros("logs", "lab", "db"); !strings.Contains(o.Stdout, "db login:") {
+		t.Errorf("its log is %q", o.Stdout)
+	}
+	cmd := p.Command(t, "console", "lab", "db")
+	cmd.Stdin = strings.NewReader("nobody\n")
+	if o := lab.Finish(t, cmd); o.Exit != 0 || !strings.Contains(o.Stdout, "nobody") {
+		t.Errorf("its console says %q", o.Stdout)
+	}
+	meros("reset", "lab", "db")
+	if got := in("db", "ls /root/mark 2>/dev/null || echo gone"); got != "gone\n" {
+		t.Errorf("after a reset: %q", got)
+	}
+	config := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(config, []byte(meros("ssh-config", "lab").Stdout), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("ssh", "-F", config, "db.lab", "hostname").CombinedOutput(); err != nil || string(out) != "db\n" {
+		t.Errorf("ssh by its own configuration: %q, %v", out, err)
+	}
+}
+
+// hostNetwork is what of the host's network meros could change.
+func hostNetwork(t *testing.T) string {
+	t.Helper()
+	all, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, i := range all {
+		addrs, _ := i.Addrs()
+		fmt.Fprintln(&b, i.Name, i.Flags, addrs)
+	}
+	for _, f := range []string{"/proc/net/route", "/proc/sys/net/ipv4/ip_forward"} {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Write(text)
+	}
+	return b.String()
+}
+
+// provenWays expects what "net check" finds to be what the manifest says.
+func provenWays(t *testing.T, meros func(...string) *lab.Outcome) {
+	var proofs []network.Proof
+	if err := json.Unmarshal([]byte(meros("net", "check", "lab", "--json").Stdout), &proofs); err != nil {
+		t.Fatal(err)
+	}
+	if len(proofs) < 12 {
+		t.Errorf("only %d ways were tried", len(proofs))
+	}
+	for _, p := range proofs {
+		if !p.OK() {
+			t.Errorf("%s to %s: %+v", p.From, p.To, p)
+		}
+	}
+}
+
+// triedWays tries ways from inside the machines.
+func triedWays(t *testing.T, in func(machine, line string) string) {
+	// A service of the host that others may reach.
+	l, err := net.Listen("tcp", "0.0.0.0:8021")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(c, "from the host\n")
+			c.Close()
+		}
+	}()
+	reach := func(a string) string {
+		host, port, _ := net.SplitHostPort(a)
+		return fmt.Sprintf("timeout 10 bash -c 'exec 3<>/dev/tcp/%s/%s && head -c 4 <&3' 2>/dev/null || echo no", host, port)
+	}
+	for _, w := range []struct{ from, line, want string }{
+		{"gate", reach("db:22"), "SSH-"},
+		{"gate", reach("web.lab:22"), "SSH-"},
+		{"gate", reach("db.lab:22"), "SSH-"},
+		{"web", reach("gate:22"), "SSH-"},
+		{"web", reach("10.22.0.12:22"), "no\n"},
+		{"db", reach("gate:22"), "SSH-"},
+		{"db", reach("10.21.0.11:22"), "no\n"},
+		{"web", reach("10.21.0.1:8021"), "from"},
+		{"web", reach("10.21.0.1:22"), "no\n"},
+		{"db", reach("10.22.0.1:8021"), "no\n"},
+		{"db", reach("10.21.0.1:8021"), "no\n"},
+		{"web", "getent hosts gate | cut -d' ' -f1", "10.21.0.11\n"},
+		{"web", "ip -o route show default | wc -l", "1\n"},
+		{"db", "ip -o route show default | wc -l", "0\n"},
+	} {
+		if got := in(w.from, w.line); got != w.want {
+			t.Errorf("%s: %s: %q, want %q", w.from, w.line, got, w.want)
+		}
+	}
+	// A port of the host leads to the gate.
+	c, err := net.DialTimeout("tcp", "127.0.0.1:8022", 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	b := make([]byte, 4)
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != "SSH-" {
+		t.Errorf("port 8022 of the host says %q, %v", b, err)
+	}
+}
