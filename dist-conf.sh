@@ -33,6 +33,9 @@ setpriv           util-linux         setpriv
 unshare           util-linux         unshare
 nft               nftables           nftables
 ip                iproute2           iproute2
+waypipe           waypipe            waypipe
+sway              sway               sway
+grim              grim               grim
 "
 fi
 # The race detector needs cgo.

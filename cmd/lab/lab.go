@@ -241,6 +241,22 @@ var kernels = seed{"meros-seed-kernel", `virtual_machines:
   module: {suite: bookworm, packages: ` + ModulePackages + `, kernel: {` + Kernel + `}}
 `, []string{"build", "seed"}}
 
+// GUIPackages are those of a machine whose programs have windows.
+const GUIPackages = "[systemd-sysv, udev, dbus, openssh-server, waypipe, foot, fonts-dejavu-core]"
+
+// guis is for tests of such machines.
+var guis = seed{"meros-seed-gui", `virtual_machines:
+  desk: {suite: bookworm, packages: ` + GUIPackages + `}
+`, []string{"build", "seed", "--rootfs-only"}}
+
+// DownloadedGUI is [Downloaded] for machines with [GUIPackages].
+func DownloadedGUI(t testing.TB, constellations ...string) *Project {
+	t.Helper()
+	p := New(t, nil)
+	p.link(t, guis.project(t), constellations)
+	return p
+}
+
 // seedAge is how old the downloads may be that tests share.
 const seedAge = 12 * time.Hour
 

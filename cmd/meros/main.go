@@ -102,6 +102,7 @@ type cli struct {
 	Build       buildCmd       `cmd:"" help:"Build the images of a constellation."`
 	Init        initCmd        `cmd:"" aliases:"up" help:"Boot a constellation, building what is missing, and wait until ssh answers."`
 	Connect     connectCmd     `cmd:"" help:"Open a shell on a machine, or run a command there."`
+	Run         runCmd         `cmd:"" help:"Run a program of a machine, its windows shown here."`
 	Push        pushCmd        `cmd:"" help:"Copy files into a machine."`
 	Pull        pullCmd        `cmd:"" help:"Copy files out of a machine."`
 	Info        infoCmd        `cmd:"" aliases:"ps" help:"Show how the machines of a constellation are, or of all."`
