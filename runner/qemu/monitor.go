@@ -10,13 +10,17 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/digitalocean/go-qemu/qmp"
+	"github.com/digitalocean/go-qemu/qmp/raw"
 )
 
 // Monitor is a connection to a machine's QMP socket, docs/interop/qmp-spec of
 // QEMU. It serves one caller at a time, as does the socket.
 type Monitor struct {
-	conn net.Conn
-	in   *json.Decoder
+	conn   net.Conn
+	in     *json.Decoder
+	events []qmp.Event // that came before an answer
 }
 
 // reply is any message that QEMU sends.
@@ -27,7 +31,7 @@ type reply struct {
 		Class string `json:"class"`
 		Desc  string `json:"desc"`
 	} `json:"error"`
-	Event string `json:"event"`
+	qmp.Event
 }
 
 // Dial connects to the socket and negotiates. The path may be longer than
@@ -56,9 +60,10 @@ func (m *Monitor) negotiate(ctx context.Context) error {
 	defer m.watch(ctx)()
 	var greeting reply
 	if err := m.in.Decode(&greeting); err != nil || greeting.QMP == nil {
-		return m.failure(ctx, "greeting", errors.Join(err, errors.New("this is no QMP socket")))
+		return m.failure(ctx, errors.Join(err, errors.New("this is no QMP socket")))
 	}
-	return m.Execute(ctx, "qmp_capabilities", nil, nil)
+	_, err := m.run(ctx, []byte(`{"execute":"qmp_capabilities"}`))
+	return err
 }
 
 // watch makes the end of ctx end what is being read or written.
@@ -68,42 +73,85 @@ func (m *Monitor) watch(ctx context.Context) func() {
 	return func() { stop() }
 }
 
-// Execute runs a command and stores what it returns in out, which may be nil.
-// args may be nil; else it marshals to an object.
-func (m *Monitor) Execute(ctx context.Context, command string, args, out any) error {
+// run sends a command and returns the message that answers it.
+func (m *Monitor) run(ctx context.Context, command []byte) ([]byte, error) {
 	defer m.watch(ctx)()
-	request := map[string]any{"execute": command}
-	if args != nil {
-		request["arguments"] = args
-	}
-	if err := json.NewEncoder(m.conn).Encode(request); err != nil {
-		return m.failure(ctx, command, err)
+	if _, err := m.conn.Write(append(command, '\n')); err != nil {
+		return nil, m.failure(ctx, err)
 	}
 	for {
+		var answer json.RawMessage
 		var r reply
-		if err := m.in.Decode(&r); err != nil {
-			return m.failure(ctx, command, err)
+		err := m.in.Decode(&answer)
+		if err == nil {
+			err = json.Unmarshal(answer, &r)
 		}
 		switch {
-		case r.Event != "":
-			continue
+		case err != nil:
+			return nil, m.failure(ctx, err)
+		case r.Event.Event != "":
+			m.events = append(m.events, r.Event)
 		case r.Error != nil:
-			return fmt.Errorf("qmp: %s: %s (%s)", command, r.Error.Desc, r.Error.Class)
-		case out == nil:
-			return nil
+			return nil, fmt.Errorf("qmp: %s (%s)", r.Error.Desc, r.Error.Class)
+		default:
+			return answer, nil
 		}
-		if err := json.Unmarshal(r.Return, out); err != nil {
-			return fmt.Errorf("qmp: %s: %w", command, err)
-		}
-		return nil
 	}
 }
 
-func (m *Monitor) failure(ctx context.Context, command string, err error) error {
+// Commands are QEMU's own, typed, for as long as ctx lasts.
+func (m *Monitor) Commands(ctx context.Context) *raw.Monitor {
+	return raw.NewMonitor(bound{m, ctx})
+}
+
+// bound is a monitor as go-qemu knows one. Its own dies of answers over 64 KiB,
+// loses events and waits for ever.
+type bound struct {
+	*Monitor
+	ctx context.Context
+}
+
+var _ qmp.Monitor = bound{}
+
+// Connect implements qmp.Monitor: it is connected.
+func (b bound) Connect() error { return nil }
+
+// Disconnect implements qmp.Monitor.
+func (b bound) Disconnect() error { return b.Close() }
+
+// Run implements qmp.Monitor.
+func (b bound) Run(command []byte) ([]byte, error) { return b.run(b.ctx, command) }
+
+// Events implements qmp.Monitor: those that came with answers, and then those
+// that come until the context or the connection ends. No command may run
+// meanwhile.
+func (b bound) Events(ctx context.Context) (<-chan qmp.Event, error) {
+	c := make(chan qmp.Event)
+	go func() {
+		defer close(c)
+		defer b.watch(ctx)()
+		for {
+			var r reply
+			if len(b.events) > 0 {
+				r.Event, b.events = b.events[0], b.events[1:]
+			} else if b.in.Decode(&r) != nil {
+				return
+			}
+			select {
+			case c <- r.Event:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return c, nil
+}
+
+func (m *Monitor) failure(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return fmt.Errorf("qmp: %s: %w", command, err)
+	return fmt.Errorf("qmp: %w", err)
 }
 
 // Close ends the connection; the machine goes on.

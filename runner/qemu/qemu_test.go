@@ -3,7 +3,6 @@ package qemu
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/digitalocean/go-qemu/qmp/raw"
 
 	"meros/cmd/lab"
 )
@@ -99,14 +100,33 @@ func TestQEMUAccepts(t *testing.T) {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	var status struct{ Status string }
-	if err := mon.Execute(t.Context(), "query-status", nil, &status); err != nil || status.Status != "prelaunch" {
+	if status, err := mon.Commands(t.Context()).QueryStatus(); err != nil || status.Status != raw.RunStatePrelaunch {
 		t.Errorf("%v, %v", status, err)
 	}
-	if err := mon.Execute(t.Context(), "no-such-command", nil, nil); err == nil || !strings.Contains(err.Error(), "CommandNotFound") {
+	// More than the 64 KiB that one read gives.
+	if all, err := mon.Commands(t.Context()).QomListTypes(nil, nil); err != nil || len(all) < 500 {
+		t.Errorf("%d types, %v", len(all), err)
+	}
+	if _, err := mon.run(t.Context(), []byte(`{"execute":"no-such-command"}`)); err == nil || !strings.Contains(err.Error(), "CommandNotFound") {
 		t.Errorf("%v", err)
 	}
-	if err := mon.Execute(t.Context(), "quit", nil, nil); err != nil {
+	if err := mon.Commands(t.Context()).Cont(); err != nil {
+		t.Error(err)
+	}
+	events, err := bound{mon, t.Context()}.Events(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := <-events; e.Event != "RESUME" {
+		t.Errorf("the event is %+v", e)
+	}
+	mon.Close()
+	for range events { // until it sees that the connection is closed
+	}
+	if mon, err = Dial(t.Context(), filepath.Join(dir, "qmp")); err != nil {
+		t.Fatal(err)
+	}
+	if err := mon.Commands(t.Context()).Quit(); err != nil {
 		t.Error(err)
 	}
 	mon.Close()
@@ -183,17 +203,19 @@ func TestMonitor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	if err := m.Execute(t.Context(), "x", nil, nil); err == nil || err.Error() != "qmp: x: no (GenericError)" {
+	if _, err := m.run(t.Context(), []byte(`{"execute":"x"}`)); err == nil || err.Error() != "qmp: no (GenericError)" {
 		t.Errorf("%v", err)
 	}
-	var out struct{ N int }
-	if err := m.Execute(t.Context(), "y", json.RawMessage("{}"), &out); err != nil || out.N != 7 {
-		t.Errorf("%v, %v", out, err)
+	if out, err := m.run(t.Context(), []byte(`{"execute":"y"}`)); err != nil || string(out) != `{"return":{"n":7}}` {
+		t.Errorf("%s, %v", out, err)
+	}
+	if len(m.events) != 2 || m.events[0].Event != "RESET" || m.events[1].Event != "STOP" {
+		t.Errorf("events are lost: %+v", m.events)
 	}
 	// One that never answers does not hold us for ever.
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	if err := m.Execute(ctx, "z", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+	if err := m.Commands(ctx).Stop(); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 	if _, err := Dial(t.Context(), fakeMonitor(t, "SSH-2.0-x")); err == nil {

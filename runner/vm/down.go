@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/digitalocean/go-qemu/qmp/raw"
 	"golang.org/x/sys/unix"
 
 	"meros/runner/qemu"
@@ -66,7 +67,7 @@ func (g *Group) shutdown(ctx context.Context, machine string, patience time.Dura
 }
 
 func (g *Group) downSteps(machine string, r *record, patience time.Duration) []downStep {
-	monitor := func(command string) func(context.Context) error {
+	monitor := func(command func(*raw.Monitor) error) func(context.Context) error {
 		return func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			defer cancel()
@@ -75,13 +76,13 @@ func (g *Group) downSteps(machine string, r *record, patience time.Duration) []d
 				return err
 			}
 			defer m.Close()
-			return m.Execute(ctx, command, nil, nil)
+			return command(m.Commands(ctx))
 		}
 	}
 	return []downStep{
-		{"acpi", patience, monitor("system_powerdown")},
+		{"acpi", patience, monitor((*raw.Monitor).SystemPowerdown)},
 		{"ssh", patience, func(ctx context.Context) error { return g.poweroff(ctx, machine, r) }},
-		{"quit", 5 * time.Second, monitor("quit")},
+		{"quit", 5 * time.Second, monitor((*raw.Monitor).Quit)},
 		{"kill", 5 * time.Second, func(context.Context) error { return r.kill(unix.SIGKILL) }},
 	}
 }

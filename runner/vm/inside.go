@@ -443,9 +443,9 @@ func (s *inside) forward(ctx context.Context, machine string, port uint16) (int,
 		return 0, err
 	}
 	defer m.Close()
-	var said string
-	line := fmt.Sprintf("hostfwd_add net0 tcp:127.0.0.1:%d-:%d", p, port)
-	if err := m.Execute(ctx, "human-monitor-command", map[string]string{"command-line": line}, &said); err != nil {
+	// QMP itself has no command for it.
+	said, err := m.Commands(ctx).HumanMonitorCommand(fmt.Sprintf("hostfwd_add net0 tcp:127.0.0.1:%d-:%d", p, port), nil)
+	if err != nil {
 		return 0, err
 	}
 	if said != "" {
