@@ -109,6 +109,8 @@ type cli struct {
 	Shutdown    shutdownCmd    `cmd:"" aliases:"down" help:"Shut down a constellation's machines."`
 	Restart     restartCmd     `cmd:"" help:"Shut down machines and start them with the disks they had."`
 	Reset       resetCmd       `cmd:"" help:"Shut down machines and start them from their images."`
+	Snapshot    snapshotCmd    `cmd:"" help:"Save the state of running machines, and go back to it."`
+	Top         topCmd         `cmd:"" help:"Show what running machines use of this host."`
 	Logs        logsCmd        `cmd:"" help:"Show what machines wrote to their consoles."`
 	Console     consoleCmd     `cmd:"" help:"Use a machine's serial console."`
 	SSHConfig   sshConfigCmd   `cmd:"" name:"ssh-config" help:"Print a configuration of ssh for the machines."`

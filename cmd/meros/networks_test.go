@@ -209,6 +209,17 @@ func startedAgain(t *testing.T, p *lab.Project, meros func(...string) *lab.Outco
 	if o := meros("logs", "lab", "db"); !strings.Contains(o.Stdout, "db login:") {
 		t.Errorf("its log is %q", o.Stdout)
 	}
+	meros("snapshot", "save", "lab", "clean", "db")
+	in("db", "echo later > /root/later && sync")
+	meros("snapshot", "restore", "lab", "clean")
+	if got := in("db", "ls /root"); got != "mark\n" {
+		t.Errorf("after the snapshot is restored: %q", got)
+	}
+	fails(t, p.Run(t, "snapshot", "restore", "lab", "other", "db"), 1, `no snapshot "other"`, "clean")
+	var loads []load
+	if err := json.Unmarshal([]byte(meros("top", "lab", "--json", "--interval=500ms").Stdout), &loads); err != nil || len(loads) != 3 || loads[0].Memory < 1<<20 {
+		t.Errorf("top says %+v, %v", loads, err)
+	}
 	cmd := p.Command(t, "console", "lab", "db")
 	cmd.Stdin = strings.NewReader("nobody\n")
 	if o := lab.Finish(t, cmd); o.Exit != 0 || !strings.Contains(o.Stdout, "nobody") {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -47,4 +48,14 @@ func OpenTap(name string) (*os.File, error) {
 		return nil, fmt.Errorf("open the tap %s: %w", name, err)
 	}
 	return f, nil
+}
+
+// Traffic is what has come out of a tap's machine and what went in, bytes; 0
+// of a tap that there is not.
+func Traffic(name string) (out, in int64) {
+	l, err := netlink.LinkByName(name)
+	if err != nil || l.Attrs().Statistics == nil {
+		return 0, 0
+	}
+	return int64(l.Attrs().Statistics.RxBytes), int64(l.Attrs().Statistics.TxBytes)
 }

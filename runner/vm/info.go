@@ -36,7 +36,9 @@ type Status struct {
 	Memory        int64     `json:"memory,omitempty"` // bytes
 	CPUs          int       `json:"cpus,omitempty"`
 	Image         string    `json:"image,omitempty"`
-	Console       string    `json:"console,omitempty"` // file
+	Console       string    `json:"console,omitempty"`        // file
+	Received      int64     `json:"received_bytes,omitempty"` // on its networks, since it started
+	Sent          int64     `json:"sent_bytes,omitempty"`
 	Tail          []string  `json:"console_tail,omitempty"`
 }
 

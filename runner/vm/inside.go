@@ -169,6 +169,8 @@ func (s *inside) handle(ctx context.Context, c *net.UnixConn) {
 		err = s.down(ctx, r, say)
 	case r.Op == "status":
 		err = s.status(ctx, r, say)
+	case r.Op == "save" || r.Op == "restore" || r.Op == "forget" || r.Op == "snapshots":
+		err = s.snapshots(ctx, r, say)
 	case r.Op == "check":
 		err = s.check(ctx, say)
 	default:
@@ -379,12 +381,29 @@ func (s *inside) status(ctx context.Context, r request, say func(answer)) error 
 		wg.Go(func() {
 			st, err := s.info(ctx, m)
 			if errs[i] = err; err == nil {
+				st.Received, st.Sent = s.traffic(m)
 				say(answer{Machine: m, Status: &st})
 			}
 		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// traffic is what a machine has received and sent on the networks, bytes.
+func (s *inside) traffic(machine string) (received, sent int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.networks == nil {
+		return 0, 0
+	}
+	for _, h := range s.networks.Hosts {
+		if h.Machine == machine {
+			out, in := network.Traffic(h.Tap)
+			received, sent = received+in, sent+out
+		}
+	}
+	return received, sent
 }
 
 // check tries every way of the networks' matrix.

@@ -19,8 +19,8 @@ type Networks struct {
 
 // Host is a machine's interface on a bridge.
 type Host struct {
-	Machine, Bridge, MAC string
-	Address              netip.Addr
+	Machine, Bridge, Tap, MAC string
+	Address                   netip.Addr
 }
 
 // Port is a port of the host that leads to a machine.
@@ -58,7 +58,7 @@ func NewNetworks(m *constellations.Manifest, mac func(machine string, n constell
 					continue
 				}
 				bridge.Taps = append(bridge.Taps, network.Tap{Name: n.Label})
-				h := Host{Machine: vm.Name, Bridge: b.Name, MAC: mac(vm.Name, n), Address: n.IPAddr}
+				h := Host{Machine: vm.Name, Bridge: b.Name, Tap: n.Label, MAC: mac(vm.Name, n), Address: n.IPAddr}
 				for !h.Address.IsValid() {
 					if next = next.Next(); !b.Subnet.Contains(next.Next()) {
 						return nil, fmt.Errorf("bridge %s: %s has no address left for %s", b.Name, b.Subnet, vm.Name)

@@ -21,7 +21,8 @@ const wireVersion = 1
 // request is what a client asks of a supervisor, one for each connection.
 type request struct {
 	Version  int
-	Op       string        // "up", "down", "status", "dial", "check"
+	Op       string        // "up", "down", "status", "dial", "check", "save", "restore", "forget", "snapshots"
+	Name     string        `json:",omitempty"` // of a snapshot
 	Up       *upRequest    `json:",omitempty"`
 	Machines []string      `json:",omitempty"`
 	Patience time.Duration `json:",omitempty"`
@@ -37,14 +38,15 @@ type upRequest struct {
 
 // answer is a line of a supervisor; the last one has Done.
 type answer struct {
-	Machine string          `json:",omitempty"`
-	Note    string          `json:",omitempty"`
-	Ready   bool            `json:",omitempty"`
-	Status  *Status         `json:",omitempty"`
-	Down    *Down           `json:",omitempty"`
-	Proofs  []network.Proof `json:",omitempty"`
-	Error   string          `json:",omitempty"`
-	Done    bool            `json:",omitempty"`
+	Machine   string          `json:",omitempty"`
+	Note      string          `json:",omitempty"`
+	Ready     bool            `json:",omitempty"`
+	Status    *Status         `json:",omitempty"`
+	Down      *Down           `json:",omitempty"`
+	Snapshots []Snapshot      `json:",omitempty"`
+	Proofs    []network.Proof `json:",omitempty"`
+	Error     string          `json:",omitempty"`
+	Done      bool            `json:",omitempty"`
 }
 
 // socketAddress names a socket by its directory: a path may be longer than

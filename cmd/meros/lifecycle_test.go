@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"meros/runner/vm"
+)
+
+// Lines of a log that grows, and that starts anew.
+func TestTail(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "log")
+	if err := tail(t.Context(), file, false, func(string) { t.Error("a line of no file") }); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(file, []byte("one\r\ntwo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	if err := tail(t.Context(), file, false, func(l string) { got = append(got, l) }); err != nil || !slices.Equal(got, []string{"one", "two"}) {
+		t.Errorf("%q, %v", got, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	lines := make(chan string, 10)
+	go tail(ctx, file, true, func(l string) { lines <- l })
+	expect := func(want string) {
+		t.Helper()
+		select {
+		case l := <-lines:
+			if l != want {
+				t.Errorf("%q, want %q", l, want)
+			}
+		case <-ctx.Done():
+			t.Fatalf("%q never came", want)
+		}
+	}
+	expect("one")
+	if err := os.WriteFile(file, []byte("one\r\ntwo and a half\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect("two and a half")
+	if err := os.WriteFile(file, []byte("anew\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect("anew")
+}
+
+// A console ends with the escape key, with the machine, and with its input.
+func TestTalk(t *testing.T) {
+	for name, test := range map[string]struct {
+		typed, sent string
+		ends        bool // the machine does
+	}{
+		"escape":  {"ls\n\x1drest", "ls\n", false},
+		"input":   {"ls\n", "ls\n", false},
+		"machine": {"", "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := net.Pipe()
+			defer theirs.Close()
+			sent := make(chan string, 1)
+			go func() {
+				theirs.Write([]byte("login: "))
+				b := make([]byte, 64)
+				n, _ := theirs.Read(b)
+				sent <- string(b[:n])
+			}()
+			in, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer in.Close()
+			w.WriteString(test.typed)
+			if test.ends {
+				time.AfterFunc(50*time.Millisecond, func() { theirs.Close() })
+				defer w.Close()
+			} else {
+				w.Close()
+			}
+			var out strings.Builder
+			if err := talk(ours, in, &out); err != nil {
+				t.Errorf("%v", err)
+			}
+			ours.Close()
+			if got := <-sent; got != test.sent || !test.ends && out.String() != "login: " {
+				t.Errorf("sent %q, want %q; shown %q", got, test.sent, out.String())
+			}
+		})
+	}
+}
+
+func TestLoad(t *testing.T) {
+	u, err := usageOf(os.Getpid())
+	if err != nil || u.memory < 1<<20 {
+		t.Fatalf("%+v, %v", u, err)
+	}
+	at := time.Unix(100, 0)
+	before := usage{at: at, cpu: 1, read: 1000, sent: 50}
+	now := usage{at: at.Add(2 * time.Second), cpu: 2.5, read: 5000, sent: 50, memory: 7}
+	if l := loadOf(vm.Status{Machine: "m"}, before, now); l.CPU != 75 || l.Read != 2000 || l.Sent != 0 || l.Memory != 7 {
+		t.Errorf("%+v", l)
+	}
+	// Another process has its place: there is nothing to compare.
+	if l := loadOf(vm.Status{}, now, before); l.CPU != 0 || l.Read != 0 {
+		t.Errorf("%+v", l)
+	}
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"meros/constellations"
+	"meros/runner/vm"
+)
+
+type snapshotCmd struct {
+	Save    snapshotSaveCmd    `cmd:"" help:"Write down memory and disk of running machines, all at one moment."`
+	List    snapshotListCmd    `cmd:"" help:"List the snapshots of running machines."`
+	Restore snapshotRestoreCmd `cmd:"" help:"Take running machines back to a snapshot."`
+	Rm      snapshotRmCmd      `cmd:"" help:"Remove a snapshot."`
+}
+
+type snapshotArgs struct {
+	Constellation string   `arg:"" help:"Name of the constellation."`
+	Name          string   `arg:"" help:"Name of the snapshot."`
+	Machine       []string `arg:"" optional:"" help:"Only these machines (default: all that run)."`
+}
+
+type (
+	snapshotSaveCmd    struct{ snapshotArgs }
+	snapshotRestoreCmd struct{ snapshotArgs }
+	snapshotRmCmd      struct{ snapshotArgs }
+)
+
+// apply does something with the named machines, or with all that run.
+func (a *snapshotArgs) apply(e *env, what string, do func(g *vm.Group, machines []string) error) error {
+	g, machines, err := runningMachines(e, a.Constellation, a.Machine)
+	if err != nil {
+		return err
+	}
+	unlock, err := g.Lock(e.ctx, func() { e.ui.note("waiting: another meros starts or stops machines of %s", g.Name) })
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := do(g, machines); err != nil {
+		return err
+	}
+	for _, m := range machines {
+		e.ui.note("%s/%s: snapshot %s %s", g.Name, m, a.Name, what)
+	}
+	return nil
+}
+
+// runningMachines are the named machines, or those that run.
+func runningMachines(e *env, constellation string, wanted []string) (*vm.Group, []string, error) {
+	m, err := constellations.Find(e.root, constellation)
+	if err != nil {
+		return nil, nil, usageIfMissing(err)
+	}
+	g := group(e, m.Name)
+	machines, err := withForgotten(m, g, wanted)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(wanted) > 0 {
+		return g, names(machines), nil
+	}
+	all, err := g.Info(e.ctx, names(machines))
+	if err != nil {
+		return nil, nil, err
+	}
+	var alive []string
+	for _, s := range all {
+		if s.PID != 0 {
+			alive = append(alive, s.Machine)
+		}
+	}
+	if len(alive) == 0 {
+		return nil, nil, fmt.Errorf("%s %w (meros init %s)", m.Name, vm.ErrNotRunning, m.Name)
+	}
+	return g, alive, nil
+}
+
+// Run implements the verb.
+func (c *snapshotSaveCmd) Run(e *env) error {
+	return c.apply(e, "is saved; it lasts until the machine is shut down", func(g *vm.Group, ms []string) error { return g.Save(e.ctx, ms, c.Name) })
+}
+
+// Run implements the verb.
+func (c *snapshotRestoreCmd) Run(e *env) error {
+	return c.apply(e, "is restored", func(g *vm.Group, ms []string) error { return g.Restore(e.ctx, ms, c.Name) })
+}
+
+// Run implements the verb.
+func (c *snapshotRmCmd) Run(e *env) error {
+	return c.apply(e, "is removed", func(g *vm.Group, ms []string) error { return g.Forget(e.ctx, ms, c.Name) })
+}
+
+type snapshotListCmd struct {
+	Constellation string   `arg:"" help:"Name of the constellation."`
+	Machine       []string `arg:"" optional:"" help:"Only these machines (default: all that run)."`
+	JSON          bool     `name:"json" help:"Print a JSON array of objects."`
+}
+
+// Run implements the verb.
+func (c *snapshotListCmd) Run(e *env) error {
+	g, machines, err := runningMachines(e, c.Constellation, c.Machine)
+	if err != nil {
+		return err
+	}
+	all, err := g.Snapshots(e.ctx, machines)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		if all == nil {
+			all = []vm.Snapshot{}
+		}
+		b, err := json.MarshalIndent(all, "", "  ")
+		if err != nil {
+			return err
+		}
+		e.ui.say("%s", b)
+		return nil
+	}
+	for _, s := range all {
+		e.ui.say("%-15s %-20s %s  %s of memory", s.Machine, s.Name, s.Taken.Local().Format("2006-01-02 15:04:05"), bytesText(s.Memory))
+	}
+	return nil
+}
