@@ -180,17 +180,23 @@ func talk(conn net.Conn, in io.Reader, out io.Writer) error {
 		for {
 			n, err := in.Read(b)
 			typed, _, leave := strings.Cut(string(b[:n]), string(rune(escapeKey)))
-			if _, werr := io.WriteString(conn, typed); werr != nil || leave || err == io.EOF {
-				if err == io.EOF && !leave {
-					time.Sleep(500 * time.Millisecond) // for the answer to the last line
+			if typed != "" {
+				if _, werr := io.WriteString(conn, typed); werr != nil {
+					err = werr
 				}
-				over <- werr
-				return
 			}
-			if err != nil {
+			switch {
+			case leave:
+				over <- nil
+			case err == io.EOF:
+				time.Sleep(500 * time.Millisecond) // for the answer to the last line
+				over <- nil
+			case err != nil:
 				over <- err
-				return
+			default:
+				continue
 			}
+			return
 		}
 	}()
 	err := <-over
