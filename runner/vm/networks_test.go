@@ -73,7 +73,7 @@ func TestNewNetworks(t *testing.T) {
 func TestNoRoomAndForeignBridges(t *testing.T) {
 	for manifest, want := range map[string]string{
 		"bridges: {b: {subnet: 10.2.0.0/30}}\nvirtual_machines:\n  a: {networks: [{label: x, bridge: b}]}\n  c: {networks: [{label: y, bridge: b}]}\n": "no address left for c",
-		"bridges: {b: {auto_create: false}}\nvirtual_machines:\n  a: {networks: [{label: x, bridge: b}]}\n":                                       "auto_create",
+		"bridges: {b: {auto_create: false}}\nvirtual_machines:\n  a: {networks: [{label: x, bridge: b}]}\n":                                            "auto_create",
 	} {
 		m, err := constellations.Parse("lab", "manifest.yml", []byte(manifest))
 		if err != nil {
