@@ -7,8 +7,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
@@ -204,6 +206,32 @@ func talk(conn net.Conn, in io.Reader, out io.Writer) error {
 		return nil
 	}
 	return err
+}
+
+type viewCmd struct {
+	Constellation string `arg:"" help:"Name of the constellation."`
+	Machine       string `arg:"" help:"Name of a machine with display: true."`
+}
+
+// Run implements the verb: it becomes a viewer of the machine's screen.
+func (c *viewCmd) Run(e *env) error {
+	m, err := constellations.Find(e.root, c.Constellation)
+	if err != nil {
+		return usageIfMissing(err)
+	}
+	if _, err := selectMachines(m, []string{c.Machine}); err != nil {
+		return err
+	}
+	socket, err := group(e, m.Name).Screen(c.Machine)
+	if err != nil {
+		return err
+	}
+	viewer, err := exec.LookPath("vncviewer")
+	if err != nil {
+		return fmt.Errorf("no viewer is installed that takes a unix socket (Debian: apt install tigervnc-viewer); the screen is shown by VNC at %s", socket)
+	}
+	e.ui.close()
+	return fmt.Errorf("start %s: %w", viewer, syscall.Exec(viewer, []string{viewer, socket}, os.Environ()))
 }
 
 type sshConfigCmd struct {

@@ -113,6 +113,7 @@ type cli struct {
 	Top         topCmd         `cmd:"" help:"Show what running machines use of this host."`
 	Logs        logsCmd        `cmd:"" help:"Show what machines wrote to their consoles."`
 	Console     consoleCmd     `cmd:"" help:"Use a machine's serial console."`
+	View        viewCmd        `cmd:"" help:"Show the screen of a machine that has a display."`
 	SSHConfig   sshConfigCmd   `cmd:"" name:"ssh-config" help:"Print a configuration of ssh for the machines."`
 	Lock        lockCmd        `cmd:"" help:"Pin the packages of a constellation in meros.lock, if they are not."`
 	Update      updateCmd      `cmd:"" help:"Pin the packages anew, at what the archive has now."`

@@ -144,7 +144,7 @@ func (w *waypipe) socket() string { return filepath.Join(w.dir, "s") }
 
 // options make ssh(1) listen in the machine for what goes to our socket.
 func (w *waypipe) options() []string {
-	return []string{"-o", "ExitOnForwardFailure=yes", "-R", w.remote + ":" + w.socket()}
+	return []string{"-o", "ControlPath=none", "-o", "ExitOnForwardFailure=yes", "-R", w.remote + ":" + w.socket()}
 }
 
 // command is the line that runs the program in the machine behind the other

@@ -155,7 +155,7 @@ func (c *connectCmd) Run(e *env) error {
 	}
 	var more []string
 	if c.Agent {
-		more = []string{"-A", "-o", "IdentityAgent=SSH_AUTH_SOCK"}
+		more = []string{"-A", "-o", "IdentityAgent=SSH_AUTH_SOCK", "-o", "ControlPath=none"}
 	}
 	through, err := proxy(e, m.Name, c.Machine)
 	if err != nil {

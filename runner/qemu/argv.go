@@ -20,7 +20,7 @@ type Machine struct {
 	Accel   []string
 	Memory  int64 // bytes
 	CPUs    int
-	Display bool // a window, instead of none
+	Display string // unix socket at which its screen is shown by VNC, RFC 6143; "" without one
 	Kernel  string
 	Initrd  string
 	Append  string     // kernel command line, besides the console and the root
@@ -83,8 +83,12 @@ func (m Machine) Argv() ([]string, error) {
 	if m.Once {
 		argv = append(argv, "-no-reboot")
 	}
-	if m.Display {
-		argv = append(argv, "-device", "virtio-vga", "-device", "qemu-xhci", "-device", "usb-tablet", "-device", "usb-kbd")
+	if m.Display != "" {
+		card := "virtio-gpu-" + b.bus
+		if b.machine == "q35" {
+			card = "virtio-vga"
+		}
+		argv = append(argv, "-vnc", "unix:"+escape(m.Display), "-device", card, "-device", "qemu-xhci", "-device", "usb-tablet", "-device", "usb-kbd")
 	} else {
 		argv = append(argv, "-display", "none")
 	}

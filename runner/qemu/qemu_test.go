@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -53,6 +54,30 @@ func TestArgv(t *testing.T) {
 	if all := strings.Join(argv, " "); err != nil || !strings.HasPrefix(all, "qemu-system-riscv64 ") || !strings.Contains(all, "drive=disk1-0") {
 		t.Errorf("%s, %v", all, err)
 	}
+	// What differs between architectures, and what a machine may have besides.
+	for arch, want := range map[string]string{
+		"x86_64":  "-machine q35 | -vnc unix:screen -device virtio-vga | console=ttyS0 | virtio-blk-pci | virtio-net-pci,netdev=net1,mac=M1 | virtio-rng-pci",
+		"aarch64": "-machine virt | -vnc unix:screen -device virtio-gpu-pci | console=ttyAMA0 | virtio-blk-pci | virtio-net-pci,netdev=net1,mac=M1 | virtio-rng-pci",
+		"arm":     "-machine virt | console=ttyAMA0 | virtio-blk-device | virtio-net-device,netdev=net1,mac=M1 | virtio-rng-device",
+		"riscv64": "-machine virt | console=ttyS0 | virtio-blk-pci | virtio-net-pci,netdev=net1,mac=M1",
+		"s390x":   "-machine s390-ccw-virtio | console=ttysclp0 | virtio-blk-ccw | virtio-net-ccw,netdev=net1,mac=M1",
+	} {
+		m := machine()
+		m.Arch, m.Display, m.Serial, m.RunAs, m.Once = arch, "screen", "line", "7:7", true
+		m.Network.Subnet = "10.0.3.0/24"
+		m.NICs = []NIC{{FD: 4, Model: "virtio", MAC: "M1"}, {FD: 5, Model: "e1000", MAC: "M2"}}
+		argv, err := m.Argv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := strings.Join(argv, " ")
+		for _, part := range append(strings.Split(want, " | "), "-no-reboot", "tap,id=net1,fd=4", "tap,id=net2,fd=5 -device e1000,netdev=net2,mac=M2", "-runas 7:7", "elevateprivileges=allow",
+			"user,id=net0,restrict=on,net=10.0.3.0/24,hostfwd=", "socket,id=console,server=on,wait=off,path=line,logappend=on,logfile=con,,sole -serial chardev:console") {
+			if !strings.Contains(all, part) {
+				t.Errorf("%s: %q is missing in %s", arch, part, all)
+			}
+		}
+	}
 	m.Arch = "pdp11"
 	if _, err := m.Argv(); err == nil {
 		t.Error("a machine of 1970")
@@ -77,7 +102,8 @@ func TestQEMUAccepts(t *testing.T) {
 	m := machine()
 	m.Kernel, m.Initrd, m.Console, m.Extra = "", "", `odd, "name" $x`, []string{"-S"}
 	m.Disks = [][]string{{filepath.Join(dir, "top"), filepath.Join(dir, "base")}}
-	m.Network.SSHPort = 0
+	m.Network.SSHPort, m.Network.Subnet = 0, "10.0.9.0/24"
+	m.Display, m.Serial = "screen", "line, serial"
 	argv, err := m.Argv()
 	if err != nil {
 		t.Fatal(err)
@@ -103,6 +129,17 @@ func TestQEMUAccepts(t *testing.T) {
 	if status, err := mon.Commands(t.Context()).QueryStatus(); err != nil || status.Status != raw.RunStatePrelaunch {
 		t.Errorf("%v, %v", status, err)
 	}
+	for socket, want := range map[string]string{"screen": "RFB ", "line, serial": ""} {
+		c, err := net.Dial("unix", filepath.Join(dir, socket))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, len(want))
+		if _, err := io.ReadFull(c, b); err != nil || string(b) != want {
+			t.Errorf("%s says %q, %v", socket, b, err)
+		}
+		c.Close()
+	}
 	// More than the 64 KiB that one read gives.
 	if all, err := mon.Commands(t.Context()).QomListTypes(nil, nil); err != nil || len(all) < 500 {
 		t.Errorf("%d types, %v", len(all), err)
@@ -117,8 +154,10 @@ func TestQEMUAccepts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e := <-events; e.Event != "RESUME" {
-		t.Errorf("the event is %+v", e)
+	for e := range events { // after those of the screen
+		if e.Event == "RESUME" {
+			break
+		}
 	}
 	mon.Close()
 	for range events { // until it sees that the connection is closed

@@ -19,8 +19,9 @@ type Host struct {
 	Address string                                  // host:port
 	Dial    func(context.Context) (net.Conn, error) // if set, how it is reached instead
 	User    string
-	Key     *Key // ours
-	HostKey *Key // the guest's: no other is accepted
+	Control string // file: socket by which ssh(1) shares a connection that is open for a while; or ""
+	Key     *Key   // ours
+	HostKey *Key   // the guest's: no other is accepted
 }
 
 // bannerWait is how long a server has for its first line. QEMU's forwarder

@@ -10,16 +10,24 @@ func (h *Host) KnownHost() []byte {
 	return fmt.Appendf(nil, "%s %s", h.Name, h.HostKey.Public())
 }
 
+// maxControl is how long the path of a control socket may be: ssh(1) adds 17
+// bytes while it makes it, and an address has 108, unix(7).
+const maxControl = 90
+
 // options are what ssh(1) is told of the host, ssh_config(5), and nothing that
 // the user's configuration says. proxy is the argument vector of a program that
 // hands its standard output a connection to the host, ProxyUseFdpass.
 func (h *Host) options(knownHosts string, proxy []string) [][2]string {
-	all := [][2]string{
+	all := [][2]string{{"ControlPath", "none"}}
+	if h.Control != "" && len(h.Control) <= maxControl {
+		all = [][2]string{{"ControlPath", h.Control}, {"ControlMaster", "auto"}, {"ControlPersist", "60"}}
+	}
+	all = append(all, [][2]string{
 		{"IdentityFile", h.Key.File}, {"IdentitiesOnly", "yes"}, {"IdentityAgent", "none"}, {"PreferredAuthentications", "publickey"},
 		{"UserKnownHostsFile", knownHosts}, {"GlobalKnownHostsFile", "none"}, {"StrictHostKeyChecking", "yes"}, {"HostKeyAlias", h.Name},
 		{"CheckHostIP", "no"}, {"UpdateHostKeys", "no"}, {"LogLevel", "ERROR"}, {"ConnectTimeout", "20"}, {"ServerAliveInterval", "15"},
-		{"ControlPath", "none"}, {"ForwardAgent", "no"}, {"ForwardX11", "no"}, {"ProxyUseFdpass", "yes"},
-	}
+		{"ForwardAgent", "no"}, {"ForwardX11", "no"}, {"ProxyUseFdpass", "yes"},
+	}...)
 	for i, o := range all {
 		if strings.ContainsAny(o[1], " \t") {
 			all[i][1] = `"` + o[1] + `"`

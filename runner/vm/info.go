@@ -112,6 +112,18 @@ func (g *Group) DialConsole(ctx context.Context, machine string) (net.Conn, erro
 	return c, nil
 }
 
+// Screen is the unix socket at which a machine with a display shows it by VNC.
+func (g *Group) Screen(machine string) (string, error) {
+	file := g.file(machine, screenFile)
+	switch _, err := os.Stat(file); {
+	case !g.alive(machine):
+		return "", fmt.Errorf("%s/%s %w (meros init %s)", g.Name, machine, ErrNotRunning, g.Name)
+	case err != nil:
+		return "", fmt.Errorf("%s/%s was started without a display (display: true in its manifest, then meros restart %[1]s %[2]s)", g.Name, machine)
+	}
+	return file, nil
+}
+
 // SSHConfig is a machine's part of an ssh_config(5), whether it runs or not.
 func (g *Group) SSHConfig(machine, user string, proxy []string) (string, error) {
 	h, err := g.host(machine, user, 0)
@@ -146,5 +158,6 @@ func (g *Group) ConnectArgv(machine string, proxy, more, command []string) ([]st
 	if err != nil {
 		return nil, err
 	}
+	h.Control = g.file(machine, controlFile)
 	return h.Argv(g.file(machine, knownFile), proxy, more, command), nil
 }

@@ -83,7 +83,9 @@ const (
 	qemuLogFile = "qemu.log"
 	socketFile  = "qmp.sock"
 	serialFile  = "serial.sock"
+	screenFile  = "vnc.sock"
 	knownFile   = "known_hosts"
+	controlFile = "ssh" // socket of an open connection
 	pidFile     = "qemu.pid"
 )
 
@@ -160,9 +162,12 @@ const firstFD = 3
 // argv is the command line of the machine's QEMU, started in its directory.
 func (g *Group) argv(m *Machine, accel []string, port int) ([]string, error) {
 	q := qemu.Machine{
-		Name: m.Name, Arch: m.Arch, Accel: accel, Memory: m.Memory, CPUs: m.CPUs, Display: m.Display,
+		Name: m.Name, Arch: m.Arch, Accel: accel, Memory: m.Memory, CPUs: m.CPUs,
 		Kernel: m.Kernel, Initrd: initrdFile, Disks: [][]string{append([]string{diskFile}, m.Images...)},
 		Console: consoleFile, QMP: socketFile, PIDFile: pidFile, Network: qemu.Network{SSHPort: port, MAC: m.MAC}, Extra: m.Extra,
+	}
+	if m.Display {
+		q.Display = screenFile
 	}
 	for i, n := range m.NICs {
 		q.NICs = append(q.NICs, qemu.NIC{FD: firstFD + 1 + i, Model: n.Model, MAC: n.MAC})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"sync"
@@ -42,6 +43,12 @@ func (g *Group) Save(ctx context.Context, machines []string, name string) error 
 
 // Restore takes machines back to a snapshot that each of them has.
 func (g *Group) Restore(ctx context.Context, machines []string, name string) error {
+	// Connections that are open now are none that the machine knows then.
+	for _, m := range machines {
+		if err := os.Remove(g.file(m, controlFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
 	return g.snapshot(ctx, "restore", machines, name)
 }
 

@@ -196,7 +196,7 @@ func (g *Group) startLocked(ctx context.Context, m *Machine, accel []string, loc
 // clear removes what an ended run left, except the console log.
 func (g *Group) clear(machine string) error {
 	// The record last: without it nobody would look for the rest.
-	for _, f := range []string{diskFile, initrdFile, socketFile, serialFile, knownFile, pidFile, recordFile} {
+	for _, f := range []string{diskFile, initrdFile, socketFile, serialFile, screenFile, controlFile, knownFile, pidFile, recordFile} {
 		if err := os.Remove(g.file(machine, f)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
