@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -162,35 +160,6 @@ func (l *loader) top(body ast.Node) {
 	}
 }
 
-func (l *loader) readBridges(n ast.Node) {
-	ps, _ := l.mapping(n, "bridges")
-	for _, p := range ps {
-		b := Bridge{Name: p.key, Policy: HostAccess, AllowedPorts: []uint16{22, 80, 443}, AllowICMP: true, AutoCreate: true, Line: p.at.line}
-		l.checkInterface(p.at, "bridge", p.key)
-		l.bridges[p.key] = p.at
-		subnet, icmp := p.at, false
-		l.fields(p.value, "a bridge", map[string]func(ast.Node){
-			"subnet":        func(n ast.Node) { b.Subnet, subnet = l.prefix(n), placeOf(n) },
-			"policy_type":   func(n ast.Node) { b.Policy = Policy(l.word(n, "policy", string(HostAccess), string(Isolated))) },
-			"allowed_ports": func(n ast.Node) { b.AllowedPorts = l.ports(n) },
-			"allowed_ips":   func(n ast.Node) { b.AllowedIPs = l.prefixes(n) },
-			"allow_icmp":    func(n ast.Node) { b.AllowICMP, icmp = l.boolean(n), true },
-			"peers":         func(n ast.Node) { b.PeersApart = l.word(n, "value of peers", "open", "isolated") == "isolated" },
-			"egress":        func(n ast.Node) { b.Egress = l.flows(n) },
-			"ingress":       func(n ast.Node) { b.Ingress = l.flows(n) },
-			"auto_create":   func(n ast.Node) { b.AutoCreate = l.boolean(n) },
-		})
-		if !b.Subnet.IsValid() && subnet == p.at {
-			b.Subnet = netip.MustParsePrefix("10.10.10.0/24") // the ancestor's default
-		}
-		if b.Policy == Isolated && !icmp {
-			b.AllowICMP = false
-		}
-		l.checkSubnet(b, subnet)
-		l.m.Bridges = append(l.m.Bridges, b)
-	}
-}
-
 // buildFields are the keys that may stand at a machine, and at the top for all
 // of them.
 func (l *loader) buildFields(vm *Machine) map[string]func(ast.Node) {
@@ -232,6 +201,7 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 		"disks":         func(n ast.Node) { vm.Disks = l.disks(n) },
 		"networks":      func(n ast.Node) { vm.Networks = l.networks(n) },
 		"ports":         func(n ast.Node) { vm.Forwards = l.forwards(n) },
+		"mounts":        func(n ast.Node) { vm.Mounts = l.mounts(n) },
 		"depends_on":    func(n ast.Node) { vm.DependsOn, l.depends[vm.Name] = l.texts(n), placeOf(n) },
 		"ready":         func(n ast.Node) { vm.Ready = l.probes(n) },
 		"qemu_args":     func(n ast.Node) { qemuArgs = l.args(n) },
@@ -283,57 +253,26 @@ func (l *loader) mountPoint(n ast.Node) string {
 	return s
 }
 
-func (l *loader) networks(n ast.Node) []Network {
-	var ns []Network
+func (l *loader) mounts(n ast.Node) []Mount {
+	var ms []Mount
 	for _, e := range l.sequence(n) {
-		x := Network{Model: "virtio"}
-		at, labelAt, bridgeAt, ipAt, macAt := placeOf(e), placeOf(e), placeOf(e), placeOf(e), placeOf(e)
-		l.fields(e, "a network", map[string]func(ast.Node){
-			"label":   func(n ast.Node) { x.Label, labelAt = l.text(n), placeOf(n) },
-			"bridge":  func(n ast.Node) { x.Bridge, bridgeAt = l.text(n), placeOf(n) },
-			"ip_addr": func(n ast.Node) { x.IPAddr, ipAt = l.addr(n), placeOf(n) },
-			"model":   func(n ast.Node) { x.Model = l.word(n, "network device", models...) },
-			"mac":     func(n ast.Node) { x.MAC, macAt = l.mac(n), placeOf(n) },
+		var m Mount
+		l.fields(e, "a mount", map[string]func(ast.Node){
+			"source":    func(n ast.Node) { m.Source = l.text(n) },
+			"target":    func(n ast.Node) { m.Target = l.mountPoint(n) },
+			"read_only": func(n ast.Node) { m.ReadOnly = l.boolean(n) },
 		})
-		if x.Label == "" {
-			l.addAt(at, "", "a network needs a label, the name of the interface on the host")
-		} else {
-			l.checkInterface(labelAt, "network label", x.Label)
+		switch {
+		case m.Source == "" || m.Target == "":
+			l.addAt(placeOf(e), "{source: ./site, target: /srv/site}", "a mount needs a source and a target")
+		case m.Target == "/":
+			l.addAt(placeOf(e), "", "nothing can be mounted over the machine's root")
+		case slices.ContainsFunc(ms, func(o Mount) bool { return o.Target == m.Target }):
+			l.addAt(placeOf(e), "", "two mounts have the target %s", m.Target)
 		}
-		l.checkNetwork(x, bridgeAt, ipAt, macAt)
-		ns = append(ns, x)
+		ms = append(ms, m)
 	}
-	return ns
-}
-
-func (l *loader) flows(n ast.Node) []Flow {
-	var fs []Flow
-	for _, e := range l.sequence(n) {
-		s := l.text(e)
-		if s == "" {
-			continue // said already
-		}
-		f, err := ParseFlow(s)
-		if err != nil {
-			l.addAt(placeOf(e), "NETWORK, NETWORK:PORT or :PORT, with /tcp or /udp", "%v", err)
-			continue
-		}
-		fs = append(fs, f)
-	}
-	return fs
-}
-
-func (l *loader) forwards(n ast.Node) []Forward {
-	var fs []Forward
-	for _, e := range l.sequence(n) {
-		f, err := ParseForward(l.text(e))
-		if err != nil {
-			l.addAt(placeOf(e), `write it as "127.0.0.1:8080->80"`, "%v", err)
-			continue
-		}
-		fs = append(fs, f)
-	}
-	return fs
+	return ms
 }
 
 // probes are what shows that a machine is ready; ssh always is one of them.
@@ -353,73 +292,6 @@ func (l *loader) probes(n ast.Node) []Probe {
 			continue
 		}
 		ps = append(ps, p)
-	}
-	return ps
-}
-
-func (l *loader) mac(n ast.Node) string {
-	s := l.text(n)
-	if s == "" {
-		return ""
-	}
-	hw, err := net.ParseMAC(s)
-	switch {
-	case err != nil || len(hw) != 6:
-		l.addAt(placeOf(n), "write it as 52:54:00:12:34:56", "%q is no MAC address", s)
-	case hw[0]&1 != 0:
-		l.addAt(placeOf(n), "the second digit must be even", "%s is a multicast address, which no interface can have", s)
-	default:
-		return hw.String()
-	}
-	return ""
-}
-
-func (l *loader) addr(n ast.Node) netip.Addr {
-	s := l.text(n)
-	if s == "" {
-		return netip.Addr{}
-	}
-	host, _, _ := strings.Cut(s, "/") // some write the prefix length here too
-	a, err := netip.ParseAddr(host)
-	if err != nil {
-		l.addAt(placeOf(n), "", "%q is no IP address", s)
-	}
-	return a
-}
-
-func (l *loader) prefix(n ast.Node) netip.Prefix {
-	s := l.text(n)
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		l.addAt(placeOf(n), "write it as 10.0.10.0/24", "%q is no subnet", s)
-		return netip.Prefix{}
-	}
-	return p.Masked()
-}
-
-// prefixes are networks or single addresses, in a list or separated by commas.
-func (l *loader) prefixes(n ast.Node) []netip.Prefix {
-	var ps []netip.Prefix
-	for _, e := range l.sequence(n) {
-		for _, s := range strings.FieldsFunc(l.text(e), func(r rune) bool { return r == ',' || r == ' ' }) {
-			if a, err := netip.ParseAddr(s); err == nil {
-				ps = append(ps, netip.PrefixFrom(a, a.BitLen()))
-			} else if p, err := netip.ParsePrefix(s); err == nil {
-				ps = append(ps, p.Masked())
-			} else {
-				l.addAt(placeOf(e), "", "%q is neither an IP address nor a network", s)
-			}
-		}
-	}
-	return ps
-}
-
-func (l *loader) ports(n ast.Node) []uint16 {
-	var ps []uint16
-	for _, e := range l.sequence(n) {
-		if p := l.integer(e, 1, 65535); p > 0 {
-			ps = append(ps, uint16(p))
-		}
 	}
 	return ps
 }

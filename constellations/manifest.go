@@ -67,11 +67,12 @@ type Machine struct {
 	Disks        []Disk
 	Networks     []Network
 	Forwards     []Forward // ports of the host
-	DependsOn    []string  // machines that are ready before this one starts
-	Ready        []Probe   // besides ssh, what makes it ready
-	QEMUArgs     []string  // words of qemu_args, then of extra_args
-	Packages     []string  // sorted
-	Bootstrap    string    // "meros" or "debootstrap"
+	Mounts       []Mount
+	DependsOn    []string // machines that are ready before this one starts
+	Ready        []Probe  // besides ssh, what makes it ready
+	QEMUArgs     []string // words of qemu_args, then of extra_args
+	Packages     []string // sorted
+	Bootstrap    string   // "meros" or "debootstrap"
 	Hooks        Hooks
 	User         string // who logs in
 	BootCheck    bool
@@ -96,6 +97,13 @@ type Network struct {
 	IPAddr netip.Addr // invalid: by DHCP
 	Model  string     // of the device, as QEMU names it, or "virtio"
 	MAC    string     // canonical lower case, or ""
+}
+
+// Mount is a directory of the host that a machine sees while it runs.
+type Mount struct {
+	Source   string // path: absolute, or relative to the root directory or to the constellation
+	Target   string // path in the machine
+	ReadOnly bool
 }
 
 // Probe is what shows that a machine is ready: one of the two.

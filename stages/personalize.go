@@ -24,7 +24,18 @@ type Personality struct {
 	Resolvers  []string          `json:"resolvers,omitempty"` // addresses of its name servers, if it has no resolver of its own
 	Interfaces []Interface       `json:"interfaces,omitempty"`
 	User       string            `json:"user,omitempty"` // login user besides root
+	Mounts     []Share           `json:"mounts,omitempty"`
 }
+
+// Share is a directory of the host, known by its tag.
+type Share struct {
+	Tag      string `json:"tag"`
+	Target   string `json:"target"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// MountTag is the tag of a machine's nth mount.
+func MountTag(n int) string { return fmt.Sprintf("meros%d", n) }
 
 // Interface is one network interface, known by its MAC address.
 type Interface struct {
@@ -55,6 +66,9 @@ func (pl *planner) personalize(vm *constellations.Machine, section *constellatio
 	if len(vm.Networks) > 0 {
 		p.Domain = pl.m.Name
 		p.Resolvers = pl.resolvers(vm)
+	}
+	for i, m := range vm.Mounts {
+		p.Mounts = append(p.Mounts, Share{MountTag(i), m.Target, m.ReadOnly})
 	}
 	node := &graph.Node{
 		Stage: "personalize", Revision: personalizeRevision, Name: pl.name(vm, "personalize"),

@@ -59,6 +59,7 @@ func TestLab(t *testing.T) {
 		t.Run(who, func(t *testing.T) {
 			p := lab.Downloaded(t, "lab")
 			p.Write(t, "constellations/lab/manifest.yml", readFile(t, "../../constellations/lab/manifest.yml"))
+			p.Write(t, "constellations/lab/site/index.html", "of the host\n")
 			meros := func(args ...string) *lab.Outcome {
 				t.Helper()
 				cmd := p.Command(t, args...)
@@ -108,6 +109,14 @@ func liveLab(t *testing.T, p *lab.Project, who string, meros func(...string) *la
 		t.Errorf("a second init said\n%s", o.Stderr)
 	}
 	t.Run("packets again", func(t *testing.T) { provenWays(t, meros) })
+	t.Run("mount", func(t *testing.T) {
+		if got := in("web", "cat /srv/site/index.html && echo back > /srv/site/new && systemctl is-system-running --wait"); got != "of the host\nrunning\n" {
+			t.Errorf("the machine sees %q", got)
+		}
+		if got := readFile(t, p.Path("constellations/lab/site/new")); got != "back\n" {
+			t.Errorf("the machine wrote %q", got)
+		}
+	})
 	t.Run("copies", func(t *testing.T) { copies(t, p, meros, in) })
 	if os.Getuid() == 0 && who == "root" {
 		t.Run("again", func(t *testing.T) { startedAgain(t, p, meros, in) })

@@ -347,6 +347,9 @@ func stepPersonalize(ctx context.Context, s *step) error {
 	if len(p.Resolvers) > 0 {
 		files = append(files, guest.Resolver(p.Domain, p.Resolvers))
 	}
+	for _, m := range p.Mounts {
+		files = append(files, guest.Mount(m.Tag, m.Target, m.ReadOnly)...)
+	}
 	if p.User != "" {
 		accounts := make(guest.Accounts)
 		for _, file := range s.paths("accounts") {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -14,9 +13,7 @@ import (
 	"time"
 
 	"meros/constellations"
-	"meros/graph"
 	"meros/runner/vm"
-	"meros/stages"
 )
 
 type initCmd struct {
@@ -52,7 +49,7 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	machines, err := bootable(done)
+	machines, err := bootable(e, done)
 	if err != nil {
 		return nil, err
 	}
@@ -98,39 +95,6 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 func group(e *env, name string) *vm.Group {
 	data := filepath.Join(e.root, "data")
 	return &vm.Group{Name: name, State: filepath.Join(data, "state", name), Keys: filepath.Join(data, "ssh", name), SSH: filepath.Join(data, "ssh", "id_ed25519")}
-}
-
-// bootable turns built machines into ones that can be booted.
-func bootable(b *built) ([]*vm.Machine, error) {
-	var machines []*vm.Machine
-	for _, m := range b.machines {
-		path := func(n *graph.Node, output string) string { return b.store.Path(b.result.Outputs[n][output].Digest) }
-		images, err := chainOf(path(m.Image, "image"), path(m.Base, "image"))
-		if err != nil {
-			return nil, err
-		}
-		kernel := m.KernelPath
-		if m.Kernel != nil {
-			kernel = path(m.Kernel, "kernel")
-		}
-		var nics []vm.NIC
-		for _, n := range m.Networks {
-			nics = append(nics, vm.NIC{Tap: n.Label, Model: n.Model, MAC: stages.MAC(b.manifest.Name, m.Name, n)})
-		}
-		machines = append(machines, &vm.Machine{
-			Name: m.Name, Arch: m.Arch, Memory: m.Memory, CPUs: m.CPUs, KVM: m.KVM, Display: m.Display, Extra: m.QEMUArgs, User: m.User,
-			Kernel: kernel, Initrd: path(m.Initrd, "initrd"), Images: images, MAC: managementMAC(b.manifest.Name, m.Name),
-			NICs: nics, After: m.DependsOn, Ready: m.Ready,
-		})
-	}
-	return machines, nil
-}
-
-// managementMAC is the address of the interface that only ssh from the host
-// comes through: none that the manifest speaks of.
-func managementMAC(constellation, machine string) string {
-	h := sha256.Sum256([]byte("management\x00" + constellation + "\x00" + machine))
-	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[0], h[1], h[2])
 }
 
 type connectCmd struct {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -246,4 +247,19 @@ func FuzzAccounts(f *testing.F) {
 			t.Errorf("user %q is %d, looked up %d, %v", name, uid, got, err)
 		}
 	})
+}
+
+func TestMount(t *testing.T) {
+	for dir, unit := range map[string]string{"/srv/site": "srv-site", "/a b/.c-d": `a\x20b-.c\x2dd`, "/.x": `\x2ex`, "/ü": `\xc3\xbc`} {
+		files := Mount("meros0", dir, true)
+		if want := "etc/systemd/system/" + unit + ".mount"; files[0].Path != want || files[1].Link != "/"+want {
+			t.Errorf("%q is mounted by %q, want %q", dir, files[0].Path, want)
+		}
+		if text := string(files[0].Data); !strings.Contains(text, "Where="+dir+"\n") || !strings.Contains(text, "=ro\n") {
+			t.Errorf("%q", text)
+		}
+	}
+	if out, err := exec.Command("systemd-escape", "--path", "/a b/.c-d").Output(); err == nil && string(out) != `a\x20b-.c\x2dd`+"\n" {
+		t.Errorf("systemd itself says %q", out)
+	}
 }

@@ -32,6 +32,7 @@ type Machine struct {
 	PIDFile string     // QEMU removes it when it ends in order
 	Network Network
 	NICs    []NIC
+	Shares  []Share
 	RunAs   string   // "UID:GID" to become when all is open, or ""
 	Extra   []string // further arguments
 }
@@ -43,6 +44,12 @@ type Network struct {
 	SSHPort int
 	MAC     string
 	Subnet  string // "" is QEMU's own, 10.0.2.0/24
+}
+
+// Share is a directory of the host that the guest may mount, as virtiofs.
+type Share struct {
+	Socket string // unix socket of its virtiofsd
+	Tag    string
 }
 
 // NIC is a further network device, whose tap is open.
@@ -94,6 +101,10 @@ func (m Machine) Argv() ([]string, error) {
 	}
 	argv = append(argv, m.Accel...)
 	argv = append(argv, "-m", strconv.FormatInt(m.Memory>>20, 10), "-smp", strconv.Itoa(m.CPUs))
+	if len(m.Shares) > 0 {
+		// Those who serve a directory write into the guest's memory themselves.
+		argv = append(argv, "-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", m.Memory>>20), "-machine", "memory-backend=memory")
+	}
 	if m.Kernel != "" {
 		argv = append(argv, "-kernel", m.Kernel, "-append", strings.TrimSpace("console="+b.console+" root=/dev/vda1 rw "+m.Append))
 		if m.Initrd != "" {
@@ -133,6 +144,10 @@ func (m Machine) Argv() ([]string, error) {
 			model = "virtio-net-" + b.bus
 		}
 		argv = append(argv, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i+1, n.FD), "-device", fmt.Sprintf("%s,netdev=net%d,mac=%s", model, i+1, n.MAC))
+	}
+	for i, s := range m.Shares {
+		argv = append(argv, "-chardev", fmt.Sprintf("socket,id=share%d,path=%s", i, escape(s.Socket)),
+			"-device", fmt.Sprintf("vhost-user-fs-%s,chardev=share%d,tag=%s", b.bus, i, s.Tag))
 	}
 	privileges := "deny"
 	if m.RunAs != "" {

@@ -45,6 +45,7 @@ type Machine struct {
 	Images  []string // a chain of qcow2 images, the top one first; none is written to
 	MAC     string
 	NICs    []NIC
+	Shares  []Share
 	After   []string               // machines that are ready before this one starts
 	Ready   []constellations.Probe // what makes it ready besides ssh
 	Again   Again                  // what is done first if it runs
@@ -168,6 +169,9 @@ func (g *Group) argv(m *Machine, accel []string, port int) ([]string, error) {
 	}
 	if m.Display {
 		q.Display = screenFile
+	}
+	for i, s := range m.Shares {
+		q.Shares = append(q.Shares, qemu.Share{Socket: shareSocket(i), Tag: s.Tag})
 	}
 	for i, n := range m.NICs {
 		q.NICs = append(q.NICs, qemu.NIC{FD: firstFD + 1 + i, Model: n.Model, MAC: n.MAC})

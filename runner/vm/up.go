@@ -258,6 +258,15 @@ func (g *Group) launch(ctx context.Context, m *Machine, h *ssh.Host, accel []str
 		cmd.ExtraFiles = append(cmd.ExtraFiles, tap)
 	}
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	stop, err := g.share(m)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if stop != nil {
+			stop()
+		}
+	}()
 	started := time.Now()
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
@@ -279,8 +288,11 @@ func (g *Group) launch(ctx context.Context, m *Machine, h *ssh.Host, accel []str
 	if err == nil {
 		err = g.writeRecord(m.Name, r.record)
 	}
+	stopShares := stop
+	stop = nil // from here on they end with the machine
 	go func() {
 		r.status = cmd.Wait()
+		stopShares()
 		g.ended(m.Name, r)
 		close(r.exited)
 	}()

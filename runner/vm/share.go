@@ -1,0 +1,122 @@
+package vm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Share is a directory of the host that a machine sees.
+type Share struct {
+	Source   string // absolute path
+	Tag      string // by which the guest mounts it
+	ReadOnly bool
+}
+
+// shareSocket is the nth share's socket in the machine's directory.
+func shareSocket(n int) string { return fmt.Sprintf("share%d.sock", n) }
+
+// virtiofsd is where distributions put the program, which is on no PATH.
+var virtiofsd = []string{"/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/libexec/qemu/virtiofsd"}
+
+// share starts a server for each directory that the machine sees. Each is
+// closed in into its directory, and has no more rights than who that belongs
+// to.
+func (g *Group) share(m *Machine) (stop func(), err error) {
+	var running []*exec.Cmd
+	stop = func() {
+		for _, cmd := range running {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+		for i := range m.Shares {
+			unix.Unmount(g.file(m.Name, shareDir(i)), unix.MNT_DETACH)
+			os.Remove(g.file(m.Name, shareDir(i)))
+			os.Remove(g.file(m.Name, shareSocket(i)))
+		}
+	}
+	if len(m.Shares) == 0 || g.inside == nil {
+		return stop, nil
+	}
+	program := ""
+	for _, p := range virtiofsd {
+		if _, err := os.Stat(p); err == nil {
+			program = p
+			break
+		}
+	}
+	if program == "" {
+		return nil, errors.New("virtiofsd is not installed, which shows machines directories of the host (Debian 12: apt install qemu-system-common; later: virtiofsd)")
+	}
+	for i, s := range m.Shares {
+		cmd, err := g.serveShare(m, program, i, s)
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("mount %s: %w", s.Source, err)
+		}
+		running = append(running, cmd)
+	}
+	return stop, nil
+}
+
+// shareDir is where the nth share is read-only, if it is to be.
+func shareDir(n int) string { return fmt.Sprintf("share%d", n) }
+
+func (g *Group) serveShare(m *Machine, program string, i int, s Share) (*exec.Cmd, error) {
+	source := s.Source
+	if s.ReadOnly {
+		source = g.file(m.Name, shareDir(i))
+		if err := os.MkdirAll(source, 0o700); err != nil {
+			return nil, err
+		}
+		if err := bindReadOnly(s.Source, source); err != nil {
+			return nil, err
+		}
+	}
+	socket, err := listenAt(g.file(m.Name, shareSocket(i)))
+	if err != nil {
+		return nil, err
+	}
+	defer socket.Close()
+	log, err := os.OpenFile(filepath.Join(g.dir(m.Name), qemuLogFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	// By its descriptor: by a name it would want a directory in /run.
+	cmd := exec.Command(program, "--fd=3", "--rlimit-nofile=4096", "-o", "source="+source, "-o", "sandbox=namespace", "-o", "log_level=warn")
+	cmd.ExtraFiles = []*os.File{socket}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	if os.Geteuid() == 0 && mapsMany() {
+		var st unix.Stat_t
+		if err := unix.Stat(s.Source, &st); err != nil {
+			return nil, err
+		}
+		cmd.SysProcAttr = &unix.SysProcAttr{
+			Cloneflags:  unix.CLONE_NEWUSER,
+			UidMappings: []unixIDMap{{ContainerID: 0, HostID: int(st.Uid), Size: 1}}, GidMappings: []unixIDMap{{ContainerID: 0, HostID: int(st.Gid), Size: 1}},
+			Credential: &syscall.Credential{NoSetGroups: true}, // 0, as the map says
+		}
+	}
+	return cmd, cmd.Start()
+}
+
+// bindReadOnly shows a directory at another place, where nothing can be
+// written, mount_setattr(2).
+func bindReadOnly(from, to string) error {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, from, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return err
+	}
+	return unix.MoveMount(tree, "", unix.AT_FDCWD, to, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
