@@ -40,9 +40,11 @@ func AttachUserNetwork(ctx context.Context, pid int) (stop func(), err error) {
 	var messages bytes.Buffer
 	args := []string{"--foreground", "--quiet", "--config-net", "--no-map-gw",
 		"-t", "none", "-u", "none", "-T", "none", "-U", "none", "--dns-forward", UserResolver}
-	if name := defaultInterface(); name != "" {
-		args = append(args, "--outbound-if4", name) // and so no other address of the host
+	name := defaultInterface()
+	if name == "" {
+		return nil, errors.New("this host has no default route of IPv4")
 	}
+	args = append(args, "--outbound-if4", name) // and so no other address of the host
 	if os.Geteuid() == 0 {
 		args = append(args, "--runas", "0")
 	}

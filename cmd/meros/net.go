@@ -106,6 +106,9 @@ func (c *netCheckCmd) Run(e *env) error {
 			verdict := "as it should be"
 			if !p.OK() {
 				verdict = "WRONG: it should be " + openness[p.Open]
+				if p.Said != "" {
+					verdict += " (" + p.Said + ")"
+				}
 			}
 			e.ui.say("%-15s -> %-32s %-3s  %s", p.From, p.To, openness[p.Reached], verdict)
 		}

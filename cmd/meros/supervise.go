@@ -39,7 +39,7 @@ func superviseMain(args []string, stderr io.Writer) int {
 	return exitOK
 }
 
-// supervise is the process that [vm.Group.Start] starts: text is the group.
+// supervise is the process that [vm.Group.Bring] starts: text is the group.
 func supervise(ctx context.Context, name, text string) error {
 	g := new(vm.Group)
 	if err := json.Unmarshal([]byte(text), g); err != nil {
@@ -49,13 +49,10 @@ func supervise(ctx context.Context, name, text string) error {
 	return vm.Supervise(ctx, g, []string{name, superviseInsideArg}, uplink, os.NewFile(3, "ready"))
 }
 
-// startSupervisor makes sure that the group has one.
-func startSupervisor(e *env, g *vm.Group) error {
+// supervisorOf is the call of this program that is the group's supervisor.
+func supervisorOf(g *vm.Group) ([]string, error) {
 	text, err := json.Marshal(g)
-	if err != nil {
-		return err
-	}
-	return g.Start(e.ctx, []string{os.Args[0], superviseArg, string(text)})
+	return []string{os.Args[0], superviseArg, string(text)}, err
 }
 
 // ncCmd is what ssh(1) starts to reach a machine: it hands over a connection

@@ -71,11 +71,12 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 		return nil, err
 	}
 	defer unlock()
-	if err := startSupervisor(e, g); err != nil {
-		return nil, fmt.Errorf("%s: %w", g.Name, err)
+	supervisor, err := supervisorOf(g)
+	if err != nil {
+		return nil, err
 	}
 	start := time.Now()
-	err = g.Bring(e.ctx, networks, machines, vm.UpOptions{
+	err = g.Bring(e.ctx, supervisor, networks, machines, vm.UpOptions{
 		Patience: c.Wait,
 		Note: func(machine, text string) {
 			if machine == "" {

@@ -243,6 +243,9 @@ func plugEndpoint(name string, b Bridge, a netip.Addr) (*endpoint, error) {
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(e.ns.Fd()))}
 	bridge, err := netlink.LinkByName(b.Name)
 	if err == nil {
+		err = forgetNeighbour(bridge, a)
+	}
+	if err == nil {
 		err = netlink.LinkAdd(veth)
 	}
 	if err == nil {
@@ -262,6 +265,23 @@ func plugEndpoint(name string, b Bridge, a netip.Addr) (*endpoint, error) {
 		return nil, err
 	}
 	return e, nil
+}
+
+// forgetNeighbour removes the hardware address that an earlier endpoint had: the
+// kernel takes no other for a second (locktime, arp(7)).
+func forgetNeighbour(bridge netlink.Link, a netip.Addr) error {
+	known, err := netlink.NeighList(bridge.Attrs().Index, netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	for _, n := range known {
+		if n.IP.Equal(a.AsSlice()) {
+			if err := netlink.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // settle waits until the bridge forwards what the endpoint sends. The kernel

@@ -60,14 +60,19 @@ func (g *Group) request(ctx context.Context, r request, each func(answer)) error
 	})
 	defer stop()
 	in := json.NewDecoder(bufio.NewReader(c))
-	for {
+	for heard := false; ; heard = true {
 		var a answer
 		if err := in.Decode(&a); err != nil {
-			if ctx.Err() != nil {
+			switch {
+			case ctx.Err() != nil:
 				return context.Cause(ctx)
+			case !heard:
+				err = errNoSupervisor // it was just ending
+			case errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET):
+				err = errors.New("its supervisor ended")
 			}
-			if errors.Is(err, io.EOF) {
-				err = fmt.Errorf("its supervisor ended; the end of %s:\n  | %s", g.supervisorLog(), strings.Join(consoleTail(g.supervisorLog(), tailLines), "\n  | "))
+			if tail := consoleTail(g.supervisorLog(), tailLines); len(tail) > 0 {
+				err = fmt.Errorf("%w; the end of %s:\n  | %s", err, g.supervisorLog(), strings.Join(tail, "\n  | "))
 			}
 			return fmt.Errorf("%s: %w", g.Name, err)
 		}
@@ -88,10 +93,9 @@ func (g *Group) request(ctx context.Context, r request, each func(answer)) error
 
 func (g *Group) supervisorLog() string { return filepath.Join(g.State, supervisorLog) }
 
-// Start starts the group's supervisor if there is none. argv is the call of
-// this program that runs [Supervise] with descriptor 3 as ready. The caller
-// holds the group's lock.
-func (g *Group) Start(ctx context.Context, argv []string) error {
+// start starts the group's supervisor if there is none. argv is the call of
+// this program that runs [Supervise] with descriptor 3 as ready.
+func (g *Group) startSupervisor(ctx context.Context, argv []string) error {
 	if g.Supervised() {
 		return nil
 	}
@@ -129,9 +133,27 @@ func (g *Group) Start(ctx context.Context, argv []string) error {
 	return fmt.Errorf("the supervisor ended at once: %s", strings.Join(consoleTail(g.supervisorLog(), tailLines), "; "))
 }
 
+// supervisorTries is how often a supervisor is looked for that comes to its end
+// just when it is asked.
+const supervisorTries = 3
+
 // Bring makes the networks what they are to be and starts those of the
 // machines that do not run. It tells of networks with an empty machine.
-func (g *Group) Bring(ctx context.Context, ns *Networks, machines []*Machine, o UpOptions) error {
+// supervisor is the call of this program that runs [Supervise] with descriptor
+// 3 as ready. The caller holds the group's lock.
+func (g *Group) Bring(ctx context.Context, supervisor []string, ns *Networks, machines []*Machine, o UpOptions) (err error) {
+	for range supervisorTries {
+		if err = g.startSupervisor(ctx, supervisor); err != nil {
+			return err
+		}
+		if err = g.bring(ctx, ns, machines, o); !errors.Is(err, errNoSupervisor) {
+			return err
+		}
+	}
+	return err
+}
+
+func (g *Group) bring(ctx context.Context, ns *Networks, machines []*Machine, o UpOptions) error {
 	err := g.request(ctx, request{Op: "up", Up: &upRequest{ns, machines}, Patience: o.Patience}, func(a answer) {
 		switch {
 		case a.Note != "":

@@ -204,7 +204,7 @@ func (s *inside) ask(q question, f *os.File) (reply, error) {
 func (s *inside) up(ctx context.Context, r request, say func(answer)) error {
 	s.mu.Lock()
 	began, first := time.Now(), s.networks == nil
-	changes, err := s.connect(r.Up.Networks)
+	changes, err := s.connect(r.Up.Networks, func(text string) { say(answer{Note: text}) })
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -238,16 +238,18 @@ func (s *inside) hostPID(pid int) (int, error) {
 	return r.PID, err
 }
 
-// connect sets up bridges, policies, name servers and ports.
-func (s *inside) connect(ns *Networks) (changes []string, err error) {
-	q := question{Op: "configure", World: ns.uplinked(), Ports: ns.Ports}
-	if _, err := s.ask(q, nil); err != nil {
+// connect sets up bridges, policies, name servers and ports, and tells what it
+// changed. What can be done without is a warning.
+func (s *inside) connect(ns *Networks, warn func(string)) (changes []string, err error) {
+	if _, err := s.ask(question{Op: "ports", Ports: ns.Ports}, nil); err != nil {
 		return nil, err
 	}
-	if q.World && s.uplink == "" {
-		if s.uplink = uplinkName(); s.uplink == "" {
-			return nil, errors.New("the way to the world has no interface")
+	if s.uplink = uplinkName(); s.uplink == "" && ns.uplinked() {
+		// A host that is offline is no reason to have no machines.
+		if _, err := s.ask(question{Op: "world"}, nil); err != nil {
+			warn("no machine reaches the world: " + err.Error())
 		}
+		s.uplink = uplinkName()
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -176,14 +176,14 @@ func TestHolder(t *testing.T) {
 		t.Errorf("%s is held by %q", a, got)
 	}
 	o := &outer{group: newGroup(t), listens: make(map[Port]net.Listener)}
-	err = o.configure(t.Context(), question{Ports: []Port{{a, "m", 80}}})
+	err = o.listen(t.Context(), []Port{{a, "m", 80}})
 	if err == nil || !strings.Contains(err.Error(), "address already in use (vm.test, process") {
 		t.Errorf("%v", err)
 	}
 	// Ports come and go with the manifest.
 	free := Port{netip.AddrPortFrom(a.Addr(), uint16(freeTCP(t))), "m", 80}
 	for _, ports := range [][]Port{{free}, {free}, nil} {
-		if err := o.configure(t.Context(), question{Ports: ports}); err != nil || len(o.listens) != len(ports) {
+		if err := o.listen(t.Context(), ports); err != nil || len(o.listens) != len(ports) {
 			t.Errorf("%v: %v, %v", ports, o.listens, err)
 		}
 	}

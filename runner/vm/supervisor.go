@@ -36,9 +36,8 @@ type Uplink struct {
 // question is what the inner process of a supervisor asks the outer one, which
 // is where the host's network is.
 type question struct {
-	Op    string // "configure", "host" with a connection, "pid" with a pidfd
-	World bool   // configure: the machines may reach the world
-	Ports []Port // configure: ports of the host to listen at
+	Op    string // "ports", "world", "host" with a connection, "pid" with a pidfd
+	Ports []Port // ports: those of the host to listen at
 	Port  uint16 // host: the port of the host that a machine wants
 }
 
@@ -161,8 +160,10 @@ func (o *outer) answer(ctx context.Context) {
 		}
 		var r reply
 		switch {
-		case q.Op == "configure":
-			err = o.configure(ctx, q)
+		case q.Op == "ports":
+			err = o.listen(ctx, q.Ports)
+		case q.Op == "world":
+			err = o.attach(ctx)
 		case q.Op == "host" && f != nil:
 			go o.toHost(ctx, f, q.Port)
 			f = nil
@@ -183,20 +184,27 @@ func (o *outer) answer(ctx context.Context) {
 	}
 }
 
-// configure listens at these ports of the host and at no others, and connects
-// the namespace to the world if it is to be.
-func (o *outer) configure(ctx context.Context, q question) error {
+// attach connects the namespace to the world, anew if it was.
+func (o *outer) attach(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if q.World && o.stop == nil {
-		stop, err := o.uplink.Attach(ctx, o.inner)
-		if err != nil {
-			return fmt.Errorf("connect to the world: %w", err)
-		}
+	if o.stop != nil {
+		o.stop()
+		o.stop = nil
+	}
+	stop, err := o.uplink.Attach(ctx, o.inner)
+	if err == nil {
 		o.stop = stop
 	}
+	return err
+}
+
+// listen listens at these ports of the host and at no others.
+func (o *outer) listen(ctx context.Context, ports []Port) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	wanted := make(map[Port]bool)
-	for _, p := range q.Ports {
+	for _, p := range ports {
 		wanted[p] = true
 	}
 	for p, l := range o.listens {
@@ -205,7 +213,7 @@ func (o *outer) configure(ctx context.Context, q question) error {
 			delete(o.listens, p)
 		}
 	}
-	for _, p := range q.Ports {
+	for _, p := range ports {
 		if o.listens[p] != nil {
 			continue
 		}
