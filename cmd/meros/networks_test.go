@@ -220,11 +220,11 @@ func startedAgain(t *testing.T, p *lab.Project, meros func(...string) *lab.Outco
 	}
 	meros("snapshot", "save", "lab", "clean", "db")
 	in("db", "echo later > /root/later && sync")
-	meros("snapshot", "restore", "lab", "clean")
+	meros("snapshot", "restore", "lab", "clean", "db")
 	if got := in("db", "ls /root"); got != "mark\n" {
 		t.Errorf("after the snapshot is restored: %q", got)
 	}
-	fails(t, p.Run(t, "snapshot", "restore", "lab", "other", "db"), 1, `no snapshot "other"`, "clean")
+	fails(t, p.Run(t, "snapshot", "restore", "lab", "other", "db"), 1, "there is no snapshot", "clean")
 	var loads []load
 	if err := json.Unmarshal([]byte(meros("top", "lab", "--json", "--interval=500ms").Stdout), &loads); err != nil || len(loads) != 3 || loads[0].Memory < 1<<20 {
 		t.Errorf("top says %+v, %v", loads, err)
