@@ -9,6 +9,7 @@ import (
 func Needs(machines []*constellations.Machine) []constellations.Need {
 	var needs []constellations.Need
 	for _, vm := range machines {
+		needs = append(needs, KernelNeeds(vm)...)
 		if vm.Distribution != "debian" {
 			continue
 		}
@@ -19,13 +20,13 @@ func Needs(machines []*constellations.Machine) []constellations.Need {
 			with.Packages = vm.Packages
 			needs = append(needs, with)
 		}
-		needs = append(needs, kernelNeeds(vm)...)
 	}
 	return needs
 }
 
-// kernelNeeds is what a kernel that is built is made of and with.
-func kernelNeeds(vm *constellations.Machine) []constellations.Need {
+// KernelNeeds lists what the machine's kernel alone is made of and with, if it
+// is built.
+func KernelNeeds(vm *constellations.Machine) []constellations.Need {
 	if !vm.Kernel.Built() {
 		return nil
 	}

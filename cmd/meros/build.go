@@ -119,7 +119,7 @@ func (c *buildCmd) build(e *env) (*built, error) {
 		return nil, err
 	}
 	defer w.close()
-	lock, err := ensureLock(e, m, machines, c.Locked)
+	lock, err := ensureLock(e, m, stages.Needs(machines), c.Locked)
 	if err != nil {
 		return nil, err
 	}

@@ -88,7 +88,7 @@ func (c *kernelBuildCmd) Run(e *env) error {
 // plan is the plan of the kernel alone.
 func (c *kernelBuildCmd) plan(e *env, w *workplace, m *constellations.Manifest, vm *constellations.Machine) (*graph.Plan, *stages.BuiltKernel, error) {
 	machines := []*constellations.Machine{vm}
-	lock, err := ensureLock(e, m, machines, c.Locked)
+	lock, err := ensureLock(e, m, stages.KernelNeeds(vm), c.Locked)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -28,7 +28,7 @@ func (c *lockCmd) Run(e *env) error {
 		if err != nil {
 			return err
 		}
-		_, err = ensureLock(e, m, machines, false)
+		_, err = ensureLock(e, m, stages.Needs(machines), false)
 		return err
 	})
 }
@@ -155,14 +155,14 @@ func writeLock(e *env, m *constellations.Manifest, lock *constellations.Lock) er
 	return nil
 }
 
-// ensureLock returns a lock that pins all that the machines are made of, and
-// asks the archives for what it does not pin yet.
-func ensureLock(e *env, m *constellations.Manifest, machines []*constellations.Machine, locked bool) (*constellations.Lock, error) {
+// ensureLock returns a lock that pins all that is needed, and asks the
+// archives for what it does not pin yet.
+func ensureLock(e *env, m *constellations.Manifest, needs []constellations.Need, locked bool) (*constellations.Lock, error) {
 	lock, err := readLock(m)
 	if err != nil {
 		return nil, err
 	}
-	missing := lock.Unpinned(stages.Needs(machines))
+	missing := lock.Unpinned(needs)
 	if len(missing) == 0 {
 		return lock, nil
 	}
