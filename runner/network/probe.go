@@ -114,8 +114,10 @@ func (w Way) try(ctx context.Context, ends map[string][2]*endpoint, uplink strin
 	default:
 		err = ends[w.From][0].run(func() error { return dial(ctx, netip.AddrPortFrom(w.addr, w.port)) })
 	}
-	// A port that nobody listens at says so itself: the packet was there.
-	p.Reached = err == nil || errors.Is(err, unix.ECONNREFUSED)
+	// A port that nobody listens at says so itself, and one whose service is not
+	// there ends the connection: the packet was there. The filter answers by
+	// ICMP, never by a reset.
+	p.Reached = err == nil || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNRESET)
 	if err != nil {
 		p.Said = err.Error()
 	}
