@@ -20,7 +20,6 @@ import (
 
 	cryptossh "golang.org/x/crypto/ssh"
 
-	"meros/constellations"
 	"meros/runner/layer"
 	"meros/runner/ssh"
 )
@@ -67,14 +66,11 @@ func split(words []string) (from []string, to string) {
 
 // login is a session with a machine.
 func login(e *env, constellation, machine string) (*cryptossh.Client, *cryptossh.Session, error) {
-	m, err := constellations.Find(e.root, constellation)
+	g, err := groupOf(e, constellation, machine)
 	if err != nil {
-		return nil, nil, usageIfMissing(err)
-	}
-	if _, err := selectMachines(m, []string{machine}); err != nil {
 		return nil, nil, err
 	}
-	client, err := group(e, m.Name).Login(e.ctx, machine)
+	client, err := g.Login(e.ctx, machine)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -19,29 +19,28 @@ import (
 	"meros/runner/vm"
 )
 
-type restartCmd struct {
+// againArgs are those of the verbs that start machines again.
+type againArgs struct {
 	Constellation string        `arg:"" help:"Name of the constellation."`
 	Machine       []string      `arg:"" optional:"" help:"Only these machines."`
 	Wait          time.Duration `default:"5m" help:"Longest a machine may take until ssh answers."`
 }
 
-// Run implements the verb.
-func (c *restartCmd) Run(e *env) error {
-	_, err := (&initCmd{Constellation: c.Constellation, Machine: c.Machine, Wait: c.Wait, again: vm.Restart}).up(e)
+func (a *againArgs) start(e *env, again vm.Again) error {
+	_, err := (&initCmd{Constellation: a.Constellation, Machine: a.Machine, Wait: a.Wait, again: again}).up(e)
 	return err
 }
 
-type resetCmd struct {
-	Constellation string        `arg:"" help:"Name of the constellation."`
-	Machine       []string      `arg:"" optional:"" help:"Only these machines."`
-	Wait          time.Duration `default:"5m" help:"Longest a machine may take until ssh answers."`
-}
+type (
+	restartCmd struct{ againArgs }
+	resetCmd   struct{ againArgs }
+)
 
 // Run implements the verb.
-func (c *resetCmd) Run(e *env) error {
-	_, err := (&initCmd{Constellation: c.Constellation, Machine: c.Machine, Wait: c.Wait, again: vm.Reset}).up(e)
-	return err
-}
+func (c *restartCmd) Run(e *env) error { return c.start(e, vm.Restart) }
+
+// Run implements the verb.
+func (c *resetCmd) Run(e *env) error { return c.start(e, vm.Reset) }
 
 type logsCmd struct {
 	Constellation string   `arg:"" help:"Name of the constellation."`
@@ -143,14 +142,11 @@ type consoleCmd struct {
 
 // Run implements the verb: the machine's serial line, both ways.
 func (c *consoleCmd) Run(e *env) error {
-	m, err := constellations.Find(e.root, c.Constellation)
+	g, err := groupOf(e, c.Constellation, c.Machine)
 	if err != nil {
-		return usageIfMissing(err)
-	}
-	if _, err := selectMachines(m, []string{c.Machine}); err != nil {
 		return err
 	}
-	conn, err := group(e, m.Name).DialConsole(e.ctx, c.Machine)
+	conn, err := g.DialConsole(e.ctx, c.Machine)
 	if err != nil {
 		return err
 	}
@@ -158,7 +154,7 @@ func (c *consoleCmd) Run(e *env) error {
 	defer context.AfterFunc(e.ctx, func() { conn.Close() })()
 	fd := int(os.Stdin.Fd())
 	if term.IsTerminal(fd) {
-		e.ui.note("%s/%s: its console; control-] leaves it", m.Name, c.Machine)
+		e.ui.note("%s/%s: its console; control-] leaves it", g.Name, c.Machine)
 		old, err := term.MakeRaw(fd)
 		if err != nil {
 			return err
@@ -215,14 +211,11 @@ type viewCmd struct {
 
 // Run implements the verb: it becomes a viewer of the machine's screen.
 func (c *viewCmd) Run(e *env) error {
-	m, err := constellations.Find(e.root, c.Constellation)
+	g, err := groupOf(e, c.Constellation, c.Machine)
 	if err != nil {
-		return usageIfMissing(err)
-	}
-	if _, err := selectMachines(m, []string{c.Machine}); err != nil {
 		return err
 	}
-	socket, err := group(e, m.Name).Screen(c.Machine)
+	socket, err := g.Screen(c.Machine)
 	if err != nil {
 		return err
 	}

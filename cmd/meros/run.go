@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"meros/constellations"
 	"meros/runner/ssh"
 )
 
@@ -28,11 +27,8 @@ type runCmd struct {
 // Run implements the verb: a program of a machine whose windows are shown by
 // the compositor of this host, through waypipe(1).
 func (c *runCmd) Run(e *env) error {
-	m, err := constellations.Find(e.root, c.Constellation)
+	g, err := groupOf(e, c.Constellation, c.Machine)
 	if err != nil {
-		return usageIfMissing(err)
-	}
-	if _, err := selectMachines(m, []string{c.Machine}); err != nil {
 		return err
 	}
 	program := c.Program
@@ -54,11 +50,11 @@ func (c *runCmd) Run(e *env) error {
 	} else if !c.NoGUI {
 		e.ui.note("no Wayland compositor is here (WAYLAND_DISPLAY): %s runs without windows", program[0])
 	}
-	through, err := proxy(e, m.Name, c.Machine)
+	through, err := proxy(e, g.Name, c.Machine)
 	if err != nil {
 		return err
 	}
-	argv, err := group(e, m.Name).ConnectArgv(c.Machine, through, more, []string{command})
+	argv, err := g.ConnectArgv(c.Machine, through, more, []string{command})
 	if err != nil {
 		return err
 	}

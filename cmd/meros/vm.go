@@ -98,6 +98,18 @@ func group(e *env, name string) *vm.Group {
 	return &vm.Group{Name: name, State: filepath.Join(data, "state", name), Keys: filepath.Join(data, "ssh", name), SSH: filepath.Join(data, "ssh", "id_ed25519")}
 }
 
+// groupOf is where a machine of a manifest is.
+func groupOf(e *env, constellation, machine string) (*vm.Group, error) {
+	m, err := constellations.Find(e.root, constellation)
+	if err != nil {
+		return nil, usageIfMissing(err)
+	}
+	if _, err := selectMachines(m, []string{machine}); err != nil {
+		return nil, err
+	}
+	return group(e, m.Name), nil
+}
+
 type connectCmd struct {
 	Constellation string   `arg:"" help:"Name of the constellation."`
 	Machine       string   `arg:"" help:"Name of the machine."`
@@ -107,11 +119,8 @@ type connectCmd struct {
 
 // Run implements the verb: it becomes ssh(1).
 func (c *connectCmd) Run(e *env) error {
-	m, err := constellations.Find(e.root, c.Constellation)
+	g, err := groupOf(e, c.Constellation, c.Machine)
 	if err != nil {
-		return usageIfMissing(err)
-	}
-	if _, err := selectMachines(m, []string{c.Machine}); err != nil {
 		return err
 	}
 	command := c.Command
@@ -122,11 +131,11 @@ func (c *connectCmd) Run(e *env) error {
 	if c.Agent {
 		more = []string{"-A", "-o", "IdentityAgent=SSH_AUTH_SOCK", "-o", "ControlPath=none"}
 	}
-	through, err := proxy(e, m.Name, c.Machine)
+	through, err := proxy(e, g.Name, c.Machine)
 	if err != nil {
 		return err
 	}
-	argv, err := group(e, m.Name).ConnectArgv(c.Machine, through, more, command)
+	argv, err := g.ConnectArgv(c.Machine, through, more, command)
 	if err != nil {
 		return err
 	}

@@ -93,7 +93,7 @@ func (g *Group) request(ctx context.Context, r request, each func(answer)) error
 
 func (g *Group) supervisorLog() string { return filepath.Join(g.State, supervisorLog) }
 
-// start starts the group's supervisor if there is none. argv is the call of
+// startSupervisor starts the group's supervisor if there is none. argv is the call of
 // this program that runs [Supervise] with descriptor 3 as ready.
 func (g *Group) startSupervisor(ctx context.Context, argv []string) error {
 	if g.Supervised() {
@@ -250,10 +250,7 @@ func (g *Group) Info(ctx context.Context, machines []string) ([]Status, error) {
 // Prove tries every way of the networks with real packets.
 func (g *Group) Prove(ctx context.Context) ([]network.Proof, error) {
 	var proofs []network.Proof
-	err := g.request(ctx, request{Op: "check"}, func(a answer) { proofs = append(proofs, a.Proofs...) })
-	if errors.Is(err, errNoSupervisor) {
-		err = fmt.Errorf("%s %w (meros init %s)", g.Name, ErrNotRunning, g.Name)
-	}
+	err := g.running(g.request(ctx, request{Op: "check"}, func(a answer) { proofs = append(proofs, a.Proofs...) }))
 	return proofs, err
 }
 

@@ -92,14 +92,15 @@ func listenAt(file string) (*os.File, error) {
 		return nil, err
 	}
 	defer done()
-	old := unix.Umask(0o177)
-	l, err := net.Listen("unix", address)
-	unix.Umask(old)
+	l, err := net.Listen("unix", address) // in a directory that nobody else enters
 	if err != nil {
 		return nil, err
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	defer l.Close()
+	if err := os.Chmod(file, 0o600); err != nil {
+		return nil, err
+	}
 	return l.(*net.UnixListener).File()
 }
 
