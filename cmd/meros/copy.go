@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path"
@@ -22,6 +23,7 @@ import (
 
 	"meros/runner/layer"
 	"meros/runner/ssh"
+	"meros/runner/vm"
 )
 
 // exchangeDir is where copies go if nothing else is said: in the home directory of
@@ -64,23 +66,46 @@ func split(words []string) (from []string, to string) {
 	return words[:len(words)-1], words[len(words)-1]
 }
 
-// login is a session with a machine.
-func login(e *env, constellation, machine string) (*cryptossh.Client, *cryptossh.Session, error) {
+// session is one with a machine, with pipes to and from what it runs.
+type session struct {
+	*cryptossh.Session
+	group  *vm.Group
+	client *cryptossh.Client
+	in     io.WriteCloser
+	out    *bufio.Reader
+	said   strings.Builder // standard error
+}
+
+// complaint is what the machine's side said of its failure, as one line.
+func (s *session) complaint() string {
+	return printable(strings.Join(strings.FieldsFunc(s.said.String(), func(r rune) bool { return r == '\n' }), "; "))
+}
+
+func login(e *env, constellation, machine string) (*session, error) {
 	g, err := groupOf(e, constellation, machine)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	client, err := g.Login(e.ctx, machine)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	context.AfterFunc(e.ctx, func() { client.Close() })
-	s, err := client.NewSession()
+	s := &session{group: g, client: client}
+	if s.Session, err = client.NewSession(); err == nil {
+		s.Stderr = &s.said
+		s.in, err = s.StdinPipe()
+	}
+	if err == nil {
+		var out io.Reader
+		out, err = s.StdoutPipe()
+		s.out = bufio.NewReaderSize(out, 64<<10)
+	}
 	if err != nil {
 		client.Close()
-		return nil, nil, err
+		return nil, err
 	}
-	return client, s, nil
+	return s, nil
 }
 
 type pushCmd struct {
@@ -93,13 +118,17 @@ type pushCmd struct {
 // are whole: they are unpacked beside the directory's content, and then linked
 // into it. It begins by telling which tar it has.
 const unpack = `set -e
-if tar --version 2>/dev/null | grep -q GNU; then echo gnu; else echo other; fi
+if tar --version 2>/dev/null | grep -q GNU; then kind=gnu; else kind=other; fi
+` + findBulk + `
+echo "$kind" ${c:+bulk}
+read -r token
 mkdir -p -- "$DEST"
 cd -- "$DEST"
 t=$(mktemp -d ./.meros-XXXXXX)
 trap 'rm -rf -- "$t"' EXIT
 trap 'exit 1' HUP INT TERM PIPE
-tar -x -p -o -f - -C "$t"
+` + bulkIn + `
+cat <&3 | tar -x -p -o -f - -C "$t"
 test -e "$t/.meros-whole" || { echo "the copy was broken off" >&2; exit 1; }
 rm -- "$t/.meros-whole"
 trap '' HUP INT TERM PIPE
@@ -120,33 +149,32 @@ func (c *pushCmd) Run(e *env) error {
 	if err != nil {
 		return usageError{err}
 	}
-	client, s, err := login(e, c.Constellation, c.Machine)
+	s, err := login(e, c.Constellation, c.Machine)
 	if err != nil {
 		return err
 	}
-	defer client.Close()
-	said := new(strings.Builder)
-	s.Stderr = said
-	in, err := s.StdinPipe()
-	if err != nil {
-		return err
-	}
-	out, err := s.StdoutPipe()
-	if err != nil {
-		return err
-	}
+	defer s.client.Close()
 	if err := s.Start("DEST=" + ssh.Quote(to) + "\n" + unpack); err != nil {
 		return err
 	}
-	kind, _ := bufio.NewReader(out).ReadString('\n')
+	can := readOffer(s.out)
+	port, err := offerBulk(e.ctx, s.group, c.Machine, can["bulk"], s.in)
+	if err != nil {
+		return err
+	}
 	count := &copied{ui: e.ui, what: "push " + c.Constellation + "/" + c.Machine, total: p.size, began: time.Now()}
-	err = p.send(e.ctx, in, kind == "gnu\n", count)
-	in.Close()
-	if werr := s.Wait(); werr != nil {
+	sent := make(chan error, 1)
+	go func() { sent <- p.sendTo(e.ctx, s.in, port, can["gnu"], count) }()
+	werr := s.Wait()
+	if port != nil {
+		port.Close() // a machine that stopped reading takes no more
+	}
+	err = <-sent
+	if werr != nil {
 		if e.ctx.Err() != nil {
 			return context.Cause(e.ctx)
 		}
-		return fmt.Errorf("copy into %s/%s:%s: %w: %s", c.Constellation, c.Machine, to, werr, strings.TrimSpace(printable(said.String())))
+		return fmt.Errorf("copy into %s/%s:%s: %w: %s", c.Constellation, c.Machine, to, werr, s.complaint())
 	}
 	if err != nil {
 		return err
@@ -194,6 +222,22 @@ func newPush(sources []string) (*push, error) {
 	return p, nil
 }
 
+// sendTo sends the archive by the port, or by the session's pipe, and ends
+// both.
+func (p *push) sendTo(ctx context.Context, in io.WriteCloser, port *bulk, gnu bool, count *copied) error {
+	defer in.Close()
+	if port == nil {
+		return p.send(ctx, in, gnu, count)
+	}
+	if _, err := io.WriteString(port, port.token); err != nil {
+		return err
+	}
+	if err := p.send(ctx, port, gnu, count); err != nil {
+		return errors.Join(err, port.Close())
+	}
+	return port.end()
+}
+
 // send writes the archive: tar(1) knows where files have holes.
 func (p *push) send(ctx context.Context, w io.Writer, gnu bool, count *copied) error {
 	mark, err := os.MkdirTemp("", "meros-push-*")
@@ -231,18 +275,12 @@ type pullCmd struct {
 // Run implements the verb.
 func (c *pullCmd) Run(e *env) error {
 	from, to := split(c.Files)
-	client, s, err := login(e, c.Constellation, c.Machine)
+	s, err := login(e, c.Constellation, c.Machine)
 	if err != nil {
 		return err
 	}
-	defer client.Close()
-	said := new(strings.Builder)
-	s.Stderr = said
-	out, err := s.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	line := "set -e; s=; if tar --version 2>/dev/null | grep -q GNU; then s=-S; fi\nexec tar -c $s -f -"
+	defer s.client.Close()
+	line := "set -e\ns=\nif tar --version 2>/dev/null | grep -q GNU; then s=-S; fi\n" + findBulk + "echo ${c:+bulk}\nread -r token\n" + bulkOut + "exec tar -c $s -f -"
 	for _, src := range from {
 		dir, name := path.Split(path.Clean(src))
 		if name == "" {
@@ -255,19 +293,20 @@ func (c *pullCmd) Run(e *env) error {
 		}
 		line += " " + ssh.Quote("./"+name)
 	}
-	if err := s.Start(line); err != nil {
+	if err := s.Start(line + " >&3"); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return err
 	}
-	count := &copied{ui: e.ui, what: "pull " + c.Constellation + "/" + c.Machine, began: time.Now()}
-	err = receive(e.ctx, to, io.TeeReader(out, count), func(text string) { e.ui.note("%s", printable(text)) })
+	port, err := offerBulk(e.ctx, s.group, c.Machine, readOffer(s.out)["bulk"], s.in)
 	if err != nil {
-		client.Close() // it may have more to send
+		return err
 	}
-	if werr := s.Wait(); werr != nil && err == nil {
-		err = fmt.Errorf("copy out of %s/%s: %w: %s", c.Constellation, c.Machine, werr, strings.TrimSpace(printable(said.String())))
+	count := &copied{ui: e.ui, what: "pull " + c.Constellation + "/" + c.Machine, began: time.Now()}
+	err = s.receiveFrom(e.ctx, to, port, count, func(text string) { e.ui.note("%s", printable(text)) })
+	if err != nil {
+		err = fmt.Errorf("copy out of %s/%s: %w", c.Constellation, c.Machine, err)
 	}
 	if e.ctx.Err() != nil {
 		return context.Cause(e.ctx)
@@ -277,6 +316,40 @@ func (c *pullCmd) Run(e *env) error {
 	}
 	count.say()
 	return nil
+}
+
+// receiveFrom takes the archive from the port, or from the session's pipe, and
+// waits for the end of what sends it.
+func (s *session) receiveFrom(ctx context.Context, to string, port *bulk, count *copied, note func(string)) error {
+	var from io.Reader = s.out
+	var err error
+	if port != nil {
+		defer port.Close()
+		from = bufio.NewReaderSize(port, 256<<10)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		werr := s.Wait()
+		if port != nil && werr != nil {
+			port.Close() // nothing more comes
+		}
+		ended <- werr
+	}()
+	if port != nil {
+		err = port.expectToken()
+	}
+	if err == nil {
+		err = receive(ctx, to, io.TeeReader(from, count), note)
+	}
+	if err != nil {
+		s.client.Close() // it may have more to send
+	} else {
+		go io.Copy(io.Discard, from) // the rest of the last record
+	}
+	if werr := <-ended; werr != nil && (err == nil || !errors.Is(werr, net.ErrClosed) && s.said.Len() > 0) {
+		err = fmt.Errorf("%w: %s", werr, s.complaint())
+	}
+	return err
 }
 
 // receive unpacks an archive that a machine made into dir. It writes nowhere

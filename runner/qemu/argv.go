@@ -27,6 +27,7 @@ type Machine struct {
 	Disks   [][]string // each a chain of qcow2 files, the writable one first
 	Console string     // file that the serial console is logged to
 	Serial  string     // unix socket of the serial console, or ""
+	Bulk    string     // unix socket of the port called [BulkPort], or ""
 	Once    bool       // a reboot ends it
 	QMP     string     // unix socket of the machine protocol
 	PIDFile string     // QEMU removes it when it ends in order
@@ -36,6 +37,10 @@ type Machine struct {
 	RunAs   string   // "UID:GID" to become when all is open, or ""
 	Extra   []string // further arguments
 }
+
+// BulkPort is the name of a virtio port, for copies that need not be encrypted:
+// what is written to it on the one side is read on the other.
+const BulkPort = "meros.bulk"
 
 // Network is the network device by which the host reaches the machine: QEMU's
 // user networking, closed but for one port forwarded from the loopback to the
@@ -118,6 +123,10 @@ func (m Machine) Argv() ([]string, error) {
 	argv = append(argv,
 		"-chardev", console, "-serial", "chardev:console",
 		"-chardev", "socket,id=qmp,server=on,wait=off,path="+escape(m.QMP), "-mon", "chardev=qmp,mode=control")
+	if m.Bulk != "" {
+		argv = append(argv, "-device", "virtio-serial-"+b.bus, "-chardev", "socket,id=bulk,server=on,wait=off,path="+escape(m.Bulk),
+			"-device", "virtserialport,chardev=bulk,name="+BulkPort)
+	}
 	if m.PIDFile != "" {
 		argv = append(argv, "-pidfile", m.PIDFile)
 	}

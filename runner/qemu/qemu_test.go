@@ -63,7 +63,7 @@ func TestArgv(t *testing.T) {
 		"s390x":   "-machine s390-ccw-virtio | console=ttysclp0 | virtio-blk-ccw | virtio-net-ccw,netdev=net1,mac=M1",
 	} {
 		m := machine()
-		m.Arch, m.Display, m.Serial, m.RunAs, m.Once = arch, "screen", "line", "7:7", true
+		m.Arch, m.Display, m.Serial, m.Bulk, m.RunAs, m.Once = arch, "screen", "line", "bulk", "7:7", true
 		m.Network.Subnet = "10.0.3.0/24"
 		m.NICs = []NIC{{FD: 4, Model: "virtio", MAC: "M1"}, {FD: 5, Model: "e1000", MAC: "M2"}}
 		argv, err := m.Argv()
@@ -72,7 +72,7 @@ func TestArgv(t *testing.T) {
 		}
 		all := strings.Join(argv, " ")
 		for _, part := range append(strings.Split(want, " | "), "-no-reboot", "tap,id=net1,fd=4", "tap,id=net2,fd=5 -device e1000,netdev=net2,mac=M2", "-runas 7:7", "elevateprivileges=allow",
-			"user,id=net0,restrict=on,net=10.0.3.0/24,hostfwd=", "socket,id=console,server=on,wait=off,path=line,logappend=on,logfile=con,,sole -serial chardev:console") {
+			"user,id=net0,restrict=on,net=10.0.3.0/24,hostfwd=", "-chardev socket,id=bulk,server=on,wait=off,path=bulk -device virtserialport,chardev=bulk,name=meros.bulk", "-device virtio-serial-", "socket,id=console,server=on,wait=off,path=line,logappend=on,logfile=con,,sole -serial chardev:console") {
 			if !strings.Contains(all, part) {
 				t.Errorf("%s: %q is missing in %s", arch, part, all)
 			}
@@ -262,5 +262,16 @@ func TestMonitor(t *testing.T) {
 	}
 	if _, err := Dial(t.Context(), filepath.Join(t.TempDir(), "none")); err == nil {
 		t.Error("no socket")
+	}
+}
+
+func TestTooOld(t *testing.T) {
+	for version, want := range map[string]string{
+		"QEMU emulator version 7.2.9 (Debian 1:7.2)": "", "QEMU emulator version 6.0.0": "", "nothing": "",
+		"QEMU emulator version 5.2.0 (Debian 1:5.2)": " (this is QEMU 5.2; meros needs 6.0 or newer)",
+	} {
+		if got := tooOld(version); got != want {
+			t.Errorf("%q: %q, want %q", version, got, want)
+		}
 	}
 }

@@ -21,7 +21,7 @@ type Verdict struct {
 // Check boots a machine, logs in, asks what it is and ends it. The console
 // log stays in the group's state directory.
 func (g *Group) Check(ctx context.Context, m *Machine, patience time.Duration) (*Verdict, error) {
-	r, err := g.start(ctx, m)
+	r, err := g.start(ctx, m, func(string) {})
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/digitalocean/go-qemu/qmp/raw"
+	cryptossh "golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"meros/runner/qemu"
@@ -27,8 +28,8 @@ type downStep struct {
 }
 
 // shutdown ends a machine: by its power button, then by poweroff over ssh,
-// then by ending QEMU, then by killing it, the first two with patience each.
-// It removes the machine's disk and secrets.
+// then by ending QEMU, then by killing it, the first two with patience each, or not at all
+// if that is 0. It removes the machine's disk and secrets.
 func (g *Group) shutdown(ctx context.Context, machine string, patience time.Duration) (Down, error) {
 	d := Down{Machine: machine}
 	began := time.Now()
@@ -79,12 +80,18 @@ func (g *Group) downSteps(machine string, r *record, patience time.Duration) []d
 			return command(m.Commands(ctx))
 		}
 	}
-	return []downStep{
+	gentle := []downStep{
 		{"acpi", patience, monitor((*raw.Monitor).SystemPowerdown)},
 		{"ssh", patience, func(ctx context.Context) error { return g.poweroff(ctx, machine, r) }},
+	}
+	hard := []downStep{
 		{"quit", 5 * time.Second, monitor((*raw.Monitor).Quit)},
 		{"kill", 5 * time.Second, func(context.Context) error { return r.kill(unix.SIGKILL) }},
 	}
+	if patience <= 0 {
+		return hard
+	}
+	return append(gentle, hard...)
 }
 
 // poweroff asks the guest's own init.
@@ -104,7 +111,10 @@ func (g *Group) poweroff(ctx context.Context, machine string, r *record) error {
 	} else {
 		c.Close()
 	}
-	h.Run(ctx, "poweroff || sudo -n poweroff")
+	_, err = h.Run(ctx, "poweroff || sudo -n poweroff")
+	if exit := (*cryptossh.ExitError)(nil); errors.As(err, &exit) && exit.ExitStatus() != 0 {
+		return err
+	}
 	return nil
 }
 

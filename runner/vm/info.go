@@ -17,6 +17,7 @@ const (
 	Stopped     State = "stopped"     // never started, or shut down
 	Starting    State = "starting"    // runs, and nobody could log in yet
 	Ready       State = "ready"       // runs, and ssh answers
+	Paused      State = "paused"      // stands still: the host has no room for what it writes, or somebody stopped it
 	Unreachable State = "unreachable" // runs, and ssh does not answer any more
 	Ended       State = "ended"       // ended itself: powered off, rebooted or panicked
 	Crashed     State = "crashed"     // its QEMU did not end in order
@@ -28,7 +29,7 @@ type Status struct {
 	Machine       string    `json:"machine"`
 	State         State     `json:"state"`
 	PID           int       `json:"pid,omitempty"`
-	Exit          string    `json:"exit,omitempty"` // of a crashed machine: how its process ended
+	Exit          string    `json:"exit,omitempty"` // of a crashed machine, how its process ended; of a paused one, why
 	User          string    `json:"user,omitempty"` // who logs in
 	Started       time.Time `json:"started,omitzero"`
 	Ready         float64   `json:"ready_seconds,omitempty"` // from start to the first login
@@ -73,6 +74,14 @@ func (g *Group) info(ctx context.Context, machine string) (Status, error) {
 		return s, nil
 	}
 	s.PID, s.User = r.HostPID, r.User
+	if g.answers(machine) {
+		s.State = Ready
+		return s, nil
+	}
+	if s.Exit = g.paused(ctx, machine); s.Exit != "" {
+		s.State = Paused
+		return s, nil
+	}
 	h, err := g.host(machine, r.User, r.Port)
 	if err != nil {
 		return s, err
@@ -85,6 +94,7 @@ func (g *Group) info(ctx context.Context, machine string) (Status, error) {
 	switch {
 	case err == nil:
 		s.State = Ready
+		go g.renew(ctx, machine, h)
 	case r.Ready == 0:
 		s.State = Starting
 	default:
@@ -96,10 +106,41 @@ func (g *Group) info(ctx context.Context, machine string) (Status, error) {
 // DialConsole connects to the machine's serial line, which serves one at a
 // time.
 func (g *Group) DialConsole(ctx context.Context, machine string) (net.Conn, error) {
+	return g.dialSocket(ctx, machine, serialFile)
+}
+
+// DialBulk connects to the machine's [qemu.BulkPort]. It fails where another
+// process uses that, or the machine has none.
+func (g *Group) DialBulk(ctx context.Context, machine string) (net.Conn, error) {
+	lock, err := openLock(g.file(machine, bulkLock))
+	if err != nil {
+		return nil, err
+	}
+	if ok, err := tryLock(lock); err != nil || !ok {
+		return nil, errors.Join(err, lock.Close(), errors.New("another copy is under way"))
+	}
+	c, err := g.dialSocket(ctx, machine, bulkFile)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return &exclusive{c.(*net.UnixConn), lock}, nil
+}
+
+// exclusive is a connection that holds a lock.
+type exclusive struct {
+	*net.UnixConn
+	lock *os.File
+}
+
+// Close implements net.Conn. The lock goes last: QEMU takes one connection at
+// a time.
+func (c *exclusive) Close() error { return errors.Join(c.UnixConn.Close(), c.lock.Close()) }
+
+func (g *Group) dialSocket(ctx context.Context, machine, file string) (net.Conn, error) {
 	if !g.alive(machine) {
 		return nil, fmt.Errorf("%s/%s %w (meros init %s)", g.Name, machine, ErrNotRunning, g.Name)
 	}
-	address, done, err := socketAddress(g.file(machine, serialFile))
+	address, done, err := socketAddress(g.file(machine, file))
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +148,7 @@ func (g *Group) DialConsole(ctx context.Context, machine string) (net.Conn, erro
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", address)
 	if err != nil {
-		return nil, fmt.Errorf("the console of %s/%s: %w", g.Name, machine, errors.Unwrap(err))
+		return nil, fmt.Errorf("%s of %s/%s: %w", file, g.Name, machine, errors.Unwrap(err))
 	}
 	return c, nil
 }

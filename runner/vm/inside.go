@@ -42,6 +42,7 @@ type inside struct {
 	relays   map[netip.AddrPort]net.Listener
 	uplink   string
 
+	open     sync.Map      // by machine, a connection of ssh that is kept
 	forwards sync.Map      // port of the loopback by machine and port
 	idle     chan struct{} // something may have come to its end
 }
@@ -148,7 +149,7 @@ func (s *inside) handle(ctx context.Context, c *net.UnixConn) {
 	switch {
 	case r.Version != wireVersion:
 		err = errors.New("the supervisor is of another version of meros (meros shutdown with that version, then init)")
-	case r.Op == "dial":
+	case r.Op == "dial" && len(r.Machines) == 1:
 		if f, derr := s.dialMachine(ctx, r.Machines[0], r.Port); derr != nil {
 			err = derr
 		} else {

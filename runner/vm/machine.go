@@ -43,6 +43,7 @@ type Machine struct {
 	Kernel  string
 	Initrd  string
 	Images  []string // a chain of qcow2 images, the top one first; none is written to
+	Disks   []Disk   // further ones
 	MAC     string
 	NICs    []NIC
 	Shares  []Share
@@ -59,6 +60,13 @@ const (
 	Restart Again = "restart" // it is shut down and started with the disk it had
 	Reset   Again = "reset"   // it is shut down and started from its image
 )
+
+// Disk is a further disk of a machine. What is written to it stays until the
+// machine is reset.
+type Disk struct {
+	Label string
+	Image string // qcow2 image that it is a copy of when it is new
+}
 
 // NIC is an interface of a machine on a bridge.
 type NIC struct{ Tap, Model, MAC string }
@@ -84,6 +92,8 @@ const (
 	qemuLogFile = "qemu.log"
 	socketFile  = "qmp.sock"
 	serialFile  = "serial.sock"
+	bulkFile    = "bulk.sock"
+	bulkLock    = "bulk.lock" // held by who uses it
 	screenFile  = "vnc.sock"
 	knownFile   = "known_hosts"
 	controlFile = "ssh" // socket of an open connection
@@ -167,6 +177,9 @@ func (g *Group) argv(m *Machine, accel []string, port int) ([]string, error) {
 		Kernel: m.Kernel, Initrd: initrdFile, Disks: [][]string{append([]string{diskFile}, m.Images...)},
 		Console: consoleFile, QMP: socketFile, PIDFile: pidFile, Network: qemu.Network{SSHPort: port, MAC: m.MAC}, Extra: m.Extra,
 	}
+	for _, d := range m.Disks {
+		q.Disks = append(q.Disks, []string{d.file()})
+	}
 	if m.Display {
 		q.Display = screenFile
 	}
@@ -179,7 +192,7 @@ func (g *Group) argv(m *Machine, accel []string, port int) ([]string, error) {
 	if g.inside == nil {
 		q.Once = true
 	} else {
-		q.Serial = serialFile
+		q.Serial, q.Bulk = serialFile, bulkFile
 		if subnet := g.inside.management(); subnet.IsValid() {
 			q.Network.Subnet = subnet.String()
 		}

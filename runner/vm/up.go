@@ -90,13 +90,18 @@ func (g *Group) up(ctx context.Context, m *Machine, o UpOptions) error {
 		} else {
 			o.Note(m.Name, "runs already")
 		}
+		if on, err := g.resume(ctx, m.Name); err != nil {
+			return fmt.Errorf("it stands still, and does not go on: %w", err)
+		} else if on {
+			o.Note(m.Name, "stood still, and goes on")
+		}
 		h, err := g.host(m.Name, r.User, r.Port)
 		if err != nil {
 			return err
 		}
 		return g.wait(ctx, &running{machine: m, record: r, host: h}, o)
 	}
-	r, err := g.start(ctx, m)
+	r, err := g.start(ctx, m, func(text string) { o.Note(m.Name, text) })
 	if err != nil {
 		return err
 	}
@@ -122,7 +127,7 @@ func (g *Group) again(ctx context.Context, m *Machine, o UpOptions) error {
 	}
 	r, err := g.readRecord(m.Name)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return g.reset(m)
 	}
 	if err != nil {
 		return err
@@ -136,7 +141,14 @@ func (g *Group) again(ctx context.Context, m *Machine, o UpOptions) error {
 			return err
 		}
 	}
-	d, err := g.shutdown(ctx, m.Name, downPatience)
+	patience := downPatience
+	if m.Again == Reset {
+		patience = 0 // nothing that it would still write is kept
+	}
+	d, err := g.shutdown(ctx, m.Name, patience)
+	if err == nil {
+		err = g.reset(m)
+	}
 	if err == nil && d.Way != "" {
 		o.Note(m.Name, fmt.Sprintf("is down (%s, %.1f s)", d.Way, d.Took.Seconds()))
 	}
@@ -148,7 +160,7 @@ func (g *Group) again(ctx context.Context, m *Machine, o UpOptions) error {
 const downPatience = time.Minute
 
 // start prepares the machine's directory and starts QEMU.
-func (g *Group) start(ctx context.Context, m *Machine) (*running, error) {
+func (g *Group) start(ctx context.Context, m *Machine, note func(string)) (*running, error) {
 	accel, why, err := qemu.HostAccel(string(m.KVM), m.Arch)
 	if err != nil {
 		return nil, err
@@ -167,7 +179,7 @@ func (g *Group) start(ctx context.Context, m *Machine) (*running, error) {
 	if err := g.clear(m.Name); err != nil {
 		return nil, err
 	}
-	r, err := g.startLocked(ctx, m, accel, lock)
+	r, err := g.startLocked(ctx, m, accel, lock, note)
 	if err != nil {
 		return nil, errors.Join(err, g.clear(m.Name))
 	}
@@ -175,12 +187,12 @@ func (g *Group) start(ctx context.Context, m *Machine) (*running, error) {
 	return r, g.writeRecord(m.Name, r.record)
 }
 
-func (g *Group) startLocked(ctx context.Context, m *Machine, accel []string, lock *os.File) (*running, error) {
+func (g *Group) startLocked(ctx context.Context, m *Machine, accel []string, lock *os.File, note func(string)) (*running, error) {
 	host, err := g.host(m.Name, m.User, 0)
 	if err != nil {
 		return nil, err
 	}
-	if err := g.prepare(m, host); err != nil {
+	if err := g.prepare(ctx, m, host, note); err != nil {
 		return nil, err
 	}
 	// A port that was free may be taken before QEMU has it.
@@ -196,7 +208,7 @@ func (g *Group) startLocked(ctx context.Context, m *Machine, accel []string, loc
 // clear removes what an ended run left, except the console log.
 func (g *Group) clear(machine string) error {
 	// The record last: without it nobody would look for the rest.
-	for _, f := range []string{diskFile, initrdFile, socketFile, serialFile, screenFile, controlFile, knownFile, pidFile, recordFile} {
+	for _, f := range []string{diskFile, initrdFile, socketFile, serialFile, bulkFile, bulkLock, screenFile, controlFile, knownFile, pidFile, recordFile} {
 		if err := os.Remove(g.file(machine, f)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -205,9 +217,10 @@ func (g *Group) clear(machine string) error {
 }
 
 // prepare makes the machine's own disk and initrd.
-func (g *Group) prepare(m *Machine, h *ssh.Host) error {
-	kept := g.file(m.Name, keptDisk)
-	if err := os.Rename(kept, g.file(m.Name, diskFile)); errors.Is(err, os.ErrNotExist) {
+func (g *Group) prepare(ctx context.Context, m *Machine, h *ssh.Host, note func(string)) error {
+	err := os.Rename(g.file(m.Name, keptDisk), g.file(m.Name, diskFile))
+	fresh := errors.Is(err, os.ErrNotExist)
+	if fresh {
 		disk, err := os.OpenFile(g.file(m.Name, diskFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return err
@@ -217,6 +230,11 @@ func (g *Group) prepare(m *Machine, h *ssh.Host) error {
 		}
 	} else if err != nil {
 		return err
+	}
+	for _, d := range m.Disks {
+		if err := g.prepareDisk(ctx, m, d, fresh, note); err != nil {
+			return fmt.Errorf("disk %s: %w", d.Label, err)
+		}
 	}
 	files, err := g.secrets(m, h)
 	if err != nil {
@@ -317,7 +335,7 @@ func (g *Group) greet(ctx context.Context, r *running) error {
 		select {
 		case <-r.exited:
 			text := strings.Join(consoleTail(g.file(r.machine.Name, qemuLogFile), 5), "; ")
-			return fmt.Errorf("QEMU ended at once: %v: %s", r.status, text)
+			return fmt.Errorf("QEMU ended at once: %v: %s%s", r.status, text, qemu.TooOld(ctx, "qemu-system-"+r.machine.Arch))
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-time.After(10 * time.Millisecond):
@@ -359,7 +377,7 @@ func (g *Group) wait(ctx context.Context, r *running, o UpOptions) error {
 	for {
 		c, err := r.host.Connect(ctx)
 		if err == nil {
-			c.Close()
+			g.keep(r.machine.Name, c)
 			err = g.probes(ctx, r)
 		}
 		if err == nil {
