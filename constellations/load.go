@@ -24,6 +24,7 @@ var (
 const (
 	minMemory   = 16 << 20
 	maxMemory   = 16 << 40
+	minDisk     = 1 << 20
 	maxDisk     = 64 << 40
 	maxCPUs     = 1024
 	defaultFree = 512 // MiB
@@ -228,17 +229,25 @@ func (l *loader) kvm(n ast.Node) KVM {
 func (l *loader) disks(n ast.Node) []Disk {
 	var ds []Disk
 	for _, e := range l.sequence(n) {
-		d := Disk{SizeGB: 2, FSType: "ext4"}
+		d := Disk{Size: 2 << 30, FSType: "ext4"}
+		mountAt := placeOf(e)
 		l.fields(e, "a disk", map[string]func(ast.Node){
 			"label":       func(n ast.Node) { d.Label = l.pattern(n, "label", diskLabel) },
-			"size_gb":     func(n ast.Node) { d.SizeGB = int(l.integer(n, 1, maxDisk>>30)) },
+			"size_gb":     func(n ast.Node) { d.Size = l.size(n, 1<<30, minDisk, maxDisk) },
 			"fs_type":     func(n ast.Node) { d.FSType = l.word(n, "file system", fsTypes...) },
-			"mount_point": func(n ast.Node) { d.MountPoint = l.mountPoint(n) },
+			"mount_point": func(n ast.Node) { d.MountPoint, mountAt = l.mountPoint(n), placeOf(n) },
 		})
 		if d.Label == "" {
 			l.addAt(placeOf(e), "", "a disk needs a label")
 		} else if slices.ContainsFunc(ds, func(o Disk) bool { return o.Label == d.Label }) {
 			l.addAt(placeOf(e), "", "two disks have the label %q", d.Label)
+		}
+		switch {
+		case d.MountPoint == "":
+		case d.MountPoint == "/" || d.FSType == "swap":
+			l.addAt(mountAt, "", "a disk of %s cannot be mounted at %s", d.FSType, d.MountPoint)
+		case slices.ContainsFunc(ds, func(o Disk) bool { return o.MountPoint == d.MountPoint }):
+			l.addAt(mountAt, "", "two disks are mounted at %s", d.MountPoint)
 		}
 		ds = append(ds, d)
 	}

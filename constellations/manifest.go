@@ -82,12 +82,13 @@ type Machine struct {
 // Hooks is how a machine's hooks run.
 type Hooks struct{ Network bool }
 
-// Disk is a further disk of a machine.
+// Disk is a further disk of a machine. It keeps what is written to it until
+// the machine is reset.
 type Disk struct {
-	Label      string
-	SizeGB     int
+	Label      string // at most 16 bytes, of the file system too
+	Size       int64  // bytes
 	FSType     string
-	MountPoint string
+	MountPoint string // absolute, or ""
 }
 
 // Network is an interface of a machine.

@@ -13,8 +13,8 @@ import (
 // same key text.
 const (
 	fetchRevision     = 1
-	bootstrapRevision = 1
-	packagesRevision  = 1
+	bootstrapRevision = 2
+	packagesRevision  = 2
 )
 
 // bootstrapMemory is what unpacking and configuring a base system takes at

@@ -38,7 +38,7 @@ func (pl *planner) kernel(pm *Machine, section *constellations.DebianLock) error
 		}
 		pm.Kernel = pl.plan.Add(&graph.Node{
 			Stage: "kernel", Revision: kernelRevision, Name: fmt.Sprintf("%s %s kernel", pm.Suite, pm.Arch),
-			Params:  []graph.Param{epoch(section), {Name: "modules", Value: strings.Join(kernelModules, " ")}},
+			Params:  []graph.Param{epoch(section), {Name: "modules", Value: modules(pm.Machine)}},
 			Inputs:  pl.fetchAll(section, section.Kernel),
 			Outputs: []string{"kernel", "modules", "release", "config"},
 		})
@@ -93,6 +93,9 @@ func (pl *planner) boot(pm *Machine) (*graph.Node, error) {
 	}
 	if pm.KVM != constellations.KVMAuto {
 		n.Params = append(n.Params, graph.Param{Name: "kvm", Value: string(pm.KVM)}) // "auto" is for each host to decide
+	}
+	for _, d := range pm.Disks {
+		n.Inputs = append(n.Inputs, graph.Input{Name: "disk " + d.Label, Node: d.Image, Output: "image"})
 	}
 	if pm.Kernel != nil {
 		n.Inputs = append(n.Inputs, graph.Input{Name: "kernel", Node: pm.Kernel, Output: "kernel"})

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	overlayRevision = 1
-	hooksRevision   = 1
+	overlayRevision = 2
+	hooksRevision   = 2
 )
 
 // includes is the directory, within a machine's and within common/, whose

@@ -8,12 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"meros/constellations"
 	"meros/graph"
 )
 
-const personalizeRevision = 2
+const personalizeRevision = 3
 
 // Personality is what the personalize stage writes, as JSON in its parameter
 // "machine".
@@ -24,14 +25,42 @@ type Personality struct {
 	Resolvers  []string          `json:"resolvers,omitempty"` // addresses of its name servers, if it has no resolver of its own
 	Interfaces []Interface       `json:"interfaces,omitempty"`
 	User       string            `json:"user,omitempty"` // login user besides root
-	Mounts     []Share           `json:"mounts,omitempty"`
+	Mounts     []Mount           `json:"mounts,omitempty"`
 }
 
-// Share is a directory of the host, known by its tag.
-type Share struct {
-	Tag      string `json:"tag"`
-	Target   string `json:"target"`
-	ReadOnly bool   `json:"read_only,omitempty"`
+// Mount is a line of the machine's fstab(5).
+type Mount struct {
+	What    string `json:"what"`
+	Where   string `json:"where"`
+	Type    string `json:"type"`
+	Options string `json:"options"`
+	Pass    int    `json:"pass,omitempty"` // when it is checked
+}
+
+// mounts are what a machine mounts. A directory of the host may be missing,
+// and nobody waits for it; a disk is there.
+func mounts(vm *constellations.Machine) []Mount {
+	var all []Mount
+	for i, m := range vm.Mounts {
+		options := "rw,nofail"
+		if m.ReadOnly {
+			options = "ro,nofail"
+		}
+		all = append(all, Mount{What: MountTag(i), Where: m.Target, Type: "virtiofs", Options: options})
+	}
+	for _, d := range vm.Disks {
+		m := Mount{What: "UUID=" + fileSystemID(d), Where: d.MountPoint, Type: d.FSType, Options: "defaults"}
+		switch {
+		case d.FSType == "swap":
+			m.Where = "none"
+		case d.MountPoint == "":
+			continue
+		case strings.HasPrefix(d.FSType, "ext") || d.FSType == "vfat":
+			m.Pass = 2
+		}
+		all = append(all, m)
+	}
+	return all
 }
 
 // MountTag is the tag of a machine's nth mount.
@@ -48,8 +77,8 @@ type Interface struct {
 }
 
 // personalize is the layer of what differs between machines but not in
-// substance. All of it comes from the manifest; only a user's account needs
-// to know the accounts below.
+// substance. All of it comes from the manifest; only a user's account and the
+// file systems to mount need to know what accounts and fstab(5) are below.
 func (pl *planner) personalize(vm *constellations.Machine, section *constellations.DebianLock, below []*graph.Node) *graph.Node {
 	p := Personality{Hostname: vm.Name, Hosts: make(map[string]string)}
 	for _, other := range pl.m.Machines {
@@ -67,15 +96,15 @@ func (pl *planner) personalize(vm *constellations.Machine, section *constellatio
 		p.Domain = pl.m.Name
 		p.Resolvers = pl.resolvers(vm)
 	}
-	for i, m := range vm.Mounts {
-		p.Mounts = append(p.Mounts, Share{MountTag(i), m.Target, m.ReadOnly})
-	}
+	p.Mounts = mounts(vm)
 	node := &graph.Node{
 		Stage: "personalize", Revision: personalizeRevision, Name: pl.name(vm, "personalize"),
 		Outputs: []string{"layer"},
 	}
 	if vm.User != "root" {
 		p.User = vm.User
+	}
+	if vm.User != "root" || len(p.Mounts) > 0 {
 		for _, n := range below {
 			node.Inputs = append(node.Inputs, graph.Input{Name: "accounts", Node: n, Output: "accounts"})
 		}

@@ -9,7 +9,7 @@
 //	                  +----------+-> overlay -> hooks      pack (difference) -> disk
 //	                                     \        \-> personalize /
 //	fetch -> kernel -> initrd
-//	kernel, initrd, pack -> boot
+//	kernel, initrd, pack, format (further disks) -> boot
 //
 // What a stage's process does is in runner/ and is called by "meros stage".
 package stages
@@ -43,6 +43,7 @@ type Machine struct {
 	Image         *graph.Node
 	Disk          *graph.Node // the self-contained image in data/disks
 	DiskPath      string
+	Disks         []Disk       // further ones
 	Kernel        *graph.Node  // with the output "kernel"; nil if the kernel is a file, or not wanted
 	Built         *BuiltKernel // nil if the kernel is not built
 	KernelPath    string
@@ -53,6 +54,9 @@ type Machine struct {
 // Targets are the last nodes of the machine.
 func (m *Machine) Targets() []*graph.Node {
 	t := []*graph.Node{m.Disk, m.Image, m.Base}
+	for _, d := range m.Disks {
+		t = append(t, d.Image)
+	}
 	for _, n := range []*graph.Node{m.Kernel, m.Initrd, m.Boot} {
 		if n != nil {
 			t = append(t, n)
@@ -117,6 +121,7 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	pm.Image = pl.packDelta(vm, section, pm.Base, lower, upper)
 	pm.DiskPath = filepath.Join(pl.Root, "data", "disks", pl.m.Name+"-"+vm.Name+".qcow2")
 	pm.Disk = pl.disk(vm, pm)
+	pm.Disks = pl.disks(vm)
 	if pl.RootfsOnly {
 		return pm, nil
 	}

@@ -17,6 +17,9 @@ import (
 func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.Memo) map[string]string {
 	names := map[string]bool{"mke2fs": true, "debugfs": true}
 	for _, m := range machines {
+		for _, d := range m.Disks {
+			names[formatters[d.FSType]] = true
+		}
 		if m.Bootstrap == "debootstrap" {
 			names["debootstrap"] = true
 		}

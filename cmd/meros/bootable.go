@@ -34,10 +34,14 @@ func bootable(e *env, b *built) ([]*vm.Machine, error) {
 		if err != nil {
 			return nil, err
 		}
+		var disks []vm.Disk
+		for _, d := range m.Disks {
+			disks = append(disks, vm.Disk{Label: d.Label, Image: path(d.Image, "image")})
+		}
 		machines = append(machines, &vm.Machine{
 			Name: m.Name, Arch: m.Arch, Memory: m.Memory, CPUs: m.CPUs, KVM: m.KVM, Display: m.Display, Extra: m.QEMUArgs, User: m.User,
 			Kernel: kernel, Initrd: path(m.Initrd, "initrd"), Images: images, MAC: managementMAC(b.manifest.Name, m.Name),
-			NICs: nics, Shares: shares, After: m.DependsOn, Ready: m.Ready,
+			Disks: disks, NICs: nics, Shares: shares, After: m.DependsOn, Ready: m.Ready,
 		})
 	}
 	return machines, nil

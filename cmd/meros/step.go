@@ -38,6 +38,7 @@ var steps = map[string]func(context.Context, *step) error{
 	"pack":        stepPack,
 	"delta":       stepDelta,
 	"disk":        stepDisk,
+	"format":      stepFormat,
 	"kernel":      stepKernel,
 	"initrd":      stepInitrd,
 	"boot":        stepBoot,

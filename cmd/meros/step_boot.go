@@ -98,6 +98,11 @@ func stepBoot(ctx context.Context, s *step) error {
 		Name: s.Params["hostname"], Arch: s.Params["arch"], Memory: memory, CPUs: cpus, KVM: constellations.KVM(s.Hints["kvm"]), User: s.Params["user"],
 		Initrd: s.paths("initrd")[0], Images: images, MAC: managementMAC("", s.Params["hostname"]),
 	}
+	for _, in := range s.Inputs {
+		if label, ok := strings.CutPrefix(in.Name, "disk "); ok {
+			m.Disks = append(m.Disks, vm.Disk{Label: label, Image: in.Path})
+		}
+	}
 	if args := s.Params["args"]; args != "" {
 		m.Extra = strings.Split(args, "\x00")
 	}

@@ -67,6 +67,16 @@ func stepDisk(ctx context.Context, s *step) error {
 	return s.output("disk", func(f *os.File) error { return image.Flatten(ctx, f, chain) })
 }
 
+// stepFormat makes an empty disk.
+func stepFormat(ctx context.Context, s *step) error {
+	size, err := strconv.ParseInt(s.Params["size"], 10, 64)
+	if err != nil {
+		return err
+	}
+	o := image.FormatOptions{Kind: s.Params["fs"], Size: size, Label: s.Params["label"], UUID: s.Params["uuid"], Work: s.Work}
+	return s.output("image", func(f *os.File) error { return image.Format(ctx, f, o) })
+}
+
 // chainOf is the chain of an image that may need base below it, the top
 // first.
 func chainOf(file, base string) ([]string, error) {

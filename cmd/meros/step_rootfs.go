@@ -347,22 +347,16 @@ func stepPersonalize(ctx context.Context, s *step) error {
 	if len(p.Resolvers) > 0 {
 		files = append(files, guest.Resolver(p.Domain, p.Resolvers))
 	}
-	for _, m := range p.Mounts {
-		files = append(files, guest.Mount(m.Tag, m.Target, m.ReadOnly)...)
+	accounts, err := s.accounts()
+	if err != nil {
+		return err
 	}
+	var mounts []guest.Mount
+	for _, m := range p.Mounts {
+		mounts = append(mounts, guest.Mount(m))
+	}
+	files = append(files, accounts.Fstab(mounts)...)
 	if p.User != "" {
-		accounts := make(guest.Accounts)
-		for _, file := range s.paths("accounts") {
-			f, err := os.Open(file)
-			if err != nil {
-				return err
-			}
-			err = accounts.Read(f)
-			f.Close()
-			if err != nil {
-				return err
-			}
-		}
 		uid, gid, home, err := accounts.AddUser(p.User, s.epoch().Unix()/86400)
 		if err != nil {
 			return err
@@ -370,4 +364,20 @@ func stepPersonalize(ctx context.Context, s *step) error {
 		files = append(files, accounts.Files(uid, gid, home)...)
 	}
 	return s.output("layer", func(f *os.File) error { return guest.WriteLayer(f, files, s.epoch()) })
+}
+
+// accounts are those of the layers below.
+func (s *step) accounts() (guest.Accounts, error) {
+	a := make(guest.Accounts)
+	for _, file := range s.paths("accounts") {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		err = errors.Join(a.Read(f), f.Close())
+		if err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
 }

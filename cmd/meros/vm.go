@@ -53,11 +53,6 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range done.machines {
-		if len(m.Disks) > 0 {
-			e.ui.note("%s/%s: its disks beyond the first are not made by this version of meros", m.Constellation, m.Name)
-		}
-	}
 	for _, m := range machines {
 		m.Again = c.again
 	}
@@ -258,7 +253,7 @@ func describe(m *constellations.Machine, s vm.Status) string {
 type shutdownCmd struct {
 	Constellation string        `arg:"" help:"Name of the constellation."`
 	Machine       []string      `arg:"" optional:"" help:"Only these machines."`
-	Wait          time.Duration `default:"60s" help:"How long the power button, and then poweroff over ssh, may take before it gets harder."`
+	Wait          time.Duration `default:"60s" help:"How long the power button, and then poweroff over ssh, may take before it gets harder; 0 leaves both out."`
 }
 
 // Run implements the verb.

@@ -35,9 +35,9 @@ const skel = "etc/skel"
 // maxAccountFile bounds what is read of one of them, bytes.
 const maxAccountFile = 1 << 20
 
-// WriteAccounts writes an archive of those files that hold accounts, and of
-// /etc/skel, as far as they are in the tree. It is what of a layer a new user
-// depends on: if it is the same, so is the account.
+// WriteAccounts writes an archive of those files that hold accounts, of
+// /etc/fstab and of /etc/skel, as far as they are in the tree. It is what of a
+// layer a machine's own layer depends on: if it is the same, so is that.
 func WriteAccounts(w io.Writer, tree string) error {
 	root, err := os.OpenRoot(tree)
 	if err != nil {
@@ -49,6 +49,7 @@ func WriteAccounts(w io.Writer, tree string) error {
 	for _, f := range accountFiles {
 		names = append(names, f.name)
 	}
+	names = append(names, fstab)
 	for _, n := range listIn(root, skel) {
 		names = append(names, path.Join(skel, n))
 	}

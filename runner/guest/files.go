@@ -109,35 +109,29 @@ func Resolver(domain string, servers []string) File {
 	return File{Path: "etc/resolv.conf", Mode: 0o644, Data: []byte(text)}
 }
 
-// Mount gives the unit by which systemd(1) mounts a directory of the host,
-// systemd.mount(5). Where that cannot be, the machine comes up without it.
-func Mount(tag, target string, readOnly bool) []File {
-	options := "rw"
-	if readOnly {
-		options = "ro"
-	}
-	unit := escapePath(target) + ".mount"
-	text := fmt.Sprintf("[Unit]\nDescription=%s of the host\n\n[Mount]\nWhat=%s\nWhere=%s\nType=virtiofs\nOptions=%s\n", target, tag, strings.ReplaceAll(target, "%", "%%"), options)
-	return []File{
-		{Path: "etc/systemd/system/" + unit, Mode: 0o644, Data: []byte(text)},
-		{Path: "etc/systemd/system/local-fs.target.wants/" + unit, Link: "/etc/systemd/system/" + unit},
-	}
+// fstab is what a system mounts when it starts, fstab(5).
+const fstab = "etc/fstab"
+
+// Mount is a line of it.
+type Mount struct {
+	What, Where, Type, Options string
+	Pass                       int // when it is checked
 }
 
-// escapePath is a path in the name of a unit, systemd.unit(5).
-func escapePath(p string) string {
-	var b strings.Builder
-	for i, c := range []byte(strings.Trim(p, "/")) {
-		switch {
-		case c == '/':
-			b.WriteByte('-')
-		case c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == ':' || c == '_' || c == '.' && i > 0:
-			b.WriteByte(c)
-		default:
-			fmt.Fprintf(&b, `\x%02x`, c)
-		}
+// Fstab adds mounts to those that the system has, and makes the directories
+// that they need.
+func (a Accounts) Fstab(mounts []Mount) []File {
+	if len(mounts) == 0 {
+		return nil
 	}
-	return b.String()
+	text := string(a[fstab])
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	for _, m := range mounts {
+		text += fmt.Sprintf("%s %s %s %s 0 %d\n", m.What, m.Where, m.Type, m.Options, m.Pass)
+	}
+	return []File{{Path: fstab, Mode: 0o644, Data: []byte(text)}}
 }
 
 // Network gives the files by which systemd-networkd(8) sets up the given

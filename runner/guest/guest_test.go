@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -249,17 +248,16 @@ func FuzzAccounts(f *testing.F) {
 	})
 }
 
-func TestMount(t *testing.T) {
-	for dir, unit := range map[string]string{"/srv/site": "srv-site", "/a b/.c-d": `a\x20b-.c\x2dd`, "/.x": `\x2ex`, "/ü": `\xc3\xbc`} {
-		files := Mount("meros0", dir, true)
-		if want := "etc/systemd/system/" + unit + ".mount"; files[0].Path != want || files[1].Link != "/"+want {
-			t.Errorf("%q is mounted by %q, want %q", dir, files[0].Path, want)
-		}
-		if text := string(files[0].Data); !strings.Contains(text, "Where="+dir+"\n") || !strings.Contains(text, "=ro\n") {
-			t.Errorf("%q", text)
+func TestFstab(t *testing.T) {
+	mounts := []Mount{{"meros0", "/srv", "virtiofs", "ro,nofail", 0}, {"UUID=1-2", "/data", "ext4", "defaults", 2}}
+	const lines = "meros0 /srv virtiofs ro,nofail 0 0\nUUID=1-2 /data ext4 defaults 0 2\n"
+	for have, want := range map[string]string{"": lines, "/dev/sr0 /cd auto ro 0 0": "/dev/sr0 /cd auto ro 0 0\n" + lines} {
+		files := Accounts{fstab: []byte(have)}.Fstab(mounts)
+		if len(files) != 1 || files[0].Path != "etc/fstab" || string(files[0].Data) != want {
+			t.Errorf("%+v, want %q", files, want)
 		}
 	}
-	if out, err := exec.Command("systemd-escape", "--path", "/a b/.c-d").Output(); err == nil && string(out) != `a\x20b-.c\x2dd`+"\n" {
-		t.Errorf("systemd itself says %q", out)
+	if files := (Accounts{fstab: []byte("x")}).Fstab(nil); files != nil {
+		t.Errorf("%+v", files)
 	}
 }

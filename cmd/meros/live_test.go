@@ -1,0 +1,204 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"meros/cmd/lab"
+	"meros/runner/vm"
+)
+
+// roundsEnv is how often TestRounds starts and ends a machine.
+const roundsEnv = "MEROS_TEST_ROUNDS"
+
+// tinyLive is a constellation of tiny machines: m has further disks and a port
+// of the host, n wants a disk that m has, and s has no sshd.
+func tinyLive(t *testing.T, port int) *lab.Project {
+	t.Helper()
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-system-x86_64", "ssh")
+	p := lab.Downloaded(t, "live")
+	shared := p.Path("shared.qcow2")
+	p.Write(t, "constellations/live/manifest.yml", fmt.Sprintf(`packages: %s
+bridges: {empty: {subnet: 10.41.0.0/24}}
+virtual_machines:
+  m:
+    memory: 256M
+    cpus: 1
+    ports: ["127.0.0.1:%d->22"]
+    qemu_args: "-drive file=%[3]s,if=virtio"
+    disks: [{label: data, size_gb: 64M, mount_point: /srv/data}, {label: pages, size_gb: 32M, fs_type: swap}]
+  n: {memory: 256M, cpus: 1, qemu_args: "-drive file=%[3]s,if=virtio"}
+  s: {memory: 256M, cpus: 1}
+`, lab.Packages, port, shared))
+	p.Tiny(t, "live", "common")
+	p.Write(t, "constellations/live/s/includes.chroot/etc/no-sshd", "")
+	if out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", shared, "16M").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Cleanup(func() {
+		p.Run(t, "shutdown", "live", "--wait=0")
+		if left := processes(t, p.Root); len(left) > 0 {
+			t.Errorf("still running: %q", left)
+		}
+	})
+	return p
+}
+
+// What goes wrong around machines that run is said, and mended by the next
+// init.
+func TestLiveBadDays(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := tinyLive(t, l.Addr().(*net.TCPAddr).Port)
+	in := func(line string) string { return p.Must(t, "connect", "live", "m", "--", line).Stdout }
+
+	// A port of the host that another process has.
+	fails(t, p.Run(t, "init", "live", "m"), 1, l.Addr().String(), "address already in use", fmt.Sprintf("process %d", os.Getpid()))
+	settled(t, p.Root)
+	l.Close()
+
+	// Two at once are as one.
+	var outcomes [2]*lab.Outcome
+	var wg sync.WaitGroup
+	for i := range outcomes {
+		wg.Go(func() { outcomes[i] = p.Run(t, "init", "live", "m") })
+	}
+	wg.Wait()
+	started := 0
+	for _, o := range outcomes {
+		if o.Exit != 0 {
+			t.Errorf("exit status %d\n%s", o.Exit, o.Stderr)
+		}
+		started += strings.Count(o.Stderr, "live/m started")
+	}
+	if started != 1 {
+		t.Errorf("the machine was started %d times", started)
+	}
+
+	t.Run("disk in use", func(t *testing.T) {
+		fails(t, p.Run(t, "init", "live", "n"), 1, "live/n", "shared.qcow2", "lock")
+	})
+	t.Run("never ready", func(t *testing.T) {
+		fails(t, p.Run(t, "init", "live", "s", "--wait=8s"), 1, "live/s", "ssh does not answer after 8s", "tiny init is up", "openssh-server")
+		if s := states(t, func(args ...string) *lab.Outcome { return p.Must(t, "info", "live", "--json") })["s"]; s.State != vm.Starting {
+			t.Errorf("it is %+v", s)
+		}
+		p.Must(t, "shutdown", "live", "s", "--wait=0")
+	})
+	t.Run("disks", func(t *testing.T) {
+		if got := in("df --output=source,target /srv/data | tail -1; grep -c /dev/ /proc/swaps; echo kept > /srv/data/x; echo lost > /root/x; sync"); !strings.Contains(got, "/srv/data\n1\n") {
+			t.Errorf("it has %q", got)
+		}
+		// It has no power button and nothing that could power it off.
+		if o := p.Must(t, "shutdown", "live", "m", "--wait=500ms"); !strings.Contains(o.Stderr, "did not react; its QEMU was told to end") {
+			t.Errorf("shutdown said\n%s", o.Stderr)
+		}
+		p.Must(t, "init", "live", "m")
+		if got := in("cat /srv/data/x; cat /root/x 2>/dev/null || echo gone"); got != "kept\ngone\n" {
+			t.Errorf("after another start: %q", got)
+		}
+		p.Must(t, "snapshot", "save", "live", "one", "m")
+		in("echo later > /srv/data/x; sync")
+		p.Must(t, "snapshot", "restore", "live", "one", "m")
+		if got := in("cat /srv/data/x"); got != "kept\n" {
+			t.Errorf("after the snapshot is restored: %q", got)
+		}
+		p.Must(t, "reset", "live", "m")
+		if got := in("cat /srv/data/x 2>/dev/null || echo gone"); got != "gone\n" {
+			t.Errorf("after a reset: %q", got)
+		}
+	})
+}
+
+// A guest that writes more than the host has room for stands still, and goes
+// on when there is room.
+func TestFullDiskBelowGuest(t *testing.T) {
+	p := tinyLive(t, 18099)
+	p.Must(t, "build", "live", "m")
+	cmd := exec.Command("unshare", "--mount", "sh", "-c", `
+mount --make-rprivate / && mkdir -p data/state && mount -t tmpfs -o size=40M state data/state || exit 1
+meros() { "$MEROS" --progress=plain "$@"; }
+meros init live m || exit 1
+meros connect live m -- 'yes | head -c 60M > /root/big; sync; echo written' > written &
+n=0
+until meros info live --json | grep -q '"state": "paused"'; do n=$((n+1)); test $n -lt 60 || exit 1; sleep 1; done
+meros info live
+mount -o remount,size=400M data/state
+meros init live m
+wait
+cat written
+meros shutdown live m --wait=0`)
+	cmd.Dir = p.Root
+	cmd.Env = append(os.Environ(), "MEROS="+lab.Program(t))
+	o := lab.Finish(t, cmd)
+	if o.Exit != 0 || !strings.Contains(o.Stdout, "the host has no room for what it writes") || !strings.Contains(o.Stdout, "written\n") || !strings.Contains(o.Stderr, "stood still, and goes on") {
+		t.Errorf("exit status %d\n%s\n%s", o.Exit, o.Stdout, o.Stderr)
+	}
+}
+
+// However often a constellation comes and goes, nothing of it stays.
+func TestRounds(t *testing.T) {
+	rounds := 3
+	if n, err := strconv.Atoi(os.Getenv(roundsEnv)); err == nil {
+		rounds = n
+	}
+	p := tinyLive(t, 18098)
+	p.Must(t, "build", "live", "m")
+	var first string
+	for i := range rounds {
+		p.Must(t, "init", "live", "m")
+		p.Must(t, "shutdown", "live", "--wait=0")
+		settled(t, p.Root)
+		if now := traces(t, p); i == 0 {
+			first = now
+		} else if now != first {
+			t.Fatalf("after round %d there is\n%s\nand was\n%s", i+1, now, first)
+		}
+	}
+}
+
+// traces are what a constellation could leave behind: files, namespaces that
+// something holds, mounts.
+func traces(t *testing.T, p *lab.Project) string {
+	t.Helper()
+	var b strings.Builder
+	for _, dir := range []string{p.Path("data/state"), p.Path("data/ssh"), p.Path("data/build")} {
+		filepath.WalkDir(dir, func(file string, _ os.DirEntry, err error) error {
+			fmt.Fprintln(&b, file, err)
+			return nil
+		})
+	}
+	found, _ := filepath.Glob(filepath.Join(os.TempDir(), "meros-push-*"))
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(&b, found, strings.Count(string(mounts), "\n"), netNamespaces(t))
+	return b.String()
+}
+
+// netNamespaces are those that processes are in.
+func netNamespaces(t *testing.T) int {
+	t.Helper()
+	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := make(map[string]bool)
+	for _, l := range links {
+		if to, err := os.Readlink(l); err == nil {
+			found[to] = true
+		}
+	}
+	return len(found)
+}

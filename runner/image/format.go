@@ -1,0 +1,98 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// FormatOptions describe an empty file system.
+type FormatOptions struct {
+	Kind  string // ext2, ext3, ext4, btrfs, xfs, vfat or swap
+	Size  int64  // of the disk, bytes
+	Label string // of the file system, cut to what it may have
+	UUID  string // or, of a FAT file system, its serial number
+	Work  string // directory for temporary files
+}
+
+// formatted is the time of every empty file system.
+var formatted = time.Unix(1, 0)
+
+// maxLabel is how long a label may be, bytes: mkfs.xfs(8), mkfs.fat(8); the
+// others have 16 or more.
+var maxLabel = map[string]int{"xfs": 12, "vfat": 11}
+
+// Format writes a qcow2 image of a disk that holds an empty file system,
+// without a partition table, to out.
+func Format(ctx context.Context, out *os.File, o FormatOptions) error {
+	raw, err := os.Create(filepath.Join(o.Work, "disk.raw"))
+	if err != nil {
+		return err
+	}
+	defer os.Remove(raw.Name())
+	defer raw.Close()
+	if err := raw.Truncate(o.Size); err != nil {
+		return err
+	}
+	argv, env, err := o.argv(raw.Name())
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = append(clockEnv(formatted), env...)
+	if err := run(cmd); errors.Is(err, exec.ErrNotFound) {
+		return fmt.Errorf("%s is not installed, and nothing else makes a file system of type %s (Debian: apt install %s)", argv[0], o.Kind, formatPackages[argv[0]])
+	} else if err != nil {
+		return fmt.Errorf("make a file system of type %s on %d MiB: %w", o.Kind, o.Size>>20, err)
+	}
+	clusters, err := rawClusters(raw, o.Size)
+	if err != nil {
+		return err
+	}
+	return writeQcow2(out, o.Size, clusters, "")
+}
+
+// formatPackages are Debian's packages of the programs.
+var formatPackages = map[string]string{"mke2fs": "e2fsprogs", "mkfs.btrfs": "btrfs-progs", "mkfs.xfs": "xfsprogs", "mkfs.vfat": "dosfstools", "mkswap": "util-linux"}
+
+// argv is the program that makes the file system, and its environment.
+func (o FormatOptions) argv(raw string) (argv, env []string, err error) {
+	label := o.Label
+	if n, ok := maxLabel[o.Kind]; ok && len(label) > n {
+		label = label[:n]
+	}
+	switch o.Kind {
+	case "ext2", "ext3", "ext4":
+		// An empty configuration: the host's /etc/mke2fs.conf would decide otherwise.
+		conf := filepath.Join(o.Work, "mke2fs.conf")
+		err := os.WriteFile(conf, []byte("[defaults]\n"), 0o644)
+		on := strings.TrimPrefix(features, "none,has_journal,")
+		if o.Kind != "ext2" {
+			on = "has_journal," + on
+		}
+		if o.Kind != "ext4" {
+			on = "none," + strings.NewReplacer(",extent,64bit,flex_bg", "", ",huge_file,dir_nlink,extra_isize,metadata_csum", "").Replace(on)
+		} else {
+			on = "none," + on
+		}
+		return []string{
+			"mke2fs", "-q", "-F", "-t", o.Kind, "-O", on, "-b", strconv.Itoa(blockSize), "-I", strconv.Itoa(inodeSize), "-m", "0", "-L", label, "-U", o.UUID,
+			"-E", "hash_seed=" + o.UUID + ",root_owner=0:0,lazy_itable_init=1,lazy_journal_init=0,nodiscard", raw,
+		}, []string{"MKE2FS_CONFIG=" + conf}, err
+	case "btrfs":
+		return []string{"mkfs.btrfs", "-q", "-f", "-L", label, "-U", o.UUID, raw}, nil, nil
+	case "xfs":
+		return []string{"mkfs.xfs", "-q", "-f", "-L", label, "-m", "uuid=" + o.UUID, raw}, nil, nil
+	case "vfat":
+		return []string{"mkfs.vfat", "--invariant", "-F", "32", "-n", strings.ToUpper(label), "-i", strings.ReplaceAll(o.UUID, "-", ""), raw}, nil, nil
+	case "swap":
+		return []string{"mkswap", "-q", "-L", label, "-U", o.UUID, raw}, nil, nil
+	}
+	return nil, nil, fmt.Errorf("%q is no file system that can be made", o.Kind)
+}

@@ -1,0 +1,64 @@
+package image
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func format(t *testing.T, o FormatOptions) (string, error) {
+	t.Helper()
+	o.Work = t.TempDir()
+	file := filepath.Join(t.TempDir(), "disk.qcow2")
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	return file, Format(t.Context(), f, o)
+}
+
+// Every file system that can be made here is sound, is what it was asked to be
+// and is the same the next time.
+func TestFormat(t *testing.T) {
+	need(t, "mke2fs", "e2fsck", "qemu-img", "mkswap")
+	const id = "01234567-89ab-8def-8123-456789abcdef"
+	for kind, program := range map[string]string{"ext2": "mke2fs", "ext3": "mke2fs", "ext4": "mke2fs", "swap": "mkswap", "vfat": "mkfs.vfat", "xfs": "mkfs.xfs"} {
+		t.Run(kind, func(t *testing.T) {
+			o := FormatOptions{Kind: kind, Size: 320 * mib, Label: "a-long-label-16b", UUID: id}
+			if kind == "vfat" {
+				o.UUID = "0123-ABCD"
+			}
+			file, err := format(t, o)
+			if _, perr := exec.LookPath(program); perr != nil {
+				if err == nil || !strings.Contains(err.Error(), program+" is not installed") || !strings.Contains(err.Error(), "apt install") {
+					t.Errorf("%v", err)
+				}
+				return
+			}
+			check(t, err)
+			again, err := format(t, o)
+			check(t, err)
+			if sum(t, file) != sum(t, again) {
+				t.Error("it is another one the second time")
+			}
+			output(t, "qemu-img", "check", file)
+			raw := filepath.Join(t.TempDir(), "disk.raw")
+			output(t, "qemu-img", "convert", "-O", "raw", file, raw)
+			said := output(t, "blkid", "-p", "-o", "export", raw)
+			for _, want := range []string{"TYPE=" + kind, "UUID=" + o.UUID} {
+				if !strings.Contains(said, want+"\n") {
+					t.Errorf("blkid says\n%s", said)
+				}
+			}
+			if strings.HasPrefix(kind, "ext") {
+				output(t, "e2fsck", "-fn", raw)
+			}
+		})
+	}
+	if _, err := format(t, FormatOptions{Kind: "ext4", Size: 4096, Label: "x", UUID: id}); err == nil || !strings.Contains(err.Error(), "make a file system of type ext4 on 0 MiB") {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,74 @@
+package stages
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"meros/constellations"
+	"meros/graph"
+)
+
+const formatRevision = 1
+
+// Disk is a further disk of a machine, as it is before anything is written to
+// it.
+type Disk struct {
+	constellations.Disk
+	Image *graph.Node // with the output "image"
+}
+
+// formatters are the programs that make file systems.
+var formatters = map[string]string{
+	"ext2": "mke2fs", "ext3": "mke2fs", "ext4": "mke2fs", "btrfs": "mkfs.btrfs", "xfs": "mkfs.xfs", "vfat": "mkfs.vfat", "swap": "mkswap",
+}
+
+// fileSystemModules are what a kernel of a distribution needs for a file
+// system besides [kernelModules].
+var fileSystemModules = map[string][]string{
+	"btrfs": {"btrfs"}, "xfs": {"xfs"}, "vfat": {"vfat", "nls_cp437", "nls_iso8859-1", "nls_ascii"},
+}
+
+// disks are the machine's further disks: those of one size, file system and
+// label are the same for all machines.
+func (pl *planner) disks(vm *constellations.Machine) []Disk {
+	var all []Disk
+	for _, d := range vm.Disks {
+		n := pl.plan.Add(&graph.Node{
+			Stage: "format", Revision: formatRevision, Name: fmt.Sprintf("empty disk %s (%s, %d MiB)", d.Label, d.FSType, d.Size>>20),
+			Params: append([]graph.Param{
+				{Name: "fs", Value: d.FSType}, {Name: "size", Value: strconv.FormatInt(d.Size, 10)}, {Name: "label", Value: d.Label},
+				{Name: "uuid", Value: fileSystemID(d)},
+			}, pl.tools(formatters[d.FSType])...),
+			Outputs: []string{"image"},
+		})
+		all = append(all, Disk{d, n})
+	}
+	return all
+}
+
+// fileSystemID is what a disk's file system is known by in a machine: a UUID of
+// version 8, RFC 9562, or of a FAT file system its serial number.
+func fileSystemID(d constellations.Disk) string {
+	h := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", d.Label, d.FSType, d.Size))
+	if d.FSType == "vfat" {
+		return fmt.Sprintf("%X-%X", h[:2], h[2:4])
+	}
+	h[6], h[8] = h[6]&0x0f|0x80, h[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", h[:4], h[4:6], h[6:8], h[8:10], h[10:16])
+}
+
+// modules are the kernel modules that a machine needs.
+func modules(vm *constellations.Machine) string {
+	names := slices.Clone(kernelModules)
+	for _, d := range vm.Disks {
+		for _, m := range fileSystemModules[d.FSType] {
+			if !slices.Contains(names, m) {
+				names = append(names, m)
+			}
+		}
+	}
+	return strings.Join(names, " ")
+}
