@@ -27,7 +27,7 @@ func BenchmarkBootstrap(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		section := lock.Section("bookworm", "x86_64", "")
+		section := lock.Section(constellations.Section{Distribution: "debian", Suite: "bookworm", Arch: "x86_64"})
 		var debs []string
 		for _, d := range section.Base {
 			debs = append(debs, filepath.Join(p.Path("data/cache/cas"), d.SHA256[:2], d.SHA256))

@@ -86,7 +86,7 @@ func applied(b *testing.B) {
 	}
 }
 
-// BenchmarkLive measures machines that run: one up to ssh and three at once; a
+// BenchmarkLive measures tiny machines that run: one up to ssh and three at once; a
 // command in one against ssh(1) with a connection that is open; what info
 // takes; and a copy of 64 MB against sftp(1).
 func BenchmarkLive(b *testing.B) {
@@ -99,11 +99,12 @@ func BenchmarkLive(b *testing.B) {
 		manifest += fmt.Sprintf("  %s: {suite: bookworm, memory: 384M, cpus: 1, packages: %s, networks: [{label: live-%[1]s, bridge: live0}]}\n", m, lab.Packages)
 	}
 	p.Write(b, "constellations/live/manifest.yml", manifest)
+	p.Tiny(b, "live", "common")
 	p.Must(b, "build", "live")
-	b.Cleanup(func() { p.Run(b, "shutdown", "live", "--wait=10s") })
+	b.Cleanup(func() { p.Run(b, "shutdown", "live", "--wait=0") })
 	for b.Loop() {
 		one := p.Must(b, "init", "live", "a").Wall
-		p.Must(b, "shutdown", "live")
+		p.Must(b, "shutdown", "live", "--wait=0")
 		three := p.Must(b, "init", "live").Wall
 		s.add("s/one", one.Seconds())
 		s.add("s/three", three.Seconds())

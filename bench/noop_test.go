@@ -86,7 +86,7 @@ func fill(b *testing.B, p *lab.Project) int {
 	plan, memo := new(graph.Plan), graph.ReadMemo(filepath.Join(b.TempDir(), "memo"), time.Now())
 	planned, err := stages.Plan(plan, m, all, lock, stages.Options{
 		Root: p.Root, Self: lab.Program(b), Tools: stages.ToolIdentities(all, false, memo), Memo: memo,
-		URLs: func(*constellations.DebianLock, constellations.Package) []string { return nil },
+		URLs: func(*constellations.SectionLock, constellations.Package) []string { return nil },
 	})
 	if err != nil {
 		b.Fatal(err)

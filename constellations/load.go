@@ -165,7 +165,11 @@ func (l *loader) top(body ast.Node) {
 // of them.
 func (l *loader) buildFields(vm *Machine) map[string]func(ast.Node) {
 	return map[string]func(ast.Node){
-		"suite":     func(n ast.Node) { vm.Suite = l.pattern(n, "suite", suiteName) },
+		"suite": func(n ast.Node) { vm.Suite = l.pattern(n, "suite", suiteName) },
+		"release": func(n ast.Node) {
+			vm.release = l.pattern(n, "release of Alpine (latest-stable, edge, v3.20)", releaseName)
+		},
+		"keys":      func(n ast.Node) { vm.Keys = l.texts(n) },
 		"mirror":    func(n ast.Node) { vm.Mirror = l.url(n) },
 		"packages":  func(n ast.Node) { vm.Packages = l.packages(n, vm.Packages) },
 		"bootstrap": func(n ast.Node) { vm.Bootstrap = l.word(n, "bootstrap engine", "meros", "debootstrap") },
@@ -192,6 +196,7 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 	fields := l.buildFields(&vm)
 	for k, f := range map[string]func(ast.Node){
 		"arch":          func(n ast.Node) { vm.Arch = l.word(n, "arch", arches...) },
+		"setup":         func(n ast.Node) { vm.Setup = l.word(n, "setup", "openrc", "busybox") },
 		"distribution":  func(n ast.Node) { vm.Distribution = l.word(n, "distribution", distributions...) },
 		"disk_size":     func(n ast.Node) { vm.DiskSize = l.size(n, 1<<30, 32<<20, maxDisk) },
 		"memory":        func(n ast.Node) { vm.Memory = l.size(n, 1<<20, minMemory, maxMemory) },
@@ -212,6 +217,14 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 	}
 	l.fields(p.value, "a machine", fields)
 	vm.QEMUArgs = append(qemuArgs, extraArgs...)
+	if vm.Distribution == "alpine" {
+		if vm.Suite = vm.release; vm.Suite == "" {
+			vm.Suite = "latest-stable"
+		}
+		if vm.Bootstrap != "meros" {
+			l.addAt(p.at, "", "bootstrap: %s is of Debian; machine %s is of Alpine", vm.Bootstrap, vm.Name)
+		}
+	}
 	l.m.Machines = append(l.m.Machines, vm)
 }
 

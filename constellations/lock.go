@@ -20,7 +20,7 @@ import (
 // with a line of their own:
 //
 //	meros-lock 1
-//	debian SUITE ARCH [MIRROR]
+//	debian SUITE ARCH [MIRROR]      or alpine RELEASE ARCH [MIRROR]
 //	date 2026-11-01T12:00:00Z
 //	index ARCHIVE SUITE SHA256
 //	base
@@ -34,20 +34,21 @@ import (
 //	source git URL REF COMMIT
 //	source tarball URL SIZE SHA256
 type Lock struct {
-	Debian  []DebianLock
-	Sources []Source
+	Sections []SectionLock
+	Sources  []Source
 }
 
-// DebianLock pins what machines of one suite and architecture are made of.
-type DebianLock struct {
-	Suite, Arch string
-	Mirror      string    // the manifest's own, if it names one; it only tells sections apart
-	Date        time.Time // of the newest index; stands for now in all that is built from here
-	Indexes     []Index
-	Base        []Package
-	Sets        []PackageSet
-	Alone       []Package // without what they depend on
-	Kernel      []Package
+// SectionLock pins what machines of one suite and architecture are made of.
+type SectionLock struct {
+	Distribution string    // "debian" or "alpine"
+	Suite, Arch  string    // of Alpine, the suite is the release
+	Mirror       string    // the manifest's own, if it names one; it only tells sections apart
+	Date         time.Time // of the newest index; stands for now in all that is built from here
+	Indexes      []Index
+	Base         []Package
+	Sets         []PackageSet
+	Alone        []Package // without what they depend on
+	Kernel       []Package
 }
 
 // Index is a signed archive index that was verified when the lock was made.
@@ -73,10 +74,13 @@ const lockHeader = `# Written by meros, which reads it again: edit the manifest,
 meros-lock 1
 `
 
+// Section is the name of the section.
+func (d *SectionLock) Section() Section { return Section{d.Distribution, d.Suite, d.Arch, d.Mirror} }
+
 // Section finds what pins the machines of a suite, or nil.
-func (l *Lock) Section(suite, arch, mirror string) *DebianLock {
-	for i := range l.Debian {
-		if d := &l.Debian[i]; d.Suite == suite && d.Arch == arch && d.Mirror == mirror {
+func (l *Lock) Section(s Section) *SectionLock {
+	for i := range l.Sections {
+		if d := &l.Sections[i]; d.Section() == s {
 			return d
 		}
 	}
@@ -84,7 +88,7 @@ func (l *Lock) Section(suite, arch, mirror string) *DebianLock {
 }
 
 // Set finds what pins a sorted list of packages, or nil.
-func (d *DebianLock) Set(names []string) *PackageSet {
+func (d *SectionLock) Set(names []string) *PackageSet {
 	for i := range d.Sets {
 		if slices.Equal(d.Sets[i].Names, names) {
 			return &d.Sets[i]
@@ -97,12 +101,12 @@ func (d *DebianLock) Set(names []string) *PackageSet {
 func (l *Lock) Encode() []byte {
 	var b bytes.Buffer
 	b.WriteString(lockHeader)
-	sections := slices.Clone(l.Debian)
-	slices.SortFunc(sections, func(x, y DebianLock) int {
-		return slices.Compare([]string{x.Suite, x.Arch, x.Mirror}, []string{y.Suite, y.Arch, y.Mirror})
+	sections := slices.Clone(l.Sections)
+	slices.SortFunc(sections, func(x, y SectionLock) int {
+		return slices.Compare([]string{x.Distribution, x.Suite, x.Arch, x.Mirror}, []string{y.Distribution, y.Suite, y.Arch, y.Mirror})
 	})
 	for _, d := range sections {
-		b.WriteString("\n" + strings.TrimRight(fmt.Sprintf("debian %s %s %s", d.Suite, d.Arch, d.Mirror), " ") + "\n")
+		b.WriteString("\n" + strings.TrimRight(fmt.Sprintf("%s %s %s %s", d.Distribution, d.Suite, d.Arch, d.Mirror), " ") + "\n")
 		fmt.Fprintf(&b, "date %s\n", d.Date.UTC().Format(time.RFC3339))
 		for _, i := range d.Indexes {
 			fmt.Fprintf(&b, "index %s %s %s\n", i.Archive, i.Suite, i.SHA256)
@@ -191,7 +195,7 @@ var (
 	hexDigest   = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	commitID    = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 	plainWord   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+.:~_-]*$`)
-	poolName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+.:~_%/-]*\.deb$`)
+	poolName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+.:~_%/-]*\.(deb|apk|tar\.gz)$`)
 	archiveName = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 )
 
@@ -225,9 +229,9 @@ func ParseLock(file string, src []byte) (*Lock, error) {
 	if !versioned && len(r.list) == 0 {
 		r.add(0, 0, r.hint(), "the lock is empty")
 	}
-	for _, d := range r.lock.Debian {
+	for _, d := range r.lock.Sections {
 		if len(d.Base) == 0 || d.Date.IsZero() {
-			r.add(0, 0, r.hint(), "the section debian %s %s is not complete", d.Suite, d.Arch)
+			r.add(0, 0, r.hint(), "the section %s %s %s is not complete", d.Distribution, d.Suite, d.Arch)
 		}
 	}
 	if err := r.err(); err != nil {
@@ -245,18 +249,18 @@ func (r *lockReader) bad(format string, a ...any) { r.add(r.n, 1, r.hint(), form
 
 func (r *lockReader) line(f []string) {
 	switch f[0] {
-	case "debian":
-		r.section(f[1:])
+	case "debian", "alpine":
+		r.section(f[0], f[1:])
 		return
 	case "source":
 		r.source(f[1:])
 		return
 	}
-	if len(r.lock.Debian) == 0 {
+	if len(r.lock.Sections) == 0 {
 		r.bad("%q stands before any section", f[0])
 		return
 	}
-	d := &r.lock.Debian[len(r.lock.Debian)-1]
+	d := &r.lock.Sections[len(r.lock.Sections)-1]
 	switch {
 	case f[0] == "date" && len(f) == 2:
 		t, err := time.Parse(time.RFC3339, f[1])
@@ -286,20 +290,24 @@ func (r *lockReader) line(f []string) {
 	}
 }
 
-func (r *lockReader) section(f []string) {
+func (r *lockReader) section(distribution string, f []string) {
 	r.into = nil
-	if len(f) < 2 || len(f) > 3 || !suiteName.MatchString(f[0]) || !slices.Contains(arches, f[1]) {
-		r.bad("a section is \"debian SUITE ARCH [MIRROR]\"")
+	pattern := suiteName
+	if distribution == "alpine" {
+		pattern = releaseName
+	}
+	if len(f) < 2 || len(f) > 3 || !pattern.MatchString(f[0]) || !slices.Contains(arches, f[1]) {
+		r.bad("a section is \"%s SUITE ARCH [MIRROR]\"", distribution)
 		return
 	}
-	d := DebianLock{Suite: f[0], Arch: f[1]}
+	d := SectionLock{Distribution: distribution, Suite: f[0], Arch: f[1]}
 	if len(f) == 3 {
 		d.Mirror = f[2]
 	}
-	if r.lock.Section(d.Suite, d.Arch, d.Mirror) != nil {
-		r.bad("the section debian %s %s is there twice", d.Suite, d.Arch)
+	if r.lock.Section(d.Section()) != nil {
+		r.bad("the section %s %s %s is there twice", distribution, d.Suite, d.Arch)
 	}
-	r.lock.Debian = append(r.lock.Debian, d)
+	r.lock.Sections = append(r.lock.Sections, d)
 }
 
 func (r *lockReader) source(f []string) {
@@ -329,7 +337,7 @@ func (r *lockReader) source(f []string) {
 	r.lock.Sources = append(r.lock.Sources, s)
 }
 
-func (r *lockReader) set(d *DebianLock, names []string) {
+func (r *lockReader) set(d *SectionLock, names []string) {
 	for _, n := range names {
 		if !packageName.MatchString(n) {
 			r.bad("%q cannot be a package's name", n)

@@ -19,14 +19,17 @@ func sampleLock() *Lock {
 	return &Lock{Sources: []Source{
 		{Kind: KernelGit, URL: UpstreamKernel, Ref: "master", Commit: strings.Repeat("0123456789", 4)},
 		{Kind: KernelTarball, URL: "https://mirror.example/linux-6.1.tar.xz", Size: 99, SHA256: sum},
-	}, Debian: []DebianLock{
-		{Suite: "bookworm", Arch: "x86_64", Date: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC),
+	}, Sections: []SectionLock{
+		{Distribution: "alpine", Suite: "latest-stable", Arch: "aarch64", Date: time.Date(2026, 11, 3, 0, 0, 0, 0, time.UTC), Base: []Package{
+			{"alpine-minirootfs", "3.20.3", "aarch64", "releases", "v3.20/releases/aarch64/alpine-minirootfs-3.20.3-aarch64.tar.gz", 9, sum},
+		}},
+		{Distribution: "debian", Suite: "bookworm", Arch: "x86_64", Date: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC),
 			Indexes: []Index{{"debian", "bookworm", sum}, {"security", "bookworm-security", sum}},
 			Base:    []Package{pkg("base-files", "12.4+deb12u11"), pkg("libc6", "2.36-9+deb12u10")},
 			Sets:    []PackageSet{{[]string{"nginx", "openssh-server"}, []Package{pkg("nginx", "1:1.22.1-9")}}},
 			Alone:   []Package{pkg("linux-source-6.1", "6.1.153-1")},
 			Kernel:  []Package{pkg("linux-image-6.1.0-40-cloud-amd64", "6.1.153-1")}},
-		{Suite: "trixie", Arch: "x86_64", Mirror: "http://mirror.example/debian", Date: time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC), Base: []Package{pkg("libc6", "2.41-12")}},
+		{Distribution: "debian", Suite: "trixie", Arch: "x86_64", Mirror: "http://mirror.example/debian", Date: time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC), Base: []Package{pkg("libc6", "2.41-12")}},
 	}}
 }
 
@@ -53,7 +56,7 @@ func TestLockRoundTrip(t *testing.T) {
 	if fi, _ := os.Stat(file); fi.Mode().Perm() != 0o644 {
 		t.Errorf("mode %v", fi.Mode())
 	}
-	if got.Section("bookworm", "x86_64", "").Set([]string{"nginx", "openssh-server"}) == nil {
+	if got.Section(Section{"debian", "bookworm", "x86_64", ""}).Set([]string{"nginx", "openssh-server"}) == nil {
 		t.Error("the set is not found")
 	}
 }

@@ -55,8 +55,10 @@ type Machine struct {
 	Name         string // also its host name, RFC 1123
 	Arch         string // as in qemu-system-ARCH
 	Distribution string
-	Suite        string // of Debian
-	Mirror       string // base URL; "" is the host's own, or the default one
+	Suite        string   // of Debian; of Alpine, its release
+	Mirror       string   // base URL; "" is the host's own, or the default one
+	Keys         []string // paths of further keys that sign what is in the mirror
+	Setup        string   // of Alpine: "openrc", "busybox", or "" for what its packages bring
 	Kernel       Kernel
 	DiskSize     int64 // bytes; 0 is as large as needed
 	Memory       int64 // bytes
@@ -77,7 +79,12 @@ type Machine struct {
 	User         string // who logs in
 	BootCheck    bool
 	Line         int // in the manifest
+
+	release string // that the manifest names
 }
+
+// Section names what pins the machine's packages in a lock.
+func (m *Machine) Section() Section { return Section{m.Distribution, m.Suite, m.Arch, m.Mirror} }
 
 // Hooks is how a machine's hooks run.
 type Hooks struct{ Network bool }

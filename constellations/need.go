@@ -7,7 +7,7 @@ import (
 )
 
 // Section names the part of a lock that packages are pinned in.
-type Section struct{ Suite, Arch, Mirror string }
+type Section struct{ Distribution, Suite, Arch, Mirror string }
 
 // Need is something that a machine is made of and that comes from a network.
 // Exactly one of the kinds: a base system (none of the other fields is set),
@@ -57,7 +57,7 @@ func (l *Lock) Pins(n Need) bool {
 	if n.Source != nil {
 		return l.Source(n.Source.Kind, n.Source.URL, n.Source.Ref) != nil
 	}
-	d := l.Section(n.Suite, n.Arch, n.Mirror)
+	d := l.Section(n.Section)
 	switch {
 	case d == nil:
 		return false
@@ -72,8 +72,8 @@ func (l *Lock) Pins(n Need) bool {
 // Needs are what all the pins of the lock are for.
 func (l *Lock) Needs() []Need {
 	var needs []Need
-	for _, d := range l.Debian {
-		base := Need{Section: Section{d.Suite, d.Arch, d.Mirror}}
+	for _, d := range l.Sections {
+		base := Need{Section: d.Section()}
 		needs = append(needs, base)
 		for _, s := range d.Sets {
 			with := base
@@ -104,11 +104,11 @@ func (l *Lock) Prune(needs []Need) {
 			return n.Source != nil && n.Source.Kind == s.Kind && n.Source.URL == s.URL && n.Source.Ref == s.Ref
 		})
 	})
-	l.Debian = slices.DeleteFunc(l.Debian, func(d DebianLock) bool {
+	l.Sections = slices.DeleteFunc(l.Sections, func(d SectionLock) bool {
 		return !slices.ContainsFunc(needs, d.serves)
 	})
-	for i := range l.Debian {
-		d := &l.Debian[i]
+	for i := range l.Sections {
+		d := &l.Sections[i]
 		d.Sets = slices.DeleteFunc(d.Sets, func(s PackageSet) bool {
 			return !slices.ContainsFunc(needs, func(n Need) bool { return d.serves(n) && slices.Equal(n.Packages, s.Names) })
 		})
@@ -121,15 +121,15 @@ func (l *Lock) Prune(needs []Need) {
 // KeepDates gives sections that pin the same packages as before the date that
 // they had: what is built from them is the same, so nothing is built anew.
 func (l *Lock) KeepDates(before *Lock) {
-	for i := range l.Debian {
-		d := &l.Debian[i]
-		was := before.Section(d.Suite, d.Arch, d.Mirror)
+	for i := range l.Sections {
+		d := &l.Sections[i]
+		was := before.Section(d.Section())
 		if was == nil {
 			continue
 		}
 		same := *was
 		same.Date, same.Indexes = d.Date, d.Indexes
-		one, other := &Lock{Debian: []DebianLock{same}}, &Lock{Debian: []DebianLock{*d}}
+		one, other := &Lock{Sections: []SectionLock{same}}, &Lock{Sections: []SectionLock{*d}}
 		if string(one.Encode()) == string(other.Encode()) {
 			d.Date = was.Date
 		}
@@ -137,14 +137,14 @@ func (l *Lock) KeepDates(before *Lock) {
 }
 
 // serves tells whether a need is of this section.
-func (d *DebianLock) serves(n Need) bool {
-	return n.Source == nil && n.Section == Section{d.Suite, d.Arch, d.Mirror}
+func (d *SectionLock) serves(n Need) bool {
+	return n.Source == nil && n.Section == d.Section()
 }
 
 // Forget removes the pins of the needs, with all of the sections they are in.
 func (l *Lock) Forget(needs []Need) {
 	for _, n := range needs {
-		l.Debian = slices.DeleteFunc(l.Debian, func(d DebianLock) bool { return d.serves(n) })
+		l.Sections = slices.DeleteFunc(l.Sections, func(d SectionLock) bool { return d.serves(n) })
 		l.Sources = slices.DeleteFunc(l.Sources, func(s Source) bool {
 			return n.Source != nil && n.Source.Kind == s.Kind && n.Source.URL == s.URL && n.Source.Ref == s.Ref
 		})
@@ -152,7 +152,7 @@ func (l *Lock) Forget(needs []Need) {
 }
 
 // Package finds a package that is pinned alone, or nil.
-func (d *DebianLock) Package(name string) *Package {
+func (d *SectionLock) Package(name string) *Package {
 	for i := range d.Alone {
 		if d.Alone[i].Name == name {
 			return &d.Alone[i]

@@ -13,9 +13,12 @@ import (
 
 // What names may look like.
 var (
-	// packageName is from the Debian Policy Manual, section 5.6.1.
-	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+	// packageName is from the Debian Policy Manual, section 5.6.1, with the
+	// underscore that Alpine has.
+	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+._-]+$`)
 	suiteName   = regexp.MustCompile(`^[a-z][a-z0-9-]{1,40}$`)
+	// releaseName is a branch of Alpine, https://alpinelinux.org/releases.
+	releaseName = regexp.MustCompile(`^(latest-stable|edge|v[0-9]+\.[0-9]+)$`)
 	// userName is what useradd(8) of Debian accepts.
 	userName  = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 	diskLabel = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,15}$`)

@@ -22,11 +22,11 @@ const (
 const bootstrapMemory = 1 << 30
 
 // fetch is one file of an archive. Its digest is known, so its outputs are.
-func (pl *planner) fetch(section *constellations.DebianLock, p constellations.Package) *graph.Node {
+func (pl *planner) fetch(section *constellations.SectionLock, p constellations.Package) *graph.Node {
 	return pl.fetchURLs(path.Base(p.Filename), pl.URLs(section, p), p.SHA256, p.Size)
 }
 
-func (pl *planner) fetchAll(section *constellations.DebianLock, ps []constellations.Package) []graph.Input {
+func (pl *planner) fetchAll(section *constellations.SectionLock, ps []constellations.Package) []graph.Input {
 	in := make([]graph.Input, len(ps))
 	for i, p := range ps {
 		in[i] = graph.Input{Name: "deb", Node: pl.fetch(section, p), Output: "file"}
@@ -36,28 +36,40 @@ func (pl *planner) fetchAll(section *constellations.DebianLock, ps []constellati
 
 // base is the layers every machine with the same packages shares: the base
 // system of the suite, and the further packages if there are any.
-func (pl *planner) base(vm *constellations.Machine, section *constellations.DebianLock) ([]*graph.Node, error) {
-	key := fmt.Sprintf("%p %s %q", section, vm.Bootstrap, vm.Packages)
+func (pl *planner) base(vm *constellations.Machine, section *constellations.SectionLock) ([]*graph.Node, error) {
+	key := fmt.Sprintf("%p %s %q %q %s", section, vm.Bootstrap, vm.Packages, vm.Keys, vm.Setup)
 	if lower, ok := pl.bases[key]; ok {
 		return lower, nil
 	}
-	lower, err := pl.makeBase(vm, section)
+	layers := pl.makeBase
+	if vm.Distribution == "alpine" {
+		layers = pl.alpineBase
+	}
+	lower, err := layers(vm, section)
 	if err == nil {
 		pl.bases[key] = lower
 	}
 	return lower, err
 }
 
+// baseSystem is what people call a distribution's suite.
+func baseSystem(vm *constellations.Machine) string {
+	if vm.Distribution == "alpine" {
+		return "alpine " + vm.Suite + " " + vm.Arch
+	}
+	return vm.Suite + " " + vm.Arch
+}
+
 // baseName is what people call the system that a machine shares with others.
 func baseName(vm *constellations.Machine) string {
-	name := vm.Suite + " " + vm.Arch
+	name := baseSystem(vm)
 	if vm.Bootstrap == "debootstrap" {
 		name += " debootstrap"
 	}
 	return name
 }
 
-func (pl *planner) makeBase(vm *constellations.Machine, section *constellations.DebianLock) ([]*graph.Node, error) {
+func (pl *planner) makeBase(vm *constellations.Machine, section *constellations.SectionLock) ([]*graph.Node, error) {
 	params := []graph.Param{{Name: "engine", Value: vm.Bootstrap}, {Name: "suite", Value: vm.Suite}, {Name: "arch", Value: vm.Arch}, epoch(section)}
 	if vm.Mirror != "" {
 		params = append(params, graph.Param{Name: "mirror", Value: vm.Mirror})

@@ -27,7 +27,7 @@ var kernelModules = []string{
 }
 
 // kernel adds the machine's kernel and the initrd that brings up its root.
-func (pl *planner) kernel(pm *Machine, section *constellations.DebianLock) error {
+func (pl *planner) kernel(pm *Machine, section *constellations.SectionLock) error {
 	initrd := &graph.Node{
 		Stage: "initrd", Revision: initrdRevision, Name: "initrd without modules", Outputs: []string{"initrd"},
 	}
@@ -36,13 +36,17 @@ func (pl *planner) kernel(pm *Machine, section *constellations.DebianLock) error
 		if len(section.Kernel) == 0 {
 			return fmt.Errorf("the lock has no kernel (meros update %s %s)", pl.m.Name, pm.Name)
 		}
-		pm.Kernel = pl.plan.Add(&graph.Node{
-			Stage: "kernel", Revision: kernelRevision, Name: fmt.Sprintf("%s %s kernel", pm.Suite, pm.Arch),
+		node := &graph.Node{
+			Stage: "kernel", Revision: kernelRevision, Name: baseSystem(pm.Machine) + " kernel",
 			Params:  []graph.Param{epoch(section), {Name: "modules", Value: modules(pm.Machine)}},
 			Inputs:  pl.fetchAll(section, section.Kernel),
 			Outputs: []string{"kernel", "modules", "release", "config"},
-		})
-		initrd.Name = fmt.Sprintf("%s %s initrd", pm.Suite, pm.Arch)
+		}
+		if pm.Distribution == "alpine" {
+			node.Params = append(node.Params, graph.Param{Name: "format", Value: "apk"})
+		}
+		pm.Kernel = pl.plan.Add(node)
+		initrd.Name = baseSystem(pm.Machine) + " initrd"
 		initrd.Inputs = []graph.Input{{Name: "modules", Node: pm.Kernel, Output: "modules", Form: graph.Tree}}
 	case constellations.KernelImage:
 		file, err := pl.find("kernel", pm.Machine.Kernel.Location)

@@ -83,7 +83,7 @@ func (pl *planner) buildKernel(vm *constellations.Machine) (*BuiltKernel, error)
 	if vm.Kernel.Headers && vm.Arch != buildArch {
 		return nil, fmt.Errorf("headers of an %s kernel would hold programs of %s: they are not made", vm.Arch, buildArch)
 	}
-	section := pl.lock.Section(tools.Suite, tools.Arch, tools.Mirror)
+	section := pl.lock.Section(tools.Section())
 	if section == nil {
 		return nil, fmt.Errorf("the lock has nothing for %s %s, which kernels are built with (meros lock %s)", tools.Suite, tools.Arch, pl.m.Name)
 	}

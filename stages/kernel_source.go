@@ -26,7 +26,7 @@ func kernelName(k constellations.Kernel) string {
 }
 
 // kernelSource is the source as one canonical archive, wherever it is from.
-func (pl *planner) kernelSource(vm *constellations.Machine, section *constellations.DebianLock) (*graph.Node, error) {
+func (pl *planner) kernelSource(vm *constellations.Machine, section *constellations.SectionLock) (*graph.Node, error) {
 	k := vm.Kernel
 	n := &graph.Node{
 		Stage: "kernel-source", Revision: kernelSourceRevision, Name: kernelName(k) + " source", Outputs: []string{"source"},

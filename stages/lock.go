@@ -10,10 +10,10 @@ func Needs(machines []*constellations.Machine) []constellations.Need {
 	var needs []constellations.Need
 	for _, vm := range machines {
 		needs = append(needs, KernelNeeds(vm)...)
-		if vm.Distribution != "debian" {
+		if vm.Distribution == "ubuntu" {
 			continue
 		}
-		base := constellations.Need{Section: constellations.Section{Suite: vm.Suite, Arch: vm.Arch, Mirror: vm.Mirror}, Machine: vm.Name}
+		base := constellations.Need{Section: vm.Section(), Machine: vm.Name}
 		needs = append(needs, base)
 		if len(vm.Packages) > 0 {
 			with := base
@@ -31,7 +31,7 @@ func KernelNeeds(vm *constellations.Machine) []constellations.Need {
 		return nil
 	}
 	tools := toolchain(vm)
-	base := constellations.Need{Section: constellations.Section{Suite: tools.Suite, Arch: tools.Arch, Mirror: tools.Mirror}, Machine: vm.Name}
+	base := constellations.Need{Section: tools.Section(), Machine: vm.Name}
 	with := base
 	with.Packages = tools.Packages
 	needs := []constellations.Need{base, with}

@@ -51,7 +51,7 @@ func (pl *planner) file(name, file string, skip ...string) (*graph.Local, error)
 }
 
 // overlay is the layer of the files to copy in, or nil if there are none.
-func (pl *planner) overlay(vm *constellations.Machine, section *constellations.DebianLock, below []*graph.Node) (*graph.Node, error) {
+func (pl *planner) overlay(vm *constellations.Machine, section *constellations.SectionLock, below []*graph.Node) (*graph.Node, error) {
 	n := &graph.Node{
 		Stage: "overlay", Revision: overlayRevision, Name: pl.name(vm, "overlay"),
 		Params: []graph.Param{epoch(section)}, Inputs: trees("lower", below),
@@ -79,7 +79,7 @@ func (pl *planner) overlay(vm *constellations.Machine, section *constellations.D
 // hooks is the layer of what the scripts change, or nil if there are none.
 // common/ runs first, then the machine's own, each in the order of the names'
 // bytes.
-func (pl *planner) hooks(vm *constellations.Machine, section *constellations.DebianLock, below []*graph.Node) (*graph.Node, error) {
+func (pl *planner) hooks(vm *constellations.Machine, section *constellations.SectionLock, below []*graph.Node) (*graph.Node, error) {
 	n := &graph.Node{
 		Stage: "hooks", Revision: hooksRevision, Name: pl.name(vm, "hooks"),
 		Params:  []graph.Param{epoch(section)},

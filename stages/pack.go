@@ -18,7 +18,7 @@ const (
 const fuse = "/dev/fuse"
 
 // geometry are the parameters an image has besides its content.
-func geometry(vm *constellations.Machine, section *constellations.DebianLock) []graph.Param {
+func geometry(vm *constellations.Machine, section *constellations.SectionLock) []graph.Param {
 	return []graph.Param{
 		epoch(section),
 		{Name: "size", Value: strconv.FormatInt(vm.DiskSize, 10)},
@@ -28,7 +28,7 @@ func geometry(vm *constellations.Machine, section *constellations.DebianLock) []
 }
 
 // packBase is the image of what a machine shares with others.
-func (pl *planner) packBase(vm *constellations.Machine, section *constellations.DebianLock, lower []*graph.Node) *graph.Node {
+func (pl *planner) packBase(vm *constellations.Machine, section *constellations.SectionLock, lower []*graph.Node) *graph.Node {
 	return pl.plan.Add(&graph.Node{
 		Stage: "pack", Revision: packRevision, Name: baseName(vm) + " base image",
 		Params: append(geometry(vm, section), pl.tools("mke2fs")...),
@@ -38,7 +38,7 @@ func (pl *planner) packBase(vm *constellations.Machine, section *constellations.
 
 // packDelta is the image of one machine: a small one with the base as its
 // backing file, or a whole one where that is cheaper.
-func (pl *planner) packDelta(vm *constellations.Machine, section *constellations.DebianLock, base *graph.Node, lower, upper []*graph.Node) *graph.Node {
+func (pl *planner) packDelta(vm *constellations.Machine, section *constellations.SectionLock, base *graph.Node, lower, upper []*graph.Node) *graph.Node {
 	in := []graph.Input{{Name: "base", Node: base, Output: "image"}}
 	in = append(in, trees("lower", lower)...)
 	return pl.plan.Add(&graph.Node{

@@ -24,7 +24,8 @@ type Personality struct {
 	Domain     string            `json:"domain,omitempty"`    // that their names are in; "" without networks
 	Resolvers  []string          `json:"resolvers,omitempty"` // addresses of its name servers, if it has no resolver of its own
 	Interfaces []Interface       `json:"interfaces,omitempty"`
-	User       string            `json:"user,omitempty"` // login user besides root
+	User       string            `json:"user,omitempty"`   // login user besides root
+	System     string            `json:"system,omitempty"` // "alpine"; "" is a system with systemd
 	Mounts     []Mount           `json:"mounts,omitempty"`
 }
 
@@ -79,7 +80,7 @@ type Interface struct {
 // personalize is the layer of what differs between machines but not in
 // substance. All of it comes from the manifest; only a user's account and the
 // file systems to mount need to know what accounts and fstab(5) are below.
-func (pl *planner) personalize(vm *constellations.Machine, section *constellations.DebianLock, below []*graph.Node) *graph.Node {
+func (pl *planner) personalize(vm *constellations.Machine, section *constellations.SectionLock, below []*graph.Node) *graph.Node {
 	p := Personality{Hostname: vm.Name, Hosts: make(map[string]string)}
 	for _, other := range pl.m.Machines {
 		for _, n := range other.Networks {
@@ -87,6 +88,9 @@ func (pl *planner) personalize(vm *constellations.Machine, section *constellatio
 				p.Hosts[other.Name] = n.IPAddr.String()
 			}
 		}
+	}
+	if vm.Distribution == "alpine" {
+		p.System = vm.Distribution
 	}
 	gateway := false // one of them is enough
 	for _, n := range vm.Networks {

@@ -9,6 +9,10 @@
 //	                  +----------+-> overlay -> hooks      pack (difference) -> disk
 //	                                     \        \-> personalize /
 //	fetch -> kernel -> initrd
+//
+// Alpine's mini root file system ("alpine") and packages ("apk") stand in the
+// place of bootstrap and packages.
+//
 //	kernel, initrd, pack, format (further disks) -> boot
 //
 // What a stage's process does is in runner/ and is called by "meros stage".
@@ -28,7 +32,7 @@ type Options struct {
 	Root       string            // directory that holds constellations/ and data/
 	Self       string            // path of the program
 	Tools      map[string]string // identity of each host program that shapes an output, by name
-	URLs       func(section *constellations.DebianLock, p constellations.Package) []string
+	URLs       func(section *constellations.SectionLock, p constellations.Package) []string
 	Memo       *graph.Memo
 	Timeout    string // longest a hook may take, as time.Duration prints it; "" is no limit
 	RootfsOnly bool   // leave out kernel and initrd
@@ -96,10 +100,10 @@ func Plan(p *graph.Plan, m *constellations.Manifest, machines []*constellations.
 
 // machine is the way of one machine through the stages.
 func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
-	if vm.Distribution != "debian" {
-		return nil, fmt.Errorf("distribution %q cannot be built yet: only debian can", vm.Distribution)
+	if vm.Distribution == "ubuntu" {
+		return nil, fmt.Errorf("distribution %q cannot be built yet: debian and alpine can", vm.Distribution)
 	}
-	section := pl.lock.Section(vm.Suite, vm.Arch, vm.Mirror)
+	section := pl.lock.Section(vm.Section())
 	if section == nil {
 		return nil, fmt.Errorf("the lock has nothing for %s %s (meros lock %s)", vm.Suite, vm.Arch, pl.m.Name)
 	}
@@ -136,7 +140,7 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 
 // upper are the layers over the shared base, in order. A kernel's modules wait
 // for nothing and nothing waits for them; its headers are there for the hooks.
-func (pl *planner) upper(pm *Machine, section *constellations.DebianLock, lower []*graph.Node) ([]*graph.Node, error) {
+func (pl *planner) upper(pm *Machine, section *constellations.SectionLock, lower []*graph.Node) ([]*graph.Node, error) {
 	vm := pm.Machine
 	below := append([]*graph.Node(nil), lower...)
 	var upper []*graph.Node
@@ -180,7 +184,7 @@ func trees(name string, nodes []*graph.Node) []graph.Input {
 
 // epoch is the time that stands for now in everything built from a section of
 // a lock, in seconds since 1970: that of its newest archive index.
-func epoch(section *constellations.DebianLock) graph.Param {
+func epoch(section *constellations.SectionLock) graph.Param {
 	return graph.Param{Name: "epoch", Value: strconv.FormatInt(section.Date.Unix(), 10)}
 }
 

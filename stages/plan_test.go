@@ -41,7 +41,7 @@ func options(root string) Options {
 	return Options{
 		Root: root, Self: filepath.Join(root, "meros"),
 		Tools: map[string]string{"mke2fs": "M", "debugfs": "D", "debootstrap": "B", "qemu-system-x86_64": "Q"},
-		URLs: func(_ *constellations.DebianLock, p constellations.Package) []string {
+		URLs: func(_ *constellations.SectionLock, p constellations.Package) []string {
 			return []string{"http://mirror.example/" + p.Filename}
 		},
 	}
@@ -270,7 +270,7 @@ func TestCannotBePlanned(t *testing.T) {
 		change func(root string) error
 		words  []string
 	}{
-		"distribution":   {replace("memory: 512M", "memory: 512M, distribution: alpine"), []string{"plan one/a:", "alpine"}},
+		"distribution":   {replace("memory: 512M", "memory: 512M, distribution: ubuntu"), []string{"plan one/a:", "ubuntu"}},
 		"not locked":     {replace("memory: 512M", "memory: 512M, suite: trixie"), []string{"plan one/a:", "trixie", "meros lock one"}},
 		"no kernel file": {replace("memory: 512M", "memory: 512M, kernel: data/disks/bzImage"), []string{"kernel data/disks/bzImage does not exist", "kernel: distro"}},
 		"dangling hook": {func(root string) error {

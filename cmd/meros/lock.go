@@ -23,6 +23,9 @@ type lockCmd struct {
 
 // Run implements the verb.
 func (c *lockCmd) Run(e *env) error {
+	if done, err := e.inSandboxNamespace(c.Constellation, append([]string{"lock"}, c.Constellation...)); done {
+		return err
+	}
 	return each(e, c.Constellation, func(name string) error {
 		m, machines, err := (&buildCmd{Constellation: name}).load(e)
 		if err != nil {
@@ -31,6 +34,23 @@ func (c *lockCmd) Run(e *env) error {
 		_, err = ensureLock(e, m, stages.Needs(machines), false)
 		return err
 	})
+}
+
+// inSandboxNamespace is [env.inNamespace] where a machine of the constellations
+// is locked by a program of its own distribution, in a sandbox.
+func (e *env) inSandboxNamespace(names, args []string) (done bool, err error) {
+	if len(names) == 0 {
+		if names, err = constellations.List(e.root); err != nil {
+			return false, nil // it is said later
+		}
+	}
+	for _, n := range names {
+		m, err := constellations.Find(e.root, n)
+		if err == nil && slices.ContainsFunc(m.Machines, func(vm constellations.Machine) bool { return vm.Distribution == "alpine" }) {
+			return e.inNamespace(args...)
+		}
+	}
+	return false, nil
 }
 
 // each does something to the named constellations, or to all.
@@ -61,6 +81,13 @@ func (c *updateCmd) Run(e *env) error {
 	if c.Constellation != "" {
 		names = []string{c.Constellation}
 	}
+	args := append(append([]string{"update"}, names...), c.Machine...)
+	if c.Kernel {
+		args = append(args, "--kernel")
+	}
+	if done, err := e.inSandboxNamespace(names, args); done {
+		return err
+	}
 	return each(e, names, func(name string) error { return c.update(e, name) })
 }
 
@@ -80,7 +107,7 @@ func (c *updateCmd) update(e *env, name string) error {
 		return err
 	}
 	before := *lock
-	before.Sources, before.Debian = slices.Clone(lock.Sources), slices.Clone(lock.Debian)
+	before.Sources, before.Sections = slices.Clone(lock.Sources), slices.Clone(lock.Sections)
 	lock.Forget(c.only(stages.Needs(machines)))
 	// The other machines keep what they have, the forgotten sections are
 	// resolved for all that use them.
@@ -194,7 +221,11 @@ func pin(e *env, m *constellations.Manifest, lock *constellations.Lock, missing 
 	}
 	for _, s := range order {
 		e.ui.note("resolving the packages of %s %s", s.Suite, s.Arch)
-		if err := pinSection(e, m, lock, s, bySection[s]); err != nil {
+		pinAll := pinSection
+		if s.Distribution == "alpine" {
+			pinAll = pinAlpine
+		}
+		if err := pinAll(e, m, lock, s, bySection[s]); err != nil {
 			return fmt.Errorf("lock %s: %s %s: %w", m.Name, s.Suite, s.Arch, err)
 		}
 	}
@@ -221,7 +252,7 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 	if err != nil {
 		return err
 	}
-	section := lock.Section(s.Suite, s.Arch, s.Mirror)
+	section := lock.Section(s)
 	if section != nil && !slices.Equal(section.Indexes, pinnedIndexes(r)) {
 		e.ui.note("the archives have changed since %s: what is not pinned yet no longer fits what is, so all of %s is pinned anew", section.Date.Format(time.DateOnly), s.Suite)
 		lock.Forget([]constellations.Need{{Section: s}})
@@ -236,10 +267,10 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 		if err != nil {
 			return err
 		}
-		lock.Debian = append(lock.Debian, constellations.DebianLock{
-			Suite: s.Suite, Arch: s.Arch, Mirror: s.Mirror, Date: r.Date(), Indexes: pinnedIndexes(r), Base: pinned(base), Kernel: pinned(kernel),
+		lock.Sections = append(lock.Sections, constellations.SectionLock{
+			Distribution: s.Distribution, Suite: s.Suite, Arch: s.Arch, Mirror: s.Mirror, Date: r.Date(), Indexes: pinnedIndexes(r), Base: pinned(base), Kernel: pinned(kernel),
 		})
-		section = &lock.Debian[len(lock.Debian)-1]
+		section = &lock.Sections[len(lock.Sections)-1]
 	}
 	for _, n := range needs {
 		if lock.Pins(n) {
@@ -335,7 +366,10 @@ func newMirrors(m *constellations.Manifest) *mirrors {
 }
 
 // urls are the places for one package, the best first.
-func (ms *mirrors) urls(section *constellations.DebianLock, p constellations.Package) []string {
+func (ms *mirrors) urls(section *constellations.SectionLock, p constellations.Package) []string {
+	if section.Distribution == "alpine" {
+		return []string{alpineMirror(section.Mirror) + "/" + p.Filename}
+	}
 	key := section.Suite + " " + section.Mirror
 	archives, ok := ms.archives[key]
 	if !ok {

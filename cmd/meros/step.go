@@ -31,6 +31,8 @@ type step struct {
 var steps = map[string]func(context.Context, *step) error{
 	"fetch":       stepFetch,
 	"bootstrap":   stepBootstrap,
+	"alpine":      stepAlpine,
+	"apk":         stepApk,
 	"packages":    stepPackages,
 	"overlay":     stepOverlay,
 	"hooks":       stepHooks,

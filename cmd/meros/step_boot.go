@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/tar"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"meros/constellations"
+	"meros/runner/alpine"
 	"meros/runner/debian"
 	"meros/runner/initrd"
 	"meros/runner/layer"
@@ -29,7 +31,14 @@ func stepKernel(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	missing, err := debian.ExtractKernel(ctx, s.paths("deb")[0], strings.Fields(s.Params["modules"]), dest, files)
+	modules, file := strings.Fields(s.Params["modules"]), s.paths("deb")[0]
+	var missing []string
+	if s.Params["format"] == "apk" {
+		contents := func(entry func(*tar.Header, io.Reader) error) error { return alpine.Contents(file, entry) }
+		missing, err = debian.ExtractKernelFrom(ctx, file, contents, modules, dest, files)
+	} else {
+		missing, err = debian.ExtractKernel(ctx, file, modules, dest, files)
+	}
 	if err != nil {
 		return err
 	}

@@ -343,7 +343,11 @@ func stepPersonalize(ctx context.Context, s *step) error {
 	for _, i := range p.Interfaces {
 		interfaces = append(interfaces, guest.Interface(i))
 	}
-	files := append(guest.Name(p.Hostname, p.Domain, p.Hosts), guest.Network(interfaces)...)
+	network, shell := guest.Network, "/bin/bash"
+	if p.System == "alpine" {
+		network, shell = guest.Interfaces, "/bin/sh"
+	}
+	files := append(guest.Name(p.Hostname, p.Domain, p.Hosts), network(interfaces)...)
 	if len(p.Resolvers) > 0 {
 		files = append(files, guest.Resolver(p.Domain, p.Resolvers))
 	}
@@ -357,7 +361,7 @@ func stepPersonalize(ctx context.Context, s *step) error {
 	}
 	files = append(files, accounts.Fstab(mounts)...)
 	if p.User != "" {
-		uid, gid, home, err := accounts.AddUser(p.User, s.epoch().Unix()/86400)
+		uid, gid, home, err := accounts.AddUser(p.User, shell, s.epoch().Unix()/86400)
 		if err != nil {
 			return err
 		}

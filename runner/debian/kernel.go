@@ -3,6 +3,7 @@ package debian
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"debug/elf"
 	"errors"
@@ -36,12 +37,22 @@ func ExtractKernel(ctx context.Context, deb string, modules []string, dest, work
 		return nil, err
 	}
 	defer d.close()
+	contents := func(entry func(*tar.Header, io.Reader) error) error { return d.contents(ctx, entry) }
+	return ExtractKernelFrom(ctx, deb, contents, modules, dest, work)
+}
+
+// ExtractKernelFrom is [ExtractKernel] for a package of any kind, called name:
+// contents calls what it is given for each of its files.
+func ExtractKernelFrom(ctx context.Context, name string, contents func(func(*tar.Header, io.Reader) error) error, modules []string, dest, work string) (missing []string, err error) {
 	k := &kernelPackage{dest: dest, work: work, files: make(map[string]string), builtin: make(map[string]bool)}
-	if err := d.contents(ctx, k.entry); err != nil {
+	if err := contents(k.entry); err != nil {
 		return nil, err
 	}
+	if k.flavour == "" {
+		return nil, fmt.Errorf("package %s: there is no boot/vmlinuz-* in it", name)
+	}
 	if k.release == "" {
-		return nil, fmt.Errorf("package %s: there is no boot/vmlinuz-* in it", deb)
+		k.release = k.flavour // one without modules
 	}
 	if err := os.WriteFile(filepath.Join(dest, "release"), []byte(k.release+"\n"), 0o644); err != nil {
 		return nil, err
@@ -54,7 +65,7 @@ func ExtractKernel(ctx context.Context, deb string, modules []string, dest, work
 		if errors.Is(err, errNoModule) {
 			missing = append(missing, m)
 		} else if err != nil {
-			return nil, fmt.Errorf("package %s: module %s: %w", deb, m, err)
+			return nil, fmt.Errorf("package %s: module %s: %w", name, m, err)
 		}
 	}
 	order := strings.Join(append(k.order, ""), "\n")
@@ -66,7 +77,8 @@ var errNoModule = errors.New("there is no such module")
 // kernelPackage is what was found in the package.
 type kernelPackage struct {
 	dest, work string
-	release    string
+	flavour    string            // what the kernel's file is called: Debian's is the release
+	release    string            // by the directory of its modules
 	files      map[string]string // module name to file in work, as packed
 	builtin    map[string]bool
 	order      []string // file names in dest/modules
@@ -83,12 +95,17 @@ func (k *kernelPackage) entry(h *tar.Header, r io.Reader) error {
 		return nil
 	}
 	base := path.Base(name)
+	if _, below, ok := strings.Cut(name, "lib/modules/"); ok && k.release == "" {
+		if k.release, _, _ = strings.Cut(below, "/"); !validControlName(k.release) {
+			return fmt.Errorf("%q cannot be the release of a kernel", k.release)
+		}
+	}
 	switch {
 	case path.Dir(name) == "boot" && (strings.HasPrefix(base, "vmlinuz-") || strings.HasPrefix(base, "vmlinux-")):
-		if k.release != "" {
+		if k.flavour != "" {
 			return fmt.Errorf("%s is a second kernel", name)
 		}
-		_, k.release, _ = strings.Cut(base, "-")
+		_, k.flavour, _ = strings.Cut(base, "-")
 		return writeFile(filepath.Join(k.dest, "vmlinuz"), r, maxKernel)
 	case path.Dir(name) == "boot" && strings.HasPrefix(base, "config-"):
 		return writeFile(filepath.Join(k.dest, "config"), r, maxKernel)
@@ -173,6 +190,21 @@ func plainModule(ctx context.Context, file string) ([]byte, error) {
 		}
 		if werr := cmd.Wait(); err == nil && werr != nil {
 			err = fmt.Errorf("xz: %w", werr)
+		}
+		return b, err
+	case ".gz":
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		z, err := gzip.NewReader(f)
+		if err != nil {
+			return nil, err
+		}
+		b, err := io.ReadAll(io.LimitReader(z, maxModule+1))
+		if len(b) > maxModule {
+			err = fmt.Errorf("it unpacks to more than %d bytes", maxModule)
 		}
 		return b, err
 	case ".zst":

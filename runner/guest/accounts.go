@@ -170,10 +170,10 @@ func isUnknown(err error) bool {
 const firstUser = 1000
 
 // AddUser adds an ordinary user with a group of its own, no password and
-// /bin/bash, or /bin/sh where there is none, and returns its ids. If there is
+// that shell, and returns its ids. If there is
 // one of that name already, it is left as it is. days is the date of the
 // last change of the password, in days since 1970.
-func (a Accounts) AddUser(name string, days int64) (uid, gid int, home string, err error) {
+func (a Accounts) AddUser(name, shell string, days int64) (uid, gid int, home string, err error) {
 	if uid, err = a.Lookup("user", name); err == nil {
 		for line := range bytes.Lines(a["etc/passwd"]) {
 			if f := strings.Split(strings.TrimSpace(string(line)), ":"); f[0] == name && len(f) == 7 {
@@ -196,7 +196,7 @@ func (a Accounts) AddUser(name string, days int64) (uid, gid int, home string, e
 	}
 	uid = a.free("etc/passwd")
 	home = "/home/" + name
-	a.add("etc/passwd", fmt.Sprintf("%s:x:%d:%d::%s:/bin/bash", name, uid, gid, home))
+	a.add("etc/passwd", fmt.Sprintf("%s:x:%d:%d::%s:%s", name, uid, gid, home, shell))
 	// "*" is no valid hash: no password opens the account, a key does, crypt(5).
 	a.add("etc/shadow", fmt.Sprintf("%s:*:%d:0:99999:7:::", name, days))
 	return uid, gid, home, nil

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
+	"net/netip"
 	"path"
 	"path/filepath"
 	"slices"
@@ -159,4 +161,29 @@ func Network(interfaces []Interface) []File {
 	fs = append(fs, File{Path: "etc/systemd/network/90-meros-dhcp.network", Mode: 0o644, Data: []byte("[Match]\nType=ether\n\n[Network]\nDHCP=yes\n")})
 	const unit = "systemd-networkd.service"
 	return append(fs, File{Path: "etc/systemd/system/multi-user.target.wants/" + unit, Link: "/lib/systemd/system/" + unit})
+}
+
+// Interfaces gives the files by which ifupdown sets up a machine's first
+// interface by DHCP and those after it as they say, interfaces(5). It knows
+// them by their order, which is that of the devices.
+func Interfaces(interfaces []Interface) []File {
+	var b strings.Builder
+	b.WriteString("auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet dhcp\n")
+	for i, n := range interfaces {
+		name := fmt.Sprintf("eth%d", i+1)
+		fmt.Fprintf(&b, "\nauto %s\n", name)
+		p, err := netip.ParsePrefix(n.Address)
+		if err != nil {
+			fmt.Fprintf(&b, "iface %s inet dhcp\n", name)
+			continue
+		}
+		fmt.Fprintf(&b, "iface %s inet static\n\taddress %s\n\tnetmask %s\n", name, p.Addr(), net.IP(net.CIDRMask(p.Bits(), p.Addr().BitLen())))
+		if n.Gateway != "" {
+			fmt.Fprintf(&b, "\tgateway %s\n", n.Gateway)
+		}
+		for _, r := range n.Routes {
+			fmt.Fprintf(&b, "\tup ip route add %s via %s\n", r, n.Via)
+		}
+	}
+	return []File{{Path: "etc/network/interfaces", Mode: 0o644, Data: []byte(b.String())}}
 }

@@ -38,17 +38,17 @@ func TestAddUser(t *testing.T) {
 		{"root", 0, 0, "/root"},
 	} {
 		a := debian()
-		uid, gid, home, err := a.AddUser(test.name, 19500)
+		uid, gid, home, err := a.AddUser(test.name, "/bin/bash", 19500)
 		if err != nil || uid != test.uid || gid != test.gid || home != test.home {
 			t.Errorf("%s: %d:%d %s, %v", test.name, uid, gid, home, err)
 		}
 		before := string(a["etc/passwd"])
-		if _, _, _, err := a.AddUser(test.name, 19500); err != nil || string(a["etc/passwd"]) != before {
+		if _, _, _, err := a.AddUser(test.name, "/bin/bash", 19500); err != nil || string(a["etc/passwd"]) != before {
 			t.Errorf("%s: adding it again: %v", test.name, err)
 		}
 	}
 	a := debian()
-	if _, _, _, err := a.AddUser("new", 19500); err != nil {
+	if _, _, _, err := a.AddUser("new", "/bin/bash", 19500); err != nil {
 		t.Fatal(err)
 	}
 	for file, line := range map[string]string{
@@ -238,7 +238,7 @@ func FuzzAccounts(f *testing.F) {
 			return // no such name is in a manifest
 		}
 		a := Accounts{"etc/passwd": passwd, "etc/group": group}
-		uid, _, _, err := a.AddUser(name, 1)
+		uid, _, _, err := a.AddUser(name, "/bin/sh", 1)
 		if err != nil {
 			return
 		}

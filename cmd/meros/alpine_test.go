@@ -1,0 +1,290 @@
+package main
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"meros/cmd/lab"
+)
+
+// alpineManifest is a constellation of one machine of Alpine.
+func alpineManifest(m *lab.AlpineMirror, more string) string {
+	return fmt.Sprintf("virtual_machines:\n  m:\n    distribution: alpine\n    mirror: %s\n    keys: [%s, %s]\n    memory: 128M\n    cpus: 1\n%s",
+		m.URL(), filepath.Join(m.Keys, lab.AlpineKey), filepath.Join(m.Keys, lab.AlpineRelease), more)
+}
+
+// stockMirror is a mirror with a package that needs another one, has a script
+// and a trigger.
+func stockMirror(t *testing.T) *lab.AlpineMirror {
+	t.Helper()
+	m := lab.NewAlpineMirror(t, "x86_64")
+	m.Add(t, lab.APK{Name: "hello-data", Version: "1.0-r0", Files: map[string]string{"usr/share/hello/text": "hello\n"}})
+	m.Add(t, lab.APK{
+		Name: "hello", Version: "1.2-r3", Depends: "hello-data=1.0-r0 /bin/sh", Files: map[string]string{"usr/bin/hello": "#!/bin/sh\ncat /usr/share/hello/text\n"},
+		PostInstall: "#!/bin/sh\nhello > /etc/hello-installed\n", Triggers: "/usr/share/hello",
+	})
+	m.Index(t)
+	return m
+}
+
+// bootMirror adds what a machine boots with: the kernel of Debian in a package
+// as Alpine's is, and a server of ssh.
+func bootMirror(t *testing.T, m *lab.AlpineMirror, p *lab.Project) {
+	t.Helper()
+	lab.Need(t, "dpkg-deb")
+	sshd := filepath.Join(t.TempDir(), "sshd")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", sshd, "meros/cmd/lab/sshd")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	m.Add(t, lab.APK{Name: "openssh-server", Version: "9.7_p1-r4", Sources: map[string]string{"usr/sbin/sshd": sshd}})
+	lock := readFile(t, p.Path("constellations/alp/meros.lock"))
+	deb := ""
+	for line := range strings.Lines(lock) {
+		if f := strings.Fields(line); len(f) == 8 && strings.HasPrefix(f[1], "linux-image-") {
+			deb = p.Path(filepath.Join("data/cache/cas", f[7][:2], f[7]))
+		}
+	}
+	tree := t.TempDir()
+	if out, err := exec.Command("dpkg-deb", "-x", deb, tree).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	files := make(map[string]string)
+	err := filepath.WalkDir(tree, func(file string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		name, _ := filepath.Rel(tree, file)
+		switch base := filepath.Base(name); {
+		case strings.HasPrefix(base, "vmlinuz-"):
+			files["boot/vmlinuz-virt"] = file
+		case strings.HasPrefix(base, "config-"):
+			files[filepath.Join("boot", base)] = file
+		case strings.HasSuffix(base, ".ko"):
+			if out, err := exec.Command("gzip", "-1", file).CombinedOutput(); err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			files[name+".gz"] = file + ".gz"
+		case base == "modules.builtin":
+			files[name] = file
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Add(t, lab.APK{Name: kernelPackage, Version: "6.6.52-r0", Sources: files})
+	m.Index(t)
+}
+
+// A machine of Alpine from its lock to its last end, by root and by a user.
+func TestAlpine(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-system-x86_64", "e2fsck", "qemu-img", "debugfs")
+	p := lab.Downloaded(t, "alp")
+	m := stockMirror(t)
+	bootMirror(t, m, p)
+	if err := os.Remove(p.Path("constellations/alp/meros.lock")); err != nil {
+		t.Fatal(err)
+	}
+	p.Write(t, "constellations/alp/manifest.yml", alpineManifest(m, "    packages: [hello, openssh-server]\n    user: admin\n    disks: [{label: data, size_gb: 64M, mount_point: /srv/data}]\n"))
+	p.Write(t, "constellations/alp/m/includes.chroot/etc/motd", "welcome\n")
+	p.Write(t, "constellations/alp/m/hooks/01.chroot", "#!/bin/sh\nset -e\napk info -e hello openssh-server > /etc/hooked\n")
+	meros := func(args ...string) *lab.Outcome {
+		t.Helper()
+		o := lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, args...)))
+		if o.Exit != 0 {
+			t.Fatalf("meros %q: exit status %d\n%s%s", args, o.Exit, o.Stdout, o.Stderr)
+		}
+		return o
+	}
+	meros("lock", "alp")
+	lock := readFile(t, p.Path("constellations/alp/meros.lock"))
+	for _, want := range []string{
+		"\nalpine latest-stable x86_64 file://", "\ndate 2024-09-06T11:39:46Z\n", "\nindex main v3.20 ", "\npackage alpine-minirootfs 3.20.3 x86_64 releases v3.20/releases/x86_64/alpine-minirootfs-3.20.3-x86_64.tar.gz ",
+		"\nset hello openssh-server\n", "\npackage hello 1.2-r3 x86_64 main v3.20/main/x86_64/hello-1.2-r3.apk ", "\npackage hello-data 1.0-r0 ", "\nkernel\npackage linux-virt 6.6.52-r0 ",
+	} {
+		if !strings.Contains(lock, want) {
+			t.Errorf("the lock has no %q:\n%s", want, lock)
+		}
+	}
+	o := meros("build", "alp", "--locked")
+	t.Logf("locked and built in %v", o.Wall)
+	want := disk(t, p, "alp-m")
+	soundDisk(t, p.Path("data/disks/alp-m.qcow2"))
+	t.Run("tree", func(t *testing.T) { sameTree(t, p.Path("data/disks/alp-m.qcow2"), m.RootFS()) })
+	t.Run("again elsewhere", func(t *testing.T) {
+		other := lab.New(t, map[string]string{"constellations/alp/meros.lock": lock, "constellations/alp/manifest.yml": readFile(t, p.Path("constellations/alp/manifest.yml"))})
+		other.Write(t, "constellations/alp/m/includes.chroot/etc/motd", "welcome\n")
+		other.Write(t, "constellations/alp/m/hooks/01.chroot", readFile(t, p.Path("constellations/alp/m/hooks/01.chroot")))
+		other.Must(t, "build", "alp", "--locked")
+		if got := disk(t, other, "alp-m"); got != want {
+			t.Error("root builds another disk from the same lock")
+		}
+		leftovers(t, other)
+	})
+	t.Run("boot", func(t *testing.T) {
+		t.Cleanup(func() {
+			lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "shutdown", "alp", "--wait=0")))
+			if left := processes(t, p.Root); len(left) > 0 {
+				t.Errorf("still running: %q", left)
+			}
+		})
+		o := meros("init", "alp")
+		t.Logf("ready after %v", o.Wall)
+		out := meros("connect", "alp", "m", "--", "cat /proc/1/comm /etc/hostname /etc/motd /etc/hello-installed /etc/hooked /etc/triggered; grep -c ^admin: /etc/passwd; df /srv/data | tail -1 | grep -c /srv/data; hello").Stdout
+		if want := "init\nm\nwelcome\nhello\nhello\nopenssh-server\n/usr/share/hello\n1\n1\nhello\n"; out != want {
+			t.Errorf("the machine says %q, want %q", out, want)
+		}
+		if o := meros("shutdown", "alp"); !strings.Contains(o.Stderr, "shut down by its power button") {
+			t.Errorf("shutdown said\n%s", o.Stderr)
+		}
+	})
+	leftovers(t, p)
+}
+
+// soundDisk checks an image and its file system with the tools of their makers.
+func soundDisk(t *testing.T, file string) (raw string) {
+	t.Helper()
+	raw = filepath.Join(t.TempDir(), "disk.raw")
+	for _, argv := range [][]string{
+		{"qemu-img", "check", "-q", file}, {"qemu-img", "convert", "-O", "raw", file, raw},
+		{"e2fsck", "-fn", raw + "?offset=1048576"},
+	} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Errorf("%q: %v\n%s", argv, err, out)
+		}
+	}
+	return raw
+}
+
+// sameTree compares what tar says of an archive with what is in an image.
+func sameTree(t *testing.T, image, archive string) {
+	raw := soundDisk(t, image)
+	to := t.TempDir()
+	if out, err := exec.Command("debugfs", "-R", "rdump / "+to, raw+"?offset=1048576").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	f, err := os.Open(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if out, _ := exec.Command("debugfs", "-R", "stat /tmp", raw+"?offset=1048576").CombinedOutput(); !strings.Contains(string(out), "Mode:  01777") {
+		t.Errorf("/tmp is\n%s", out)
+	}
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const known = 0o6777 // rdump drops the sticky bit
+	changed := map[string]bool{ // by packages, setup and personalize
+		"etc/hostname": true, "etc/hosts": true, "etc/network/interfaces": true, "etc/apk/repositories": true, "etc/apk/world": true, "etc/inittab": true, "etc/motd": true,
+		"etc/fstab": true, "lib/apk/db/installed": true, "lib/apk/db/scripts.tar": true, "lib/apk/db/triggers": true, "etc/passwd": true, "etc/shadow": true, "etc/group": true,
+	}
+	compared := 0
+	for tr := tar.NewReader(z); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Clean(h.Name)
+		fi, err := os.Lstat(filepath.Join(to, name))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		st := fi.Sys().(*syscall.Stat_t)
+		if int64(st.Mode)&known != h.Mode&known && h.Typeflag != tar.TypeSymlink || int(st.Uid) != h.Uid || int(st.Gid) != h.Gid {
+			t.Errorf("%s has mode %o and owner %d:%d, want %o and %d:%d", name, st.Mode&0o7777, st.Uid, st.Gid, h.Mode, h.Uid, h.Gid)
+		}
+		switch h.Typeflag {
+		case tar.TypeReg:
+			want, _ := io.ReadAll(tr)
+			if got, err := os.ReadFile(filepath.Join(to, name)); !changed[name] && (err != nil || string(got) != string(want)) {
+				t.Errorf("%s has other content, %v", name, err)
+			}
+		case tar.TypeSymlink:
+			if got, _ := os.Readlink(filepath.Join(to, name)); got != h.Linkname {
+				t.Errorf("%s leads to %s, want %s", name, got, h.Linkname)
+			}
+		}
+		compared++
+	}
+	if compared < 400 {
+		t.Errorf("only %d entries were compared", compared)
+	}
+}
+
+// What a mirror may get wrong is found out before anything is pinned.
+func TestAlpineMirrorFails(t *testing.T) {
+	lab.NeedRoot(t)
+	flipAt := func(t *testing.T, file string, at int) {
+		t.Helper()
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[(len(b)+at)%len(b)] ^= 1
+		if err := os.WriteFile(file, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const good = "    packages: [hello]\n    kernel: bzImage\n"
+	for name, test := range map[string]struct {
+		more    string
+		change  func(t *testing.T, m *lab.AlpineMirror)
+		replace [2]string // in the manifest
+		words   []string
+	}{
+		"no such package":     {strings.Replace(good, "hello", "helo", 1), nil, [2]string{}, []string{"the mirror has no package", "helo", "did you mean"}},
+		"no such release":     {good + "    release: v3.2\n", nil, [2]string{}, []string{"the mirror has no release v3.2; did you mean", "v3.20"}},
+		"no kernel":           {"    packages: [hello]\n", nil, [2]string{}, []string{"no package linux-virt"}},
+		"unknown key":         {good, nil, [2]string{lab.AlpineKey, "other.rsa.pub"}, []string{"APKINDEX.tar.gz", "not signed with a key that is known", lab.AlpineKey}},
+		"another release key": {good, nil, [2]string{lab.AlpineRelease, "x.rsa.pub"}, []string{"alpine-minirootfs-3.20.3-x86_64.tar.gz", "the signature is not good"}},
+		"changed index": {good, func(t *testing.T, m *lab.AlpineMirror) {
+			flipAt(t, filepath.Join(m.Dir, "v3.20/main/x86_64/APKINDEX.tar.gz"), -20)
+		}, [2]string{}, []string{"APKINDEX.tar.gz", "somebody changed it"}},
+		"changed package": {good, func(t *testing.T, m *lab.AlpineMirror) {
+			flipAt(t, filepath.Join(m.Dir, "v3.20/main/x86_64/hello-1.2-r3.apk"), -30)
+		}, [2]string{}, []string{"package hello 1.2-r3", "hello-1.2-r3.apk"}},
+		"changed root file system": {good, func(t *testing.T, m *lab.AlpineMirror) { flipAt(t, m.RootFS(), -1000) }, [2]string{}, []string{"latest-releases.yaml says"}},
+		"no signature":             {good, func(t *testing.T, m *lab.AlpineMirror) { os.Remove(m.RootFS() + ".asc") }, [2]string{}, []string{"the signature of the release"}},
+		"missing package": {good, func(t *testing.T, m *lab.AlpineMirror) {
+			os.Remove(filepath.Join(m.Dir, "v3.20/main/x86_64/hello-data-1.0-r0.apk"))
+		}, [2]string{}, []string{"hello-data-1.0-r0.apk", "no such file"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := stockMirror(t)
+			if test.change != nil {
+				test.change(t, m)
+			}
+			manifest := alpineManifest(m, test.more)
+			if test.replace[0] != "" {
+				other := lab.NewAlpineMirror(t, "x86_64")
+				if err := os.Rename(filepath.Join(other.Keys, lab.AlpineKey), filepath.Join(m.Keys, test.replace[1])); err != nil {
+					t.Fatal(err)
+				}
+				manifest = strings.Replace(manifest, filepath.Join(m.Keys, test.replace[0]), filepath.Join(m.Keys, test.replace[1]), 1)
+			}
+			p := lab.New(t, map[string]string{"constellations/alp/manifest.yml": manifest})
+			fails(t, p.Run(t, "lock", "alp"), 1, append(test.words, "lock alp")...)
+			if _, err := os.Stat(p.Path("constellations/alp/meros.lock")); err == nil {
+				t.Error("a lock was written")
+			}
+			leftovers(t, p)
+		})
+	}
+}

@@ -1,0 +1,454 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"meros/constellations"
+	"meros/runner"
+	"meros/runner/alpine"
+	"meros/runner/layer"
+)
+
+// kernelPackage is Alpine's kernel for virtual machines.
+const kernelPackage = "linux-virt"
+
+// Bounds of what a mirror may send, bytes.
+const (
+	maxReleases = 1 << 20
+	maxRootFS   = 256 << 20
+	maxIndexes  = 64 << 20
+	maxPackage  = 4 << 30
+)
+
+// alpineLock pins the packages of one release and architecture.
+type alpineLock struct {
+	e       *env
+	m       *constellations.Manifest
+	arch    string // Alpine's name
+	mirror  string
+	servers servers
+	release *alpine.RootFS
+	dir     string // scratch
+	tree    string // the mini root file system
+	keys    alpine.Keys
+	further map[string]string // files of the manifest's keys, by name
+	indexes []constellations.Index
+	known   map[string]pinnable // by "NAME VERSION"
+}
+
+// pinnable is a package and where it is.
+type pinnable struct {
+	alpine.Package
+	repository string
+}
+
+// pinAlpine pins what is needed, all of it from one state of the mirror.
+func pinAlpine(e *env, m *constellations.Manifest, lock *constellations.Lock, s constellations.Section, needs []constellations.Need) error {
+	arch, err := alpine.Arch(s.Arch)
+	if err != nil {
+		return err
+	}
+	scratch, err := aptScratch()
+	if err != nil {
+		return err
+	}
+	defer scratch.Close()
+	a := &alpineLock{e: e, m: m, arch: arch, mirror: alpineMirror(s.Mirror), dir: scratch.Dir(), known: make(map[string]pinnable)}
+	if err := a.open(s); err != nil {
+		return err
+	}
+	section := lock.Section(s)
+	if section != nil && !slices.Equal(section.Indexes, a.indexes) {
+		e.ui.note("the mirror has changed since %s: all of %s is pinned anew", section.Date.Format(time.DateOnly), s.Suite)
+		lock.Forget([]constellations.Need{{Section: s}})
+		section, needs = nil, slices.DeleteFunc(lock.Unpinned(allNeeds(m)), func(n constellations.Need) bool { return n.Source != nil || n.Section != s })
+	}
+	if section == nil {
+		r := a.release
+		fresh := constellations.SectionLock{
+			Distribution: s.Distribution, Suite: s.Suite, Arch: s.Arch, Mirror: s.Mirror, Date: r.Date, Indexes: a.indexes,
+			Base: []constellations.Package{{Name: "alpine-minirootfs", Version: r.Version, Arch: arch, Archive: "releases", Filename: r.File, Size: r.Size, SHA256: r.SHA256}},
+		}
+		if a.wantsKernel(s) {
+			if fresh.Kernel, err = a.newest(kernelPackage); err != nil {
+				return err
+			}
+		}
+		lock.Sections = append(lock.Sections, fresh)
+		section = &lock.Sections[len(lock.Sections)-1]
+	}
+	for _, n := range needs {
+		if lock.Pins(n) {
+			continue
+		}
+		packages, err := a.solve(n.Packages)
+		if err != nil {
+			return err
+		}
+		section.Sets = append(section.Sets, constellations.PackageSet{Names: slices.Sorted(slices.Values(n.Packages)), Packages: packages})
+	}
+	return nil
+}
+
+func alpineMirror(mirror string) string {
+	if mirror == "" {
+		return alpine.DefaultMirror
+	}
+	return strings.TrimRight(mirror, "/")
+}
+
+// wantsKernel tells whether a machine of the section boots Alpine's kernel.
+func (a *alpineLock) wantsKernel(s constellations.Section) bool {
+	return slices.ContainsFunc(a.m.Machines, func(vm constellations.Machine) bool {
+		return vm.Section() == s && vm.Kernel.Kind == constellations.KernelDistro
+	})
+}
+
+func (a *alpineLock) url(file string) string { return a.mirror + "/" + file }
+
+// get downloads a small file.
+func (a *alpineLock) get(file string, limit int64) ([]byte, error) {
+	var b bytes.Buffer
+	_, err := download(a.e.ctx, &a.servers, a.url(file), &b, limit)
+	return b.Bytes(), err
+}
+
+// open finds out what there is, and who says so.
+func (a *alpineLock) open(s constellations.Section) error {
+	text, err := a.get(alpine.ReleasesFile(s.Suite, a.arch), maxReleases)
+	if err != nil {
+		return fmt.Errorf("%w%s", err, a.nearest(s.Suite))
+	}
+	if a.release, err = alpine.ParseReleases(text, a.arch); err != nil {
+		return err
+	}
+	if err := a.readKeys(s); err != nil {
+		return err
+	}
+	if err := a.rootFS(); err != nil {
+		return err
+	}
+	if err := a.treeKeys(); err != nil {
+		return err
+	}
+	for _, repository := range alpine.Repositories {
+		if err := a.index(repository); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var branchLink = regexp.MustCompile(`href="(edge|latest-stable|v[0-9]+\.[0-9]+)/?"`)
+
+// nearest is a hint which releases the mirror has.
+func (a *alpineLock) nearest(release string) string {
+	var known []string
+	if dir, ok := strings.CutPrefix(a.mirror, "file://"); ok {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			known = append(known, e.Name())
+		}
+	} else if list, err := a.get("", maxReleases); err == nil {
+		for _, m := range branchLink.FindAllSubmatch(list, -1) {
+			known = append(known, string(m[1]))
+		}
+	}
+	if slices.Contains(known, release) || len(known) == 0 {
+		return ""
+	}
+	if n := constellations.Nearest(release, known); n != "" {
+		return fmt.Sprintf(" (the mirror has no release %s; did you mean %q?)", release, n)
+	}
+	return fmt.Sprintf(" (the mirror has no release %s; there are: %s)", release, strings.Join(known[max(0, len(known)-8):], ", "))
+}
+
+// readKeys finds the keys that the manifest adds.
+func (a *alpineLock) readKeys(s constellations.Section) error {
+	a.keys, a.further = make(alpine.Keys), make(map[string]string)
+	for i := range a.m.Machines {
+		vm := &a.m.Machines[i]
+		if vm.Section() != s {
+			continue
+		}
+		files, err := keyFiles(a.e.root, a.m, vm)
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			a.further[filepath.Base(file)] = file
+			if !strings.HasSuffix(file, ".pub") {
+				continue
+			}
+			b, err := os.ReadFile(file)
+			if err == nil {
+				err = a.keys.Add(file, b)
+			}
+			if err != nil {
+				return fmt.Errorf("key of %s: %w", vm.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// keyFiles are the paths of a machine's keys.
+func keyFiles(root string, m *constellations.Manifest, vm *constellations.Machine) ([]string, error) {
+	var files []string
+	for _, k := range vm.Keys {
+		found := ""
+		for _, dir := range []string{root, m.Dir} {
+			file := k
+			if !filepath.IsAbs(k) {
+				file = filepath.Join(dir, k)
+			}
+			if fi, err := os.Stat(file); err == nil && fi.Mode().IsRegular() {
+				found = file
+			}
+		}
+		if found == "" {
+			return nil, usageError{fmt.Errorf("%s/%s: key %s: there is no such file in %s or %s", m.Name, vm.Name, k, root, m.Dir)}
+		}
+		files = append(files, found)
+	}
+	return files, nil
+}
+
+// rootFS downloads the mini root file system, checks who signed it, and unpacks
+// it.
+func (a *alpineLock) rootFS() error {
+	r := a.release
+	file, sum, err := a.keep(r.File, maxRootFS)
+	if err != nil {
+		return err
+	}
+	if sum != r.SHA256 {
+		return fmt.Errorf("%s has the digest sha256:%s, and latest-releases.yaml says sha256:%s (the mirror may be in the middle of an update)", a.url(r.File), sum, r.SHA256)
+	}
+	signature, err := a.get(r.File+".asc", maxReleases)
+	if err != nil {
+		return fmt.Errorf("the signature of the release: %w", err)
+	}
+	keyring := filepath.Join(a.dir, "release.gpg")
+	if err := os.WriteFile(keyring, alpine.ReleaseKey, 0o600); err != nil {
+		return err
+	}
+	for _, f := range a.further {
+		if strings.HasSuffix(f, ".gpg") {
+			keyring = f
+		}
+	}
+	if err := gpgv(a.e.ctx, file, "none", signature, keyring); err != nil {
+		return fmt.Errorf("%s: %w", a.url(r.File), err)
+	}
+	a.tree = filepath.Join(a.dir, "tree")
+	if err := unpackRootFS(a.e.ctx, file, a.tree, a.dir); err != nil {
+		return fmt.Errorf("%s: %w", a.url(r.File), err)
+	}
+	return nil
+}
+
+// unpackRootFS unpacks a mini root file system into the new directory tree.
+func unpackRootFS(ctx context.Context, file, tree, work string) error {
+	in, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(filepath.Join(work, "rootfs.tar"))
+	if err != nil {
+		return err
+	}
+	defer os.Remove(out.Name())
+	if err := errors.Join(alpine.Layer(out, in), out.Close()); err != nil {
+		return err
+	}
+	return layer.Unpack(ctx, out.Name(), tree)
+}
+
+// keep downloads a file to where the build's fetch finds it, and returns its
+// digest.
+func (a *alpineLock) keep(file string, limit int64) (kept, sum string, err error) {
+	dir := filepath.Join(a.e.root, "data", "cache", "partial")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", "", err
+	}
+	f, err := os.CreateTemp(dir, ".alpine-*")
+	if err != nil {
+		return "", "", err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	h := sha256.New()
+	if _, err := download(a.e.ctx, &a.servers, a.url(file), io.MultiWriter(f, h), limit); err != nil {
+		return "", "", err
+	}
+	sum = hex.EncodeToString(h.Sum(nil))
+	kept = filepath.Join(dir, sum)
+	return kept, sum, os.Rename(f.Name(), kept)
+}
+
+// treeKeys reads the keys that the release trusts.
+func (a *alpineLock) treeKeys() error {
+	root, err := os.OpenRoot(a.tree)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	const dir = "etc/apk/keys"
+	d, err := root.Open(dir)
+	if err != nil {
+		return fmt.Errorf("the mini root file system has no %s: %w", dir, err)
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		b, err := root.ReadFile(path.Join(dir, n))
+		if err == nil {
+			err = a.keys.Add(n, b)
+		}
+		if err != nil {
+			return fmt.Errorf("the mini root file system's key %s: %w", n, err)
+		}
+	}
+	return nil
+}
+
+// index reads what a repository has.
+func (a *alpineLock) index(repository string) error {
+	file := alpine.IndexFile(a.release.Branch, repository, a.arch)
+	b, err := a.get(file, maxIndexes)
+	if err != nil {
+		return err
+	}
+	packages, err := alpine.ReadIndex(b, a.keys)
+	if err != nil {
+		return fmt.Errorf("%s: %w", a.url(file), err)
+	}
+	for key, p := range packages {
+		if _, ok := a.known[key]; !ok {
+			a.known[key] = pinnable{p, repository}
+		}
+	}
+	dir := filepath.Join(a.dir, "repo", repository, a.arch)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	sum := sha256.Sum256(b)
+	a.indexes = append(a.indexes, constellations.Index{Archive: repository, Suite: a.release.Branch, SHA256: hex.EncodeToString(sum[:])})
+	return os.WriteFile(filepath.Join(dir, path.Base(file)), b, 0o644)
+}
+
+// solve asks the release's own apk what the packages need.
+func (a *alpineLock) solve(names []string) ([]constellations.Package, error) {
+	repositories := make(map[string]string)
+	for _, r := range alpine.Repositories {
+		repositories[r] = filepath.Join(a.dir, "repo", r)
+	}
+	keys := make(map[string]string)
+	for name, file := range a.further {
+		if strings.HasSuffix(name, ".pub") {
+			keys[name] = file
+		}
+	}
+	selected, err := alpine.Solve(a.e.ctx, apkIn(a.tree, nil), repositories, keys, names)
+	if err != nil {
+		return nil, a.explain(err)
+	}
+	var pinned []constellations.Package
+	for i, key := range selected {
+		p, ok := a.known[key]
+		if !ok {
+			return nil, fmt.Errorf("apk chose %s, which is in no index", key)
+		}
+		a.e.ui.transient(fmt.Sprintf("checking package %d of %d: %s", i+1, len(selected), key))
+		pin, err := a.pin(p)
+		if err != nil {
+			return nil, fmt.Errorf("package %s: %w", key, err)
+		}
+		pinned = append(pinned, pin)
+	}
+	return pinned, nil
+}
+
+// pin downloads a package, checks that it is the one that the signed index
+// speaks of, and pins all of it.
+func (a *alpineLock) pin(p pinnable) (constellations.Package, error) {
+	file := path.Join(a.release.Branch, p.repository, a.arch, p.File())
+	kept, sum, err := a.keep(file, maxPackage)
+	if err != nil {
+		return constellations.Package{}, err
+	}
+	b, err := os.ReadFile(kept)
+	if err == nil {
+		err = p.CheckPackage(b)
+	}
+	if err != nil {
+		os.Remove(kept)
+		return constellations.Package{}, fmt.Errorf("%s: %w (the mirror may be in the middle of an update)", a.url(file), err)
+	}
+	return constellations.Package{Name: p.Name, Version: p.Version, Arch: a.arch, Archive: p.repository, Filename: file, Size: p.Size, SHA256: sum}, nil
+}
+
+// newest pins the package of that name alone.
+func (a *alpineLock) newest(name string) ([]constellations.Package, error) {
+	for _, p := range a.known {
+		if p.Name == name {
+			pin, err := a.pin(p)
+			return []constellations.Package{pin}, err
+		}
+	}
+	return nil, fmt.Errorf("the mirror has no package %s, the kernel of Alpine's virtual machines (\"kernel:\" names another one)", name)
+}
+
+// explain adds which names are alike to those that no repository has.
+func (a *alpineLock) explain(err error) error {
+	unsolved := (*alpine.SolveError)(nil)
+	if !errors.As(err, &unsolved) || len(unsolved.Missing) == 0 {
+		return err
+	}
+	var known []string
+	for _, p := range a.known {
+		known = append(known, p.Name)
+	}
+	slices.Sort(known)
+	var hints []string
+	for _, name := range unsolved.Missing {
+		hint := fmt.Sprintf("the mirror has no package %q", name)
+		if n := constellations.Nearest(name, known); n != "" {
+			hint += fmt.Sprintf(" (did you mean %q?)", n)
+		}
+		hints = append(hints, hint)
+	}
+	return fmt.Errorf("%s: %w", strings.Join(hints, ", "), err)
+}
+
+// apkIn runs a system's apk, or another program of it, in a sandbox.
+func apkIn(root string, env []string) alpine.Run {
+	return func(ctx context.Context, argv []string, mounts []alpine.Mount, out io.Writer) error {
+		spec := runner.Spec{
+			Argv: argv, Root: root, Hostname: "localhost",
+			Env: append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "TZ=UTC", "TERM=dumb"}, env...),
+		}
+		for _, m := range mounts {
+			spec.Mounts = append(spec.Mounts, runner.Mount{Source: m.Source, Target: m.Target, Writable: m.Writable})
+		}
+		return runner.Run(ctx, spec, runner.Stdio{Stdout: out, Stderr: out})
+	}
+}

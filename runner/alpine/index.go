@@ -1,0 +1,295 @@
+package alpine
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// maxIndex bounds an index that is unpacked, bytes; that of community has 6
+// million.
+const maxIndex = 256 << 20
+
+// Keys are public keys by the names of their files in /etc/apk/keys.
+type Keys map[string]*rsa.PublicKey
+
+// Add reads a key in PEM.
+func (k Keys) Add(file string, text []byte) error {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return fmt.Errorf("%s is no key in PEM", file)
+	}
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	r, ok := key.(*rsa.PublicKey)
+	if !ok {
+		return fmt.Errorf("%s is no RSA key", file)
+	}
+	k[path.Base(file)] = r
+	return nil
+}
+
+// Package is a package as an index has it.
+type Package struct {
+	Name, Version string
+	Arch          string
+	Size          int64    // of the file, bytes
+	Control       [20]byte // SHA-1 of the file's control segment: C: in APKINDEX, apk-package(5)
+}
+
+// File is the package's, in the directory of its index.
+func (p Package) File() string { return p.Name + "-" + p.Version + ".apk" }
+
+// ErrUnsigned is an index that nobody signed whose key is known.
+var ErrUnsigned = errors.New("it is not signed with a key that is known")
+
+// ReadIndex checks who signed an APKINDEX.tar.gz, apk-repositories(5), and
+// reads it. Its first gzip member is an archive of signatures of all that
+// follows.
+func ReadIndex(file []byte, keys Keys) (map[string]Package, error) {
+	rest := bytes.NewReader(file)
+	z, err := gzip.NewReader(rest) // of a ByteReader it reads no more than its member
+	if err != nil {
+		return nil, err
+	}
+	z.Multistream(false)
+	signatures, err := io.ReadAll(io.LimitReader(z, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	signed := file[len(file)-rest.Len():]
+	if err := verify(signatures, signed, keys); err != nil {
+		return nil, err
+	}
+	if z, err = gzip.NewReader(bytes.NewReader(signed)); err != nil {
+		return nil, err
+	}
+	for tr := tar.NewReader(io.LimitReader(z, maxIndex)); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return nil, errors.New("there is no APKINDEX in it")
+		}
+		if err != nil {
+			return nil, err
+		}
+		if h.Name == "APKINDEX" {
+			return parseIndex(tr)
+		}
+	}
+}
+
+// verify looks for one good signature of a known key. The names of members are
+// .SIGN.RSA.KEY, of a SHA-1, and .SIGN.RSA256.KEY.
+func verify(signatures, signed []byte, keys Keys) error {
+	var names []string
+	for tr := tar.NewReader(bytes.NewReader(signatures)); ; {
+		h, err := tr.Next()
+		if err != nil { // signatures end without the archive's end
+			break
+		}
+		kind, name, _ := strings.Cut(strings.TrimPrefix(h.Name, ".SIGN."), ".")
+		key := keys[name]
+		sig, err := io.ReadAll(io.LimitReader(tr, 1<<16))
+		if err != nil {
+			return err
+		}
+		names = append(names, name)
+		if key == nil {
+			continue
+		}
+		switch kind {
+		case "RSA":
+			sum := sha1.Sum(signed)
+			err = rsa.VerifyPKCS1v15(key, crypto.SHA1, sum[:], sig)
+		case "RSA256":
+			sum := sha256.Sum256(signed)
+			err = rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], sig)
+		default:
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("the signature of %s is wrong: somebody changed it, or a download went wrong: %w", name, err)
+		}
+		return nil
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("%w: it has no signature", ErrUnsigned)
+	}
+	return fmt.Errorf("%w, but with %q (the manifest's \"keys\" adds keys)", ErrUnsigned, names)
+}
+
+var (
+	packageName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+._-]*$`)
+	packageVersion = regexp.MustCompile(`^[0-9][A-Za-z0-9._~-]*$`)
+)
+
+// parseIndex reads records of lines "X:value" with an empty line between.
+func parseIndex(r io.Reader) (map[string]Package, error) {
+	all := make(map[string]Package)
+	var p Package
+	end := func() error {
+		if p == (Package{}) {
+			return nil
+		}
+		if !packageName.MatchString(p.Name) || !packageVersion.MatchString(p.Version) || p.Size <= 0 || p.Control == [20]byte{} {
+			return fmt.Errorf("what APKINDEX says of the package %q is damaged", p.Name)
+		}
+		all[p.Name+" "+p.Version] = p
+		p = Package{}
+		return nil
+	}
+	s := bufio.NewScanner(r)
+	s.Buffer(nil, 16<<20) // what openrc's or texlive's record depends on is long
+	for s.Scan() {
+		key, value, ok := strings.Cut(s.Text(), ":")
+		if !ok {
+			if err := end(); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		switch key {
+		case "P":
+			p.Name = value
+		case "V":
+			p.Version = value
+		case "A":
+			p.Arch = value
+		case "S":
+			p.Size, _ = strconv.ParseInt(value, 10, 64)
+		case "C":
+			if b, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(value, "Q1")); err == nil && strings.HasPrefix(value, "Q1") && len(b) == len(p.Control) {
+				copy(p.Control[:], b)
+			}
+		}
+	}
+	if err := errors.Join(s.Err(), end()); err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// CheckPackage tells whether a file is the package that an index has: its size,
+// and the digest of its control segment, which holds that of its files,
+// apk-package(5).
+func (p Package) CheckPackage(file []byte) error {
+	if int64(len(file)) != p.Size {
+		return fmt.Errorf("it has %d bytes, and the index says %d", len(file), p.Size)
+	}
+	control, data, err := segments(file)
+	if err != nil {
+		return err
+	}
+	if sha1.Sum(control) != p.Control {
+		return errors.New("its checksum is not the one of the index")
+	}
+	want, err := dataHash(control)
+	if err != nil {
+		return err
+	}
+	if sum := sha256.Sum256(data); fmt.Sprintf("%x", sum) != want {
+		return errors.New("its files are not those that its control segment speaks of")
+	}
+	return nil
+}
+
+// segments are the second last and the last gzip member of a package; a
+// signature may come before them.
+func segments(file []byte) (control, data []byte, err error) {
+	var starts []int
+	for at := 0; at < len(file) && len(starts) < 4; {
+		rest := bytes.NewReader(file[at:])
+		z, err := gzip.NewReader(rest)
+		if err != nil {
+			return nil, nil, err
+		}
+		z.Multistream(false)
+		if _, err := io.Copy(io.Discard, z); err != nil {
+			return nil, nil, err
+		}
+		starts = append(starts, at)
+		at = len(file) - rest.Len()
+	}
+	if n := len(starts); n == 2 || n == 3 {
+		return file[starts[n-2]:starts[n-1]], file[starts[n-1]:], nil
+	}
+	return nil, nil, fmt.Errorf("it has %d parts; a package has two or three", len(starts))
+}
+
+// dataHash is what .PKGINFO says of the data segment.
+func dataHash(control []byte) (string, error) {
+	info, err := pkgInfo(control)
+	if err == nil && info["datahash"] == "" {
+		err = errors.New("its .PKGINFO has no datahash")
+	}
+	return info["datahash"], err
+}
+
+// pkgInfo are the lines "name = value" of a control segment's .PKGINFO.
+func pkgInfo(control []byte) (map[string]string, error) {
+	z, err := gzip.NewReader(bytes.NewReader(control))
+	if err != nil {
+		return nil, err
+	}
+	for tr := tar.NewReader(z); ; {
+		h, err := tr.Next()
+		if err != nil {
+			return nil, errors.New("it has no .PKGINFO")
+		}
+		if h.Name != ".PKGINFO" {
+			continue
+		}
+		info := make(map[string]string)
+		for s := bufio.NewScanner(io.LimitReader(tr, 1<<20)); s.Scan(); {
+			if k, v, ok := strings.Cut(s.Text(), " = "); ok {
+				info[k] = v
+			}
+		}
+		return info, nil
+	}
+}
+
+// Contents calls f for each entry of a package's file, its signature and its
+// control segment included: the three archives are one, as only the last has
+// an end.
+func Contents(file string, f func(*tar.Header, io.Reader) error) error {
+	in, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	z, err := gzip.NewReader(bufio.NewReader(in))
+	if err != nil {
+		return err
+	}
+	for tr := tar.NewReader(z); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = f(h, tr)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,89 @@
+// Package alpine knows how Alpine Linux publishes its releases and packages,
+// and installs them by Alpine's own apk. What it is given is taken for hostile
+// until a signature says whose it is.
+package alpine
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+)
+
+// DefaultMirror is Alpine's own.
+const DefaultMirror = "https://dl-cdn.alpinelinux.org/alpine"
+
+// ReleaseKey is a keyring, for gpgv(1), with the key that signs Alpine's
+// releases: 0482D84022F52DF1C4E7CD43293ACD0907D9495A, Natanael Copa, see
+// https://alpinelinux.org/downloads.
+//
+//go:embed keys/release.gpg
+var ReleaseKey []byte
+
+// Repositories are those that packages come from, in the order in which apk
+// asks them.
+var Repositories = []string{"main", "community"}
+
+// Arch is Alpine's name for what QEMU calls the machine.
+func Arch(qemu string) (string, error) {
+	names := map[string]string{"x86_64": "x86_64", "aarch64": "aarch64", "riscv64": "riscv64", "i386": "x86", "arm": "armv7", "armhf": "armhf", "ppc64": "ppc64le", "s390x": "s390x"}
+	if n, ok := names[qemu]; ok {
+		return n, nil
+	}
+	return "", fmt.Errorf("no architecture of Alpine is known for %q", qemu)
+}
+
+// ReleasesFile is where a mirror tells of a release, and IndexFile of the
+// packages of a repository, relative to the mirror's base URL.
+func ReleasesFile(release, arch string) string {
+	return path.Join(release, "releases", arch, "latest-releases.yaml")
+}
+
+// IndexFile is described with [ReleasesFile].
+func IndexFile(branch, repository, arch string) string {
+	return path.Join(branch, repository, arch, "APKINDEX.tar.gz")
+}
+
+// RootFS is a mini root file system.
+type RootFS struct {
+	Branch  string // such as v3.20
+	Version string // such as 3.20.3
+	File    string // relative to the mirror's base URL
+	Size    int64  // bytes
+	SHA256  string
+	Date    time.Time
+}
+
+var (
+	branchName  = regexp.MustCompile(`^(edge|v[0-9]+\.[0-9]+)$`)
+	versionName = regexp.MustCompile(`^[0-9][0-9a-z._]*$`)
+	fileName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*\.tar\.gz$`)
+	hexDigest   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+)
+
+// ParseReleases finds the mini root file system in a latest-releases.yaml.
+func ParseReleases(text []byte, arch string) (*RootFS, error) {
+	var all []struct {
+		Branch, Arch, Version, Flavor, File, Date, Time, SHA256 string
+		Size                                                    int64
+	}
+	if err := yaml.Unmarshal(text, &all); err != nil {
+		return nil, fmt.Errorf("latest-releases.yaml: %w", err)
+	}
+	for _, r := range all {
+		if r.Flavor != "alpine-minirootfs" || r.Arch != arch {
+			continue
+		}
+		when, err := time.Parse("2006-01-02 15:04:05", strings.TrimSpace(r.Date+" "+r.Time))
+		if err != nil || !branchName.MatchString(r.Branch) || !versionName.MatchString(r.Version) || !fileName.MatchString(r.File) || !hexDigest.MatchString(r.SHA256) || r.Size <= 0 {
+			return nil, errors.Join(errors.New("latest-releases.yaml: what it says of alpine-minirootfs is damaged"), err)
+		}
+		return &RootFS{r.Branch, r.Version, path.Join(r.Branch, "releases", arch, r.File), r.Size, r.SHA256, when.UTC()}, nil
+	}
+	return nil, fmt.Errorf("latest-releases.yaml has no alpine-minirootfs for %s", arch)
+}

@@ -1,0 +1,62 @@
+package stages
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"meros/constellations"
+	"meros/graph"
+)
+
+const (
+	alpineRevision = 1
+	apkRevision    = 1
+)
+
+// alpineBase is the mini root file system of a release, and over it the
+// packages, with what lets it boot.
+func (pl *planner) alpineBase(vm *constellations.Machine, section *constellations.SectionLock) ([]*graph.Node, error) {
+	rootfs := section.Base[0]
+	branch, _, _ := strings.Cut(rootfs.Filename, "/")
+	base := &graph.Node{
+		Stage: "alpine", Revision: alpineRevision, Name: baseName(vm) + " mini root file system",
+		Params:  []graph.Param{epoch(section), {Name: "branch", Value: branch}},
+		Inputs:  []graph.Input{{Name: "rootfs", Node: pl.fetch(section, rootfs), Output: "file"}},
+		Outputs: []string{"layer", "accounts"},
+	}
+	if vm.Mirror != "" {
+		base.Params = append(base.Params, graph.Param{Name: "mirror", Value: vm.Mirror})
+	}
+	for _, k := range vm.Keys {
+		if !strings.HasSuffix(k, ".pub") {
+			continue // it signs releases, and is not for apk
+		}
+		file, err := pl.find("key", k)
+		if err != nil {
+			return nil, err
+		}
+		l, err := pl.file("key "+filepath.Base(k), file)
+		if err != nil {
+			return nil, err
+		}
+		base.Locals = append(base.Locals, *l)
+	}
+	lower := []*graph.Node{pl.plan.Add(base)}
+	set := &constellations.PackageSet{}
+	if len(vm.Packages) > 0 {
+		if set = section.Set(vm.Packages); set == nil {
+			return nil, fmt.Errorf("the lock does not have its packages (meros update %s %s)", pl.m.Name, vm.Name)
+		}
+	}
+	apk := &graph.Node{
+		Stage: "apk", Revision: apkRevision, Name: fmt.Sprintf("%s packages (%d)", baseName(vm), len(set.Packages)),
+		Params:  []graph.Param{epoch(section), {Name: "names", Value: strings.Join(set.Names, " ")}, {Name: "setup", Value: vm.Setup}},
+		Inputs:  trees("lower", lower),
+		Outputs: []string{"layer", "accounts"},
+	}
+	for _, p := range set.Packages {
+		apk.Inputs = append(apk.Inputs, graph.Input{Name: "apk", Node: pl.fetch(section, p), Output: "file"})
+	}
+	return append(lower, pl.plan.Add(apk)), nil
+}
