@@ -186,7 +186,7 @@ func sameTree(t *testing.T, image, archive string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const known = 0o6777 // rdump drops the sticky bit
+	const known = 0o6777        // rdump drops the sticky bit
 	changed := map[string]bool{ // by packages, setup and personalize
 		"etc/hostname": true, "etc/hosts": true, "etc/network/interfaces": true, "etc/apk/repositories": true, "etc/apk/world": true, "etc/inittab": true, "etc/motd": true,
 		"etc/fstab": true, "lib/apk/db/installed": true, "lib/apk/db/scripts.tar": true, "lib/apk/db/triggers": true, "etc/passwd": true, "etc/shadow": true, "etc/group": true,

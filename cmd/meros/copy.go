@@ -149,6 +149,9 @@ func (c *pushCmd) Run(e *env) error {
 	if err != nil {
 		return usageError{err}
 	}
+	if err := p.markIn(filepath.Join(e.root, "data", "state")); err != nil {
+		return err
+	}
 	s, err := login(e, c.Constellation, c.Machine)
 	if err != nil {
 		return err
@@ -186,7 +189,8 @@ func (c *pushCmd) Run(e *env) error {
 // push is what to send: a name in a directory, for each of the sources.
 type push struct {
 	dirs, names []string
-	size        int64 // bytes of regular files
+	size        int64  // bytes of regular files
+	mark        string // directory that holds the file [whole]
 }
 
 func newPush(sources []string) (*push, error) {
@@ -222,6 +226,12 @@ func newPush(sources []string) (*push, error) {
 	return p, nil
 }
 
+// markIn keeps the file that marks the end of archives in a directory.
+func (p *push) markIn(dir string) error {
+	p.mark = dir
+	return errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, whole), nil, 0o600))
+}
+
 // sendTo sends the archive by the port, or by the session's pipe, and ends
 // both.
 func (p *push) sendTo(ctx context.Context, in io.WriteCloser, port *bulk, gnu bool, count *copied) error {
@@ -240,14 +250,6 @@ func (p *push) sendTo(ctx context.Context, in io.WriteCloser, port *bulk, gnu bo
 
 // send writes the archive: tar(1) knows where files have holes.
 func (p *push) send(ctx context.Context, w io.Writer, gnu bool, count *copied) error {
-	mark, err := os.MkdirTemp("", "meros-push-*")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(mark)
-	if err := os.WriteFile(filepath.Join(mark, whole), nil, 0o600); err != nil {
-		return err
-	}
 	argv := []string{"--create", "--file=-", "--format=pax", "--numeric-owner"}
 	if gnu {
 		argv = append(argv, "--sparse")
@@ -255,7 +257,7 @@ func (p *push) send(ctx context.Context, w io.Writer, gnu bool, count *copied) e
 	for i := range p.dirs {
 		argv = append(argv, "--directory="+p.dirs[i], "--add-file="+p.names[i])
 	}
-	argv = append(argv, "--directory="+mark, "--add-file="+whole)
+	argv = append(argv, "--directory="+p.mark, "--add-file="+whole)
 	cmd := exec.CommandContext(ctx, "tar", argv...)
 	cmd.Stdout = io.MultiWriter(w, count)
 	var said bytes.Buffer
