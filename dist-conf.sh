@@ -19,13 +19,14 @@ ssh               openssh-client     openssh-client
 pasta             passt              passt
 dnsmasq           dnsmasq-base       dnsmasq
 gpgv              gpgv               gnupg
+sfdisk            fdisk              sfdisk
+fuse2fs           fuse2fs            fuse2fs
 '
 # What only the tests and benchmarks use: the programs meros is compared with.
 if [ "${CI:-}" = true ] || [ "${1:-} ${2:-}" = 'go test' ]; then
 	needs="$needs
 mmdebstrap        mmdebstrap         mmdebstrap
 cpio              cpio               cpio
-sfdisk            fdisk              sfdisk
 dpkg-deb          dpkg               dpkg
 gpg               gnupg              gnupg
 git               git                git

@@ -196,6 +196,7 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 	fields := l.buildFields(&vm)
 	for k, f := range map[string]func(ast.Node){
 		"arch":          func(n ast.Node) { vm.Arch = l.word(n, "arch", arches...) },
+		"base":          func(n ast.Node) { vm.Base = l.text(n) },
 		"setup":         func(n ast.Node) { vm.Setup = l.word(n, "setup", "openrc", "busybox") },
 		"distribution":  func(n ast.Node) { vm.Distribution = l.word(n, "distribution", distributions...) },
 		"disk_size":     func(n ast.Node) { vm.DiskSize = l.size(n, 1<<30, 32<<20, maxDisk) },

@@ -57,6 +57,7 @@ type Machine struct {
 	Distribution string
 	Suite        string   // of Debian; of Alpine, its release
 	Mirror       string   // base URL; "" is the host's own, or the default one
+	Base         string   // path of an image that it is made of, or ""
 	Keys         []string // paths of further keys that sign what is in the mirror
 	Setup        string   // of Alpine: "openrc", "busybox", or "" for what its packages bring
 	Kernel       Kernel

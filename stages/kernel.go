@@ -98,6 +98,9 @@ func (pl *planner) boot(pm *Machine) (*graph.Node, error) {
 	if pm.KVM != constellations.KVMAuto {
 		n.Params = append(n.Params, graph.Param{Name: "kvm", Value: string(pm.KVM)}) // "auto" is for each host to decide
 	}
+	if pm.Used {
+		n.Inputs = append(n.Inputs, graph.Input{Name: "layout", Node: pm.Base, Output: "layout"})
+	}
 	for _, d := range pm.Disks {
 		n.Inputs = append(n.Inputs, graph.Input{Name: "disk " + d.Label, Node: d.Image, Output: "image"})
 	}

@@ -38,8 +38,12 @@ func (pl *planner) packBase(vm *constellations.Machine, section *constellations.
 
 // packDelta is the image of one machine: a small one with the base as its
 // backing file, or a whole one where that is cheaper.
-func (pl *planner) packDelta(vm *constellations.Machine, section *constellations.SectionLock, base *graph.Node, lower, upper []*graph.Node) *graph.Node {
-	in := []graph.Input{{Name: "base", Node: base, Output: "image"}}
+func (pl *planner) packDelta(pm *Machine, section *constellations.SectionLock, lower, upper []*graph.Node) *graph.Node {
+	vm := pm.Machine
+	in := []graph.Input{{Name: "base", Node: pm.Base, Output: "image"}}
+	if pm.Used {
+		in = append(in, graph.Input{Name: "layout", Node: pm.Base, Output: "layout"})
+	}
 	in = append(in, trees("lower", lower)...)
 	return pl.plan.Add(&graph.Node{
 		Stage: "delta", Revision: deltaRevision, Name: pl.name(vm, "image"),

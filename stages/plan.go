@@ -44,6 +44,7 @@ type Machine struct {
 	*constellations.Machine
 	Constellation string
 	Base          *graph.Node // image that Image is a difference to
+	Used          bool        // Base is somebody else's image, with the output "layout"
 	Image         *graph.Node
 	Disk          *graph.Node // the self-contained image in data/disks
 	DiskPath      string
@@ -107,12 +108,11 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	if section == nil {
 		return nil, fmt.Errorf("the lock has nothing for %s %s (meros lock %s)", vm.Suite, vm.Arch, pl.m.Name)
 	}
-	lower, err := pl.base(vm, section)
+	pm := &Machine{Machine: vm, Constellation: pl.m.Name}
+	lower, err := pl.lower(pm, section)
 	if err != nil {
 		return nil, err
 	}
-	pm := &Machine{Machine: vm, Constellation: pl.m.Name}
-	pm.Base = pl.packBase(vm, section, lower)
 	if vm.Kernel.Built() && (vm.Kernel.Headers || !pl.RootfsOnly) {
 		if pm.Built, err = pl.buildKernel(vm); err != nil {
 			return nil, fmt.Errorf("kernel: %w", err)
@@ -122,7 +122,7 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	pm.Image = pl.packDelta(vm, section, pm.Base, lower, upper)
+	pm.Image = pl.packDelta(pm, section, lower, upper)
 	pm.DiskPath = filepath.Join(pl.Root, "data", "disks", pl.m.Name+"-"+vm.Name+".qcow2")
 	pm.Disk = pl.disk(vm, pm)
 	pm.Disks = pl.disks(vm)
@@ -136,6 +136,21 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 		pm.Boot, err = pl.boot(pm)
 	}
 	return pm, err
+}
+
+// lower are the layers that a machine begins with, and their image: those that
+// it shares with others, or what is in an image that is there already.
+func (pl *planner) lower(pm *Machine, section *constellations.SectionLock) ([]*graph.Node, error) {
+	if pm.Machine.Base != "" {
+		use, err := pl.use(pm.Machine, section)
+		pm.Base, pm.Used = use, true
+		return []*graph.Node{use}, err
+	}
+	lower, err := pl.base(pm.Machine, section)
+	if err == nil {
+		pm.Base = pl.packBase(pm.Machine, section, lower)
+	}
+	return lower, err
 }
 
 // upper are the layers over the shared base, in order. A kernel's modules wait

@@ -20,6 +20,11 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.M
 		for _, d := range m.Disks {
 			names[formatters[d.FSType]] = true
 		}
+		if m.Base != "" {
+			for _, n := range []string{"qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs"} {
+				names[n] = true
+			}
+		}
 		if m.Bootstrap == "debootstrap" {
 			names["debootstrap"] = true
 		}

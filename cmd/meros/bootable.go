@@ -38,8 +38,16 @@ func bootable(e *env, b *built) ([]*vm.Machine, error) {
 		for _, d := range m.Disks {
 			disks = append(disks, vm.Disk{Label: d.Label, Image: path(d.Image, "image")})
 		}
+		root := ""
+		if m.Used {
+			l, err := readLayout(path(m.Base, "layout"))
+			if err != nil {
+				return nil, err
+			}
+			root = l.Device()
+		}
 		machines = append(machines, &vm.Machine{
-			Name: m.Name, Arch: m.Arch, Memory: m.Memory, CPUs: m.CPUs, KVM: m.KVM, Display: m.Display, Extra: m.QEMUArgs, User: m.User,
+			Root: root, Name: m.Name, Arch: m.Arch, Memory: m.Memory, CPUs: m.CPUs, KVM: m.KVM, Display: m.Display, Extra: m.QEMUArgs, User: m.User,
 			Kernel: kernel, Initrd: path(m.Initrd, "initrd"), Images: images, MAC: managementMAC(b.manifest.Name, m.Name),
 			Disks: disks, NICs: nics, Shares: shares, After: m.DependsOn, Ready: m.Ready,
 		})

@@ -29,6 +29,7 @@ type buildCmd struct {
 	Boot          bool          `help:"Boot each built machine once and keep the verdict."`
 	Locked        bool          `help:"Fail instead of changing meros.lock."`
 	Timeout       time.Duration `help:"Longest time one hook may take (such as 10m; default: no limit)."`
+	Use           string        `placeholder:"IMAGE" help:"Make the one machine of this image, which is never written to, instead of a base system."`
 	KeepGoing     bool          `short:"k" help:"After a failure, build what does not depend on it."`
 	Jobs          int           `short:"j" help:"CPU tokens (default: one for each CPU)."`
 
@@ -44,6 +45,9 @@ func (c *buildCmd) args() []string {
 	}
 	if c.Timeout > 0 {
 		a = append(a, "--timeout="+c.Timeout.String())
+	}
+	if c.Use != "" {
+		a = append(a, "--use="+c.Use)
 	}
 	if c.Jobs > 0 {
 		a = append(a, fmt.Sprint("--jobs=", c.Jobs))
@@ -69,7 +73,30 @@ func (c *buildCmd) load(e *env) (*constellations.Manifest, []*constellations.Mac
 		return nil, nil, usageIfMissing(err)
 	}
 	machines, err := selectMachines(m, c.Machine)
+	if err == nil && c.Use != "" {
+		err = c.useImage(e, machines)
+	}
 	return m, machines, err
+}
+
+// useImage makes the image the machine's base.
+func (c *buildCmd) useImage(e *env, machines []*constellations.Machine) error {
+	if len(machines) != 1 {
+		return usageError{fmt.Errorf("--use is for one machine, and these are %d (name one)", len(machines))}
+	}
+	if fi, err := os.Stat(c.Use); err != nil || !fi.Mode().IsRegular() {
+		return usageError{fmt.Errorf("--use %s: there is no such image", c.Use)}
+	}
+	file, err := filepath.Abs(c.Use)
+	if err != nil {
+		return err
+	}
+	if len(machines[0].Packages) > 0 && !e.entered && !filepath.IsAbs(c.Use) {
+		e.ui.note("the manifest's packages are not installed into %s: it has its own", c.Use)
+	}
+	c.Use = file // the namespace's process may be elsewhere
+	machines[0].Base, machines[0].Packages = file, nil
+	return nil
 }
 
 // selectMachines finds the named machines, or takes all.

@@ -41,6 +41,7 @@ var steps = map[string]func(context.Context, *step) error{
 	"delta":       stepDelta,
 	"disk":        stepDisk,
 	"format":      stepFormat,
+	"use":         stepUse,
 	"kernel":      stepKernel,
 	"initrd":      stepInitrd,
 	"boot":        stepBoot,

@@ -112,6 +112,13 @@ func stepBoot(ctx context.Context, s *step) error {
 			m.Disks = append(m.Disks, vm.Disk{Label: label, Image: in.Path})
 		}
 	}
+	layout, err := s.layout()
+	if err != nil {
+		return err
+	}
+	if layout != nil {
+		m.Root = layout.Device()
+	}
 	if args := s.Params["args"]; args != "" {
 		m.Extra = strings.Split(args, "\x00")
 	}

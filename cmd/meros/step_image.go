@@ -39,9 +39,20 @@ func stepDelta(ctx context.Context, s *step) error {
 		return err
 	}
 	base := s.All("base")[0]
+	o := s.imageOptions(nil)
+	layout, err := s.layout()
+	if err != nil {
+		return err
+	}
+	if layout != nil {
+		o.Patch, o.Offset = true, layout.Offset
+	}
 	err = s.output("image", func(f *os.File) error {
-		return image.Delta(ctx, f, base.Path, imageName(base), lower, s.paths("upper"), s.imageOptions(nil))
+		return image.Delta(ctx, f, base.Path, imageName(base), lower, s.paths("upper"), o)
 	})
+	if errors.Is(err, image.ErrRepack) && layout != nil {
+		return errors.New("the image has no room for what is added (build_free_mb or disk_size gives it more), or a hook makes of it what cannot be written into an image: it removes a directory, or makes a device or socket")
+	}
 	if !errors.Is(err, image.ErrRepack) {
 		return err
 	}
@@ -52,7 +63,7 @@ func stepDelta(ctx context.Context, s *step) error {
 	if err := mountOverlay(all, append(s.paths("lower"), s.paths("upper")...), "", ""); err != nil {
 		return err
 	}
-	o := s.imageOptions(append(s.All("lower"), s.All("upper")...))
+	o = s.imageOptions(append(s.All("lower"), s.All("upper")...))
 	return s.output("image", func(f *os.File) error { return image.FromTree(ctx, f, all, o) })
 }
 

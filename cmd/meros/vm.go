@@ -22,6 +22,7 @@ type initCmd struct {
 	Wait          time.Duration `default:"5m" help:"Longest a machine may take until ssh answers."`
 	Locked        bool          `help:"Fail instead of changing meros.lock."`
 	Timeout       time.Duration `help:"Longest time one hook may take."`
+	Use           string        `placeholder:"IMAGE" help:"Boot the one machine from this image, which is never written to, instead of a base system."`
 
 	again vm.Again
 }
@@ -35,7 +36,7 @@ func (c *initCmd) Run(e *env) error {
 // up builds what is missing and boots. An ordinary user builds in a user
 // namespace and boots outside of it, where /dev/kvm and the network are.
 func (c *initCmd) up(e *env) (*vm.Group, error) {
-	b := &buildCmd{Constellation: c.Constellation, Machine: c.Machine, Locked: c.Locked, Timeout: c.Timeout}
+	b := &buildCmd{Constellation: c.Constellation, Machine: c.Machine, Locked: c.Locked, Timeout: c.Timeout, Use: c.Use}
 	if _, _, err := b.load(e); err != nil {
 		return nil, err
 	}

@@ -36,7 +36,8 @@ type change struct {
 
 // changes is the difference that layers, unpacked as overlay directories and
 // applied in order, make to the tree base: in the order in which to apply it.
-func changes(base string, layers []string) ([]change, error) {
+// all says that there is no other way, however many there are.
+func changes(base string, layers []string, all bool) ([]change, error) {
 	final := make(map[string]change)
 	bytes := int64(0)
 	for _, layer := range layers {
@@ -55,7 +56,7 @@ func changes(base string, layers []string) ([]change, error) {
 			if fi.Mode().IsRegular() {
 				bytes += fi.Size() // a directory's size is the host's affair
 			}
-			if len(final) > maxChanges || bytes > maxChangeBytes {
+			if !all && (len(final) > maxChanges || bytes > maxChangeBytes) {
 				return ErrRepack
 			}
 			return enter(final, name, file, fi)

@@ -23,7 +23,7 @@ import (
 //
 // The error is [ErrRepack] where a whole image should be made instead.
 func Delta(ctx context.Context, out *os.File, base, backing, baseTree string, layers []string, o Options) error {
-	list, err := changes(baseTree, layers)
+	list, err := changes(baseTree, layers, o.Patch)
 	if err != nil {
 		return err
 	}
@@ -57,6 +57,13 @@ func Delta(ctx context.Context, out *os.File, base, backing, baseTree string, la
 		return err
 	}
 	return writeQcow2(out, q.size, clusters, backing)
+}
+
+func (o Options) offset() int64 {
+	if o.Patch {
+		return o.Offset
+	}
+	return PartitionOffset
 }
 
 // differing lists the clusters of top that are not as in base.
@@ -214,7 +221,7 @@ func (q *qcow2) sorted() []cluster {
 // debugfs runs the commands on the partition of a raw image. debugfs(8) exits
 // with 0 whatever happens, so that anything it complains of is an error.
 func debugfs(ctx context.Context, raw, cmds string, o Options) error {
-	cmd := exec.CommandContext(ctx, "debugfs", "-w", "-f", cmds, fmt.Sprintf("%s?offset=%d", raw, PartitionOffset))
+	cmd := exec.CommandContext(ctx, "debugfs", "-w", "-f", cmds, fmt.Sprintf("%s?offset=%d", raw, o.offset()))
 	cmd.Env = clockEnv(o.Epoch)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

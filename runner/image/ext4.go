@@ -22,6 +22,11 @@ type Options struct {
 	Seed  string    // identifiers are derived from it
 	Epoch time.Time // the clock of every program involved
 	Work  string    // directory for temporary files
+
+	// Of a difference to an image that was not made by [FromTree]: where its
+	// file system begins, bytes; and that there is no tree of all of it.
+	Offset int64
+	Patch  bool
 }
 
 // features are the ext4 features of every file system, named one by one so

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"meros/runner/image"
+	"meros/runner/layer"
+)
+
+// stepUse makes a base of somebody else's image.
+func stepUse(ctx context.Context, s *step) error {
+	var l *image.Layout
+	var root string
+	err := s.output("image", func(f *os.File) (err error) {
+		l, root, err = image.Use(ctx, f, s.local("image"), s.imageOptions(nil))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(s.Out, "layout"), b, 0o644); err != nil {
+		return err
+	}
+	tree, stop, err := s.mountExt(ctx, root)
+	if err != nil {
+		return err
+	}
+	err = s.outputSparse("layer", func(w io.Writer) error { return layer.Capture(ctx, w, tree, s.epoch(), false) })
+	if err == nil {
+		err = s.outputAccounts(tree)
+	}
+	return errors.Join(err, stop())
+}
+
+// mountWait is how long fuse2fs may take to mount.
+const mountWait = 20 * time.Second
+
+// mountExt shows a file system of type ext as a directory that cannot be
+// written to. The kernel's own driver is not for those who are not root, nor
+// for file systems that nobody vouches for.
+func (s *step) mountExt(ctx context.Context, file string) (dir string, stop func() error, err error) {
+	if dir, err = s.workDir("mnt"); err != nil {
+		return "", nil, err
+	}
+	cmd := exec.CommandContext(ctx, "fuse2fs", "-f", "-o", "ro,fakeroot,allow_other", file, dir)
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			err = errors.New("fuse2fs is not installed, which reads its file system (Debian: apt install fuse2fs)")
+		}
+		return "", nil, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	stop = func() error {
+		err := unix.Unmount(dir, 0)
+		if err != nil {
+			cmd.Process.Kill()
+		}
+		<-ended
+		return err
+	}
+	for end := time.Now().Add(mountWait); ; time.Sleep(5 * time.Millisecond) {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err == nil && st.Type == unix.FUSE_SUPER_MAGIC {
+			return dir, stop, nil
+		}
+		select {
+		case err := <-ended:
+			return "", nil, fmt.Errorf("fuse2fs: %w: %s (it needs /dev/fuse)", errors.Join(err, ctx.Err()), strings.TrimSpace(said.String()))
+		default:
+		}
+		if time.Now().After(end) {
+			cmd.Process.Kill()
+			<-ended
+			return "", nil, fmt.Errorf("fuse2fs did not mount the file system in %v", mountWait)
+		}
+	}
+}
+
+// layout is where the root file system of the base is, or nil if the base is
+// one of ours.
+func (s *step) layout() (*image.Layout, error) {
+	files := s.paths("layout")
+	if len(files) == 0 {
+		return nil, nil
+	}
+	return readLayout(files[0])
+}
+
+func readLayout(file string) (*image.Layout, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	l := new(image.Layout)
+	return l, json.Unmarshal(b, l)
+}

@@ -1,0 +1,266 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"meros/cmd/lab"
+	"meros/constellations"
+	"meros/runner/debian"
+)
+
+// useFiles are what is made of an image: a file that is new, one that is
+// changed, one that is removed, and one that a hook makes.
+var useFiles = map[string]string{
+	"manifest.yml":               "virtual_machines:\n  m: {suite: bookworm, memory: 384M, cpus: 1, build_free_mb: 64}\n",
+	"m/includes.chroot/etc/motd": "patched\n",
+	"m/includes.chroot/srv/new":  "new\n",
+	"m/hooks/01.chroot":          "#!/bin/sh\nset -e\nrm /etc/issue.net\ncat /etc/debian_version > /etc/hooked\n",
+}
+
+// foreignTree is a root file system that mmdebstrap makes.
+func foreignTree(t *testing.T) string {
+	t.Helper()
+	lab.Need(t, "mmdebstrap", "mke2fs", "qemu-img", "sfdisk", "fuse2fs", "debugfs", "e2fsck")
+	p := lab.Downloaded(t, "from")
+	p.Write(t, "constellations/from/manifest.yml", plain)
+	lock, err := constellations.ReadLock(p.Path("constellations/from/meros.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	section := lock.Section(constellations.Section{Distribution: "debian", Suite: "bookworm", Arch: "x86_64"})
+	var debs []string
+	for _, d := range section.Base {
+		debs = append(debs, p.Path(filepath.Join("data/cache/cas", d.SHA256[:2], d.SHA256)))
+	}
+	dir := t.TempDir()
+	os.Chmod(dir, 0o755)
+	archive, tree := filepath.Join(dir, "archive"), filepath.Join(dir, "tree")
+	names, err := debian.LocalArchive(t.Context(), archive, "bookworm", "amd64", debs, section.Date)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lab.Time(t, "mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--format=directory", "--include="+strings.Join(names, ","), "--skip=check/qemu",
+		"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "bookworm", tree, "deb [trusted=yes] copy://"+archive+" bookworm main")
+	lab.Time(t, "sh", "-c", `chown 7:9 "$1/srv"; chmod 3775 "$1/srv"; rm -rf "$1"/dev/*`, "sh", tree)
+	return tree
+}
+
+// foreignImages are images of a tree by their names: a file system alone, and
+// in a partition of each kind of table.
+func foreignImages(t *testing.T, tree string) map[string]string {
+	t.Helper()
+	dir := t.TempDir()
+	os.Chmod(dir, 0o755)
+	const script = `set -e
+cd "$DIR"
+mke2fs -q -t ext4 -d "$TREE" -L alone alone.raw 400M
+qemu-img convert -O qcow2 -c alone.raw alone.qcow2
+truncate -s 450M mbr.raw
+printf 'label: dos\n2048,,83,*\n' | sfdisk -q mbr.raw
+mke2fs -q -t ext3 -E offset=1048576 -d "$TREE" mbr.raw 409600k
+qemu-img convert -O vmdk mbr.raw mbr.vmdk
+truncate -s 500M gpt.raw
+printf 'label: gpt\n2048,20480,U\n,,L\n' | sfdisk -q gpt.raw
+mke2fs -q -t ext4 -E offset=11534336 -d "$TREE" gpt.raw 430080k
+qemu-img convert -O qcow2 gpt.raw gpt.qcow2
+rm mbr.raw gpt.raw`
+	cmd := exec.Command("sh", "-c", script)
+	cmd.Env = append(os.Environ(), "DIR="+dir, "TREE="+tree)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return map[string]string{"alone": "alone.qcow2", "mbr": "mbr.vmdk", "gpt": "gpt.qcow2", "": dir}
+}
+
+// An image that somebody else made is patched: what is not changed is as it
+// was, and so is the image.
+func TestUse(t *testing.T) {
+	lab.NeedRoot(t)
+	tree := foreignTree(t)
+	images := foreignImages(t, tree)
+	dir := images[""]
+	delete(images, "")
+	p := lab.Downloaded(t, "used")
+	for name, text := range useFiles {
+		p.Write(t, "constellations/used/"+name, text)
+	}
+	for name, file := range images {
+		t.Run(name, func(t *testing.T) {
+			image := filepath.Join(dir, file)
+			before, err := fileDigest(image)
+			if err != nil {
+				t.Fatal(err)
+			}
+			run := func() *lab.Outcome { return p.Must(t, "build", "used", "m", "--rootfs-only", "--use", image) }
+			if name == "gpt" { // without root
+				run = func() *lab.Outcome {
+					return lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "build", "used", "m", "--rootfs-only", "--use", image)))
+				}
+			}
+			if o := run(); o.Exit != 0 {
+				t.Fatalf("exit status %d\n%s", o.Exit, o.Stderr)
+			}
+			if after, err := fileDigest(image); err != nil || after != before {
+				t.Errorf("the image was written to, %v", err)
+			}
+			offset := map[string]int64{"mbr": 1 << 20, "gpt": 11 << 20}[name]
+			result := filepath.Join(t.TempDir(), "result.raw")
+			for _, argv := range [][]string{
+				{"qemu-img", "check", "-q", p.Path("data/disks/used-m.qcow2")}, {"qemu-img", "convert", "-O", "raw", p.Path("data/disks/used-m.qcow2"), result},
+				{"e2fsck", "-fn", fmt.Sprintf("%s?offset=%d", result, offset)},
+			} {
+				if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+					t.Fatalf("%q: %v\n%s", argv, err, out)
+				}
+			}
+			differingFiles(t, tree, filesOf(t, result, offset), map[string]string{
+				"etc/motd": "patched\n", "srv/new": "new\n", "etc/hooked": readFile(t, filepath.Join(tree, "etc/debian_version")), "etc/issue.net": "", "etc/hostname": "m\n",
+			})
+			if o := run(); len(o.Ran()) > 1 { // the disk is one for all images
+				t.Errorf("built again: %q", o.Ran())
+			}
+			leftovers(t, p)
+		})
+	}
+}
+
+// filesOf copies what is in a file system that begins at the offset of a file.
+func filesOf(t *testing.T, raw string, offset int64) string {
+	t.Helper()
+	lab.Need(t, "fuse2fs", "tar", "unshare")
+	to, mnt := t.TempDir(), t.TempDir()
+	const script = `set -e
+mount --make-rprivate /
+fuse2fs -o ro,fakeroot,offset="$1" "$2" "$3" >/dev/null 2>&1
+tar -C "$3" --xattrs --xattrs-include='*' -c . | tar -C "$4" --xattrs --xattrs-include='*' --numeric-owner -x -p
+umount "$3"`
+	if out, err := exec.Command("unshare", "--mount", "sh", "-c", script, "sh", fmt.Sprint(offset), raw, mnt, to).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return to
+}
+
+// differingFiles expects two trees to be the same but for these files and what
+// names a machine.
+func differingFiles(t *testing.T, want, got string, changed map[string]string) {
+	t.Helper()
+	personal := map[string]bool{"etc/hosts": true, "etc/systemd/network": true, "etc/systemd/system": true, "lost+found": true, "etc/systemd": true, "etc": true, "srv": true}
+	seen := make(map[string]bool)
+	for _, root := range []string{want, got} {
+		filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			name, _ := filepath.Rel(root, file)
+			if seen[name] || name == "." {
+				return nil
+			}
+			seen[name] = true
+			text, isChanged := changed[name]
+			a, aerr := os.Lstat(filepath.Join(want, name))
+			b, berr := os.Lstat(filepath.Join(got, name))
+			switch {
+			case isChanged && text == "":
+				if berr == nil {
+					t.Errorf("%s is still there", name)
+				}
+			case isChanged:
+				if now, err := os.ReadFile(filepath.Join(got, name)); err != nil || string(now) != text {
+					t.Errorf("%s is %q, %v", name, now, err)
+				}
+			case personal[name] || strings.HasPrefix(name, "etc/systemd/"):
+			case aerr != nil || berr != nil:
+				t.Errorf("%s: %v, %v", name, aerr, berr)
+			default:
+				s, r := a.Sys().(*syscall.Stat_t), b.Sys().(*syscall.Stat_t)
+				if s.Mode != r.Mode || s.Uid != r.Uid || s.Gid != r.Gid || !a.IsDir() && s.Size != r.Size {
+					t.Errorf("%s was %o %d:%d, %d bytes, and is %o %d:%d, %d bytes", name, s.Mode, s.Uid, s.Gid, s.Size, r.Mode, r.Uid, r.Gid, r.Size)
+				}
+				if a.Mode().IsRegular() {
+					x, _ := os.ReadFile(filepath.Join(want, name))
+					y, _ := os.ReadFile(filepath.Join(got, name))
+					if string(x) != string(y) {
+						t.Errorf("%s has other content", name)
+					}
+				}
+			}
+			return nil
+		})
+	}
+	if len(seen) < 1000 {
+		t.Errorf("only %d files were compared", len(seen))
+	}
+}
+
+// An image is booted, from the partition that its root is in, and can be said
+// in the manifest as well.
+func TestUseBoots(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-system-x86_64", "ssh", "fuse2fs", "sfdisk")
+	p := lab.Downloaded(t, "from", "used")
+	p.Write(t, "constellations/from/manifest.yml", bootableManifest)
+	p.Must(t, "build", "from")
+	if out, err := exec.Command("qemu-img", "convert", "-O", "vmdk", p.Path("data/disks/from-m.qcow2"), p.Path("constellations/used/old.vmdk")).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {base: old.vmdk, memory: 512M, cpus: 2, disk_size: 2G}\n")
+	p.Write(t, "constellations/used/m/includes.chroot/etc/motd", "patched\n")
+	t.Cleanup(func() {
+		p.Run(t, "shutdown", "used", "--wait=0")
+		if left := processes(t, p.Root); len(left) > 0 {
+			t.Errorf("still running: %q", left)
+		}
+	})
+	p.Must(t, "init", "used")
+	out := p.Must(t, "connect", "used", "m", "--", "cat /etc/motd; hostname; df --output=size -BM / | tail -1").Stdout
+	f := strings.Fields(out)
+	if len(f) != 3 || f[0] != "patched" || f[1] != "m" || len(f[2]) != len("1900M") {
+		t.Errorf("the machine says %q", out)
+	}
+}
+
+// What is no image, or would reach further than its own file, is refused.
+func TestUseRefuses(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-img", "mke2fs", "sfdisk", "fuse2fs")
+	p := lab.Downloaded(t, "used")
+	for name, text := range useFiles {
+		p.Write(t, "constellations/used/"+name, text)
+	}
+	const script = `set -e
+cd "$DIR"
+printf 'qcow2 this is not' > garbage.qcow2
+truncate -s 64M empty.raw
+mke2fs -q -t ext4 data.raw 64M
+qemu-img create -q -f qcow2 -b /etc/shadow -F raw backed.qcow2 64M
+qemu-img create -q -f qcow2 -o data_file="$DIR/outside.raw",data_file_raw=on datafile.qcow2 64M
+qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=luks,encrypt.key-secret=s encrypted.qcow2 64M
+truncate -s 64M lvm.raw; printf 'label: gpt\n,,E6D6D379-F507-44C2-A23C-238F2A3DF928\n' | sfdisk -q lvm.raw
+truncate -s 64M luks.raw; printf 'LUKS\272\276' | dd of=luks.raw conv=notrunc status=none
+qemu-img convert -O qcow2 data.raw damaged.qcow2; dd if=/dev/urandom of=damaged.qcow2 bs=64k seek=1 count=2 conv=notrunc status=none`
+	cmd := exec.Command("sh", "-c", script)
+	cmd.Env = append(os.Environ(), "DIR="+p.Root)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for image, words := range map[string][]string{
+		"garbage.qcow2": {"used/m base image"}, "empty.raw": {"neither a file system nor a partition table"}, "data.raw": {"is no root"},
+		"backed.qcow2": {"a difference to another file", "/etc/shadow"}, "datafile.qcow2": {"its data is in another file"}, "encrypted.qcow2": {"it is encrypted"},
+		"lvm.raw": {"LVM", "plain partition"}, "luks.raw": {"LUKS"}, "damaged.qcow2": {"used/m base image"},
+	} {
+		t.Run(image, func(t *testing.T) {
+			fails(t, p.Run(t, "build", "used", "m", "--rootfs-only", "--use", p.Path(image)), 1, words...)
+			leftovers(t, p)
+		})
+	}
+	fails(t, p.Run(t, "build", "used", "--use", p.Path("nothing.qcow2")), 2, "there is no such image")
+	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: data.raw, packages: [nginx]}\n")
+	fails(t, p.Run(t, "build", "used", "--rootfs-only", "--locked"), 1, "does not pin")
+}
