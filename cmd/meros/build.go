@@ -171,6 +171,7 @@ func (c *buildCmd) build(e *env) (*built, error) {
 	if err != nil {
 		return nil, err
 	}
+	adviseHooks(e, planned, r)
 	return &built{m, planned, r, w.store}, nil
 }
 

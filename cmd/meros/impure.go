@@ -1,0 +1,32 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"meros/graph"
+	"meros/stages"
+)
+
+// installs is a line of a hook that installs packages.
+var installs = regexp.MustCompile(`(?m)^[^#\n]*\b(apk\s+(-\S+\s+)*add|apt(-get)?\s+(-\S+\s+)*install)\b`)
+
+// adviseHooks tells how hooks that ran with a network, and only installed
+// packages there, would need none.
+func adviseHooks(e *env, machines []*stages.Machine, r *graph.Result) {
+	for _, pm := range machines {
+		name := pm.Constellation + "/" + pm.Name + " hooks"
+		if _, ran := r.Durations[name]; !ran || !pm.Hooks.Network {
+			continue
+		}
+		for _, dir := range []string{"common", pm.Name} {
+			files, _ := filepath.Glob(filepath.Join(e.root, "constellations", pm.Constellation, dir, "hooks", "*.chroot"))
+			for _, f := range files {
+				if b, err := os.ReadFile(f); err == nil && installs.Match(b) {
+					e.ui.note("%s/%s: %s installs packages from a network, whatever there is that day; named in \"packages:\" they are pinned, and cached", pm.Constellation, pm.Name, filepath.Join(dir, "hooks", filepath.Base(f)))
+				}
+			}
+		}
+	}
+}
