@@ -218,6 +218,9 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 	}
 	l.fields(p.value, "a machine", fields)
 	vm.QEMUArgs = append(qemuArgs, extraArgs...)
+	if vm.Distribution == "ubuntu" && vm.Suite == DefaultMachine().Suite {
+		vm.Suite = "noble"
+	}
 	if vm.Distribution == "alpine" {
 		if vm.Suite = vm.release; vm.Suite == "" {
 			vm.Suite = "latest-stable"

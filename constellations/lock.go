@@ -20,7 +20,7 @@ import (
 // with a line of their own:
 //
 //	meros-lock 1
-//	debian SUITE ARCH [MIRROR]      or alpine RELEASE ARCH [MIRROR]
+//	debian SUITE ARCH [MIRROR]      or ubuntu, or alpine RELEASE ARCH [MIRROR]
 //	date 2026-11-01T12:00:00Z
 //	index ARCHIVE SUITE SHA256
 //	base
@@ -40,7 +40,7 @@ type Lock struct {
 
 // SectionLock pins what machines of one suite and architecture are made of.
 type SectionLock struct {
-	Distribution string    // "debian" or "alpine"
+	Distribution string    // "debian", "ubuntu" or "alpine"
 	Suite, Arch  string    // of Alpine, the suite is the release
 	Mirror       string    // the manifest's own, if it names one; it only tells sections apart
 	Date         time.Time // of the newest index; stands for now in all that is built from here
@@ -249,7 +249,7 @@ func (r *lockReader) bad(format string, a ...any) { r.add(r.n, 1, r.hint(), form
 
 func (r *lockReader) line(f []string) {
 	switch f[0] {
-	case "debian", "alpine":
+	case "debian", "ubuntu", "alpine":
 		r.section(f[0], f[1:])
 		return
 	case "source":

@@ -74,6 +74,9 @@ func (pl *planner) makeBase(vm *constellations.Machine, section *constellations.
 	if vm.Mirror != "" {
 		params = append(params, graph.Param{Name: "mirror", Value: vm.Mirror})
 	}
+	if vm.Distribution == "ubuntu" {
+		params = append(params, graph.Param{Name: "distribution", Value: vm.Distribution})
+	}
 	if vm.Bootstrap == "debootstrap" {
 		params = append(params, pl.tools("debootstrap")...)
 	}

@@ -10,9 +10,6 @@ func Needs(machines []*constellations.Machine) []constellations.Need {
 	var needs []constellations.Need
 	for _, vm := range machines {
 		needs = append(needs, KernelNeeds(vm)...)
-		if vm.Distribution == "ubuntu" {
-			continue
-		}
 		base := constellations.Need{Section: vm.Section(), Machine: vm.Name}
 		needs = append(needs, base)
 		if len(vm.Packages) > 0 {

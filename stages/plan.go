@@ -101,9 +101,6 @@ func Plan(p *graph.Plan, m *constellations.Manifest, machines []*constellations.
 
 // machine is the way of one machine through the stages.
 func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
-	if vm.Distribution == "ubuntu" {
-		return nil, fmt.Errorf("distribution %q cannot be built yet: debian and alpine can", vm.Distribution)
-	}
 	section := pl.lock.Section(vm.Section())
 	if section == nil {
 		return nil, fmt.Errorf("the lock has nothing for %s %s (meros lock %s)", vm.Suite, vm.Arch, pl.m.Name)

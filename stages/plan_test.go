@@ -270,7 +270,6 @@ func TestCannotBePlanned(t *testing.T) {
 		change func(root string) error
 		words  []string
 	}{
-		"distribution":   {replace("memory: 512M", "memory: 512M, distribution: ubuntu"), []string{"plan one/a:", "ubuntu"}},
 		"not locked":     {replace("memory: 512M", "memory: 512M, suite: trixie"), []string{"plan one/a:", "trixie", "meros lock one"}},
 		"no kernel file": {replace("memory: 512M", "memory: 512M, kernel: data/disks/bzImage"), []string{"kernel data/disks/bzImage does not exist", "kernel: distro"}},
 		"dangling hook": {func(root string) error {

@@ -37,7 +37,7 @@ type AlpineMirror struct {
 	Keys string // directory with [AlpineKey] and [AlpineRelease]
 
 	key      *rsa.PrivateKey
-	home     string // of gpg
+	release  *ReleaseKey
 	packages []apk
 }
 
@@ -135,22 +135,46 @@ func (m *AlpineMirror) makeKeys(t testing.TB) {
 	if err := os.WriteFile(filepath.Join(m.Keys, AlpineKey), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	m.release = NewReleaseKey(t)
+	b, err := os.ReadFile(m.release.Keyring)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(m.Keys, AlpineRelease), b, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ReleaseKey is a key pair of gpg(1), in a directory of its own.
+type ReleaseKey struct {
+	Keyring string // file, for gpgv(1)
+	home    string
+}
+
+// NewReleaseKey makes a key.
+func NewReleaseKey(t testing.TB) *ReleaseKey {
+	t.Helper()
 	// Short: gpg-agent has a socket in it, unix(7).
-	if m.home, err = os.MkdirTemp("", "mk"); err != nil {
+	home, err := os.MkdirTemp("", "mk")
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		exec.Command("gpgconf", "--homedir", m.home, "--kill", "all").Run()
-		os.RemoveAll(m.home)
+		exec.Command("gpgconf", "--homedir", home, "--kill", "all").Run()
+		os.RemoveAll(home)
 	})
-	m.gpg(t, "--passphrase", "", "--quick-gen-key", "alpine@example.invalid", "ed25519", "sign", "never")
-	m.gpg(t, "--output", filepath.Join(m.Keys, AlpineRelease), "--export")
-	os.Chmod(filepath.Join(m.Keys, AlpineRelease), 0o644)
+	k := &ReleaseKey{filepath.Join(home, AlpineRelease), home}
+	k.Sign(t, "--passphrase", "", "--quick-gen-key", "release@example.invalid", "ed25519", "sign", "never")
+	k.Sign(t, "--output", k.Keyring, "--export")
+	os.Chmod(home, 0o755)
+	os.Chmod(k.Keyring, 0o644)
+	return k
 }
 
-func (m *AlpineMirror) gpg(t testing.TB, args ...string) {
+// Sign runs gpg with the key.
+func (k *ReleaseKey) Sign(t testing.TB, args ...string) {
 	t.Helper()
-	if out, err := exec.Command("gpg", append([]string{"--homedir", m.home, "--batch", "--quiet", "--yes"}, args...)...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("gpg", append([]string{"--homedir", k.home, "--batch", "--quiet", "--yes"}, args...)...).CombinedOutput(); err != nil {
 		t.Fatalf("gpg %q: %v\n%s", args, err, out)
 	}
 }
@@ -163,7 +187,7 @@ func (m *AlpineMirror) RootFS() string {
 // SignRelease signs the mini root file system as it is.
 func (m *AlpineMirror) SignRelease(t testing.TB) {
 	t.Helper()
-	m.gpg(t, "--armor", "--output", m.RootFS()+".asc", "--detach-sign", m.RootFS())
+	m.release.Sign(t, "--armor", "--output", m.RootFS()+".asc", "--detach-sign", m.RootFS())
 }
 
 // APK is a package to make.

@@ -145,6 +145,12 @@ func TestAlpine(t *testing.T) {
 		if want := "init\nm\nwelcome\nhello\nhello\nopenssh-server\n/usr/share/hello\n1\n1\nhello\n"; out != want {
 			t.Errorf("the machine says %q, want %q", out, want)
 		}
+		p.Write(t, "tree/a/b", strings.Repeat("0123456789", 100_000))
+		meros("push", "alp", "m", p.Path("tree"), "/tmp/x")
+		meros("pull", "alp", "m", "/tmp/x/tree", p.Path("back"))
+		if got := readFile(t, p.Path("back/tree/a/b")); got != strings.Repeat("0123456789", 100_000) {
+			t.Errorf("a file came back with %d bytes", len(got))
+		}
 		if o := meros("shutdown", "alp"); !strings.Contains(o.Stderr, "shut down by its power button") {
 			t.Errorf("shutdown said\n%s", o.Stderr)
 		}

@@ -128,7 +128,7 @@ t=$(mktemp -d ./.meros-XXXXXX)
 trap 'rm -rf -- "$t"' EXIT
 trap 'exit 1' HUP INT TERM PIPE
 ` + bulkIn + `
-cat <&3 | tar -x -p -o -f - -C "$t"
+tar -x -p -o -f - -C "$t" <&3
 test -e "$t/.meros-whole" || { echo "the copy was broken off" >&2; exit 1; }
 rm -- "$t/.meros-whole"
 trap '' HUP INT TERM PIPE

@@ -239,7 +239,7 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 	if err != nil {
 		return err
 	}
-	archives, err := debian.HostArchives("/", s.Suite, s.Mirror)
+	archives, err := debian.Archives(s.Distribution, "/", s.Suite, s.Mirror)
 	if err != nil {
 		return err
 	}
@@ -248,7 +248,11 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 		return err
 	}
 	defer scratch.Close()
-	r, err := debian.OpenResolver(e.ctx, debian.ResolverOptions{Dir: scratch.Dir(), Archives: archives, Suite: s.Suite, Arch: arch})
+	keyring, err := keyringFor(e, m, s, scratch.Dir())
+	if err != nil {
+		return err
+	}
+	r, err := debian.OpenResolver(e.ctx, debian.ResolverOptions{Dir: scratch.Dir(), Archives: archives, Suite: s.Suite, Arch: arch, Ubuntu: s.Distribution == debian.Ubuntu, Keyring: keyring})
 	if err != nil {
 		return err
 	}
@@ -292,6 +296,30 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 		section.Sets = append(section.Sets, constellations.PackageSet{Names: names, Packages: pinned(extra)})
 	}
 	return nil
+}
+
+// keyringFor is the keyring among the keys that the manifest has for a
+// section, where apt's own user can read it, or "".
+func keyringFor(e *env, m *constellations.Manifest, s constellations.Section, dir string) (string, error) {
+	for i := range m.Machines {
+		vm := &m.Machines[i]
+		if vm.Section() != s {
+			continue
+		}
+		files, err := keyFiles(e.root, m, vm)
+		if err != nil {
+			return "", err
+		}
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				return "", err
+			}
+			file := filepath.Join(dir, "keyring.gpg")
+			return file, os.WriteFile(file, b, 0o644)
+		}
+	}
+	return "", nil
 }
 
 // aptScratch is a directory where apt's own user can work, whatever the mode of
@@ -370,10 +398,10 @@ func (ms *mirrors) urls(section *constellations.SectionLock, p constellations.Pa
 	if section.Distribution == "alpine" {
 		return []string{alpineMirror(section.Mirror) + "/" + p.Filename}
 	}
-	key := section.Suite + " " + section.Mirror
+	key := section.Distribution + " " + section.Suite + " " + section.Mirror
 	archives, ok := ms.archives[key]
 	if !ok {
-		archives, _ = debian.HostArchives("/", section.Suite, section.Mirror) // without any, the fetch says so
+		archives, _ = debian.Archives(section.Distribution, "/", section.Suite, section.Mirror) // without any, the fetch says so
 		ms.archives[key] = archives
 	}
 	var urls []string
@@ -382,7 +410,7 @@ func (ms *mirrors) urls(section *constellations.SectionLock, p constellations.Pa
 			urls = append(urls, strings.TrimRight(a.URL, "/")+"/"+p.Filename)
 		}
 	}
-	if ms.snapshot != "" {
+	if ms.snapshot != "" && section.Distribution == "debian" {
 		name := map[string]string{"security": "debian-security"}[p.Archive]
 		if name == "" {
 			name = "debian"

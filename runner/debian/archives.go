@@ -23,15 +23,44 @@ const (
 // maxSources bounds a file of the host's apt configuration, bytes.
 const maxSources = 1 << 20
 
+// Ubuntu is the distribution that is built as Debian is. Its archives are
+// these where no mirror is named.
+const (
+	Ubuntu         = "ubuntu"
+	ubuntuArchive  = "http://archive.ubuntu.com/ubuntu"
+	ubuntuSecurity = "http://security.ubuntu.com/ubuntu"
+)
+
+// Archives are the archives of a distribution to take suite from: of Debian,
+// [HostArchives]; of Ubuntu its own, whatever the host has. A mirror, if given,
+// is the only archive, with only suite.
+func Archives(distribution, root, suite, mirror string) ([]Archive, error) {
+	if distribution != Ubuntu {
+		return HostArchives(root, suite, mirror)
+	}
+	if !validSuite(suite) {
+		return nil, fmt.Errorf("%q is not the name of a suite", suite)
+	}
+	if mirror != "" {
+		a := Archive{Name: Ubuntu, URL: strings.TrimRight(mirror, "/"), Suites: []string{suite}, Components: []string{"main"}}
+		return []Archive{a}, a.check()
+	}
+	parts := []string{"main", "universe"}
+	return []Archive{
+		{Name: Ubuntu, URL: ubuntuArchive, Suites: []string{suite, suite + "-updates"}, Components: parts},
+		{Name: "security", URL: ubuntuSecurity, Suites: []string{suite + "-security"}, Components: parts},
+	}, nil
+}
+
 // SourcesList is a file for a system of the suite, sources.list(5), that names
 // mirror ("" is the default one) and nothing of this host.
-func SourcesList(suite, mirror string) (string, error) {
+func SourcesList(distribution, suite, mirror string) (string, error) {
 	none, err := os.MkdirTemp("", "meros-sources-")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(none)
-	archives, err := HostArchives(none, suite, mirror)
+	archives, err := Archives(distribution, none, suite, mirror)
 	if err != nil {
 		return "", err
 	}

@@ -94,6 +94,9 @@ func (r *Resolver) Kernel(ctx context.Context) ([]Package, error) {
 	if !ok {
 		name = "linux-image-" + r.opts.Arch
 	}
+	if r.opts.Ubuntu {
+		name = "linux-image-virtual"
+	}
 	for range 4 { // linux-image-arch, -version-arch, and in some suites one between
 		if kernelImage.MatchString(name) {
 			return r.download(ctx, name)

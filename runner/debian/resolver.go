@@ -20,16 +20,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// defaultKeyring is where Debian's package debian-archive-keyring has it.
-const defaultKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+// keyrings are where packages of Debian have the keys of a distribution.
+var keyrings = map[string]struct{ file, pkg string }{
+	"":     {"/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"},
+	Ubuntu: {"/usr/share/keyrings/ubuntu-archive-keyring.gpg", "ubuntu-archive-keyring"},
+}
 
 // ResolverOptions say which archives are asked.
 type ResolverOptions struct {
 	Dir      string // all of apt's files are below it; it is made if missing
 	Archives []Archive
 	Suite    string
+	Ubuntu   bool      // the archives are those of Ubuntu
 	Arch     string    // as dpkg names it
-	Keyring  string    // whose keys may sign; empty: Debian's, as installed on the host
+	Keyring  string    // whose keys may sign; empty: the distribution's, as installed on the host
 	Log      io.Writer // what apt says; may be nil
 }
 
@@ -50,11 +54,15 @@ func OpenResolver(ctx context.Context, o ResolverOptions) (*Resolver, error) {
 	if o.Log == nil {
 		o.Log = io.Discard
 	}
+	keys := keyrings[""]
+	if o.Ubuntu {
+		keys = keyrings[Ubuntu]
+	}
 	if o.Keyring == "" {
-		o.Keyring = defaultKeyring
+		o.Keyring = keys.file
 	}
 	if _, err := os.Stat(o.Keyring); err != nil {
-		return nil, fmt.Errorf("the keys of Debian's archive: %w (apt install debian-archive-keyring)", err)
+		return nil, fmt.Errorf("the keys of the archive: %w (apt install %s; or a keyring among the manifest's \"keys\")", err, keys.pkg)
 	}
 	if !validArch(o.Arch) || !validSuite(o.Suite) || len(o.Archives) == 0 || strings.ContainsAny(o.Keyring, " \t\n,") {
 		return nil, fmt.Errorf("resolver: bad architecture %q, suite %q or keyring %q, or no archive", o.Arch, o.Suite, o.Keyring)
