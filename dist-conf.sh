@@ -37,6 +37,9 @@ ip                iproute2           iproute2
 waypipe           waypipe            waypipe
 sway              sway               sway
 grim              grim               grim
+zstd              zstd               zstd
+mksquashfs        squashfs-tools     squashfs-tools
+mkfs.erofs        erofs-utils        erofs-utils
 "
 fi
 # The race detector needs cgo.

@@ -43,8 +43,9 @@ type Options struct {
 type Machine struct {
 	*constellations.Machine
 	Constellation string
-	Base          *graph.Node // image that Image is a difference to
-	Used          bool        // Base is somebody else's image, with the output "layout"
+	Base          *graph.Node   // image that Image is a difference to
+	Layers        []*graph.Node // of its root file system, the lowest first
+	Used          bool          // Base is somebody else's image, with the output "layout"
 	Image         *graph.Node
 	Disk          *graph.Node // the self-contained image in data/disks
 	DiskPath      string
@@ -119,6 +120,7 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	pm.Layers = append(append([]*graph.Node(nil), lower...), upper...)
 	pm.Image = pl.packDelta(pm, section, lower, upper)
 	pm.DiskPath = filepath.Join(pl.Root, "data", "disks", pl.m.Name+"-"+vm.Name+".qcow2")
 	pm.Disk = pl.disk(vm, pm)

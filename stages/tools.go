@@ -34,12 +34,13 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.M
 	}
 	ids := make(map[string]string)
 	for n := range names {
-		ids[n] = toolIdentity(n, memo)
+		ids[n] = ToolIdentity(n, memo)
 	}
 	return ids
 }
 
-func toolIdentity(name string, memo *graph.Memo) string {
+// ToolIdentity is the identity of one host program.
+func ToolIdentity(name string, memo *graph.Memo) string {
 	files, err := runner.ProgramFiles(name)
 	if err != nil {
 		return "missing"

@@ -100,6 +100,7 @@ type cli struct {
 
 	KernelBuild kernelBuildCmd `cmd:"" help:"Build a Linux kernel."`
 	Build       buildCmd       `cmd:"" help:"Build the images of a constellation."`
+	Export      exportCmd      `cmd:"" help:"Put a machine into a file: a disk image, an archive or an image of a container."`
 	Init        initCmd        `cmd:"" aliases:"up" help:"Boot a constellation, building what is missing, and wait until ssh answers."`
 	Connect     connectCmd     `cmd:"" help:"Open a shell on a machine, or run a command there."`
 	Run         runCmd         `cmd:"" help:"Run a program of a machine, its windows shown here."`

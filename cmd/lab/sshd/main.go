@@ -27,12 +27,11 @@ func main() {
 		}
 		return
 	}
-	if err := serve(); err != nil {
-		fmt.Fprintln(os.Stderr, "sshd:", err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "sshd:", serve())
+	os.Exit(1)
 }
 
+// serve never returns without a reason.
 func serve() error {
 	private, err := os.ReadFile("/etc/ssh/ssh_host_ed25519_key")
 	if err != nil {

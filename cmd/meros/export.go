@@ -1,0 +1,82 @@
+package main
+
+import (
+	"path/filepath"
+
+	"meros/constellations"
+	"meros/graph"
+	"meros/stages"
+)
+
+type exportCmd struct {
+	Constellation string `arg:"" help:"Name of the constellation."`
+	Machine       string `arg:"" help:"Name of the machine."`
+	Format        string `enum:"qcow2,raw,tar,oci,squashfs,erofs" default:"qcow2" help:"What to make: ${enum}."`
+	Compress      string `enum:",zstd" default:"" placeholder:"zstd" help:"zstd, or nothing."`
+	Output        string `short:"o" type:"path" placeholder:"FILE" help:"Where it is put (default: CONSTELLATION-MACHINE and the format's ending, here)."`
+	Locked        bool   `help:"Fail instead of changing meros.lock."`
+}
+
+func (c *exportCmd) args() []string {
+	a := []string{"export", c.Constellation, c.Machine, "--format=" + c.Format, "--output=" + c.Output}
+	if c.Compress != "" {
+		a = append(a, "--compress="+c.Compress)
+	}
+	if c.Locked {
+		a = append(a, "--locked")
+	}
+	return a
+}
+
+// Run implements the verb: it builds the machine and puts it into a file.
+func (c *exportCmd) Run(e *env) error {
+	m, machines, err := (&buildCmd{Constellation: c.Constellation, Machine: []string{c.Machine}}).load(e)
+	if err != nil {
+		return err
+	}
+	if c.Output == "" {
+		ending := stages.ExportFormats[c.Format]
+		if c.Compress != "" && (c.Format == "raw" || c.Format == "tar") {
+			ending += ".zst"
+		}
+		if c.Output, err = filepath.Abs(c.Constellation + "-" + c.Machine + ending); err != nil {
+			return err
+		}
+	}
+	if done, err := e.inNamespace(c.args()...); done {
+		return err
+	}
+	if err := c.export(e, m, machines); err != nil {
+		return err
+	}
+	e.ui.say("%s", c.Output)
+	return nil
+}
+
+func (c *exportCmd) export(e *env, m *constellations.Manifest, machines []*constellations.Machine) error {
+	w, err := openWorkplace(e)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	lock, err := ensureLock(e, m, stages.Needs(machines), c.Locked)
+	if err != nil {
+		return err
+	}
+	o, err := w.options(e, m, machines, false)
+	if err != nil {
+		return err
+	}
+	o.RootfsOnly = true
+	for _, t := range []string{"qemu-img", "mksquashfs", "mkfs.erofs"} {
+		o.Tools[t] = stages.ToolIdentity(t, w.memo)
+	}
+	plan := new(graph.Plan)
+	planned, err := stages.Plan(plan, m, machines, lock, o)
+	if err != nil {
+		return err
+	}
+	target := stages.Export(plan, planned[0], o, c.Format, c.Compress, c.Output)
+	_, err = w.execute(e, plan, []*graph.Node{target}, execution{name: filepath.Base(c.Output)})
+	return err
+}
