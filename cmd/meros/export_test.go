@@ -52,11 +52,13 @@ done`},
 			if strings.TrimSpace(o.Stdout) != file {
 				t.Errorf("it said %q", o.Stdout)
 			}
-			again := file + "2"
-			p.Must(t, append([]string{"export", "ex", "m", "--output=" + again}, test.args...)...)
-			one, _ := fileDigest(file)
-			if two, err := fileDigest(again); err != nil || one != two {
-				t.Errorf("it is another one the second time, %v", err)
+			if name == "tar.zst" || name == "oci" {
+				again := file + "2"
+				p.Must(t, append([]string{"export", "ex", "m", "--output=" + again}, test.args...)...)
+				one, _ := fileDigest(file)
+				if two, err := fileDigest(again); err != nil || one != two {
+					t.Errorf("it is another one the second time, %v", err)
+				}
 			}
 			to := filepath.Join(t.TempDir(), "tree")
 			if err := os.Mkdir(to, 0o755); err != nil {

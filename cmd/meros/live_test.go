@@ -148,7 +148,7 @@ meros shutdown live m --wait=0`)
 
 // However often a constellation comes and goes, nothing of it stays.
 func TestRounds(t *testing.T) {
-	rounds := 3
+	rounds := 2
 	if n, err := strconv.Atoi(os.Getenv(roundsEnv)); err == nil {
 		rounds = n
 	}

@@ -254,7 +254,11 @@ func (a *alpineLock) rootFS() error {
 	if err := gpgv(a.e.ctx, file, "none", signature, keyring); err != nil {
 		return fmt.Errorf("%s: %w", a.url(r.File), err)
 	}
-	a.tree = filepath.Join(a.dir, "tree")
+	private := filepath.Join(a.dir, "private") // it has programs that run as their owner
+	if err := os.Mkdir(private, 0o700); err != nil {
+		return err
+	}
+	a.tree = filepath.Join(private, "tree")
 	if err := unpackRootFS(a.e.ctx, file, a.tree, a.dir); err != nil {
 		return fmt.Errorf("%s: %w", a.url(r.File), err)
 	}

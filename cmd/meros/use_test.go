@@ -244,7 +244,7 @@ truncate -s 64M empty.raw
 mke2fs -q -t ext4 data.raw 64M
 qemu-img create -q -f qcow2 -b /etc/shadow -F raw backed.qcow2 64M
 qemu-img create -q -f qcow2 -o data_file="$DIR/outside.raw",data_file_raw=on datafile.qcow2 64M
-qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=luks,encrypt.key-secret=s encrypted.qcow2 64M
+qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=aes,encrypt.key-secret=s encrypted.qcow2 64M
 truncate -s 64M lvm.raw; printf 'label: gpt\n,,E6D6D379-F507-44C2-A23C-238F2A3DF928\n' | sfdisk -q lvm.raw
 truncate -s 64M luks.raw; printf 'LUKS\272\276' | dd of=luks.raw conv=notrunc status=none
 qemu-img convert -O qcow2 data.raw damaged.qcow2; dd if=/dev/urandom of=damaged.qcow2 bs=64k seek=1 count=2 conv=notrunc status=none`

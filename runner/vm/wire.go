@@ -16,7 +16,7 @@ import (
 
 // wireVersion changes with what the two sides say to each other: a supervisor
 // lives on when meros is replaced.
-const wireVersion = 1
+const wireVersion = 2
 
 // request is what a client asks of a supervisor, one for each connection.
 type request struct {
