@@ -118,6 +118,73 @@ func makeBridge(t *testing.T, name string) string {
 	return name
 }
 
+func up(t *testing.T, name string) { setLink(t, name, netlink.LinkSetUp) }
+
+func down(t *testing.T, name string) { setLink(t, name, netlink.LinkSetDown) }
+
+func setLink(t *testing.T, name string, set func(netlink.Link) error) {
+	t.Helper()
+	l, err := netlink.LinkByName(name)
+	if err == nil {
+		err = set(l)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An address that nobody answered for a moment ago is asked for anew.
+func TestStaleNeighbour(t *testing.T) {
+	if !freshNamespace(t) {
+		return
+	}
+	b := Bridge{Name: makeBridge(t, "lan"), Address: prefix("10.91.0.1/24")}
+	l, err := netlink.LinkByName("lan")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := netlink.ParseAddr(b.Address.String())
+	if err == nil {
+		err = netlink.AddrAdd(l, a)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := netip.MustParseAddrPort("10.91.0.254:22")
+	for range 3 {
+		c, err := net.Dial("udp", to.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The bridge has no carrier without a link: one that is nobody's.
+		e, err := plugEndpoint("probe", b, netip.MustParseAddr("10.91.0.9"))
+		if err == nil {
+			err = e.settle(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		it, err := plugEndpoint("probe2", b, to.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		// It cannot be asked yet; a connection of an earlier endpoint tries once more.
+		down(t, it.link)
+		c.Write([]byte("x"))
+		c.Close()
+		up(t, it.link)
+		err = it.settle(t.Context())
+		if err == nil {
+			err = it.serve(func(a netip.AddrPort) error { return dial(t.Context(), a) }, to.Port())
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		it.close()
+		e.close()
+	}
+}
+
 // Who may reach whom, tried with packets, before and after it is applied a
 // second time.
 func TestMatrix(t *testing.T) {

@@ -225,6 +225,7 @@ type endpoint struct {
 	address netip.Addr
 	ns      *os.File
 	link    string
+	bridge  netlink.Link
 }
 
 func plugEndpoint(name string, b Bridge, a netip.Addr) (*endpoint, error) {
@@ -243,15 +244,12 @@ func plugEndpoint(name string, b Bridge, a netip.Addr) (*endpoint, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(e.ns.Fd()))}
-	bridge, err := netlink.LinkByName(b.Name)
-	if err == nil {
-		err = forgetNeighbour(bridge, a)
-	}
+	e.bridge, err = netlink.LinkByName(b.Name)
 	if err == nil {
 		err = netlink.LinkAdd(veth)
 	}
 	if err == nil {
-		err = netlink.LinkSetMaster(veth, bridge)
+		err = netlink.LinkSetMaster(veth, e.bridge)
 	}
 	if err == nil {
 		err = netlink.LinkSetIsolated(veth, b.Policy.Apart)
@@ -269,8 +267,11 @@ func plugEndpoint(name string, b Bridge, a netip.Addr) (*endpoint, error) {
 	return e, nil
 }
 
-// forgetNeighbour removes the hardware address that an earlier endpoint had: the
-// kernel takes no other for a second (locktime, arp(7)).
+// forgetNeighbour removes what the kernel knows of an address: the hardware
+// address that an earlier endpoint had, in whose place it takes no other for a
+// second (locktime, arp(7)); or that nobody answered when a connection of then
+// was tried once more, after which it asks again only a second later
+// (retrans_time).
 func forgetNeighbour(bridge netlink.Link, a netip.Addr) error {
 	known, err := netlink.NeighList(bridge.Attrs().Index, netlink.FAMILY_V4)
 	if err != nil {
@@ -286,8 +287,8 @@ func forgetNeighbour(bridge netlink.Link, a netip.Addr) error {
 	return nil
 }
 
-// settle waits until the bridge forwards what the endpoint sends. The kernel
-// looks at new links once a second (linkwatch).
+// settle waits until the bridge forwards what the endpoint sends, and lets the
+// host ask for it anew. The kernel looks at new links once a second (linkwatch).
 func (e *endpoint) settle(ctx context.Context) error {
 	for {
 		l, err := netlink.LinkByName(e.link)
@@ -295,7 +296,7 @@ func (e *endpoint) settle(ctx context.Context) error {
 			return err
 		}
 		if l.Attrs().OperState == netlink.OperUp {
-			return nil
+			return forgetNeighbour(e.bridge, e.address)
 		}
 		select {
 		case <-ctx.Done():
