@@ -15,6 +15,9 @@ var ExportFormats = map[string]string{
 // exportTools make the formats that meros does not write itself.
 var exportTools = map[string]string{"squashfs": "mksquashfs", "erofs": "mkfs.erofs", "raw": "qemu-img", "qcow2": "qemu-img"}
 
+// ExportTool is the program that makes a format, or "".
+func ExportTool(format string) string { return exportTools[format] }
+
 // Export adds the node that puts a machine into a file: its disk, or the files
 // of its root file system. compress is "zstd" or "".
 func Export(p *graph.Plan, pm *Machine, o Options, format, compress, file string) *graph.Node {
@@ -23,7 +26,7 @@ func Export(p *graph.Plan, pm *Machine, o Options, format, compress, file string
 		Params:  []graph.Param{{Name: "format", Value: format}, {Name: "compress", Value: compress}, {Name: "epoch", Value: pm.Image.Param("epoch")}},
 		Outputs: []string{"file"}, Deliver: file,
 	}
-	if t := exportTools[format]; t != "" {
+	if t := ExportTool(format); t != "" {
 		n.Params = append(n.Params, graph.Param{Name: "tool-" + t, Value: o.Tools[t]})
 	}
 	switch format {

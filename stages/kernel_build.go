@@ -150,12 +150,15 @@ func Copy(p *graph.Plan, from *graph.Node, output, name, file string) *graph.Nod
 	})
 }
 
-// find finds a file or directory that the manifest names: relative to the
-// root directory, as the ancestor had it, or to the constellation.
-func (pl *planner) find(what, name string) (string, error) {
+func (pl *planner) find(what, name string) (string, error) { return Find(pl.Root, pl.m, what, name) }
+
+// Find finds a file or directory that the manifest names: relative to the
+// root directory, as the ancestor had it, or to the constellation. Errors call
+// it what.
+func Find(root string, m *constellations.Manifest, what, name string) (string, error) {
 	tried := []string{name}
 	if !filepath.IsAbs(name) {
-		tried = []string{filepath.Join(pl.Root, name), filepath.Join(pl.m.Dir, name)}
+		tried = []string{filepath.Join(root, name), filepath.Join(m.Dir, name)}
 	}
 	for _, f := range tried {
 		if _, err := os.Stat(f); err == nil {

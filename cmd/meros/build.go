@@ -33,7 +33,8 @@ type buildCmd struct {
 	KeepGoing     bool          `short:"k" help:"After a failure, build what does not depend on it."`
 	Jobs          int           `short:"j" help:"CPU tokens (default: one for each CPU)."`
 
-	quiet bool // say nothing unless something has to be done
+	quiet   bool // say nothing unless something has to be done
+	advised bool // of packages that an image does not get
 }
 
 func (c *buildCmd) args() []string {
@@ -91,7 +92,8 @@ func (c *buildCmd) useImage(e *env, machines []*constellations.Machine) error {
 	if err != nil {
 		return err
 	}
-	if len(machines[0].Packages) > 0 && !e.entered && !filepath.IsAbs(c.Use) {
+	if len(machines[0].Packages) > 0 && !e.entered && !c.advised {
+		c.advised = true
 		e.ui.note("the manifest's packages are not installed into %s: it has its own", c.Use)
 	}
 	c.Use = file // the namespace's process may be elsewhere

@@ -68,7 +68,7 @@ func (c *exportCmd) export(e *env, m *constellations.Manifest, machines []*const
 		return err
 	}
 	o.RootfsOnly = true
-	for _, t := range []string{"qemu-img", "mksquashfs", "mkfs.erofs"} {
+	if t := stages.ExportTool(c.Format); t != "" {
 		o.Tools[t] = stages.ToolIdentity(t, w.memo)
 	}
 	plan := new(graph.Plan)

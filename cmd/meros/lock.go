@@ -259,8 +259,7 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 	section := lock.Section(s)
 	if section != nil && !slices.Equal(section.Indexes, pinnedIndexes(r)) {
 		e.ui.note("the archives have changed since %s: what is not pinned yet no longer fits what is, so all of %s is pinned anew", section.Date.Format(time.DateOnly), s.Suite)
-		lock.Forget([]constellations.Need{{Section: s}})
-		section, needs = nil, slices.DeleteFunc(lock.Unpinned(allNeeds(m)), func(n constellations.Need) bool { return n.Source != nil || n.Section != s })
+		section, needs = nil, forgetSection(m, lock, s)
 	}
 	if section == nil {
 		base, err := r.Base(e.ctx)
@@ -296,6 +295,12 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 		section.Sets = append(section.Sets, constellations.PackageSet{Names: names, Packages: pinned(extra)})
 	}
 	return nil
+}
+
+// forgetSection removes a section and returns what all machines need of it.
+func forgetSection(m *constellations.Manifest, lock *constellations.Lock, s constellations.Section) []constellations.Need {
+	lock.Forget([]constellations.Need{{Section: s}})
+	return slices.DeleteFunc(lock.Unpinned(allNeeds(m)), func(n constellations.Need) bool { return n.Source != nil || n.Section != s })
 }
 
 // keyringFor is the keyring among the keys that the manifest has for a

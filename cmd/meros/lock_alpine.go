@@ -20,6 +20,7 @@ import (
 	"meros/runner"
 	"meros/runner/alpine"
 	"meros/runner/layer"
+	"meros/stages"
 )
 
 // kernelPackage is Alpine's kernel for virtual machines.
@@ -73,8 +74,7 @@ func pinAlpine(e *env, m *constellations.Manifest, lock *constellations.Lock, s 
 	section := lock.Section(s)
 	if section != nil && !slices.Equal(section.Indexes, a.indexes) {
 		e.ui.note("the mirror has changed since %s: all of %s is pinned anew", section.Date.Format(time.DateOnly), s.Suite)
-		lock.Forget([]constellations.Need{{Section: s}})
-		section, needs = nil, slices.DeleteFunc(lock.Unpinned(allNeeds(m)), func(n constellations.Need) bool { return n.Source != nil || n.Section != s })
+		section, needs = nil, forgetSection(m, lock, s)
 	}
 	if section == nil {
 		r := a.release
@@ -209,20 +209,11 @@ func (a *alpineLock) readKeys(s constellations.Section) error {
 func keyFiles(root string, m *constellations.Manifest, vm *constellations.Machine) ([]string, error) {
 	var files []string
 	for _, k := range vm.Keys {
-		found := ""
-		for _, dir := range []string{root, m.Dir} {
-			file := k
-			if !filepath.IsAbs(k) {
-				file = filepath.Join(dir, k)
-			}
-			if fi, err := os.Stat(file); err == nil && fi.Mode().IsRegular() {
-				found = file
-			}
+		file, err := stages.Find(root, m, "key", k)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("%s/%s: %w", m.Name, vm.Name, err)}
 		}
-		if found == "" {
-			return nil, usageError{fmt.Errorf("%s/%s: key %s: there is no such file in %s or %s", m.Name, vm.Name, k, root, m.Dir)}
-		}
-		files = append(files, found)
+		files = append(files, file)
 	}
 	return files, nil
 }
@@ -231,12 +222,13 @@ func keyFiles(root string, m *constellations.Manifest, vm *constellations.Machin
 // it.
 func (a *alpineLock) rootFS() error {
 	r := a.release
-	file, sum, err := a.keep(r.File, maxRootFS)
+	d, err := keepDownload(a.e, &a.servers, a.url(r.File), maxRootFS)
 	if err != nil {
 		return err
 	}
-	if sum != r.SHA256 {
-		return fmt.Errorf("%s has the digest sha256:%s, and latest-releases.yaml says sha256:%s (the mirror may be in the middle of an update)", a.url(r.File), sum, r.SHA256)
+	defer d.close()
+	if d.sum != r.SHA256 {
+		return fmt.Errorf("%s has the digest sha256:%s, and latest-releases.yaml says sha256:%s (the mirror may be in the middle of an update)", a.url(r.File), d.sum, r.SHA256)
 	}
 	signature, err := a.get(r.File+".asc", maxReleases)
 	if err != nil {
@@ -251,7 +243,7 @@ func (a *alpineLock) rootFS() error {
 			keyring = f
 		}
 	}
-	if err := gpgv(a.e.ctx, file, "none", signature, keyring); err != nil {
+	if err := gpgv(a.e.ctx, d.file, "none", signature, keyring); err != nil {
 		return fmt.Errorf("%s: %w", a.url(r.File), err)
 	}
 	private := filepath.Join(a.dir, "private") // it has programs that run as their owner
@@ -259,10 +251,10 @@ func (a *alpineLock) rootFS() error {
 		return err
 	}
 	a.tree = filepath.Join(private, "tree")
-	if err := unpackRootFS(a.e.ctx, file, a.tree, a.dir); err != nil {
+	if err := unpackRootFS(a.e.ctx, d.file, a.tree, a.dir); err != nil {
 		return fmt.Errorf("%s: %w", a.url(r.File), err)
 	}
-	return nil
+	return d.keep()
 }
 
 // unpackRootFS unpacks a mini root file system into the new directory tree.
@@ -281,28 +273,6 @@ func unpackRootFS(ctx context.Context, file, tree, work string) error {
 		return err
 	}
 	return layer.Unpack(ctx, out.Name(), tree)
-}
-
-// keep downloads a file to where the build's fetch finds it, and returns its
-// digest.
-func (a *alpineLock) keep(file string, limit int64) (kept, sum string, err error) {
-	dir := filepath.Join(a.e.root, "data", "cache", "partial")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", "", err
-	}
-	f, err := os.CreateTemp(dir, ".alpine-*")
-	if err != nil {
-		return "", "", err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	h := sha256.New()
-	if _, err := download(a.e.ctx, &a.servers, a.url(file), io.MultiWriter(f, h), limit); err != nil {
-		return "", "", err
-	}
-	sum = hex.EncodeToString(h.Sum(nil))
-	kept = filepath.Join(dir, sum)
-	return kept, sum, os.Rename(f.Name(), kept)
 }
 
 // treeKeys reads the keys that the release trusts.
@@ -395,19 +365,19 @@ func (a *alpineLock) solve(names []string) ([]constellations.Package, error) {
 // speaks of, and pins all of it.
 func (a *alpineLock) pin(p pinnable) (constellations.Package, error) {
 	file := path.Join(a.release.Branch, p.repository, a.arch, p.File())
-	kept, sum, err := a.keep(file, maxPackage)
+	d, err := keepDownload(a.e, &a.servers, a.url(file), maxPackage)
 	if err != nil {
 		return constellations.Package{}, err
 	}
-	b, err := os.ReadFile(kept)
+	defer d.close()
+	b, err := os.ReadFile(d.file)
 	if err == nil {
 		err = p.CheckPackage(b)
 	}
 	if err != nil {
-		os.Remove(kept)
 		return constellations.Package{}, fmt.Errorf("%s: %w (the mirror may be in the middle of an update)", a.url(file), err)
 	}
-	return constellations.Package{Name: p.Name, Version: p.Version, Arch: a.arch, Archive: p.repository, Filename: file, Size: p.Size, SHA256: sum}, nil
+	return constellations.Package{Name: p.Name, Version: p.Version, Arch: a.arch, Archive: p.repository, Filename: file, Size: p.Size, SHA256: d.sum}, d.keep()
 }
 
 // newest pins the package of that name alone.

@@ -113,35 +113,57 @@ const maxTarball = 4 << 30
 // where the build finds it. A digest in the manifest must be the one; a key in
 // the manifest must have signed it.
 func pinTarball(e *env, s *constellations.Source, keyring string) error {
-	dir := filepath.Join(e.root, "data", "cache", "partial")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, ".source-*")
+	servers := new(servers)
+	d, err := keepDownload(e, servers, s.URL, maxTarball)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	h := sha256.New()
-	servers := new(servers)
-	if s.Size, err = download(e.ctx, servers, s.URL, io.MultiWriter(f, h), maxTarball); err != nil {
-		return err
+	defer d.close()
+	if s.SHA256 != "" && s.SHA256 != d.sum {
+		return fmt.Errorf("%s has the digest sha256:%s, but the manifest says sha256:%s (if that is of another version: change it with the URL)", s.URL, d.sum, s.SHA256)
 	}
-	sum := hex.EncodeToString(h.Sum(nil))
-	if s.SHA256 != "" && s.SHA256 != sum {
-		return fmt.Errorf("%s has the digest sha256:%s, but the manifest says sha256:%s (if that is of another version: change it with the URL)", s.URL, sum, s.SHA256)
-	}
-	s.SHA256 = sum
+	s.Size, s.SHA256 = d.size, d.sum
 	if keyring != "" {
-		if err := verifySignature(e.ctx, servers, s.URL, f.Name(), keyring); err != nil {
+		if err := verifySignature(e.ctx, servers, s.URL, d.file, keyring); err != nil {
 			return err
 		}
 		e.ui.note("its signature is good")
 	}
-	// The fetch of the build takes it from here.
-	return os.Rename(f.Name(), filepath.Join(dir, sum))
+	return d.keep()
 }
+
+// kept is a download whose digest was not known beforehand.
+type kept struct {
+	file string // where it is until it is kept
+	sum  string // SHA-256, in hexadecimal
+	size int64  // bytes
+}
+
+// keepDownload downloads a file beside those that fetches go on from.
+func keepDownload(e *env, servers *servers, from string, limit int64) (*kept, error) {
+	dir := filepath.Join(e.root, "data", "cache", "partial")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(dir, ".source-*")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := download(e.ctx, servers, from, io.MultiWriter(f, h), limit)
+	if err != nil {
+		os.Remove(f.Name())
+		return nil, err
+	}
+	return &kept{f.Name(), hex.EncodeToString(h.Sum(nil)), n}, nil
+}
+
+// keep gives the file the name by which the build's fetch takes it.
+func (k *kept) keep() error { return os.Rename(k.file, filepath.Join(filepath.Dir(k.file), k.sum)) }
+
+// close removes the file if it was not kept.
+func (k *kept) close() { os.Remove(k.file) }
 
 // download writes what is at a URL to w and returns its size, bytes.
 func download(ctx context.Context, servers *servers, from string, w io.Writer, limit int64) (int64, error) {

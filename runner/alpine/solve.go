@@ -123,11 +123,15 @@ func Install(ctx context.Context, run Run, root, work string, apks, names []stri
 	for i, a := range apks {
 		// The file's own name is not known here: apk finds packages by their
 		// index, which is made of what is in them.
-		name, err := fileOf(a)
+		b, err := os.ReadFile(a)
+		if err != nil {
+			return err
+		}
+		name, err := fileOf(b)
 		if err != nil {
 			return fmt.Errorf("package %d: %w", i+1, err)
 		}
-		if err := copyFile(filepath.Join(sub, name), a); err != nil {
+		if err := os.WriteFile(filepath.Join(sub, name), b, 0o644); err != nil {
 			return err
 		}
 		inside = append(inside, path.Join(repositoryDir, word, name))
@@ -154,12 +158,8 @@ func Install(ctx context.Context, run Run, root, work string, apks, names []stri
 }
 
 // fileOf is the name that a package's file has in a repository.
-func fileOf(file string) (string, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	control, _, err := segments(b)
+func fileOf(file []byte) (string, error) {
+	control, _, err := segments(file)
 	if err != nil {
 		return "", err
 	}
@@ -172,18 +172,4 @@ func fileOf(file string) (string, error) {
 		return "", errors.New("its name or version is damaged")
 	}
 	return p.File(), nil
-}
-
-func copyFile(to, from string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
 }

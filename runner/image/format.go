@@ -28,6 +28,13 @@ var formatted = time.Unix(1, 0)
 // others have 16 or more.
 var maxLabel = map[string]int{"xfs": 12, "vfat": 11}
 
+// extFeatures are those of each kind of ext, as [features] are of every root.
+var extFeatures = map[string]string{
+	"ext2": "none,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file",
+	"ext3": "none,has_journal,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file",
+	"ext4": features,
+}
+
 // Format writes a qcow2 image of a disk that holds an empty file system,
 // without a partition table, to out.
 func Format(ctx context.Context, out *os.File, o FormatOptions) error {
@@ -72,17 +79,8 @@ func (o FormatOptions) argv(raw string) (argv, env []string, err error) {
 		// An empty configuration: the host's /etc/mke2fs.conf would decide otherwise.
 		conf := filepath.Join(o.Work, "mke2fs.conf")
 		err := os.WriteFile(conf, []byte("[defaults]\n"), 0o644)
-		on := strings.TrimPrefix(features, "none,has_journal,")
-		if o.Kind != "ext2" {
-			on = "has_journal," + on
-		}
-		if o.Kind != "ext4" {
-			on = "none," + strings.NewReplacer(",extent,64bit,flex_bg", "", ",huge_file,dir_nlink,extra_isize,metadata_csum", "").Replace(on)
-		} else {
-			on = "none," + on
-		}
 		return []string{
-			"mke2fs", "-q", "-F", "-t", o.Kind, "-O", on, "-b", strconv.Itoa(blockSize), "-I", strconv.Itoa(inodeSize), "-m", "0", "-L", label, "-U", o.UUID,
+			"mke2fs", "-q", "-F", "-t", o.Kind, "-O", extFeatures[o.Kind], "-b", strconv.Itoa(blockSize), "-I", strconv.Itoa(inodeSize), "-m", "0", "-L", label, "-U", o.UUID,
 			"-E", "hash_seed=" + o.UUID + ",root_owner=0:0,lazy_itable_init=1,lazy_journal_init=0,nodiscard", raw,
 		}, []string{"MKE2FS_CONFIG=" + conf}, err
 	case "btrfs":
