@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +34,17 @@ func Run(ctx context.Context, s Spec, stdio Stdio) error {
 	if err := s.resolve(); err != nil {
 		return err
 	}
-	config, err := json.Marshal(s)
+	wire := struct {
+		Spec
+		Emulator string `json:"emulator,omitempty"`
+	}{Spec: s}
+	if s.Foreign != "" {
+		var err error
+		if wire.Emulator, err = Emulator(s.Foreign); err != nil {
+			return err
+		}
+	}
+	config, err := json.Marshal(wire)
 	if err != nil {
 		return err
 	}
@@ -97,6 +109,13 @@ func start(ctx context.Context, s Spec, config []byte, stdio Stdio) (st Status, 
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.Stdin, stdio.Stdout, stdio.Stderr
 	cmd.ExtraFiles = []*os.File{configR, statusW}
 	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: s.namespaces(), Pdeathsig: unix.SIGKILL}
+	if s.Foreign != "" && initialUserNamespace() {
+		// What runs foreign programs is a matter of the user namespace, and the
+		// host's own is not ours to change. The ids stay the same.
+		all := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: math.MaxUint32}}
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings, cmd.SysProcAttr.GidMappingsEnableSetgroups = all, all, true
+	}
 	// A daemon that kept the output open cannot outlive its pid namespace, so
 	// the pipes do end; this is for what the host's own descriptors hold.
 	cmd.WaitDelay = 10 * time.Second
@@ -130,6 +149,13 @@ func start(ctx context.Context, s Spec, config []byte, stdio Stdio) (st Status, 
 		err = errors.New("it ended without a word")
 	}
 	return st, err
+}
+
+// initialUserNamespace tells whether this process is in that of the host,
+// whose number is fixed: include/linux/proc_ns.h.
+func initialUserNamespace() bool {
+	to, err := os.Readlink("/proc/self/ns/user")
+	return err == nil && to == "user:[4026531837]"
 }
 
 // namespaces are the clone(2) flags for s. A user namespace is not among

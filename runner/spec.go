@@ -51,6 +51,10 @@ type Spec struct {
 	Network  Network `json:"network,omitempty"`
 	Hostname string  `json:"hostname,omitempty"`
 
+	// Foreign is the architecture of the programs in Root, as QEMU names it,
+	// if it is not the host's: they are run by qemu-user.
+	Foreign string `json:"foreign,omitempty"`
+
 	// Trusted leaves the process the capabilities it needs to make mounts
 	// and sandboxes of its own. Foreign code must never be Trusted.
 	Trusted bool `json:"trusted,omitempty"`

@@ -50,14 +50,25 @@ type apk struct {
 
 const alpineVersion = "3.20.3"
 
+// AlpineRootFS is the file of the real mini root file system.
+func AlpineRootFS(t testing.TB, arch string) string {
+	t.Helper()
+	file := filepath.Join(moduleDir(t), "..", "shared", "alpine", "alpine-minirootfs-"+alpineVersion+"-"+arch+".tar.gz")
+	if _, err := os.Stat(file); err != nil {
+		Skip(t, "there is no root file system of Alpine: %v", err)
+	}
+	return file
+}
+
 // NewAlpineMirror makes a mirror for an architecture, with an empty repository.
 func NewAlpineMirror(t testing.TB, arch string) *AlpineMirror {
 	t.Helper()
 	Need(t, "gpg", "gpgv")
-	name := "alpine-minirootfs-" + alpineVersion + "-" + arch + ".tar.gz"
-	rootfs, err := os.ReadFile(filepath.Join(moduleDir(t), "..", "shared", "alpine", name))
+	file := AlpineRootFS(t, arch)
+	name := filepath.Base(file)
+	rootfs, err := os.ReadFile(file)
 	if err != nil {
-		Skip(t, "no mirror of Alpine can be made: %v", err)
+		t.Fatal(err)
 	}
 	m := &AlpineMirror{Dir: t.TempDir(), Arch: arch, Keys: t.TempDir()}
 	for _, d := range []string{m.Dir, m.Keys} {

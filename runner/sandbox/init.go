@@ -36,6 +36,8 @@ type Config struct {
 	Network  string        `json:"network"`
 	Hostname string        `json:"hostname"`
 	Trusted  bool          `json:"trusted"`
+	Foreign  string        `json:"foreign"`
+	Emulator string        `json:"emulator"`   // file of the host that runs programs of Foreign
 	Timeout  time.Duration `json:"timeout_ns"` // kept by the starting program
 }
 
@@ -99,6 +101,11 @@ func run() (status, error) {
 		// When memory runs out, foreign code is the first to die, proc(5).
 		if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
 			return status{}, fmt.Errorf("be the first to die: %w", err)
+		}
+	}
+	if c.Foreign != "" {
+		if err := emulate(c.Foreign, c.Emulator); err != nil {
+			return status{}, fmt.Errorf("run programs of %s: %w", c.Foreign, err)
 		}
 	}
 	if err := c.makeRoot(); err != nil {
