@@ -26,6 +26,8 @@ fuse2fs           fuse2fs            fuse2fs
 if [ "${CI:-}" = true ] || [ "${1:-} ${2:-}" = 'go test' ]; then
 	needs="$needs
 mmdebstrap        mmdebstrap         mmdebstrap
+qemu-aarch64-static qemu-user-static qemu-aarch64
+qemu-system-aarch64 qemu-system-arm  qemu-system-aarch64
 cpio              cpio               cpio
 dpkg-deb          dpkg               dpkg
 gpg               gnupg              gnupg

@@ -195,7 +195,11 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 	var qemuArgs, extraArgs []string
 	fields := l.buildFields(&vm)
 	for k, f := range map[string]func(ast.Node){
-		"arch":          func(n ast.Node) { vm.Arch = l.word(n, "arch", arches...) },
+		"arch": func(n ast.Node) {
+			if vm.Arch = l.word(n, "arch", arches...); vm.Arch == "armhf" {
+				vm.Arch = "arm" // Debian's name of what QEMU calls so
+			}
+		},
 		"base":          func(n ast.Node) { vm.Base = l.text(n) },
 		"setup":         func(n ast.Node) { vm.Setup = l.word(n, "setup", "openrc", "busybox") },
 		"distribution":  func(n ast.Node) { vm.Distribution = l.word(n, "distribution", distributions...) },

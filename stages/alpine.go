@@ -55,6 +55,7 @@ func (pl *planner) alpineBase(vm *constellations.Machine, section *constellation
 		Inputs:  trees("lower", lower),
 		Outputs: []string{"layer", "accounts"},
 	}
+	apk.Params = append(apk.Params, pl.foreign(vm)...)
 	for _, p := range set.Packages {
 		apk.Inputs = append(apk.Inputs, graph.Input{Name: "apk", Node: pl.fetch(section, p), Output: "file"})
 	}

@@ -80,6 +80,7 @@ func (pl *planner) makeBase(vm *constellations.Machine, section *constellations.
 	if vm.Bootstrap == "debootstrap" {
 		params = append(params, pl.tools("debootstrap")...)
 	}
+	params = append(params, pl.foreign(vm)...)
 	bootstrap := pl.plan.Add(&graph.Node{
 		Stage: "bootstrap", Revision: bootstrapRevision, Name: baseName(vm) + " bootstrap",
 		Params: params, Inputs: pl.fetchAll(section, section.Base), Outputs: []string{"layer", "accounts"},
@@ -98,7 +99,7 @@ func (pl *planner) makeBase(vm *constellations.Machine, section *constellations.
 	}
 	packages := pl.plan.Add(&graph.Node{
 		Stage: "packages", Revision: packagesRevision, Name: fmt.Sprintf("%s packages (%d)", baseName(vm), len(set.Packages)),
-		Params: []graph.Param{epoch(section), {Name: "names", Value: strings.Join(set.Names, " ")}}, Inputs: append(trees("lower", lower), pl.fetchAll(section, set.Packages)...),
+		Params: append([]graph.Param{epoch(section), {Name: "names", Value: strings.Join(set.Names, " ")}}, pl.foreign(vm)...), Inputs: append(trees("lower", lower), pl.fetchAll(section, set.Packages)...),
 		Outputs: []string{"layer", "accounts"}, Needs: graph.Needs{CPU: 1, Memory: bootstrapMemory},
 	})
 	return append(lower, packages), nil

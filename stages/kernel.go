@@ -1,8 +1,12 @@
 package stages
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,14 +61,18 @@ func (pl *planner) kernel(pm *Machine, section *constellations.SectionLock) erro
 	default:
 		pm.Kernel = pm.Built.Compile
 	}
-	self, err := pl.file("init", pl.Self)
+	program, err := pl.program(pm.Arch)
+	if err != nil {
+		return err
+	}
+	self, err := pl.file("init", program)
 	if err != nil {
 		return err
 	}
 	initrd.Locals = []graph.Local{*self}
-	libraries, err := runner.Libraries(pl.Self)
+	libraries, err := runner.Libraries(program)
 	if err != nil {
-		return fmt.Errorf("the libraries of %s: %w", pl.Self, err)
+		return fmt.Errorf("the libraries of %s: %w", program, err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(libraries)) {
 		l, err := pl.file("library "+name, libraries[name])
@@ -75,6 +83,26 @@ func (pl *planner) kernel(pm *Machine, section *constellations.SectionLock) erro
 	}
 	pm.Initrd = pl.plan.Add(initrd)
 	return nil
+}
+
+// goArch are Go's names of architectures, where QEMU has others.
+var goArch = map[string]string{"x86_64": "amd64", "i386": "386", "aarch64": "arm64", "ppc64": "ppc64le"}
+
+// program is the file of meros for machines of an architecture: this program,
+// or the one beside it that was built for them.
+func (pl *planner) program(arch string) (string, error) {
+	if arch == pl.Host {
+		return pl.Self, nil
+	}
+	name := "meros-" + arch
+	file := filepath.Join(filepath.Dir(pl.Self), name)
+	if _, err := os.Stat(file); err == nil {
+		return file, nil
+	}
+	if file, err := exec.LookPath(name); err == nil {
+		return file, nil
+	}
+	return "", fmt.Errorf("the first program of a machine of %s is meros itself, built for it, and there is no %s (in meros' source: CGO_ENABLED=0 GOARCH=%s go build -o %s ./cmd/meros; --rootfs-only does without)", arch, file, cmp.Or(goArch[arch], arch), file)
 }
 
 // boot is the check that a machine comes up: a cached verdict.

@@ -82,7 +82,7 @@ func (pl *planner) overlay(vm *constellations.Machine, section *constellations.S
 func (pl *planner) hooks(vm *constellations.Machine, section *constellations.SectionLock, below []*graph.Node) (*graph.Node, error) {
 	n := &graph.Node{
 		Stage: "hooks", Revision: hooksRevision, Name: pl.name(vm, "hooks"),
-		Params:  []graph.Param{epoch(section)},
+		Params:  append([]graph.Param{epoch(section)}, pl.foreign(vm)...),
 		Hints:   []graph.Param{{Name: "timeout", Value: pl.Timeout}},
 		Inputs:  trees("lower", below),
 		Outputs: []string{"layer", "accounts"},

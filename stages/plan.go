@@ -31,6 +31,7 @@ import (
 type Options struct {
 	Root       string            // directory that holds constellations/ and data/
 	Self       string            // path of the program
+	Host       string            // architecture of this host, as QEMU names it
 	Tools      map[string]string // identity of each host program that shapes an output, by name
 	URLs       func(section *constellations.SectionLock, p constellations.Package) []string
 	Memo       *graph.Memo
@@ -200,6 +201,15 @@ func trees(name string, nodes []*graph.Node) []graph.Input {
 // a lock, in seconds since 1970: that of its newest archive index.
 func epoch(section *constellations.SectionLock) graph.Param {
 	return graph.Param{Name: "epoch", Value: strconv.FormatInt(section.Date.Unix(), 10)}
+}
+
+// foreign are the parameters of a stage that runs programs of the machine: none
+// if the host runs them itself.
+func (pl *planner) foreign(vm *constellations.Machine) []graph.Param {
+	if vm.Arch == pl.Host {
+		return nil
+	}
+	return append([]graph.Param{{Name: "foreign", Value: vm.Arch}}, pl.tools(emulator+vm.Arch)...)
 }
 
 // tools are the identities of host programs, as parameters.

@@ -39,7 +39,7 @@ func project(t *testing.T, archive string) string {
 // options are a plan's on a host that is always the same.
 func options(root string) Options {
 	return Options{
-		Root: root, Self: filepath.Join(root, "meros"),
+		Root: root, Self: filepath.Join(root, "meros"), Host: "x86_64",
 		Tools: map[string]string{"mke2fs": "M", "debugfs": "D", "debootstrap": "B", "qemu-system-x86_64": "Q"},
 		URLs: func(_ *constellations.SectionLock, p constellations.Package) []string {
 			return []string{"http://mirror.example/" + p.Filename}

@@ -4,11 +4,16 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
+	"path/filepath"
 
 	"meros/constellations"
 	"meros/graph"
 	"meros/runner"
 )
+
+// emulator begins the name of a tool that runs programs of another
+// architecture: qemu-user, whatever the host's name of its program is.
+const emulator = "qemu-user-"
 
 // ToolIdentities are the [Options.Tools] of this host: for each program that
 // the machines' stages run, boot checks included if boot is set, the digest of the program and of the libraries it
@@ -33,6 +38,16 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.M
 		}
 	}
 	ids := make(map[string]string)
+	for _, m := range machines {
+		if m.Arch == runner.HostArch() {
+			continue
+		}
+		if file, err := runner.Emulator(m.Arch); err == nil {
+			ids[emulator+m.Arch] = ToolIdentity(filepath.Base(file), memo)
+		} else {
+			ids[emulator+m.Arch] = "missing"
+		}
+	}
 	for n := range names {
 		ids[n] = ToolIdentity(n, memo)
 	}

@@ -74,6 +74,23 @@ func Program(t testing.TB) string {
 	return file
 }
 
+// ForeignProgram builds the program for machines of another architecture, as
+// Go and as QEMU name it, beside [Program].
+func ForeignProgram(t testing.TB, goarch, arch string) {
+	t.Helper()
+	BuildFor(t, Program(t)+"-"+arch, "meros/cmd/meros", goarch)
+}
+
+// BuildFor builds a package as a static program of an architecture.
+func BuildFor(t testing.TB, file, pkg, goarch string) {
+	t.Helper()
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", file, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+goarch)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+}
+
 // Close removes what [Program] built; TestMain calls it.
 func Close() {
 	if file, err := program(); err == nil {

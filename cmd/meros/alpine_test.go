@@ -23,9 +23,9 @@ func alpineManifest(m *lab.AlpineMirror, more string) string {
 
 // stockMirror is a mirror with a package that needs another one, has a script
 // and a trigger.
-func stockMirror(t *testing.T) *lab.AlpineMirror {
+func stockMirror(t *testing.T, arch string) *lab.AlpineMirror {
 	t.Helper()
-	m := lab.NewAlpineMirror(t, "x86_64")
+	m := lab.NewAlpineMirror(t, arch)
 	m.Add(t, lab.APK{Name: "hello-data", Version: "1.0-r0", Files: map[string]string{"usr/share/hello/text": "hello\n"}})
 	m.Add(t, lab.APK{
 		Name: "hello", Version: "1.2-r3", Depends: "hello-data=1.0-r0 /bin/sh", Files: map[string]string{"usr/bin/hello": "#!/bin/sh\ncat /usr/share/hello/text\n"},
@@ -37,17 +37,13 @@ func stockMirror(t *testing.T) *lab.AlpineMirror {
 
 // bootMirror adds what a machine boots with: the kernel of Debian in a package
 // as Alpine's is, and a server of ssh.
-func bootMirror(t *testing.T, m *lab.AlpineMirror, p *lab.Project) {
+func bootMirror(t *testing.T, m *lab.AlpineMirror, p *lab.Project, lockFile string) {
 	t.Helper()
 	lab.Need(t, "dpkg-deb")
 	sshd := filepath.Join(t.TempDir(), "sshd")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", sshd, "meros/cmd/lab/sshd")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	lab.BuildFor(t, sshd, "meros/cmd/lab/sshd", map[string]string{"x86_64": "amd64", "aarch64": "arm64"}[m.Arch])
 	m.Add(t, lab.APK{Name: "openssh-server", Version: "9.7_p1-r4", Sources: map[string]string{"usr/sbin/sshd": sshd}})
-	lock := readFile(t, p.Path("constellations/alp/meros.lock"))
+	lock := readFile(t, p.Path(lockFile))
 	deb := ""
 	for line := range strings.Lines(lock) {
 		if f := strings.Fields(line); len(f) == 8 && strings.HasPrefix(f[1], "linux-image-") {
@@ -91,8 +87,8 @@ func TestAlpine(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "e2fsck", "qemu-img", "debugfs")
 	p := lab.Downloaded(t, "alp")
-	m := stockMirror(t)
-	bootMirror(t, m, p)
+	m := stockMirror(t, "x86_64")
+	bootMirror(t, m, p, "constellations/alp/meros.lock")
 	if err := os.Remove(p.Path("constellations/alp/meros.lock")); err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +261,7 @@ func TestAlpineMirrorFails(t *testing.T) {
 		}, [2]string{}, []string{"hello-data-1.0-r0.apk", "no such file"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := stockMirror(t)
+			m := stockMirror(t, "x86_64")
 			if test.change != nil {
 				test.change(t, m)
 			}

@@ -39,6 +39,7 @@ type alpineLock struct {
 	e       *env
 	m       *constellations.Manifest
 	arch    string // Alpine's name
+	foreign string // QEMU's name, if programs of it do not run here
 	mirror  string
 	servers servers
 	release *alpine.RootFS
@@ -68,6 +69,9 @@ func pinAlpine(e *env, m *constellations.Manifest, lock *constellations.Lock, s 
 	}
 	defer scratch.Close()
 	a := &alpineLock{e: e, m: m, arch: arch, mirror: alpineMirror(s.Mirror), dir: scratch.Dir(), known: make(map[string]pinnable)}
+	if s.Arch != runner.HostArch() {
+		a.foreign = s.Arch
+	}
 	if err := a.open(s); err != nil {
 		return err
 	}
@@ -341,7 +345,7 @@ func (a *alpineLock) solve(names []string) ([]constellations.Package, error) {
 			keys[name] = file
 		}
 	}
-	selected, err := alpine.Solve(a.e.ctx, apkIn(a.tree, nil), repositories, keys, names)
+	selected, err := alpine.Solve(a.e.ctx, apkIn(a.tree, a.foreign, nil), repositories, keys, names)
 	if err != nil {
 		return nil, a.explain(err)
 	}
@@ -414,10 +418,10 @@ func (a *alpineLock) explain(err error) error {
 }
 
 // apkIn runs a system's apk, or another program of it, in a sandbox.
-func apkIn(root string, env []string) alpine.Run {
+func apkIn(root, foreign string, env []string) alpine.Run {
 	return func(ctx context.Context, argv []string, mounts []alpine.Mount, out io.Writer) error {
 		spec := runner.Spec{
-			Argv: argv, Root: root, Hostname: "localhost",
+			Argv: argv, Root: root, Hostname: "localhost", Foreign: foreign,
 			Env: append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "TZ=UTC", "TERM=dumb"}, env...),
 		}
 		for _, m := range mounts {

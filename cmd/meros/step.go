@@ -208,7 +208,7 @@ func mountOverlay(target string, layers []string, upper, work string) error {
 // for.
 func (s *step) inside(ctx context.Context, root string, argv, env []string, more func(*runner.Spec)) error {
 	spec := runner.Spec{
-		Argv: argv, Root: root, Hostname: "localhost",
+		Argv: argv, Root: root, Hostname: "localhost", Foreign: s.Params["foreign"],
 		Env: append([]string{
 			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "TZ=UTC", "TERM=dumb",
 			"DEBIAN_FRONTEND=noninteractive", "SOURCE_DATE_EPOCH=" + s.Params["epoch"],

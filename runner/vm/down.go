@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/digitalocean/go-qemu/qmp/raw"
@@ -27,8 +28,8 @@ type downStep struct {
 	do   func(context.Context) error
 }
 
-// shutdown ends a machine: by its power button, then by poweroff over ssh,
-// then by ending QEMU, then by killing it, the first two with patience each, or not at all
+// shutdown ends a machine: by its power button and by poweroff over ssh, the
+// surer of the two first, then by ending QEMU, then by killing it, the first two with patience each, or not at all
 // if that is 0. It removes the machine's disk and secrets.
 func (g *Group) shutdown(ctx context.Context, machine string, patience time.Duration) (Down, error) {
 	d := Down{Machine: machine}
@@ -67,6 +68,11 @@ func (g *Group) shutdown(ctx context.Context, machine string, patience time.Dura
 	return d, nil
 }
 
+// buttons are the architectures whose machines have the power button of ACPI.
+// On the others it is a key on a pin, whose driver kernels made for virtual
+// machines may lack: nobody hears it.
+var buttons = []string{"x86_64", "i386"}
+
 func (g *Group) downSteps(machine string, r *record, patience time.Duration) []downStep {
 	monitor := func(command func(*raw.Monitor) error) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -90,6 +96,9 @@ func (g *Group) downSteps(machine string, r *record, patience time.Duration) []d
 	}
 	if patience <= 0 {
 		return hard
+	}
+	if r.Arch != "" && !slices.Contains(buttons, r.Arch) {
+		slices.Reverse(gentle)
 	}
 	return append(gentle, hard...)
 }

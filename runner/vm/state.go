@@ -29,6 +29,7 @@ type record struct {
 	Ready   float64   `json:"ready_seconds"` // from start to the first login; 0: not yet
 	Accel   string    `json:"accel"`         // how the processor is provided, and why
 	Image   string    `json:"image"`         // what it booted from
+	Arch    string    `json:"arch"`          // as QEMU names it
 	Memory  int64     `json:"memory"`
 	CPUs    int       `json:"cpus"`
 }

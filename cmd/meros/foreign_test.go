@@ -1,0 +1,87 @@
+package main
+
+import (
+	"debug/elf"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"meros/cmd/lab"
+	"meros/runner"
+)
+
+// Machines of another architecture, by an ordinary user: one of Debian as far
+// as its image, one of Alpine to its last end.
+func TestForeign(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-system-aarch64", "e2fsck", "qemu-img")
+	if _, err := runner.Emulator("aarch64"); err != nil {
+		lab.Skip(t, "%v", err)
+	}
+	p := lab.New(t, map[string]string{
+		"constellations/deb/manifest.yml":      "virtual_machines:\n  m: {arch: aarch64, suite: bookworm}\n",
+		"constellations/deb/m/hooks/01.chroot": "#!/bin/sh\nset -e\nuname -m > /etc/hooked\ndpkg --print-architecture >> /etc/hooked\nperl -e 'print \"perl\\n\"' >> /etc/hooked\n",
+	})
+	meros := func(args ...string) *lab.Outcome {
+		t.Helper()
+		o := lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, args...)))
+		if o.Exit != 0 {
+			t.Fatalf("meros %q: exit status %d\n%s%s", args, o.Exit, o.Stdout, o.Stderr)
+		}
+		return o
+	}
+	meros("lock", "deb")
+	o := lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "build", "deb", "--locked")))
+	fails(t, o, 1, "plan deb/m", "the first program of a machine of aarch64 is meros itself", "GOARCH=arm64 go build", "--rootfs-only")
+	lab.ForeignProgram(t, "arm64", "aarch64")
+	o = meros("build", "deb", "--locked")
+	t.Logf("Debian was built in %v", o.Wall)
+
+	tree := filesOf(t, soundDisk(t, p.Path("data/disks/deb-m.qcow2")), 1<<20)
+	if got, want := readFile(t, filepath.Join(tree, "etc/hooked")), "aarch64\narm64\nperl\n"; got != want {
+		t.Errorf("the hook saw %q, want %q", got, want)
+	}
+	f, err := elf.Open(filepath.Join(tree, "usr/bin/dash"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.Machine != elf.EM_AARCH64 {
+		t.Errorf("dash is a program of %v", f.Machine)
+	}
+	if left, _ := filepath.Glob(filepath.Join(tree, "usr/bin/qemu-*")); len(left) > 0 {
+		t.Errorf("the image has %v", left)
+	}
+
+	t.Run("alpine", func(t *testing.T) {
+		m := stockMirror(t, "aarch64")
+		bootMirror(t, m, p, "constellations/deb/meros.lock")
+		p.Write(t, "constellations/alp/manifest.yml", alpineManifest(m, "    arch: aarch64\n    packages: [hello, openssh-server]\n"))
+		p.Write(t, "constellations/alp/m/hooks/01.chroot", "#!/bin/sh\nset -e\nuname -m > /etc/hooked\n")
+		if err := os.Chmod(p.Path("constellations/alp/m/hooks/01.chroot"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		meros("lock", "alp")
+		t.Logf("Alpine was built in %v", meros("build", "alp", "--locked").Wall)
+		sameTree(t, p.Path("data/disks/alp-m.qcow2"), m.RootFS())
+		t.Cleanup(func() {
+			lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "shutdown", "alp", "--wait=0")))
+			if left := processes(t, p.Root); len(left) > 0 {
+				t.Errorf("still running: %q", left)
+			}
+		})
+		t.Logf("ready after %v", meros("init", "alp").Wall)
+		out := meros("connect", "alp", "m", "--", "uname -m; cat /etc/hooked /etc/hello-installed; hello").Stdout
+		if want := "aarch64\naarch64\nhello\nhello\n"; out != want {
+			t.Errorf("the machine says %q, want %q", out, want)
+		}
+		if log := meros("logs", "alp", "m").Stdout; !strings.Contains(log, "m login:") {
+			t.Errorf("no prompt on its console:\n%s", log)
+		}
+		if o := meros("shutdown", "alp"); !strings.Contains(o.Stderr, "shut down by poweroff over ssh") {
+			t.Errorf("shutdown said\n%s", o.Stderr)
+		}
+	})
+	leftovers(t, p)
+}
