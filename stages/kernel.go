@@ -1,7 +1,6 @@
 package stages
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -88,6 +87,14 @@ func (pl *planner) kernel(pm *Machine, section *constellations.SectionLock) erro
 // goArch are Go's names of architectures, where QEMU has others.
 var goArch = map[string]string{"x86_64": "amd64", "i386": "386", "aarch64": "arm64", "ppc64": "ppc64le"}
 
+// GoArch is Go's name of an architecture, which OCI uses too.
+func GoArch(arch string) string {
+	if n, ok := goArch[arch]; ok {
+		return n
+	}
+	return arch
+}
+
 // program is the file of meros for machines of an architecture: this program,
 // or the one beside it that was built for them.
 func (pl *planner) program(arch string) (string, error) {
@@ -102,7 +109,7 @@ func (pl *planner) program(arch string) (string, error) {
 	if file, err := exec.LookPath(name); err == nil {
 		return file, nil
 	}
-	return "", fmt.Errorf("the first program of a machine of %s is meros itself, built for it, and there is no %s (in meros' source: CGO_ENABLED=0 GOARCH=%s go build -o %s ./cmd/meros; --rootfs-only does without)", arch, file, cmp.Or(goArch[arch], arch), file)
+	return "", fmt.Errorf("the first program of a machine of %s is meros itself, built for it, and there is no %s (in meros' source: CGO_ENABLED=0 GOARCH=%s go build -o %s ./cmd/meros; --rootfs-only does without)", arch, file, GoArch(arch), file)
 }
 
 // boot is the check that a machine comes up: a cached verdict.

@@ -11,7 +11,8 @@
 //	fetch -> kernel -> initrd
 //
 // Alpine's mini root file system ("alpine") and packages ("apk") stand in the
-// place of bootstrap and packages.
+// place of bootstrap and packages, and so do an image ("use") and the layers of
+// an image of containers ("oci").
 //
 //	kernel, initrd, pack, format (further disks) -> boot
 //
@@ -22,6 +23,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"meros/constellations"
 	"meros/graph"
@@ -35,9 +37,10 @@ type Options struct {
 	Tools      map[string]string // identity of each host program that shapes an output, by name
 	URLs       func(section *constellations.SectionLock, p constellations.Package) []string
 	Memo       *graph.Memo
-	Timeout    string // longest a hook may take, as time.Duration prints it; "" is no limit
-	RootfsOnly bool   // leave out kernel and initrd
-	Boot       bool   // boot each machine once
+	OCI        func(path, tag, arch string) ([]OCILayer, error) // reads an image of containers; arch is Go's name
+	Timeout    string                                           // longest a hook may take, as time.Duration prints it; "" is no limit
+	RootfsOnly bool                                             // leave out kernel and initrd
+	Boot       bool                                             // boot each machine once
 }
 
 // Machine is what a plan gives for one machine.
@@ -141,6 +144,13 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 // lower are the layers that a machine begins with, and their image: those that
 // it shares with others, or what is in an image that is there already.
 func (pl *planner) lower(pm *Machine, section *constellations.SectionLock) ([]*graph.Node, error) {
+	if reference, ok := strings.CutPrefix(pm.Machine.Base, OCIPrefix); ok {
+		lower, err := pl.oci(pm.Machine, section, reference)
+		if err == nil {
+			pm.Base = pl.packBase(pm.Machine, section, lower)
+		}
+		return lower, err
+	}
 	if pm.Machine.Base != "" {
 		use, err := pl.use(pm.Machine, section)
 		pm.Base, pm.Used = use, true

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"meros/constellations"
 	"meros/graph"
@@ -25,7 +26,7 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.M
 		for _, d := range m.Disks {
 			names[formatters[d.FSType]] = true
 		}
-		if m.Base != "" {
+		if m.Base != "" && !strings.HasPrefix(m.Base, OCIPrefix) {
 			for _, n := range []string{"qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs"} {
 				names[n] = true
 			}

@@ -85,12 +85,16 @@ func (c *buildCmd) useImage(e *env, machines []*constellations.Machine) error {
 	if len(machines) != 1 {
 		return usageError{fmt.Errorf("--use is for one machine, and these are %d (name one)", len(machines))}
 	}
-	if fi, err := os.Stat(c.Use); err != nil || !fi.Mode().IsRegular() {
+	path, container := strings.CutPrefix(c.Use, stages.OCIPrefix)
+	if fi, err := os.Stat(path); !container && (err != nil || !fi.Mode().IsRegular()) {
 		return usageError{fmt.Errorf("--use %s: there is no such image", c.Use)}
 	}
-	file, err := filepath.Abs(c.Use)
+	file, err := filepath.Abs(path)
 	if err != nil {
 		return err
+	}
+	if container {
+		file = stages.OCIPrefix + file
 	}
 	if len(machines[0].Packages) > 0 && !e.entered && !c.advised {
 		c.advised = true
@@ -203,7 +207,7 @@ func diskCollision(e *env, m *constellations.Manifest, machines []*constellation
 func (w *workplace) options(e *env, m *constellations.Manifest, machines []*constellations.Machine, boot bool) (stages.Options, error) {
 	self, err := os.Executable()
 	return stages.Options{
-		Root: e.root, Self: self, Host: runner.HostArch(), Tools: stages.ToolIdentities(machines, boot, w.memo), URLs: newMirrors(m).urls, Memo: w.memo,
+		Root: e.root, Self: self, Host: runner.HostArch(), OCI: openOCI, Tools: stages.ToolIdentities(machines, boot, w.memo), URLs: newMirrors(m).urls, Memo: w.memo,
 	}, err
 }
 

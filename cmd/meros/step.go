@@ -42,6 +42,7 @@ var steps = map[string]func(context.Context, *step) error{
 	"disk":        stepDisk,
 	"format":      stepFormat,
 	"use":         stepUse,
+	"oci":         stepOCI,
 	"export":      stepExport,
 	"kernel":      stepKernel,
 	"initrd":      stepInitrd,

@@ -20,6 +20,7 @@ import (
 
 	"meros/runner/image"
 	"meros/runner/layer"
+	"meros/stages"
 )
 
 // stepExport puts a machine into a file.
@@ -145,14 +146,11 @@ func (s *step) command(ctx context.Context, argv []string, pkg string) error {
 	return nil
 }
 
-// ociArch are Go's names of architectures, which OCI uses.
-var ociArch = map[string]string{"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64", "i386": "386", "arm": "arm", "armhf": "arm", "ppc64": "ppc64le", "s390x": "s390x"}
-
 // exportOCI writes an OCI image layout, image-layout.md, as an archive: the
 // layers as they are, and with zstd compressed.
 func (s *step) exportOCI(w io.Writer, compress bool) error {
 	o := &ociWriter{tw: tar.NewWriter(w), time: s.epoch()}
-	config := v1.Image{Created: &o.time, Platform: v1.Platform{Architecture: ociArch[s.Params["arch"]], OS: "linux"}, RootFS: v1.RootFS{Type: "layers"}}
+	config := v1.Image{Created: &o.time, Platform: v1.Platform{Architecture: stages.GoArch(s.Params["arch"]), OS: "linux"}, RootFS: v1.RootFS{Type: "layers"}}
 	config.Config.Cmd = []string{"/bin/sh"}
 	manifest := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest}
 	if err := o.file("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {

@@ -40,7 +40,7 @@ func Unpack(ctx context.Context, file, dir string) (err error) {
 	}
 	defer root.Close()
 	u := &unpacker{ctx: ctx, root: root, dir: dir}
-	return u.all(tar.NewReader(f))
+	return u.read(tar.NewReader(f), u.entry)
 }
 
 type unpacker struct {
@@ -60,7 +60,8 @@ type dirTime struct {
 	time time.Time
 }
 
-func (u *unpacker) all(tr *tar.Reader) error {
+// read makes every entry of the archive, and gives directories their times.
+func (u *unpacker) read(tr *tar.Reader, entry func(*tar.Header, io.Reader) error) error {
 	defer u.closeParent()
 	for n := 0; ; n++ {
 		if n > maxEntries {
@@ -76,12 +77,15 @@ func (u *unpacker) all(tr *tar.Reader) error {
 		if err != nil {
 			return err
 		}
-		if err := u.entry(h, tr); err != nil {
+		if err := entry(h, tr); err != nil {
 			return fmt.Errorf("%q: %w", h.Name, err)
 		}
 	}
 	for i := len(u.dirs) - 1; i >= 0; i-- {
 		d := u.dirs[i]
+		if fi, err := u.root.Lstat(d.name); err != nil || !fi.IsDir() {
+			continue // replaced by a later entry
+		}
 		if err := u.root.Chtimes(d.name, d.time, d.time); err != nil {
 			return err
 		}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"meros/cmd/lab"
+)
+
+// An image of containers is the base of a machine, in each form in which it can
+// be on a disk.
+func TestOCI(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-img", "tar")
+	p := shared(t, "box", map[string]string{"m/includes.chroot/etc/motd": "from a container\n", "m/hooks/01.chroot": "#!/bin/sh\nrm /etc/issue.net\nchown 7:9 /srv\nchmod 3775 /srv\n"})
+	p.Must(t, "build", "box")
+	archive := p.Path("box.tar")
+	p.Must(t, "export", "box", "m", "--format=oci", "--compress=zstd", "--output="+archive)
+	want := filesOf(t, soundDisk(t, p.Path("data/disks/box-m.qcow2")), 1<<20)
+
+	dir := p.Path("layout")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("tar", "-xf", archive, "-C", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := index.Image(manifest.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tag, err := name.NewTag("lab/box:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := name.NewTag("lab/box:v2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config = config.DeepCopy()
+	config.Architecture = "arm64"
+	foreign, err := mutate.ConfigFile(image, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tarball.MultiWriteToFile(p.Path("saved.tar"), map[name.Tag]v1.Image{tag: image, other: foreign}); err != nil {
+		t.Fatal(err)
+	}
+
+	p.Write(t, "constellations/again/meros.lock", readFile(t, p.Path("constellations/box/meros.lock")))
+	p.Write(t, "constellations/again/m/includes.chroot/etc/issue", "again\n")
+	p.Write(t, "constellations/again/m/hooks/01.chroot", "#!/bin/sh\nset -e\ncat /etc/motd > /etc/hooked\n")
+	if err := os.Chmod(p.Path("constellations/again/m/hooks/01.chroot"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	disks := make(map[string]bool)
+	for _, base := range []string{"oci:box.tar", "oci:layout", "oci:" + dir, "oci:saved.tar:v1", "oci:saved.tar:lab/box:v1"} {
+		p.Write(t, "constellations/again/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: \""+base+"\"}\n")
+		p.Must(t, "build", "again", "--locked", "--rootfs-only")
+		disks[disk(t, p, "again-m")] = true
+	}
+	if len(disks) != 1 {
+		t.Errorf("one image in several forms gives %d disks", len(disks))
+	}
+	p.Write(t, "constellations/again/manifest.yml", plain)
+	p.Must(t, "build", "again", "--locked", "--rootfs-only", "--use", "oci:"+dir)
+	disks[disk(t, p, "again-m")] = true
+	if len(disks) != 1 {
+		t.Error("--use gives another disk than base:")
+	}
+	got := filesOf(t, soundDisk(t, p.Path("data/disks/again-m.qcow2")), 1<<20)
+	differingFiles(t, want, got, allModes, map[string]string{"etc/issue": "again\n", "etc/hooked": "from a container\n"})
+	if hooked := readFile(t, filepath.Join(got, "etc/hooked")); hooked != "from a container\n" {
+		t.Errorf("the hook saw %q", hooked)
+	}
+
+	for base, words := range map[string][]string{
+		"oci:saved.tar":         {"has several images; name one after a colon", "lab/box:v1"},
+		"oci:saved.tar:v3":      {"has no image v3", "lab/box:v1"},
+		"oci:saved.tar:v2":      {"is an image for linux/arm64, not for linux/amd64"},
+		"oci:nowhere":           {"nowhere does not exist", "skopeo copy docker://"},
+		"oci:constellations":    {"is no image layout of OCI"},
+		"oci:layout/index.json": {"is neither an archive"},
+	} {
+		p.Write(t, "constellations/again/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: \""+base+"\"}\n")
+		fails(t, p.Run(t, "build", "again", "--locked", "--rootfs-only"), 1, append(words, "plan again/m")...)
+	}
+	layers, err := image.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := layers[len(layers)-1].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := layers[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs := filepath.Join(dir, "blobs/sha256")
+	if err := os.WriteFile(filepath.Join(blobs, digest.Hex), []byte(readFile(t, filepath.Join(blobs, first.Hex))), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p.Write(t, "constellations/again/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: \"oci:layout\"}\n")
+	o := p.Run(t, "build", "again", "--locked", "--rootfs-only")
+	fails(t, o, 1, "the layer has the digest sha256:", "and the image says sha256:")
+	if strings.Contains(o.Stderr, "panic") {
+		t.Error(o.Stderr)
+	}
+	leftovers(t, p)
+}

@@ -1,0 +1,171 @@
+package layer
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Import makes the directory dir from a layer that somebody else's tool wrote,
+// as [Unpack] does from ours: names may begin with "./", come in any order and
+// more than once. A directory above a file that the layer does not have itself
+// is as in lower, the tree of the layers below ("" is none). Device nodes are
+// left out: a guest makes its own. What leads out of the tree is refused.
+func Import(ctx context.Context, r io.Reader, dir, lower string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	i := &importer{unpacker: unpacker{ctx: ctx, root: root, dir: dir}, removed: make(map[string]bool)}
+	if lower != "" {
+		if i.lower, err = os.OpenRoot(lower); err != nil {
+			return err
+		}
+		defer i.lower.Close()
+	}
+	return i.read(tar.NewReader(r), i.entry)
+}
+
+// maxImport bounds what all files of a layer hold together, bytes: a few bytes
+// of an archive can stand for a file of any size.
+const maxImport = 64 << 30
+
+// importer is an [unpacker] that takes more.
+type importer struct {
+	unpacker
+	size    int64
+	lower   *os.Root
+	removed map[string]bool // what the layer removes from those below
+}
+
+func (i *importer) entry(h *tar.Header, r io.Reader) error {
+	name := path.Clean(h.Name)
+	if name == "." {
+		return nil
+	}
+	if !filepath.IsLocal(name) {
+		return errors.New("is not a path within the tree")
+	}
+	if i.size += h.Size; h.Size < 0 || h.Size > maxImport || i.size > maxImport {
+		return fmt.Errorf("the layer's files hold more than %d bytes", int64(maxImport))
+	}
+	if err := i.parents(path.Dir(name)); err != nil {
+		return err
+	}
+	parent, base, err := i.openParent(name)
+	if err != nil {
+		return err
+	}
+	fd := int(parent.Fd())
+	if hidden, ok := strings.CutPrefix(base, whiteoutPrefix); ok {
+		return i.whiteout(fd, path.Join(path.Dir(name), hidden), hidden)
+	}
+	if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
+		return nil
+	}
+	if h.Typeflag == tar.TypeLink {
+		to := path.Clean(h.Linkname)
+		if to == name {
+			return nil
+		}
+		if !filepath.IsLocal(to) {
+			return fmt.Errorf("is a link to %q, outside of the tree", h.Linkname)
+		}
+		if fi, err := i.root.Lstat(to); err != nil {
+			return fmt.Errorf("is a link to %q, which the layer does not have before it", h.Linkname)
+		} else if fi.IsDir() {
+			return fmt.Errorf("is a link to %q, a directory", h.Linkname)
+		}
+	}
+	old, err := i.root.Lstat(name)
+	if err == nil && old.IsDir() && h.Typeflag == tar.TypeDir {
+		i.dirs = append(i.dirs, dirTime{name, h.ModTime})
+		return i.attributes(fd, base, h)
+	}
+	if err == nil {
+		i.closeParent() // it may be what is removed
+		if err := i.root.RemoveAll(name); err != nil {
+			return err
+		}
+		if parent, base, err = i.openParent(name); err != nil {
+			return err
+		}
+		fd = int(parent.Fd())
+	}
+	if err := i.create(fd, base, name, h, r); err != nil {
+		return err
+	}
+	if h.Typeflag == tar.TypeDir && i.removed[name] {
+		return i.opaque(name)
+	}
+	return nil
+}
+
+// whiteout hides what layers below have under a name, or all that they have in
+// the directory. What this layer has itself stays, whichever comes first
+// (layer.md of the OCI image specification).
+func (i *importer) whiteout(fd int, name, hidden string) error {
+	switch {
+	case whiteoutPrefix+hidden == opaqueMarker:
+		return unix.Fsetxattr(fd, opaqueXattr, []byte("y"), 0)
+	case strings.HasPrefix(hidden, whiteoutPrefix):
+		return nil // what AUFS kept for itself
+	case hidden == "" || hidden == "." || hidden == "..":
+		return errors.New("removes nothing that has a name")
+	}
+	i.removed[name] = true
+	fi, err := i.root.Lstat(name)
+	if err == nil {
+		if fi.IsDir() {
+			return i.opaque(name)
+		}
+		return nil
+	}
+	return unix.Mknodat(fd, hidden, unix.S_IFCHR, 0)
+}
+
+func (i *importer) opaque(name string) error {
+	d, err := i.root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return unix.Fsetxattr(int(d.Fd()), opaqueXattr, []byte("y"), 0)
+}
+
+// parents makes the directories above an entry that the layer has not made.
+func (i *importer) parents(dir string) error {
+	if dir == "." {
+		return nil
+	}
+	fi, err := i.root.Lstat(dir)
+	if err == nil && fi.Mode()&fs.ModeCharDevice == 0 {
+		return nil // if it is no directory, what opens it says so
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	h := &tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: 0o755}
+	if i.lower != nil && err != nil {
+		if fi, err := i.lower.Lstat(dir); err == nil && fi.IsDir() {
+			if h, err = tar.FileInfoHeader(fi, ""); err != nil {
+				return err
+			}
+			h.Name = dir
+		}
+	}
+	return i.entry(h, nil)
+}

@@ -1,0 +1,158 @@
+package layer
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"meros/cmd/lab"
+)
+
+// foreign is an archive of headers; the content of files is their name.
+func foreign(t testing.TB, headers ...tar.Header) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range headers {
+		if h.Typeflag == tar.TypeReg {
+			h.Size = int64(len(h.Name))
+		}
+		if h.Mode == 0 {
+			h.Mode = 0o755
+		}
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Typeflag == tar.TypeReg {
+			fmt.Fprint(w, h.Name)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+const (
+	reg  = tar.TypeReg
+	dir  = tar.TypeDir
+	hard = tar.TypeLink
+	sym  = tar.TypeSymlink
+)
+
+// What other tools write is put in the form that ours have.
+func TestImport(t *testing.T) {
+	lab.NeedRoot(t)
+	lower := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(lower, "var/tmp"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(lower, "var/tmp"), 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		in   []tar.Header
+		want []string // as entries gives them
+	}{
+		"names": {[]tar.Header{{Name: "./", Typeflag: dir}, {Name: "./b", Typeflag: reg}, {Name: "a//x/", Typeflag: dir, Mode: 0o700}, {Name: "./a/x/y", Typeflag: reg}},
+			[]string{"5 0755 0:0 a/", "5 0700 0:0 a/x/", "0 0755 0:0 a/x/y", "0 0755 0:0 b"}},
+		"parents as below": {[]tar.Header{{Name: "var/tmp/x", Typeflag: reg}}, []string{"5 0755 0:0 var/", "5 1777 0:0 var/tmp/", "0 0755 0:0 var/tmp/x"}},
+		"the last wins": {[]tar.Header{{Name: "a", Typeflag: reg}, {Name: "a", Typeflag: reg, Mode: 0o600}, {Name: "d", Typeflag: dir}, {Name: "d", Typeflag: dir, Mode: 0o700}, {Name: "e/f", Typeflag: reg}, {Name: "e", Typeflag: sym, Linkname: "a"}},
+			[]string{"0 0600 0:0 a", "5 0700 0:0 d/", "2 0777 0:0 e a"}},
+		"whiteouts": {[]tar.Header{{Name: "d/.wh.gone", Typeflag: reg}, {Name: "d/.wh..wh.plnk", Typeflag: reg}, {Name: "o/.wh..wh..opq", Typeflag: reg}, {Name: "kept", Typeflag: reg}, {Name: ".wh.kept", Typeflag: reg}},
+			[]string{"5 0755 0:0 d/", "0 0644 0:0 d/.wh.gone", "0 0755 0:0 kept", "5 0755 0:0 o/", "0 0644 0:0 o/.wh..wh..opq"}},
+		"a directory in the place of another": {[]tar.Header{{Name: ".wh.d", Typeflag: reg}, {Name: "d/new", Typeflag: reg}},
+			[]string{"5 0755 0:0 d/", "0 0644 0:0 d/.wh..wh..opq", "0 0755 0:0 d/new"}},
+		"no devices": {[]tar.Header{{Name: "dev", Typeflag: dir}, {Name: "dev/sda", Typeflag: tar.TypeBlock, Devmajor: 8}, {Name: "gone", Typeflag: tar.TypeChar}}, []string{"5 0755 0:0 dev/"}},
+		"links":      {[]tar.Header{{Name: "./z", Typeflag: reg}, {Name: "./y", Typeflag: hard, Linkname: "./z"}, {Name: "s", Typeflag: sym, Linkname: "/etc/../.."}}, []string{"2 0777 0:0 s /etc/../..", "0 0755 0:0 y", "1 0755 0:0 z y"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tree := filepath.Join(t.TempDir(), "tree")
+			if err := Import(t.Context(), bytes.NewReader(foreign(t, test.in...)), tree, lower); err != nil {
+				t.Fatal(err)
+			}
+			archive := captured(t, tree)
+			if got := entries(t, archive); !slices.Equal(got, test.want) {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+			if _, err := unpack(t, archive); err != nil {
+				t.Errorf("our own does not take it: %v", err)
+			}
+		})
+	}
+}
+
+// Nothing that a layer says reaches out of its tree.
+func TestImportRefuses(t *testing.T) {
+	lab.NeedRoot(t)
+	for name, test := range map[string]struct {
+		in   []tar.Header
+		want string
+	}{
+		"up":                   {[]tar.Header{{Name: "a/../../x", Typeflag: reg}}, "is not a path within the tree"},
+		"absolute":             {[]tar.Header{{Name: "/etc/x", Typeflag: reg}}, "is not a path within the tree"},
+		"through a link":       {[]tar.Header{{Name: "a", Typeflag: sym, Linkname: "/etc"}, {Name: "a/x", Typeflag: reg}}, "not a directory"},
+		"through a link up":    {[]tar.Header{{Name: "a", Typeflag: sym, Linkname: "../.."}, {Name: "a/b/x", Typeflag: reg}}, "path escapes from parent"},
+		"a link out":           {[]tar.Header{{Name: "a", Typeflag: hard, Linkname: "../../etc/passwd"}}, "outside of the tree"},
+		"a link by a link":     {[]tar.Header{{Name: "a", Typeflag: sym, Linkname: "/"}, {Name: "b", Typeflag: hard, Linkname: "a/etc/passwd"}}, "which the layer does not have before it"},
+		"a link to nothing":    {[]tar.Header{{Name: "a", Typeflag: hard, Linkname: "b"}}, "which the layer does not have before it"},
+		"a link to a tree":     {[]tar.Header{{Name: "d", Typeflag: dir}, {Name: "a", Typeflag: hard, Linkname: "d"}}, "a directory"},
+		"a whiteout upwards":   {[]tar.Header{{Name: "d/.wh...", Typeflag: reg}}, "removes nothing that has a name"},
+		"a whiteout of itself": {[]tar.Header{{Name: "d/.wh..", Typeflag: reg}}, "removes nothing that has a name"},
+		"below a file":         {[]tar.Header{{Name: "f", Typeflag: reg}, {Name: "f/x", Typeflag: reg}}, "not a directory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			home := t.TempDir()
+			err := Import(t.Context(), bytes.NewReader(foreign(t, test.in...)), filepath.Join(home, "tree"), "")
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want %q", err, test.want)
+			}
+			if found, _ := os.ReadDir(home); len(found) != 1 {
+				t.Errorf("something was made outside: %v", found)
+			}
+		})
+	}
+}
+
+// Many links to one file are links, and take no room.
+func TestImportLinks(t *testing.T) {
+	lab.NeedRoot(t)
+	in := []tar.Header{{Name: "a", Typeflag: reg}}
+	for i := range 20_000 {
+		in = append(in, tar.Header{Name: fmt.Sprintf("d/%d", i), Typeflag: hard, Linkname: "a"})
+	}
+	tree := filepath.Join(t.TempDir(), "tree")
+	if err := Import(t.Context(), bytes.NewReader(foreign(t, in...)), tree, ""); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(entries(t, captured(t, tree))); n != 20_002 {
+		t.Errorf("%d entries", n)
+	}
+}
+
+func FuzzImport(f *testing.F) {
+	f.Add(foreign(f, tar.Header{Name: "./d/f", Typeflag: reg}, tar.Header{Name: "d/.wh.x", Typeflag: reg}, tar.Header{Name: "l", Typeflag: sym, Linkname: ".."}, tar.Header{Name: "d", Typeflag: hard, Linkname: "l"}))
+	f.Fuzz(func(t *testing.T, archive []byte) {
+		home := t.TempDir()
+		tree := filepath.Join(home, "tree")
+		err := Import(t.Context(), bytes.NewReader(archive), tree, "")
+		if found, _ := os.ReadDir(home); len(found) != 1 {
+			t.Errorf("something was made outside: %v", found)
+		}
+		if err != nil {
+			return
+		}
+		var b bytes.Buffer
+		if err := Capture(t.Context(), &b, tree, epoch, false); err != nil {
+			return // names that only a removal may have
+		}
+		if _, err := unpack(t, b.Bytes()); err != nil {
+			t.Errorf("our own does not take it: %v", err)
+		}
+	})
+}
