@@ -200,7 +200,8 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 				vm.Arch = "arm" // Debian's name of what QEMU calls so
 			}
 		},
-		"base":          func(n ast.Node) { vm.Base = l.text(n) },
+		"base":          func(n ast.Node) { vm.Base = l.base(n) },
+		"base_sha256":   func(n ast.Node) { vm.BaseSHA256 = l.pattern(n, "sha256 digest", hexDigest) },
 		"setup":         func(n ast.Node) { vm.Setup = l.word(n, "setup", "openrc", "busybox") },
 		"distribution":  func(n ast.Node) { vm.Distribution = l.word(n, "distribution", distributions...) },
 		"disk_size":     func(n ast.Node) { vm.DiskSize = l.size(n, 1<<30, 32<<20, maxDisk) },

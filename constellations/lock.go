@@ -144,7 +144,7 @@ func writeSources(b *bytes.Buffer, sources []Source) {
 		if s.Kind == KernelGit {
 			fmt.Fprintf(b, "source git %s %s %s\n", s.URL, s.Ref, s.Commit)
 		} else {
-			fmt.Fprintf(b, "source tarball %s %d %s\n", s.URL, s.Size, s.SHA256)
+			fmt.Fprintf(b, "source %s %s %d %s\n", s.Kind, s.URL, s.Size, s.SHA256)
 		}
 	}
 }
@@ -312,7 +312,7 @@ func (r *lockReader) section(distribution string, f []string) {
 
 func (r *lockReader) source(f []string) {
 	if len(f) != 4 {
-		r.bad("a source is \"source git URL REF COMMIT\" or \"source tarball URL SIZE SHA256\"")
+		r.bad("a source is \"source git URL REF COMMIT\", \"source tarball URL SIZE SHA256\" or the same of an image")
 		return
 	}
 	s := Source{Kind: KernelKind(f[0]), URL: f[1]}
@@ -320,7 +320,7 @@ func (r *lockReader) source(f []string) {
 	switch {
 	case s.Kind == KernelGit && gitRef.MatchString(f[2]) && commitID.MatchString(f[3]) && !strings.HasPrefix(s.URL, "-"):
 		s.Ref, s.Commit = f[2], f[3]
-	case s.Kind == KernelTarball && kind == KernelTarball && problem == "" && hexDigest.MatchString(f[3]):
+	case (s.Kind == KernelTarball && kind == KernelTarball && problem == "" || s.Kind == SourceImage && ImageURL(s.URL)) && hexDigest.MatchString(f[3]):
 		size, err := strconv.ParseInt(f[2], 10, 64)
 		if err != nil || size <= 0 {
 			r.bad("%q is no size", f[2])

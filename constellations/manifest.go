@@ -57,7 +57,8 @@ type Machine struct {
 	Distribution string
 	Suite        string   // of Debian; of Alpine, its release
 	Mirror       string   // base URL; "" is the host's own, or the default one
-	Base         string   // path of an image that it is made of, or ""
+	Base         string   // path or URL of an image that it is made of, or ""
+	BaseSHA256   string   // of a URL's; "": as it was when the lock was written
 	Keys         []string // paths of further keys that sign what is in the mirror
 	Setup        string   // of Alpine: "openrc", "busybox", or "" for what its packages bring
 	Kernel       Kernel

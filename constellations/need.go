@@ -11,7 +11,7 @@ type Section struct{ Distribution, Suite, Arch, Mirror string }
 
 // Need is something that a machine is made of and that comes from a network.
 // Exactly one of the kinds: a base system (none of the other fields is set),
-// Packages beyond it, one package Alone, or a kernel's Source.
+// Packages beyond it, one package Alone, or a Source.
 type Need struct {
 	Section
 	Machine  string
@@ -22,6 +22,8 @@ type Need struct {
 
 func (n Need) String() string {
 	switch {
+	case n.Source != nil && n.Source.Kind == SourceImage:
+		return fmt.Sprintf("the base image of %s (%s)", n.Machine, n.Source.URL)
 	case n.Source != nil:
 		return fmt.Sprintf("the kernel's source of %s (%s)", n.Machine, strings.TrimSpace(n.Source.URL+" "+n.Source.Ref))
 	case n.Alone != "":
@@ -32,17 +34,20 @@ func (n Need) String() string {
 	return fmt.Sprintf("the base system of %s %s, for %s", n.Suite, n.Arch, n.Machine)
 }
 
-// Source is a kernel's source that is pinned: a commit of a git repository,
-// or an archive.
+// SourceImage is the kind of a [Source] that is the image of a disk.
+const SourceImage KernelKind = "image"
+
+// Source is what is pinned besides packages: a kernel's source, which is a
+// commit of a git repository or an archive, or the image of a disk.
 type Source struct {
-	Kind     KernelKind // KernelGit or KernelTarball
+	Kind     KernelKind // KernelGit, KernelTarball or SourceImage
 	URL, Ref string
 	Commit   string // 40 or 64 hexadecimal digits
-	Size     int64  // of an archive, bytes
-	SHA256   string // of an archive
+	Size     int64  // of a file, bytes
+	SHA256   string // of a file
 }
 
-// Source finds what pins a kernel's source, or nil.
+// Source finds what pins a source, or nil.
 func (l *Lock) Source(kind KernelKind, url, ref string) *Source {
 	for i := range l.Sources {
 		if s := &l.Sources[i]; s.Kind == kind && s.URL == url && s.Ref == ref {

@@ -10,6 +10,9 @@ func Needs(machines []*constellations.Machine) []constellations.Need {
 	var needs []constellations.Need
 	for _, vm := range machines {
 		needs = append(needs, KernelNeeds(vm)...)
+		if constellations.ImageURL(vm.Base) {
+			needs = append(needs, constellations.Need{Machine: vm.Name, Source: &constellations.Source{Kind: constellations.SourceImage, URL: vm.Base, SHA256: vm.BaseSHA256}})
+		}
 		base := constellations.Need{Section: vm.Section(), Machine: vm.Name}
 		needs = append(needs, base)
 		if len(vm.Packages) > 0 {

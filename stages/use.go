@@ -2,19 +2,40 @@ package stages
 
 import (
 	"errors"
+	"fmt"
+	"path"
 	"strconv"
 
 	"meros/constellations"
 	"meros/graph"
 )
 
-const useRevision = 1
+const useRevision = 2
 
 // use is an image that somebody else made, as the base of a machine: a disk
 // that differences are made to, and its files for the hooks.
 func (pl *planner) use(vm *constellations.Machine, section *constellations.SectionLock) (*graph.Node, error) {
 	if len(vm.Packages) > 0 {
 		return nil, errors.New("packages are not installed into an image that is there already (a hook with \"hooks: {network: true}\" can do that)")
+	}
+	n := &graph.Node{
+		Stage: "use", Revision: useRevision, Name: pl.name(vm, "base image"),
+		Params: append([]graph.Param{
+			epoch(section), {Name: "size", Value: strconv.FormatInt(vm.DiskSize, 10)}, {Name: "free-mib", Value: strconv.Itoa(vm.BuildFreeMB)},
+		}, pl.tools("qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs")...),
+		Outputs: []string{"image", "layout", "layer", "accounts"},
+		Devices: []string{fuse}, Needs: graph.Needs{Memory: 256 << 20},
+	}
+	if constellations.ImageURL(vm.Base) {
+		locked := pl.lock.Source(constellations.SourceImage, vm.Base, "")
+		if locked == nil {
+			return nil, fmt.Errorf("the lock does not have %s (meros lock %s)", vm.Base, pl.m.Name)
+		}
+		if vm.BaseSHA256 != "" && vm.BaseSHA256 != locked.SHA256 {
+			return nil, fmt.Errorf("%s has the digest %s in the manifest and %s in the lock (meros update %s)", vm.Base, vm.BaseSHA256, locked.SHA256, pl.m.Name)
+		}
+		n.Inputs = []graph.Input{{Name: "image", Node: pl.fetchURLs(path.Base(vm.Base), []string{vm.Base}, locked.SHA256, locked.Size), Output: "file"}}
+		return pl.plan.Add(n), nil
 	}
 	file, err := pl.find("base image", vm.Base)
 	if err != nil {
@@ -24,13 +45,6 @@ func (pl *planner) use(vm *constellations.Machine, section *constellations.Secti
 	if err != nil {
 		return nil, err
 	}
-	return pl.plan.Add(&graph.Node{
-		Stage: "use", Revision: useRevision, Name: pl.name(vm, "base image"),
-		Params: append([]graph.Param{
-			epoch(section), {Name: "size", Value: strconv.FormatInt(vm.DiskSize, 10)}, {Name: "free-mib", Value: strconv.Itoa(vm.BuildFreeMB)},
-		}, pl.tools("qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs")...),
-		Locals:  []graph.Local{*l},
-		Outputs: []string{"image", "layout", "layer", "accounts"},
-		Devices: []string{fuse}, Needs: graph.Needs{Memory: 256 << 20},
-	}), nil
+	n.Locals = []graph.Local{*l}
+	return pl.plan.Add(n), nil
 }

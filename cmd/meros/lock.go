@@ -210,7 +210,7 @@ func pin(e *env, m *constellations.Manifest, lock *constellations.Lock, missing 
 	for _, n := range missing {
 		if n.Source != nil {
 			if err := pinSource(e, m, lock, *n.Source); err != nil {
-				return fmt.Errorf("lock %s: the kernel of %s: %w", m.Name, n.Machine, err)
+				return fmt.Errorf("lock %s: %v: %w", m.Name, n, err)
 			}
 			continue
 		}

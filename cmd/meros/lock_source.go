@@ -21,7 +21,7 @@ import (
 	"meros/runner/kernel"
 )
 
-// pinSource finds out what a kernel's source is now.
+// pinSource finds out what a source is now.
 func pinSource(e *env, m *constellations.Manifest, lock *constellations.Lock, s constellations.Source) error {
 	if lock.Pins(constellations.Need{Source: &s}) {
 		return nil // another machine's
@@ -31,9 +31,9 @@ func pinSource(e *env, m *constellations.Manifest, lock *constellations.Lock, s 
 	case constellations.KernelGit:
 		e.ui.note("asking %s for %s", s.URL, s.Ref)
 		s.Commit, err = remoteCommit(e.ctx, s.URL, s.Ref)
-	case constellations.KernelTarball:
+	case constellations.KernelTarball, constellations.SourceImage:
 		e.ui.note("downloading %s", s.URL)
-		err = pinTarball(e, &s, keyOf(m, s.URL))
+		err = pinFile(e, &s, keyOf(m, s.URL))
 	}
 	if err == nil {
 		lock.Sources = append(lock.Sources, s)
@@ -106,15 +106,15 @@ func keyOf(m *constellations.Manifest, location string) string {
 	return ""
 }
 
-// maxTarball bounds the download of a source, bytes.
-const maxTarball = 4 << 30
+// maxSource bounds the download of a source, bytes.
+const maxSource = 64 << 30
 
-// pinTarball downloads an archive to learn its size and digest, and leaves it
+// pinFile downloads a file to learn its size and digest, and leaves it
 // where the build finds it. A digest in the manifest must be the one; a key in
 // the manifest must have signed it.
-func pinTarball(e *env, s *constellations.Source, keyring string) error {
+func pinFile(e *env, s *constellations.Source, keyring string) error {
 	servers := new(servers)
-	d, err := keepDownload(e, servers, s.URL, maxTarball)
+	d, err := keepDownload(e, servers, s.URL, maxSource)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,11 @@ func stepUse(ctx context.Context, s *step) error {
 	var l *image.Layout
 	var root string
 	err := s.output("image", func(f *os.File) (err error) {
-		l, root, err = image.Use(ctx, f, s.local("image"), s.imageOptions(nil))
+		file := s.local("image")
+		if file == "" {
+			file = s.paths("image")[0]
+		}
+		l, root, err = image.Use(ctx, f, file, s.imageOptions(nil))
 		return err
 	})
 	if err != nil {

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,43 @@ import (
 	"meros/constellations"
 	"meros/runner/debian"
 )
+
+// An image is fetched from where the manifest says, and pinned.
+func TestBaseURL(t *testing.T) {
+	lab.NeedRoot(t)
+	images := foreignImages(t, foreignTree(t))
+	image := filepath.Join(images[""], images["gpt"])
+	sum, err := fileDigest(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(http.FileServer(http.Dir(images[""])))
+	defer server.Close()
+	p := lab.Downloaded(t, "used")
+	for name, text := range useFiles {
+		p.Write(t, "constellations/used/"+name, text)
+	}
+	p.Must(t, "build", "used", "--rootfs-only", "--use", image)
+	want := disk(t, p, "used-m")
+	for _, url := range []string{server.URL + "/" + images["gpt"], "file://" + image} {
+		manifest := strings.Replace(useFiles["manifest.yml"], "m: {", "m: {base: \""+url+"\", base_sha256: "+sum+", ", 1)
+		p.Write(t, "constellations/used/manifest.yml", strings.Replace(manifest, sum, strings.Repeat("0", 64), 1))
+		fails(t, p.Run(t, "build", "used", "--rootfs-only"), 1, "the base image of m", "has the digest sha256:"+sum, "but the manifest says")
+		p.Write(t, "constellations/used/manifest.yml", manifest)
+		fails(t, p.Run(t, "build", "used", "--rootfs-only", "--locked"), 1, "the base image of m ("+url+")")
+		o := lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "build", "used", "--rootfs-only")))
+		if o.Exit != 0 {
+			t.Fatalf("exit status %d\n%s", o.Exit, o.Stderr)
+		}
+		if lock := readFile(t, p.Path("constellations/used/meros.lock")); !strings.Contains(lock, "\nsource image "+url+" ") {
+			t.Errorf("the lock does not have the image:\n%s", lock)
+		}
+		if got := disk(t, p, "used-m"); got != want {
+			t.Error("an image that is fetched gives another disk")
+		}
+	}
+	leftovers(t, p)
+}
 
 // useFiles are what is made of an image: a file that is new, one that is
 // changed, one that is removed, and one that a hook makes.

@@ -139,10 +139,10 @@ func mke2fs(ctx context.Context, raw, tree string, size, inodes int64, o Options
 }
 
 // clockEnv makes e2fsprogs take epoch for the time: the first variable up to
-// version 1.47.0, the second from 1.47.1 on.
+// version 1.47.0 (e2fsck: the second), the third from 1.47.1 on.
 func clockEnv(epoch time.Time) []string {
 	t := strconv.FormatInt(max(epoch.Unix(), 1), 10)
-	return []string{"E2FSPROGS_FAKE_TIME=" + t, "SOURCE_DATE_EPOCH=" + t, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "TZ=UTC"}
+	return []string{"E2FSPROGS_FAKE_TIME=" + t, "E2FSCK_TIME=" + t, "SOURCE_DATE_EPOCH=" + t, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "TZ=UTC"}
 }
 
 // run runs a program and turns what it says into the error.
