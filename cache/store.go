@@ -47,6 +47,8 @@ type Options struct {
 	// NoSync leaves out fsync(2): after a crash of the machine the newest
 	// entries may be damaged (and are then misses).
 	NoSync bool
+	// ReadOnly makes nothing: a store that is not there is empty.
+	ReadOnly bool
 	// Now is the clock, for the time an entry was made; nil is time.Now.
 	Now func() time.Time
 }
@@ -63,6 +65,9 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	s := &Store{dir: dir, tmp: filepath.Join(dir, "tmp"), boot: strings.TrimSpace(string(boot)), view: view, noSync: o.NoSync, now: o.Now, trusted: make(map[string]bool)}
 	for _, d := range []string{"cas", "actions", filepath.Join("trees", s.boot, s.view), "locks", "tmp"} {
+		if o.ReadOnly {
+			break
+		}
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, fmt.Errorf("open cache %s: %w", dir, err)
 		}

@@ -63,10 +63,15 @@ func quote(s string) string {
 
 // key computes the key text of v from what its inputs' digests are now.
 func (v *vertex) key() (cache.ActionID, []byte) {
-	ds := make([]digest.Digest, len(v.node.Inputs))
-	for i, in := range v.node.Inputs {
-		ds[i] = v.inputs[i].outputs[in.Output].Digest
-	}
-	text := KeyText(v.node, ds)
+	text := KeyText(v.node, digestsOf(v.node, func(i int) map[string]cache.Artifact { return v.inputs[i].outputs }))
 	return cache.NewActionID(text), text
+}
+
+// digestsOf are those of n's inputs, whose outputs are known.
+func digestsOf(n *Node, outputs func(input int) map[string]cache.Artifact) []digest.Digest {
+	ds := make([]digest.Digest, len(n.Inputs))
+	for i, in := range n.Inputs {
+		ds[i] = outputs(i)[in.Output].Digest
+	}
+	return ds
 }

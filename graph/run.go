@@ -183,13 +183,15 @@ func isDir(name string) bool {
 }
 
 // present tells whether v's outputs are where they belong.
-func (b *build) present(v *vertex) error {
-	for name, a := range v.outputs {
+func (b *build) present(v *vertex) error { return present(b.Store, v.node, v.outputs) }
+
+func present(store *cache.Store, n *Node, outputs map[string]cache.Artifact) error {
+	for name, a := range outputs {
 		var err error
-		if v.node.Deliver != "" {
-			err = b.Store.Delivered(v.node.Deliver, a)
+		if n.Deliver != "" {
+			err = store.Delivered(n.Deliver, a)
 		} else {
-			err = b.Store.Has(a)
+			err = store.Has(a)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)

@@ -364,14 +364,7 @@ func openWorkplace(e *env) (*workplace, error) {
 	if w.scratch, err = w.store.NewScratch(build); err != nil {
 		return nil, hint(err)
 	}
-	w.memo = graph.ReadMemo(w.memoFile(), time.Now())
-	w.history = make(graph.History)
-	if b, err := os.ReadFile(w.historyFile()); err == nil {
-		json.Unmarshal(b, &w.history) // a guess at durations; without it, the order is a worse one
-	}
-	if w.history == nil { // "null"
-		w.history = make(graph.History)
-	}
+	w.readMemory()
 	return w, nil
 }
 
@@ -381,6 +374,7 @@ func (w *workplace) historyFile() string { return filepath.Join(w.data, "cache",
 // remember keeps what helps the next build and costs nothing to lose.
 func (w *workplace) remember(r *graph.Result) {
 	w.memo.Write(w.memoFile())
+	w.rememberLast(r, time.Now())
 	if len(r.Durations) == 0 {
 		return
 	}

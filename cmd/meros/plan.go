@@ -1,0 +1,205 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"meros/cache"
+	"meros/constellations"
+	"meros/graph"
+	"meros/stages"
+)
+
+type planCmd struct {
+	Constellation string   `arg:"" help:"Name of the constellation."`
+	Machine       []string `arg:"" optional:"" help:"Machines (default: all)."`
+	RootfsOnly    bool     `help:"As of build."`
+	Boot          bool     `help:"As of build."`
+	Use           string   `placeholder:"IMAGE" help:"As of build."`
+	JSON          bool     `name:"json" help:"Print JSON: {\"constellation\", \"reused\", \"run\", \"maybe\", \"seconds\", \"stages\": [{\"name\", \"stage\", \"outcome\", \"reason\", \"after\", \"seconds\"}]}; outcome is reused, run or maybe."`
+}
+
+// Run implements the verb.
+func (c *planCmd) Run(e *env) error {
+	f, err := (&buildCmd{Constellation: c.Constellation, Machine: c.Machine, RootfsOnly: c.RootfsOnly, Boot: c.Boot, Use: c.Use}).foresee(e)
+	if err != nil {
+		return err
+	}
+	p := f.forecast()
+	if c.JSON {
+		b, err := json.MarshalIndent(p, "", "  ")
+		if err != nil {
+			return err
+		}
+		e.ui.say("%s", b)
+		return nil
+	}
+	p.print(e)
+	return nil
+}
+
+// foreseen is what a build of machines would do.
+type foreseen struct {
+	manifest *constellations.Manifest
+	all      []graph.Foresight
+	store    *cache.Store
+	history  graph.History
+	last     last
+}
+
+// foresee finds out what the verb would do, and changes nothing.
+func (c *buildCmd) foresee(e *env) (*foreseen, error) {
+	m, machines, err := c.load(e)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := readLock(m)
+	if err != nil {
+		return nil, err
+	}
+	if missing := lock.Unpinned(stages.Needs(machines)); len(missing) > 0 {
+		return nil, fmt.Errorf("%s does not pin %s: what it will be is not known yet (meros lock %s)", lockFile(m), missing[0], m.Name)
+	}
+	w := &workplace{data: filepath.Join(e.root, "data")}
+	if w.store, err = cache.Open(filepath.Join(w.data, "cache"), cache.Options{ReadOnly: true}); err != nil {
+		return nil, err
+	}
+	w.readMemory()
+	o, err := w.options(e, m, machines, c.Boot)
+	if err != nil {
+		return nil, err
+	}
+	o.RootfsOnly, o.Boot = c.RootfsOnly, c.Boot
+	plan := new(graph.Plan)
+	planned, err := stages.Plan(plan, m, machines, lock, o)
+	if err != nil {
+		return nil, err
+	}
+	var targets []*graph.Node
+	for _, pm := range planned {
+		targets = append(targets, pm.Targets()...)
+	}
+	return &foreseen{m, graph.Foresee(plan, targets, w.store), w.store, w.history, readLast(w.lastFile())}, nil
+}
+
+// forecast is what a build would do, for people and programs.
+type forecast struct {
+	Constellation string          `json:"constellation"`
+	Reused        int             `json:"reused"`
+	Run           int             `json:"run"`
+	Maybe         int             `json:"maybe"`
+	Seconds       float64         `json:"seconds"`
+	Stages        []stageForecast `json:"stages"`
+}
+
+type stageForecast struct {
+	Name    string  `json:"name"`
+	Stage   string  `json:"stage"`
+	Outcome string  `json:"outcome"`
+	Reason  string  `json:"reason,omitempty"`
+	After   string  `json:"after,omitempty"`
+	Seconds float64 `json:"seconds,omitempty"`
+}
+
+var outcomes = map[graph.Outcome]string{graph.WouldReuse: "reused", graph.WouldRun: "run", graph.MayRun: "maybe"}
+
+func (f *foreseen) forecast() *forecast {
+	p := &forecast{Constellation: f.manifest.Name, Seconds: milliseconds(graph.Estimate(f.all, f.history, runtime.NumCPU()))}
+	for _, s := range f.all {
+		one := stageForecast{Name: s.Node.Name, Stage: s.Node.Stage, Outcome: outcomes[s.Outcome]}
+		switch s.Outcome {
+		case graph.WouldReuse:
+			p.Reused++
+		case graph.WouldRun:
+			p.Run++
+			one.Reason, one.Seconds = f.reason(s), milliseconds(f.history.Expect(s.Node))
+		case graph.MayRun:
+			p.Maybe++
+			one.After, one.Seconds = s.After.Name, milliseconds(f.history.Expect(s.Node))
+		}
+		p.Stages = append(p.Stages, one)
+	}
+	return p
+}
+
+// milliseconds rounds to them, and gives seconds.
+func milliseconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
+
+// reason is why a stage would run, in one line.
+func (f *foreseen) reason(s graph.Foresight) string {
+	if s.Node.Fixed != nil {
+		return "not downloaded yet"
+	}
+	if ds := f.differences(s); len(ds) > 0 {
+		more := ""
+		if len(ds) > 1 {
+			more = fmt.Sprintf(" (and %d more)", len(ds)-1)
+		}
+		return ds[0].String() + more
+	}
+	return strings.TrimPrefix(s.Reason, "cache miss: ")
+}
+
+// differences are what a stage's key does not share with the one that it had
+// the last time.
+func (f *foreseen) differences(s graph.Foresight) []graph.Difference {
+	was, ok := f.last[s.Node.Name]
+	if !ok || s.KeyText == nil || was.action == s.Action.Hex() {
+		return nil
+	}
+	return differences(f.store, s.Node, was.action, s.KeyText)
+}
+
+// maxDownloads is how many downloads are told one by one.
+const maxDownloads = 5
+
+func (p *forecast) print(e *env) {
+	downloads := 0
+	for _, s := range p.Stages {
+		if s.Stage == "fetch" && s.Outcome == "run" {
+			if downloads++; downloads > maxDownloads && !e.ui.verbose {
+				continue
+			}
+		}
+		switch s.Outcome {
+		case "run":
+			e.ui.say("run    %-40s %8s  %s", s.Name, secondsText(s.Seconds), s.Reason)
+		case "maybe":
+			e.ui.say("maybe  %-40s %8s  after %s", s.Name, secondsText(s.Seconds), s.After)
+		default:
+			if e.ui.verbose {
+				e.ui.say("reuse  %s", s.Name)
+			}
+		}
+	}
+	if more := downloads - maxDownloads; more > 0 && !e.ui.verbose {
+		e.ui.say("run    and %d more downloads", more)
+	}
+	text := fmt.Sprintf("%s: %d stages: %d reused, %d would run", p.Constellation, len(p.Stages), p.Reused, p.Run)
+	if p.Maybe > 0 {
+		text += fmt.Sprintf(", %d more unless those give the same bytes", p.Maybe)
+	}
+	if p.Run > 0 {
+		text += ", about " + secondsText(p.Seconds)
+	}
+	e.ui.say("%s", text)
+}
+
+func secondsText(s float64) string { return seconds(time.Duration(s * float64(time.Second))) }
+
+// readMemory reads what helps and costs nothing to lose.
+func (w *workplace) readMemory() {
+	w.memo = graph.ReadMemo(w.memoFile(), time.Now())
+	w.history = make(graph.History)
+	if b, err := os.ReadFile(w.historyFile()); err == nil {
+		json.Unmarshal(b, &w.history) // a guess at durations; without it, the order is a worse one
+	}
+	if w.history == nil { // "null"
+		w.history = make(graph.History)
+	}
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"meros/cache"
+	"meros/graph"
+)
+
+type whyCmd struct {
+	Constellation string `arg:"" help:"Name of the constellation, or CONSTELLATION/MACHINE."`
+	Stage         string `arg:"" optional:"" help:"A part of the names of the stages to explain (default: those that run first)."`
+	RootfsOnly    bool   `help:"As of build."`
+	Boot          bool   `help:"As of build."`
+	JSON          bool   `name:"json" help:"Print JSON: [{\"name\", \"stage\", \"when\", \"reason\", \"differences\": [{\"name\", \"before\", \"after\"}], \"then\"}]; when is next or last."`
+}
+
+// explanation is why a stage would run, or ran the last time.
+type explanation struct {
+	Name        string             `json:"name"`
+	Stage       string             `json:"stage"`
+	When        string             `json:"when"` // "next" or "last"
+	Reason      string             `json:"reason,omitempty"`
+	Differences []graph.Difference `json:"differences,omitempty"`
+	Then        []string           `json:"then,omitempty"` // what may run after it
+}
+
+// Run implements the verb.
+func (c *whyCmd) Run(e *env) error {
+	name, machine, one := strings.Cut(c.Constellation, "/")
+	b := &buildCmd{Constellation: name, RootfsOnly: c.RootfsOnly, Boot: c.Boot}
+	if one {
+		b.Machine = []string{machine}
+	}
+	f, err := b.foresee(e)
+	if err != nil {
+		return err
+	}
+	all := f.next(c.Stage)
+	if len(all) == 0 {
+		all = f.lastTime(c.Stage)
+	}
+	if c.JSON {
+		b, err := json.MarshalIndent(append([]explanation{}, all...), "", "  ")
+		if err != nil {
+			return err
+		}
+		e.ui.say("%s", b)
+		return nil
+	}
+	if len(all) == 0 && c.Stage != "" && !f.has(c.Stage) {
+		return usageError{fmt.Errorf("%s: no stage has %q in its name (meros plan %s -v lists them)", name, c.Stage, name)}
+	}
+	if len(all) == 0 {
+		e.ui.say("nothing would run, and nothing is known of an earlier build")
+	}
+	for _, x := range all {
+		x.print(e)
+	}
+	return nil
+}
+
+func (f *foreseen) has(part string) bool {
+	return slices.ContainsFunc(f.all, func(s graph.Foresight) bool { return strings.Contains(s.Node.Name, part) })
+}
+
+// next explains what would run now: all whose key is known and has no answer.
+func (f *foreseen) next(part string) []explanation {
+	var all []explanation
+	for _, s := range f.all {
+		if s.Outcome == graph.WouldReuse || s.Node.Fixed != nil || !strings.Contains(s.Node.Name, part) {
+			continue
+		}
+		x := explanation{Name: s.Node.Name, Stage: s.Node.Stage, When: "next"}
+		if s.Outcome == graph.MayRun {
+			if part == "" {
+				continue // those before it are explained
+			}
+			x.Reason = fmt.Sprintf("%s runs before it; unless that gives the same bytes as before, this runs too", s.After.Name)
+		} else if x.Differences = f.differences(s); len(x.Differences) == 0 {
+			x.Reason = strings.TrimPrefix(s.Reason, "cache miss: ")
+		}
+		for _, t := range f.all {
+			if t.After == s.Node {
+				x.Then = append(x.Then, t.Node.Name)
+			}
+		}
+		all = append(all, x)
+	}
+	return all
+}
+
+// lastTime explains the newest build that changed something of these machines.
+func (f *foreseen) lastTime(part string) []explanation {
+	var newest int64
+	for _, s := range f.all {
+		if strings.Contains(s.Node.Name, part) {
+			newest = max(newest, f.last[s.Node.Name].since)
+		}
+	}
+	var all []explanation
+	for _, s := range f.all {
+		was := f.last[s.Node.Name]
+		if newest == 0 || was.since != newest || !strings.Contains(s.Node.Name, part) {
+			continue
+		}
+		x := explanation{Name: s.Node.Name, Stage: s.Node.Stage, When: "last"}
+		id, err := cache.ParseActionID(was.action)
+		if err == nil {
+			var text []byte
+			if text, err = f.store.KeyText(id); err == nil {
+				x.Differences = differences(f.store, s.Node, was.before, text)
+			}
+		}
+		if len(x.Differences) == 0 {
+			x.Reason = "it was built for the first time " + time.Unix(0, newest).Format(time.DateTime)
+		}
+		all = append(all, x)
+	}
+	return all
+}
+
+// maxDifferences is how many lines are told of a stage.
+const maxDifferences = 20
+
+func (x explanation) print(e *env) {
+	verb := "would run"
+	if x.When == "last" {
+		verb = "changed the last time"
+	}
+	e.ui.say("%s %s", x.Name, verb)
+	if x.Reason != "" {
+		e.ui.say("    %s", x.Reason)
+	}
+	for i, d := range x.Differences {
+		if i == maxDifferences && !e.ui.verbose {
+			e.ui.say("    and %d more (-v)", len(x.Differences)-i)
+			break
+		}
+		e.ui.say("    %s", d)
+	}
+	if len(x.Then) > 0 {
+		e.ui.say("  then, unless it gives the same bytes: %s", strings.Join(x.Then, ", "))
+	}
+}

@@ -1,0 +1,148 @@
+package graph
+
+import (
+	"time"
+
+	"meros/cache"
+)
+
+// Outcome is what a build would do with a node.
+type Outcome uint8
+
+const (
+	WouldReuse Outcome = iota // the cache has its outputs, or nobody needs their bytes
+	WouldRun                  // the cache has no answer
+	MayRun                    // something below runs first; if that gives the same bytes as before, it does not
+)
+
+// Foresight is what a build would do with a node, and why.
+type Foresight struct {
+	Node    *Node
+	Outcome Outcome
+	Reason  string         // of WouldRun: what the cache says
+	After   *Node          // of MayRun: what runs below it
+	Action  cache.ActionID // zero if it is not known before something has run
+	KeyText []byte         // nil if it is not known
+}
+
+// Foresee tells what [Build] would do now, for each node that the targets are
+// made of, in the order of the plan. It runs and writes nothing.
+func Foresee(p *Plan, targets []*Node, store *cache.Store) []Foresight {
+	f := &foreseer{store: store, vertices: make([]foreseen, len(p.Nodes))}
+	for _, t := range targets {
+		f.vertices[t.id].reached, f.vertices[t.id].wanted = true, true
+	}
+	for i := len(p.Nodes) - 1; i >= 0; i-- {
+		for _, in := range p.Nodes[i].Inputs {
+			f.vertices[in.Node.id].reached = f.vertices[in.Node.id].reached || f.vertices[i].reached
+		}
+	}
+	for i, n := range p.Nodes {
+		if f.vertices[i].reached {
+			f.key(n)
+		}
+	}
+	for i := len(p.Nodes) - 1; i >= 0; i-- {
+		if f.vertices[i].reached {
+			f.decide(p.Nodes[i])
+		}
+	}
+	var all []Foresight
+	for i, n := range p.Nodes {
+		if v := &f.vertices[i]; v.reached {
+			v.Node = n
+			all = append(all, v.Foresight)
+		}
+	}
+	return all
+}
+
+type foreseer struct {
+	store    *cache.Store
+	vertices []foreseen
+}
+
+type foreseen struct {
+	Foresight
+	reached, wanted bool
+	perhaps         *Node               // what runs before a node that may want its bytes
+	outputs         map[string]Artifact // nil if they are not known
+}
+
+// key finds out what the outputs of n are, if that can be known.
+func (f *foreseer) key(n *Node) {
+	v := &f.vertices[n.id]
+	if n.Fixed != nil {
+		v.outputs = n.Fixed
+	}
+	inputs := make([]*foreseen, len(n.Inputs))
+	for i, in := range n.Inputs {
+		inputs[i] = &f.vertices[in.Node.id]
+		if inputs[i].outputs == nil {
+			if v.After = in.Node; inputs[i].After != nil {
+				v.After = inputs[i].After
+			}
+			return
+		}
+	}
+	v.KeyText = KeyText(n, digestsOf(n, func(i int) map[string]Artifact { return inputs[i].outputs }))
+	v.Action = cache.NewActionID(v.KeyText)
+	if v.outputs != nil {
+		return
+	}
+	e, err := f.store.Lookup(v.Action)
+	if err != nil {
+		v.Reason = err.Error()
+		return
+	}
+	v.outputs = e.Outputs
+}
+
+// decide tells what happens to n, after that of all that use it is known.
+func (f *foreseer) decide(n *Node) {
+	v := &f.vertices[n.id]
+	switch {
+	case v.outputs == nil && v.After != nil:
+		v.Outcome = MayRun
+	case v.outputs == nil:
+		v.Outcome = WouldRun
+	case v.wanted || v.perhaps != nil:
+		if err := present(f.store, n, v.outputs); err == nil {
+			break
+		} else if v.wanted {
+			v.Outcome, v.Reason = WouldRun, err.Error()
+		} else {
+			v.Outcome, v.After = MayRun, v.perhaps
+		}
+	}
+	for _, in := range n.Inputs {
+		below := &f.vertices[in.Node.id]
+		switch v.Outcome {
+		case WouldRun:
+			below.wanted = true
+		case MayRun:
+			below.perhaps = v.After
+		}
+	}
+}
+
+// Estimate is how long a build of what was foreseen may take with that many
+// CPUs: no less than its longest chain, no less than all of it side by side.
+func Estimate(all []Foresight, h History, cpus int) time.Duration {
+	ends := make(map[*Node]time.Duration)
+	var sum, longest time.Duration
+	for _, f := range all {
+		var start time.Duration
+		for _, in := range f.Node.Inputs {
+			start = max(start, ends[in.Node])
+		}
+		end := start
+		if f.Outcome != WouldReuse {
+			d := h.Expect(f.Node)
+			end, sum = start+d, sum+d
+		}
+		ends[f.Node] = end
+		longest = max(longest, end)
+	}
+	return max(longest, sum/time.Duration(max(cpus, 1)))
+}
