@@ -78,7 +78,14 @@ func (c *Scratch) Close() error {
 
 // Reclaim removes the scratch directories below parent whose runs are dead,
 // and returns how many there were.
-func Reclaim(parent string) (int, error) {
+func Reclaim(parent string) (int, error) { return eachDead(parent, removeTree) }
+
+// Dead is how many scratch directories [Reclaim] would remove.
+func Dead(parent string) (int, error) {
+	return eachDead(parent, func(string) error { return nil })
+}
+
+func eachDead(parent string, do func(dir string) error) (int, error) {
 	entries, err := os.ReadDir(parent)
 	if os.IsNotExist(err) {
 		return 0, nil
@@ -97,7 +104,7 @@ func Reclaim(parent string) (int, error) {
 			continue
 		}
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			if err := removeTree(dir); err != nil {
+			if err := do(dir); err != nil {
 				f.Close()
 				return n, fmt.Errorf("reclaim %s: %w", dir, err)
 			}

@@ -120,6 +120,7 @@ type cli struct {
 	SSHConfig   sshConfigCmd   `cmd:"" name:"ssh-config" help:"Print a configuration of ssh for the machines."`
 	Lock        lockCmd        `cmd:"" help:"Pin the packages of a constellation in meros.lock, if they are not."`
 	Update      updateCmd      `cmd:"" help:"Pin the packages anew, at what the archive has now."`
+	Doctor      doctorCmd      `cmd:"" help:"Look whether this host has all that meros needs, and say what does not work without it."`
 	Kernel      kernelCmd      `cmd:"" help:"Look at kernels."`
 	Cache       cacheCmd       `cmd:"" help:"Look after the cache."`
 	Net         netCmd         `cmd:"" help:"Look at the networks of a constellation."`

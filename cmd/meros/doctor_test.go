@@ -1,0 +1,23 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"meros/cmd/lab"
+)
+
+// A user without subordinate ids hears of it from the doctor, and how to get
+// them; one who has them hears that all is well.
+func TestDoctorOfUsers(t *testing.T) {
+	lab.NeedRoot(t)
+	p := lab.New(t, map[string]string{"constellations/lab/manifest.yml": plain})
+	o := lab.Finish(t, p.AsUser(t, lab.UserOptions{NoSubIDs: true}, p.Command(t, "doctor")))
+	if o.Exit != 1 || !strings.Contains(o.Stdout, "broken   sandbox") || !strings.Contains(o.Stdout, "usermod --add-subuids") {
+		t.Errorf("exit status %d\n%s%s", o.Exit, o.Stdout, o.Stderr)
+	}
+	o = lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "doctor")))
+	if o.Exit != 0 || !strings.Contains(o.Stdout, "ok       sandbox") {
+		t.Errorf("exit status %d\n%s%s", o.Exit, o.Stdout, o.Stderr)
+	}
+}
