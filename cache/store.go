@@ -36,7 +36,9 @@ type Store struct {
 	boot   string // of this host, random(4)
 	view   string // of this process on owners, see idView
 	noSync bool
-	now    func() time.Time
+
+	readOnly bool
+	now      func() time.Time
 
 	mu      sync.Mutex
 	trusted map[string]bool // trees that were looked at
@@ -47,7 +49,8 @@ type Options struct {
 	// NoSync leaves out fsync(2): after a crash of the machine the newest
 	// entries may be damaged (and are then misses).
 	NoSync bool
-	// ReadOnly makes nothing: a store that is not there is empty.
+	// ReadOnly makes and removes nothing: a store that is not there is empty,
+	// and what is damaged stays.
 	ReadOnly bool
 	// Now is the clock, for the time an entry was made; nil is time.Now.
 	Now func() time.Time
@@ -63,7 +66,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cache %s: %w", dir, err)
 	}
-	s := &Store{dir: dir, tmp: filepath.Join(dir, "tmp"), boot: strings.TrimSpace(string(boot)), view: view, noSync: o.NoSync, now: o.Now, trusted: make(map[string]bool)}
+	s := &Store{dir: dir, tmp: filepath.Join(dir, "tmp"), boot: strings.TrimSpace(string(boot)), view: view, noSync: o.NoSync, readOnly: o.ReadOnly, now: o.Now, trusted: make(map[string]bool)}
 	for _, d := range []string{"cas", "actions", filepath.Join("trees", s.boot, s.view), "locks", "tmp"} {
 		if o.ReadOnly {
 			break
