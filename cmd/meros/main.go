@@ -120,6 +120,8 @@ type cli struct {
 	SSHConfig   sshConfigCmd   `cmd:"" name:"ssh-config" help:"Print a configuration of ssh for the machines."`
 	Lock        lockCmd        `cmd:"" help:"Pin the packages of a constellation in meros.lock, if they are not."`
 	Update      updateCmd      `cmd:"" help:"Pin the packages anew, at what the archive has now."`
+	New         newCmd         `cmd:"" help:"Make a constellation to begin with."`
+	Validate    validateCmd    `cmd:"" help:"Read manifests and locks, and tell all that is wrong with them."`
 	Doctor      doctorCmd      `cmd:"" help:"Look whether this host has all that meros needs, and say what does not work without it."`
 	Kernel      kernelCmd      `cmd:"" help:"Look at kernels."`
 	Cache       cacheCmd       `cmd:"" help:"Look after the cache."`
@@ -177,7 +179,10 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, enter
 		return exitUsage
 	}
 	e := &env{ctx: ctx, ui: u, entered: entered}
-	if e.root, err = findRoot(c.Root); err == nil {
+	if e.root, err = findRoot(c.Root); err != nil && c.Root == "" && strings.HasPrefix(kctx.Command(), "new ") {
+		e.root, err = os.Getwd() // the first one
+	}
+	if err == nil {
 		e.globals = []string{"--root=" + e.root, "--progress=" + c.Progress}
 		if c.Verbose {
 			e.globals = append(e.globals, "-v")
