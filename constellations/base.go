@@ -3,6 +3,7 @@ package constellations
 import (
 	"net/url"
 	"strings"
+	"unicode"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -19,14 +20,14 @@ func (l *loader) base(n ast.Node) string {
 // ImageURL tells whether s is the URL of an image that can be pinned.
 func ImageURL(s string) bool {
 	u, err := url.Parse(s)
-	if err != nil || strings.ContainsAny(s, " \t\r\n\x00") || u.User != nil || u.Fragment != "" {
+	if err != nil || strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) || u.User != nil || u.Fragment != "" {
 		return false
 	}
 	switch u.Scheme {
 	case "http", "https":
 		return u.Host != "" && u.Path != "" && !strings.HasSuffix(u.Path, "/")
 	case "file":
-		return u.Host == "" && strings.HasPrefix(u.Path, "/")
+		return u.Host == "" && strings.HasPrefix(u.Path, "/") && !strings.Contains(s, "%")
 	}
 	return false
 }

@@ -237,6 +237,9 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 			l.addAt(p.at, "", "bootstrap: %s is of Debian; machine %s is of Alpine", vm.Bootstrap, vm.Name)
 		}
 	}
+	if vm.BaseSHA256 != "" && !ImageURL(vm.Base) {
+		l.addAt(p.at, "", "base_sha256 is of a base that is a URL; machine %s has none", vm.Name)
+	}
 	l.m.Machines = append(l.m.Machines, vm)
 }
 

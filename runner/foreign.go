@@ -3,8 +3,14 @@ package runner
 import (
 	"debug/elf"
 	"fmt"
+	"math"
+	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // emulators are qemu-user's names of what QEMU calls the machine, where it
@@ -40,4 +46,35 @@ func Emulator(arch string) (file string, err error) {
 		}
 	}
 	return "", fmt.Errorf("programs of %s need qemu-%s-static to run here (Debian, Ubuntu: apt install qemu-user-static; Fedora: dnf install qemu-user-static-%s; Alpine: apk add qemu-%s)", arch, name, name, name)
+}
+
+// ownUserNamespace gives a process a user namespace of its own, in which all
+// ids are what they are here. What runs foreign programs is a matter of the
+// user namespace: neither the host's rules nor other sandboxes' are ours to
+// change.
+func ownUserNamespace(attr *syscall.SysProcAttr) (err error) {
+	attr.Cloneflags |= unix.CLONE_NEWUSER
+	attr.GidMappingsEnableSetgroups = true
+	if attr.UidMappings, err = identity("/proc/self/uid_map"); err == nil {
+		attr.GidMappings, err = identity("/proc/self/gid_map")
+	}
+	return err
+}
+
+// identity maps the ids that a map has, user_namespaces(7), to themselves.
+func identity(file string) ([]syscall.SysProcIDMap, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var all []syscall.SysProcIDMap
+	for line := range strings.Lines(string(b)) {
+		var inside, outside, count int64
+		if _, err := fmt.Sscan(line, &inside, &outside, &count); err != nil {
+			return nil, fmt.Errorf("read %s: %w", file, err)
+		}
+		count = min(count, math.MaxInt32) // ids above that are nobody's
+		all = append(all, syscall.SysProcIDMap{ContainerID: int(inside), HostID: int(inside), Size: int(count)})
+	}
+	return all, nil
 }

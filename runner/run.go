@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -109,12 +107,10 @@ func start(ctx context.Context, s Spec, config []byte, stdio Stdio) (st Status, 
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.Stdin, stdio.Stdout, stdio.Stderr
 	cmd.ExtraFiles = []*os.File{configR, statusW}
 	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: s.namespaces(), Pdeathsig: unix.SIGKILL}
-	if s.Foreign != "" && initialUserNamespace() {
-		// What runs foreign programs is a matter of the user namespace, and the
-		// host's own is not ours to change. The ids stay the same.
-		all := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: math.MaxUint32}}
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings, cmd.SysProcAttr.GidMappingsEnableSetgroups = all, all, true
+	if s.Foreign != "" {
+		if err := ownUserNamespace(cmd.SysProcAttr); err != nil {
+			return st, err
+		}
 	}
 	// A daemon that kept the output open cannot outlive its pid namespace, so
 	// the pipes do end; this is for what the host's own descriptors hold.
@@ -151,15 +147,9 @@ func start(ctx context.Context, s Spec, config []byte, stdio Stdio) (st Status, 
 	return st, err
 }
 
-// initialUserNamespace tells whether this process is in that of the host,
-// whose number is fixed: include/linux/proc_ns.h.
-func initialUserNamespace() bool {
-	to, err := os.Readlink("/proc/self/ns/user")
-	return err == nil && to == "user:[4026531837]"
-}
-
 // namespaces are the clone(2) flags for s. A user namespace is not among
-// them: the program as a whole enters one where it needs it.
+// them: the program as a whole enters one where it needs it; see also
+// [ownUserNamespace].
 func (s Spec) namespaces() uintptr {
 	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC)
 	if s.Network != HostNetwork {

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
-	"path/filepath"
 	"strings"
 
 	"meros/constellations"
@@ -43,10 +42,11 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.M
 		if m.Arch == runner.HostArch() {
 			continue
 		}
+		ids[emulator+m.Arch] = "missing"
 		if file, err := runner.Emulator(m.Arch); err == nil {
-			ids[emulator+m.Arch] = ToolIdentity(filepath.Base(file), memo)
-		} else {
-			ids[emulator+m.Arch] = "missing"
+			if l, err := graph.ReadLocal("tool", file, nil, memo); err == nil {
+				ids[emulator+m.Arch] = strings.TrimPrefix(l.Digest, "sha256:")
+			}
 		}
 	}
 	for n := range names {

@@ -100,8 +100,10 @@ func (c *buildCmd) useImage(e *env, machines []*constellations.Machine) error {
 		c.advised = true
 		e.ui.note("the manifest's packages are not installed into %s: it has its own", c.Use)
 	}
-	c.Use = file // the namespace's process may be elsewhere
-	machines[0].Base, machines[0].Packages = file, nil
+	c.Use = file       // the namespace's process may be elsewhere
+	vm := *machines[0] // the manifest stays what it is: its lock is kept by it
+	vm.Base, vm.BaseSHA256, vm.Packages = file, "", nil
+	machines[0] = &vm
 	return nil
 }
 
@@ -255,7 +257,7 @@ func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
 		Budget: graph.Budget{CPU: x.jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: e.ui.event, KeepGoing: x.keepGoing,
 	})
-	w.remember(r)
+	w.remember(r, x.name)
 	if changed := (*graph.ChangedError)(nil); errors.As(err, &changed) {
 		os.Remove(w.memoFile()) // should it be what was wrong
 	}
@@ -372,9 +374,9 @@ func (w *workplace) memoFile() string    { return filepath.Join(w.data, "cache",
 func (w *workplace) historyFile() string { return filepath.Join(w.data, "cache", "durations.json") }
 
 // remember keeps what helps the next build and costs nothing to lose.
-func (w *workplace) remember(r *graph.Result) {
+func (w *workplace) remember(r *graph.Result, of string) {
 	w.memo.Write(w.memoFile())
-	w.rememberLast(r, time.Now())
+	w.rememberLast(r, of, time.Now())
 	if len(r.Durations) == 0 {
 		return
 	}

@@ -14,7 +14,8 @@ import (
 	"meros/graph"
 )
 
-// last is what nodes were the last time: their actions, by the nodes' names.
+// last is what nodes were the last time: their actions, by the name of what was
+// built, a space, and the node's own.
 type last map[string]lastAction
 
 // lastAction is a node's action, and the one that it had before that.
@@ -46,16 +47,22 @@ func readLast(file string) last {
 	return l
 }
 
-// rememberLast notes the actions of a build.
-func (w *workplace) rememberLast(r *graph.Result, now time.Time) {
+// rememberLast notes the actions of a build. Where several nodes have one name,
+// none is noted: they would be taken for each other.
+func (w *workplace) rememberLast(r *graph.Result, of string, now time.Time) {
 	l := readLast(w.lastFile())
 	changed := false
+	named := make(map[string]int)
+	for n := range r.Actions {
+		named[n.Name]++
+	}
 	for n, a := range r.Actions {
-		was := l[n.Name]
-		if n.Fixed != nil || a.IsZero() || was.action == a.Hex() || strings.ContainsAny(n.Name, "\n") {
+		name := of + " " + n.Name
+		was := l[name]
+		if n.Fixed != nil || a.IsZero() || was.action == a.Hex() || named[n.Name] > 1 || strings.Contains(name, "\n") {
 			continue
 		}
-		l[n.Name], changed = lastAction{a.Hex(), was.action, now.UnixNano()}, true
+		l[name], changed = lastAction{a.Hex(), was.action, now.UnixNano()}, true
 	}
 	if !changed {
 		return

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -74,4 +75,9 @@ func TestTopLevel(t *testing.T) {
 	if fi, err := os.Stat("../../dist-conf.sh"); err != nil || fi.Mode().Perm()&0o100 == 0 {
 		t.Errorf("dist-conf.sh cannot be run: %v", err)
 	}
+}
+
+// The first program of a machine of 32 bits is this one as well.
+func TestCompilesFor32Bits(t *testing.T) {
+	lab.BuildFor(t, filepath.Join(t.TempDir(), "meros-arm"), "meros/cmd/meros", "arm")
 }

@@ -145,10 +145,16 @@ func (f *foreseen) reason(s graph.Foresight) string {
 	return strings.TrimPrefix(s.Reason, "cache miss: ")
 }
 
+// lastOf is what a node was the last time.
+func (f *foreseen) lastOf(n *graph.Node) (lastAction, bool) {
+	a, ok := f.last[f.manifest.Name+" "+n.Name]
+	return a, ok
+}
+
 // differences are what a stage's key does not share with the one that it had
 // the last time.
 func (f *foreseen) differences(s graph.Foresight) []graph.Difference {
-	was, ok := f.last[s.Node.Name]
+	was, ok := f.lastOf(s.Node)
 	if !ok || s.KeyText == nil || was.action == s.Action.Hex() {
 		return nil
 	}

@@ -99,12 +99,13 @@ func (f *foreseen) lastTime(part string) []explanation {
 	var newest int64
 	for _, s := range f.all {
 		if strings.Contains(s.Node.Name, part) {
-			newest = max(newest, f.last[s.Node.Name].since)
+			was, _ := f.lastOf(s.Node)
+			newest = max(newest, was.since)
 		}
 	}
 	var all []explanation
 	for _, s := range f.all {
-		was := f.last[s.Node.Name]
+		was, _ := f.lastOf(s.Node)
 		if newest == 0 || was.since != newest || !strings.Contains(s.Node.Name, part) {
 			continue
 		}

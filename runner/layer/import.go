@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,21 +45,38 @@ func Import(ctx context.Context, r io.Reader, dir, lower string) error {
 // of an archive can stand for a file of any size.
 const maxImport = 64 << 30
 
+// maxPath is PATH_MAX without its end, limits.h.
+const maxPath = 4095
+
+// lastTime is the last that fits 64 bits of nanoseconds.
+var lastTime = time.Unix(0, math.MaxInt64)
+
 // importer is an [unpacker] that takes more.
 type importer struct {
 	unpacker
 	size    int64
+	implied int // directories that the layer has no entry of
 	lower   *os.Root
 	removed map[string]bool // what the layer removes from those below
 }
 
 func (i *importer) entry(h *tar.Header, r io.Reader) error {
 	name := path.Clean(h.Name)
-	if name == "." {
+	if name == "." || h.Typeflag == tar.TypeXGlobalHeader {
 		return nil
 	}
 	if !filepath.IsLocal(name) {
 		return errors.New("is not a path within the tree")
+	}
+	if len(name) > maxPath || len(h.Linkname) > maxPath {
+		return fmt.Errorf("is longer than the %d bytes of a path", maxPath)
+	}
+	name, err := i.follow(name)
+	if err != nil {
+		return err
+	}
+	if h.ModTime.Before(time.Unix(0, 0)) || h.ModTime.After(lastTime) {
+		h.ModTime = time.Unix(0, 0) // file systems differ on what they keep of it
 	}
 	if i.size += h.Size; h.Size < 0 || h.Size > maxImport || i.size > maxImport {
 		return fmt.Errorf("the layer's files hold more than %d bytes", int64(maxImport))
@@ -71,6 +90,9 @@ func (i *importer) entry(h *tar.Header, r io.Reader) error {
 	}
 	fd := int(parent.Fd())
 	if hidden, ok := strings.CutPrefix(base, whiteoutPrefix); ok {
+		if name == opaqueMarker {
+			return i.hideAll(fd)
+		}
 		return i.whiteout(fd, path.Join(path.Dir(name), hidden), hidden)
 	}
 	if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
@@ -137,6 +159,68 @@ func (i *importer) whiteout(fd int, name, hidden string) error {
 	return unix.Mknodat(fd, hidden, unix.S_IFCHR, 0)
 }
 
+// hideAll hides all that the layers below have: the top of a tree has no entry
+// that could say so.
+func (i *importer) hideAll(fd int) error {
+	if i.lower == nil {
+		return nil
+	}
+	top, err := i.lower.Open(".")
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	names, err := top.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if err := i.whiteout(fd, n, n); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxFollowed is how many links a path may lead through, path_resolution(7).
+const maxFollowed = 40
+
+// follow is where a name is that leads through links of the layers below, as
+// /lib does where it is a link to /usr/lib.
+func (i *importer) follow(name string) (string, error) {
+	if i.lower == nil {
+		return name, nil
+	}
+	dir := path.Dir(name)
+	if fi, err := i.root.Lstat(dir); err == nil && fi.IsDir() {
+		return name, nil
+	}
+	parts := strings.Split(dir, "/")
+	for k, followed := 0, 0; k < len(parts); k++ {
+		at := path.Join(parts[:k+1]...)
+		if _, err := i.root.Lstat(at); err == nil {
+			continue // the layer's own counts
+		}
+		fi, err := i.lower.Lstat(at)
+		if err != nil || fi.Mode()&fs.ModeSymlink == 0 {
+			continue
+		}
+		to, err := i.lower.Readlink(at)
+		if err != nil {
+			return "", err
+		}
+		if !path.IsAbs(to) {
+			to = path.Join("/", path.Dir(at), to)
+		}
+		rest := path.Join(append([]string{strings.TrimPrefix(path.Clean(to), "/")}, parts[k+1:]...)...)
+		if followed++; followed > maxFollowed || rest == "" {
+			return "", errors.New("leads through links that lead nowhere")
+		}
+		parts, k = strings.Split(rest, "/"), -1
+	}
+	return path.Join(path.Join(parts...), path.Base(name)), nil
+}
+
 func (i *importer) opaque(name string) error {
 	d, err := i.root.Open(name)
 	if err != nil {
@@ -158,7 +242,10 @@ func (i *importer) parents(dir string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	h := &tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: 0o755}
+	if i.implied++; i.implied > maxEntries {
+		return fmt.Errorf("more than %d entries", maxEntries)
+	}
+	h := &tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0)}
 	if i.lower != nil && err != nil {
 		if fi, err := i.lower.Lstat(dir); err == nil && fi.IsDir() {
 			if h, err = tar.FileInfoHeader(fi, ""); err != nil {

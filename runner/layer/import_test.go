@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"meros/cmd/lab"
 )
@@ -49,7 +50,12 @@ const (
 func TestImport(t *testing.T) {
 	lab.NeedRoot(t)
 	lower := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(lower, "var/tmp"), 0o755); err != nil {
+	for _, d := range []string{"var/tmp", "usr/lib"} {
+		if err := os.MkdirAll(filepath.Join(lower, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("usr/lib", filepath.Join(lower, "lib")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chmod(filepath.Join(lower, "var/tmp"), 0o777|os.ModeSticky); err != nil {
@@ -68,6 +74,11 @@ func TestImport(t *testing.T) {
 			[]string{"5 0755 0:0 d/", "0 0644 0:0 d/.wh.gone", "0 0755 0:0 kept", "5 0755 0:0 o/", "0 0644 0:0 o/.wh..wh..opq"}},
 		"a directory in the place of another": {[]tar.Header{{Name: ".wh.d", Typeflag: reg}, {Name: "d/new", Typeflag: reg}},
 			[]string{"5 0755 0:0 d/", "0 0644 0:0 d/.wh..wh..opq", "0 0755 0:0 d/new"}},
+		"below a link": {[]tar.Header{{Name: "lib/x/y", Typeflag: reg}, {Name: "run/z", Typeflag: reg}},
+			[]string{"5 0755 0:0 run/", "0 0755 0:0 run/z", "5 0755 0:0 usr/", "5 0755 0:0 usr/lib/", "5 0755 0:0 usr/lib/x/", "0 0755 0:0 usr/lib/x/y"}},
+		"all below hidden": {[]tar.Header{{Name: "var/new", Typeflag: reg}, {Name: ".wh..wh..opq", Typeflag: reg}},
+			[]string{"0 0644 0:0 .wh.lib", "0 0644 0:0 .wh.usr", "5 0755 0:0 var/", "0 0644 0:0 var/.wh..wh..opq", "0 0755 0:0 var/new"}},
+		"times":      {[]tar.Header{{Name: "a", Typeflag: reg, ModTime: time.Unix(1<<40, 0), Format: tar.FormatPAX}}, []string{"0 0755 0:0 a"}},
 		"no devices": {[]tar.Header{{Name: "dev", Typeflag: dir}, {Name: "dev/sda", Typeflag: tar.TypeBlock, Devmajor: 8}, {Name: "gone", Typeflag: tar.TypeChar}}, []string{"5 0755 0:0 dev/"}},
 		"links":      {[]tar.Header{{Name: "./z", Typeflag: reg}, {Name: "./y", Typeflag: hard, Linkname: "./z"}, {Name: "s", Typeflag: sym, Linkname: "/etc/../.."}}, []string{"2 0777 0:0 s /etc/../..", "0 0755 0:0 y", "1 0755 0:0 z y"}},
 	} {
@@ -104,6 +115,7 @@ func TestImportRefuses(t *testing.T) {
 		"a link to a tree":     {[]tar.Header{{Name: "d", Typeflag: dir}, {Name: "a", Typeflag: hard, Linkname: "d"}}, "a directory"},
 		"a whiteout upwards":   {[]tar.Header{{Name: "d/.wh...", Typeflag: reg}}, "removes nothing that has a name"},
 		"a whiteout of itself": {[]tar.Header{{Name: "d/.wh..", Typeflag: reg}}, "removes nothing that has a name"},
+		"a name too long":      {[]tar.Header{{Name: strings.Repeat("a/", 2500), Typeflag: dir, Format: tar.FormatPAX}}, "is longer than"},
 		"below a file":         {[]tar.Header{{Name: "f", Typeflag: reg}, {Name: "f/x", Typeflag: reg}}, "not a directory"},
 	} {
 		t.Run(name, func(t *testing.T) {

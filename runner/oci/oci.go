@@ -61,7 +61,7 @@ func openLayout(dir, tag, arch string) ([]Layer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("is no image layout of OCI: %w", err)
 	}
-	im, err := choose(index, tag, arch)
+	im, err := choose(index, tag, arch, maxDepth)
 	if err != nil {
 		return nil, err
 	}
@@ -80,9 +80,16 @@ func openLayout(dir, tag, arch string) ([]Layer, error) {
 	return describe(im, out, arch)
 }
 
+// maxDepth is how deep indexes name indexes.
+const maxDepth = 4
+
 // choose finds the image of a layout for a machine, in the index itself or in
-// one that it names for several architectures.
-func choose(index v1.ImageIndex, tag, arch string) (v1.Image, error) {
+// one that it names for several architectures. The library does not compare
+// what it reads with the digests that name it.
+func choose(index v1.ImageIndex, tag, arch string, depth int) (v1.Image, error) {
+	if depth == 0 {
+		return nil, errors.New("names indexes in indexes without an end")
+	}
 	manifest, err := index.IndexManifest()
 	if err != nil {
 		return nil, err
@@ -97,11 +104,14 @@ func choose(index v1.ImageIndex, tag, arch string) (v1.Image, error) {
 			}
 			continue
 		}
-		if p := d.Platform; p != nil && p.Architecture != "" && p.Architecture != arch {
-			platforms = append(platforms, p.Architecture)
+		if p := d.Platform; p != nil && p.Architecture != "" && (p.Architecture != arch || p.OS != "" && p.OS != "linux") {
+			platforms = append(platforms, p.OS+"/"+p.Architecture)
 			continue
 		}
 		found, names = append(found, d), append(names, ref)
+	}
+	if newest := slices.IndexFunc(found, func(d v1.Descriptor) bool { return d.Platform != nil && d.Platform.Variant == armVariant }); len(found) > 1 && arch == "arm" && newest >= 0 {
+		found = found[newest : newest+1]
 	}
 	switch {
 	case len(found) == 0 && len(platforms) > 0:
@@ -116,13 +126,46 @@ func choose(index v1.ImageIndex, tag, arch string) (v1.Image, error) {
 		if err != nil {
 			return nil, err
 		}
-		return choose(inner, "", arch)
+		if err := matches(found[0].Digest, inner.RawManifest); err != nil {
+			return nil, err
+		}
+		return choose(inner, "", arch, depth-1)
 	}
-	return index.Image(found[0].Digest)
+	im, err := index.Image(found[0].Digest)
+	if err != nil {
+		return nil, err
+	}
+	if err := matches(found[0].Digest, im.RawManifest); err != nil {
+		return nil, err
+	}
+	m, err := im.Manifest()
+	if err != nil {
+		return nil, err
+	}
+	return im, matches(m.Config.Digest, im.RawConfigFile)
+}
+
+// armVariant is the newest of the kinds of processors that "arm" may mean.
+const armVariant = "v7"
+
+// matches compares a document with the digest that names it.
+func matches(want v1.Hash, read func() ([]byte, error)) error {
+	b, err := read()
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(b)
+	if got := hex.EncodeToString(sum[:]); want.Algorithm != "sha256" || got != want.Hex {
+		return fmt.Errorf("the document %v has the digest sha256:%s", want, got)
+	}
+	return nil
 }
 
 func openArchive(file, tag, arch string) ([]Layer, error) {
 	opener := func() (io.ReadCloser, error) { return os.Open(file) }
+	if err := smallDocument(file, "manifest.json"); err != nil {
+		return nil, err
+	}
 	manifest, err := tarball.LoadManifest(opener)
 	if err != nil {
 		layers, lerr := openArchivedLayout(file, tag, arch)
@@ -132,21 +175,30 @@ func openArchive(file, tag, arch string) ([]Layer, error) {
 		return layers, lerr
 	}
 	var entries, names []string
-	full := ""
+	full, meant := "", 0
 	for _, d := range manifest {
 		names = append(names, d.RepoTags...)
 		i := slices.IndexFunc(d.RepoTags, func(t string) bool { return t == tag || strings.HasSuffix(t, ":"+tag) })
 		if tag == "" && len(manifest) == 1 || tag != "" && i >= 0 {
+			meant++
 			if entries = d.Layers; tag != "" {
 				full = d.RepoTags[i]
 			}
 		}
+	}
+	if meant > 1 {
+		return nil, fmt.Errorf("has several images called %s; name one of them whole (%s)", tag, strings.Join(names, ", "))
 	}
 	if entries == nil {
 		if tag == "" {
 			return nil, fmt.Errorf("has several images; name one after a colon (%s)", strings.Join(names, ", "))
 		}
 		return nil, fmt.Errorf("has no image %s; name one after a colon (%s)", tag, strings.Join(names, ", "))
+	}
+	for _, d := range manifest {
+		if err := smallDocument(file, d.Config); err != nil {
+			return nil, err
+		}
 	}
 	var ref *name.Tag
 	if full != "" {
@@ -295,21 +347,68 @@ func (l Layer) Read(use func(io.Reader) error) error {
 	return nil
 }
 
+// maxLinks is how many links lead to a layer in an archive: older versions of
+// Docker write a layer once, and links to it.
+const maxLinks = 8
+
 // raw finds the layer in its file.
 func (l Layer) raw(f *os.File) (io.Reader, error) {
 	if l.Entry == "" {
 		return f, nil
 	}
-	for tr := tar.NewReader(f); ; {
-		h, err := tr.Next()
-		if err == io.EOF {
-			return nil, fmt.Errorf("the archive has no %s", l.Entry)
-		}
-		if err != nil {
+	want := path.Clean(l.Entry)
+	for range maxLinks {
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return nil, err
 		}
-		if path.Clean(h.Name) == path.Clean(l.Entry) && h.Typeflag == tar.TypeReg {
-			return tr, nil
+		r, link, err := find(tar.NewReader(f), want)
+		if err != nil || link == "" {
+			return r, err
+		}
+		want = link
+	}
+	return nil, fmt.Errorf("%s is a link of links", l.Entry)
+}
+
+// find finds an entry's content, or the name of what it is a link to.
+func find(tr *tar.Reader, want string) (r io.Reader, link string, err error) {
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return nil, "", fmt.Errorf("the archive has no %s", want)
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		if path.Clean(h.Name) != want {
+			continue
+		}
+		switch h.Typeflag {
+		case tar.TypeReg:
+			return tr, "", nil
+		case tar.TypeSymlink:
+			return nil, path.Join(path.Dir(want), h.Linkname), nil
+		case tar.TypeLink:
+			return nil, path.Clean(h.Linkname), nil
+		}
+	}
+}
+
+// smallDocument refuses an archive whose document of that name is too large to
+// be read into memory.
+func smallDocument(file, document string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for tr := tar.NewReader(f); ; {
+		h, err := tr.Next()
+		if err != nil {
+			return nil // whoever reads it says so
+		}
+		if path.Clean(h.Name) == path.Clean(document) && h.Size > maxDocument {
+			return fmt.Errorf("%s in it has %d bytes", h.Name, h.Size)
 		}
 	}
 }

@@ -46,9 +46,10 @@ func (h elfHeader) rule(name, interpreter string) string {
 }
 
 // emulate makes the kernel start foreign programs by an interpreter, for this
-// user namespace and as long as this process lives: the rules are those of a
-// file system that each user namespace has for itself since Linux 6.7, and that
-// nothing but a descriptor of this process holds. Older kernels have those of
+// user namespace, which is this sandbox's alone, and as long as this process
+// lives: the rules are those of a file system that each user namespace has for
+// itself since Linux 6.7, and that nothing but a descriptor of this process
+// holds. Older kernels have those of
 // the host alone, which then has to have a rule already.
 func emulate(arch, interpreter string) error {
 	h, ok := headers[arch]
@@ -70,11 +71,20 @@ func emulate(arch, interpreter string) error {
 		return fmt.Errorf("open binfmt_misc's register: %w", err)
 	}
 	defer unix.Close(register)
-	// Another sandbox of this user namespace may have made the rule.
-	if _, err := unix.Write(register, []byte(h.rule("meros-"+arch, interpreter))); err != nil && err != unix.EEXIST {
+	// As /proc/PID/exe the file can be reached from inside: by a mount on which
+	// even its owner can change nothing.
+	tree, err := unix.OpenTree(unix.AT_FDCWD, interpreter, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err == nil {
+		err = unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID})
+	}
+	if err != nil {
+		return fmt.Errorf("show %s read-only: %w", interpreter, err)
+	}
+	defer unix.Close(tree)
+	if _, err := unix.Write(register, []byte(h.rule("meros-"+arch, fmt.Sprintf("/proc/self/fd/%d", tree)))); err != nil {
 		return fmt.Errorf("make a rule of binfmt_misc for %s: %w", interpreter, err)
 	}
-	return nil // fd stays open: with the last one, the rules go
+	return nil // fd stays open: with it, the rules go
 }
 
 // binfmtMisc opens this user namespace's file system of rules, mounted nowhere.

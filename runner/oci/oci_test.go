@@ -1,0 +1,145 @@
+package oci
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// archive writes entries, in order: names and contents. What begins with "->"
+// is a symbolic link.
+func archive(t *testing.T, entries ...[2]string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "saved.tar")
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(f)
+	for _, e := range entries {
+		h := &tar.Header{Name: e[0], Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(e[1]))}
+		to, link := strings.CutPrefix(e[1], "->")
+		if link {
+			h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, to, 0
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if !link {
+			io.WriteString(w, e[1])
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func sum(s string) string {
+	h := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(h[:])
+}
+
+func config(layer string) string {
+	return fmt.Sprintf(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}`, sum(layer))
+}
+
+// An old archive of Docker has each layer once, and links to it.
+func TestArchiveWithLinks(t *testing.T) {
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	w.WriteHeader(&tar.Header{Name: "etc/", Typeflag: tar.TypeDir, Mode: 0o755})
+	w.Close()
+	file := archive(t, [2]string{"b/layer.tar", "->../a/layer.tar"}, [2]string{"a/layer.tar", layer.String()}, [2]string{"c.json", config(layer.String())},
+		[2]string{"manifest.json", `[{"Config":"c.json","RepoTags":["x:1"],"Layers":["b/layer.tar"]}]`})
+	layers, err := Open(file, "", "amd64")
+	if err != nil || len(layers) != 1 {
+		t.Fatalf("%v, %v", layers, err)
+	}
+	err = layers[0].Read(func(r io.Reader) error {
+		h, err := tar.NewReader(r).Next()
+		if err == nil && h.Name != "etc/" {
+			t.Errorf("the layer has %q", h.Name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	layers[0].DiffID = sum("another")
+	if err := layers[0].Read(func(r io.Reader) error { _, err := io.Copy(io.Discard, r); return err }); err == nil || !strings.Contains(err.Error(), "and the image says sha256:") {
+		t.Errorf("another layer: %v", err)
+	}
+}
+
+// What an archive says is not believed.
+func TestArchiveRefuses(t *testing.T) {
+	for name, test := range map[string]struct {
+		entries [][2]string
+		want    string
+	}{
+		"empty":                {nil, "neither an archive"},
+		"no layer":             {[][2]string{{"c.json", config("")}, {"manifest.json", `[{"Config":"c.json","Layers":[]}]`}}, "layers"},
+		"a large config":       {[][2]string{{"c", strings.Repeat(" ", maxDocument+1)}, {"manifest.json", `[{"Config":"c","Layers":["l"]}]`}}, "c in it has 1048577 bytes"},
+		"two of one tag":       {[][2]string{{"c.json", config("")}, {"manifest.json", `[{"Config":"c.json","RepoTags":["a:1"],"Layers":["l"]},{"Config":"c.json","RepoTags":["b:1"],"Layers":["l"]}]`}}, "has several images called 1"},
+		"links without an end": {[][2]string{{"l", "->m"}, {"m", "->l"}, {"c.json", config("")}, {"manifest.json", `[{"Config":"c.json","RepoTags":["a:1"],"Layers":["l"]}]`}}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			layers, err := Open(archive(t, test.entries...), map[bool]string{true: "1"}[strings.Contains(name, "tag")], "amd64")
+			if err == nil {
+				err = layers[0].Read(func(io.Reader) error { return nil })
+			}
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// An index that names itself, and documents that are not what names them.
+func TestLayoutRefuses(t *testing.T) {
+	self := sum("self")
+	index := func(digest, kind string) string {
+		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.%s.v1+json","digest":"sha256:%s","size":1}]}`, kind, digest)
+	}
+	for name, blob := range map[string]string{
+		"index":    index(self, "index"),
+		"manifest": fmt.Sprintf(`{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:%s","size":1},"layers":[]}`, self),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for file, text := range map[string]string{"oci-layout": `{"imageLayoutVersion":"1.0.0"}`, "index.json": index(self, name), "blobs/sha256/" + self: blob} {
+				if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, file)), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := Open(dir, "", "amd64"); err == nil || !strings.Contains(err.Error(), "has the digest sha256:") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	f.Add([]byte(`[{"Config":"c","Layers":["l"]}]`), []byte(config("")))
+	f.Fuzz(func(t *testing.T, manifest, conf []byte) {
+		file := archive(t, [2]string{"manifest.json", string(manifest)}, [2]string{"c", string(conf)}, [2]string{"l", ""})
+		layers, err := Open(file, "", "amd64")
+		if err == nil && len(layers) == 0 {
+			t.Error("an image without layers was taken")
+		}
+	})
+}
