@@ -102,6 +102,7 @@ type cli struct {
 	Build       buildCmd       `cmd:"" help:"Build the images of a constellation."`
 	Plan        planCmd        `cmd:"" help:"Show what a build would do, and why, without doing it."`
 	Why         whyCmd         `cmd:"" help:"Explain what made stages run, down to the file or package."`
+	Graph       graphCmd       `cmd:"" help:"Draw what a build is made of."`
 	Export      exportCmd      `cmd:"" help:"Put a machine into a file: a disk image, an archive or an image of a container."`
 	Init        initCmd        `cmd:"" aliases:"up" help:"Boot a constellation, building what is missing, and wait until ssh answers."`
 	Connect     connectCmd     `cmd:"" help:"Open a shell on a machine, or run a command there."`

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"fmt"
+	"html"
+	"strings"
+)
+
+// Sizes of a drawing, in pixels.
+const (
+	boxWidth, boxHeight = 250, 40
+	columnGap, rowGap   = 60, 14
+	laneGap, margin     = 26, 20
+	lettersInBox        = 38
+)
+
+// spot is where a node is drawn.
+type spot struct{ x, y int }
+
+// lane is the nodes of one machine, or those that several share.
+type lane struct {
+	name      string
+	top, rows int
+}
+
+// layout puts each node into the column that follows all it is made of, and
+// into its machine's lane.
+func (p *picture) layout() (spots []spot, lanes []lane, width, height int) {
+	column := make([]int, len(p.Nodes))
+	for changed := true; changed; { // downloads come after what is made of them
+		changed = false
+		for _, e := range p.Edges {
+			if column[e[1]] <= column[e[0]] {
+				column[e[1]], changed = column[e[0]]+1, true
+			}
+		}
+	}
+	laneOf := make(map[string]int)
+	for _, name := range p.machines() {
+		laneOf[name] = len(lanes)
+		lanes = append(lanes, lane{name: name})
+	}
+	row, used := make([]int, len(p.Nodes)), make(map[[2]int]int)
+	for i, n := range p.Nodes {
+		l := laneOf[n.machine]
+		at := [2]int{l, column[i]}
+		row[i] = used[at]
+		used[at]++
+		lanes[l].rows = max(lanes[l].rows, used[at])
+		width = max(width, margin*2+(column[i]+1)*(boxWidth+columnGap)-columnGap)
+	}
+	y := margin
+	for i := range lanes {
+		lanes[i].top = y
+		y += 20 + lanes[i].rows*(boxHeight+rowGap) + laneGap
+	}
+	spots = make([]spot, len(p.Nodes))
+	for i, n := range p.Nodes {
+		spots[i] = spot{margin + column[i]*(boxWidth+columnGap), lanes[laneOf[n.machine]].top + 20 + row[i]*(boxHeight+rowGap)}
+	}
+	return spots, lanes, width, y + 30
+}
+
+// machines are the lanes' names, the shared one first.
+func (p *picture) machines() []string {
+	names := []string{""}
+	seen := map[string]bool{"": true}
+	for _, n := range p.Nodes {
+		if !seen[n.machine] {
+			seen[n.machine] = true
+			names = append(names, n.machine)
+		}
+	}
+	return names
+}
+
+// svg is the graph as a drawing that needs no other program. What runs has a
+// thick frame, what may run a dashed one: it can be read without colours.
+func (p *picture) svg() string {
+	spots, lanes, width, height := p.layout()
+	var b strings.Builder
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" font-family="sans-serif" font-size="12" role="img">
+<title>%s</title>
+<style>
+svg { background: #fff } text { fill: #222 } rect { fill: #fff; stroke: #667 } path { fill: none; stroke: #99a }
+.run { fill: #fde8c8; stroke: #a50; stroke-width: 3 } .maybe { fill: #f6f2da; stroke: #770; stroke-dasharray: 6 4 } .lane { font-weight: bold }
+@media (prefers-color-scheme: dark) {
+svg { background: #1b1d22 } text { fill: #ddd } rect { fill: #262a31; stroke: #889 } path { stroke: #667 }
+.run { fill: #51351a; stroke: #fa4 } .maybe { fill: #3b3820; stroke: #cc5 } }
+</style>
+`, width, height, width, height, html.EscapeString(p.title))
+	for _, e := range p.Edges {
+		from, to := spots[e[0]], spots[e[1]]
+		x1, y1, x2, y2 := from.x+boxWidth, from.y+boxHeight/2, to.x, to.y+boxHeight/2
+		fmt.Fprintf(&b, "<path d=\"M%d %dC%d %d %d %d %d %d\"/>\n", x1, y1, (x1+x2)/2, y1, (x1+x2)/2, y2, x2, y2)
+	}
+	for _, l := range lanes {
+		name := l.name
+		if name == "" {
+			name = "shared"
+		}
+		fmt.Fprintf(&b, "<text class=\"lane\" x=\"%d\" y=\"%d\">%s</text>\n", margin, l.top+12, html.EscapeString(name))
+	}
+	for i, n := range p.Nodes {
+		s := spots[i]
+		fmt.Fprintf(&b, "<g><title>%s</title><rect class=\"%s\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"6\"/>", html.EscapeString(n.label()), n.Outcome, s.x, s.y, boxWidth, boxHeight)
+		second := n.Outcome
+		if n.Outcome != "reused" {
+			second += ", about " + secondsText(n.Seconds)
+		}
+		fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\">%s</text><text x=\"%d\" y=\"%d\" font-size=\"11\">%s</text></g>\n",
+			s.x+8, s.y+17, html.EscapeString(cut(n.Name, lettersInBox)), s.x+8, s.y+32, second)
+	}
+	fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" font-size=\"11\">thin frame: reused; thick: would run; dashed: may run, unless what it is made of stays the same</text>\n", margin, height-12)
+	return b.String() + "</svg>"
+}
+
+// cut shortens a text in its middle to that many letters.
+func cut(s string, n int) string {
+	r := []rune(s)
+	if len(r) <= n {
+		return s
+	}
+	return string(r[:n/2]) + "…" + string(r[len(r)-n/2+1:])
+}
