@@ -306,3 +306,23 @@ qemu-img convert -O qcow2 data.raw damaged.qcow2; dd if=/dev/urandom of=damaged.
 	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: data.raw, packages: [nginx]}\n")
 	fails(t, p.Run(t, "build", "used", "--rootfs-only", "--locked"), 1, "does not pin")
 }
+
+// The manifest stays what it is, whatever image is used once: its lock is kept
+// by what it says.
+func TestUseLeavesTheManifest(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m := &constellations.Manifest{Machines: []constellations.Machine{{Name: "m", Base: "https://example.org/a.qcow2", Packages: []string{"nano"}}}}
+	machines := []*constellations.Machine{&m.Machines[0]}
+	if err := (&buildCmd{Use: file}).useImage(&env{entered: true}, machines); err != nil {
+		t.Fatal(err)
+	}
+	if machines[0].Base != file || len(machines[0].Packages) != 0 {
+		t.Errorf("it is made of %s and %q", machines[0].Base, machines[0].Packages)
+	}
+	if kept := m.Machines[0]; kept.Base != "https://example.org/a.qcow2" || len(kept.Packages) != 1 {
+		t.Errorf("the manifest says %s and %q now", kept.Base, kept.Packages)
+	}
+}

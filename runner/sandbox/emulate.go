@@ -58,10 +58,10 @@ func emulate(arch, interpreter string) error {
 	}
 	fd, err := binfmtMisc()
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENODEV) {
-		if hostRule("/proc/sys/fs/binfmt_misc", arch) {
+		if hostRule("/proc/sys/fs/binfmt_misc", arch, interpreter) {
 			return nil
 		}
-		return fmt.Errorf("this kernel gives a user no rules of its own for that, which takes Linux 6.7 with binfmt_misc; the host has to have them (Debian, Ubuntu: apt install qemu-user-static binfmt-support)")
+		return fmt.Errorf("this kernel gives a user no rules of its own for that, which takes Linux 6.7 with binfmt_misc; the host has to have them, for %s (Debian, Ubuntu: apt install qemu-user-static binfmt-support)", interpreter)
 	}
 	if err != nil {
 		return fmt.Errorf("mount binfmt_misc: %w", err)
@@ -101,8 +101,9 @@ func binfmtMisc() (int, error) {
 }
 
 // hostRule tells whether one of the host's rules, in dir, is for programs of
-// arch and works in other roots.
-func hostRule(dir, arch string) bool {
+// arch, works in other roots, and names the interpreter: another one would not
+// be the one that keys speak of.
+func hostRule(dir, arch, interpreter string) bool {
 	h := headers[arch]
 	machine := fmt.Sprintf("%02x00", h.machine)
 	if h.order == 2 {
@@ -115,7 +116,7 @@ func hostRule(dir, arch string) bool {
 			return false
 		}
 		lines := strings.Split(string(b), "\n")
-		magic, flags := "", ""
+		magic, flags, named := "", "", ""
 		for _, l := range lines {
 			if m, ok := strings.CutPrefix(l, "magic "); ok {
 				magic = m
@@ -123,8 +124,11 @@ func hostRule(dir, arch string) bool {
 			if f, ok := strings.CutPrefix(l, "flags: "); ok {
 				flags = f
 			}
+			if i, ok := strings.CutPrefix(l, "interpreter "); ok {
+				named, _ = filepath.EvalSymlinks(i) // "" if it is not there
+			}
 		}
 		start := fmt.Sprintf("7f454c46%02x%02x", h.class, h.order)
-		return lines[0] == "enabled" && strings.HasPrefix(magic, start) && strings.HasSuffix(magic, machine) && strings.Contains(flags, "F")
+		return lines[0] == "enabled" && strings.HasPrefix(magic, start) && strings.HasSuffix(magic, machine) && strings.Contains(flags, "F") && named == interpreter
 	})
 }

@@ -1,0 +1,56 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// The rule is what qemu's own list of rules has for the architecture
+// (qemu-binfmt-conf.sh).
+func TestRule(t *testing.T) {
+	for arch, want := range map[string]string{
+		"aarch64": `:n:M::\x7f\x45\x4c\x46\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:/q:FPC`,
+		"s390x":   `:n:M::\x7f\x45\x4c\x46\x02\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x16:\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff:/q:FPC`,
+	} {
+		if got := headers[arch].rule("n", "/q"); got != want {
+			t.Errorf("%s: %s, want %s", arch, got, want)
+		}
+	}
+}
+
+// A rule of the host is used only if it starts the very interpreter, from
+// wherever it is asked.
+func TestHostRule(t *testing.T) {
+	bin := t.TempDir()
+	qemu := filepath.Join(bin, "qemu-aarch64-static")
+	if err := os.WriteFile(qemu, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(qemu, filepath.Join(bin, "aarch64-binfmt-P")); err != nil {
+		t.Fatal(err)
+	}
+	rule := func(state, interpreter, flags, machine string) string {
+		return fmt.Sprintf("%s\ninterpreter %s\nflags: %s\noffset 0\nmagic 7f454c4602010100000000000000000002%s\nmask ffffffffffffff00fffffffffffffffffeffffff\n", state, filepath.Join(bin, interpreter), flags, machine)
+	}
+	for name, test := range map[string]struct {
+		text string
+		want bool
+	}{
+		"good":                {rule("enabled", "aarch64-binfmt-P", "POCF", "00b700"), true},
+		"disabled":            {rule("disabled", "aarch64-binfmt-P", "POCF", "00b700"), false},
+		"not in other roots":  {rule("enabled", "aarch64-binfmt-P", "POC", "00b700"), false},
+		"another interpreter": {rule("enabled", "other", "POCF", "00b700"), false},
+		"another machine":     {rule("enabled", "aarch64-binfmt-P", "POCF", "00f300"), false},
+		"status":              {"enabled\n", false},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "x"), []byte(test.text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := hostRule(dir, "aarch64", qemu); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
