@@ -30,6 +30,7 @@ type buildCmd struct {
 	Locked        bool          `help:"Fail instead of changing meros.lock."`
 	Timeout       time.Duration `help:"Longest time one hook may take (such as 10m; default: no limit)."`
 	Use           string        `placeholder:"IMAGE" help:"Make the one machine of this image, which is never written to, instead of a base system."`
+	Check         bool          `help:"Then build all of it again, in fresh directories, and compare: what does not give the same bytes is named."`
 	KeepGoing     bool          `short:"k" help:"After a failure, build what does not depend on it."`
 	Jobs          int           `short:"j" help:"CPU tokens (default: one for each CPU)."`
 
@@ -39,7 +40,7 @@ type buildCmd struct {
 
 func (c *buildCmd) args() []string {
 	a := append([]string{"build", c.Constellation}, c.Machine...)
-	for flag, on := range map[string]bool{"--rootfs-only": c.RootfsOnly, "--boot": c.Boot, "--locked": c.Locked, "--keep-going": c.KeepGoing} {
+	for flag, on := range map[string]bool{"--rootfs-only": c.RootfsOnly, "--boot": c.Boot, "--locked": c.Locked, "--check": c.Check, "--keep-going": c.KeepGoing} {
 		if on {
 			a = append(a, flag)
 		}
@@ -180,6 +181,11 @@ func (c *buildCmd) build(e *env) (*built, error) {
 		return nil, err
 	}
 	adviseHooks(e, planned, r)
+	if c.Check {
+		if err := w.check(e, plan, targets, r, c.Jobs); err != nil {
+			return nil, err
+		}
+	}
 	return &built{m, planned, r, w.store}, nil
 }
 
