@@ -9,7 +9,7 @@ import (
 
 const (
 	packRevision  = 1
-	deltaRevision = 1
+	deltaRevision = 2
 	diskRevision  = 1
 )
 

@@ -55,12 +55,12 @@ func TestBaseURL(t *testing.T) {
 }
 
 // useFiles are what is made of an image: a file that is new, one that is
-// changed, one that is removed, and one that a hook makes.
+// changed, one that is removed, a directory that is, and one that a hook makes.
 var useFiles = map[string]string{
 	"manifest.yml":               "virtual_machines:\n  m: {suite: bookworm, memory: 384M, cpus: 1, build_free_mb: 64}\n",
 	"m/includes.chroot/etc/motd": "patched\n",
 	"m/includes.chroot/srv/new":  "new\n",
-	"m/hooks/01.chroot":          "#!/bin/sh\nset -e\nrm /etc/issue.net\ncat /etc/debian_version > /etc/hooked\n",
+	"m/hooks/01.chroot":          "#!/bin/sh\nset -e\nrm /etc/issue.net\nrm -r /etc/skel\ncat /etc/debian_version > /etc/hooked\n",
 }
 
 // foreignTree is a root file system that mmdebstrap makes.
@@ -161,6 +161,7 @@ func TestUse(t *testing.T) {
 			}
 			differingFiles(t, tree, filesOf(t, result, offset), allModes, map[string]string{
 				"etc/motd": "patched\n", "srv/new": "new\n", "etc/hooked": readFile(t, filepath.Join(tree, "etc/debian_version")), "etc/issue.net": "", "etc/hostname": "m\n",
+				"etc/skel": "", "etc/skel/.bashrc": "", "etc/skel/.profile": "", "etc/skel/.bash_logout": "",
 			})
 			if o := run(); len(o.Ran()) > 1 { // the disk is one for all images
 				t.Errorf("built again: %q", o.Ran())

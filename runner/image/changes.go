@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"syscall"
@@ -59,11 +60,14 @@ func changes(base string, layers []string, all bool) ([]change, error) {
 			if !all && (len(final) > maxChanges || bytes > maxChangeBytes) {
 				return ErrRepack
 			}
-			return enter(final, name, file, fi)
+			return enter(final, base, name, file, fi)
 		})
 		if err != nil {
 			return nil, err
 		}
+	}
+	if !all && len(final) > maxChanges {
+		return nil, ErrRepack
 	}
 	var list []change
 	for _, c := range final {
@@ -81,32 +85,57 @@ func changes(base string, layers []string, all bool) ([]change, error) {
 	return list, nil
 }
 
-// enter notes what an entry of a layer makes of the layers before it.
-func enter(final map[string]change, name, file string, fi fs.FileInfo) error {
+// enter notes what an entry of a layer makes of the layers before it, and of
+// the base.
+func enter(final map[string]change, base, name, file string, fi fs.FileInfo) error {
 	st := fi.Sys().(*syscall.Stat_t)
 	if fi.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0 {
 		final[name] = change{name: name}
-		for other := range final {
-			if strings.HasPrefix(other, name+"/") {
-				delete(final, other)
-			}
+		return hide(final, base, name)
+	}
+	if fi.IsDir() {
+		if before := final[name]; before.file != "" && !before.fi.IsDir() {
+			return ErrRepack
+		}
+		final[name] = change{name: name, file: file, fi: fi}
+		if n, err := unix.Lgetxattr(file, "user.overlay.opaque", make([]byte, 8)); err == nil && n > 0 {
+			return hide(final, base, name)
 		}
 		return nil
 	}
-	before := final[name]
-	if before.file != "" && before.fi.IsDir() != fi.IsDir() {
+	if st.Nlink > 1 {
 		return ErrRepack
 	}
-	if fi.IsDir() {
-		// An opaque directory hides what debugfs would have to remove one by one.
-		if n, err := unix.Lgetxattr(file, "user.overlay.opaque", make([]byte, 8)); err == nil && n > 0 {
-			return ErrRepack
-		}
-	} else if st.Nlink > 1 {
+	if before := final[name]; before.file != "" && before.fi.IsDir() {
 		return ErrRepack
 	}
 	final[name] = change{name: name, file: file, fi: fi}
-	return nil
+	if was, err := os.Lstat(filepath.Join(base, name)); err != nil || !was.IsDir() {
+		return nil
+	}
+	return hide(final, base, name)
+}
+
+// hide notes that nothing is left of what was below a directory, in layers and
+// in the base: debugfs has to remove it one by one.
+func hide(final map[string]change, base, name string) error {
+	for other := range final {
+		if strings.HasPrefix(other, name+"/") {
+			delete(final, other)
+		}
+	}
+	top := filepath.Join(base, name)
+	if fi, err := os.Lstat(top); err != nil || !fi.IsDir() {
+		return nil
+	}
+	return filepath.WalkDir(top, func(file string, _ fs.DirEntry, err error) error {
+		if err != nil || file == top {
+			return err
+		}
+		rel, err := filepath.Rel(base, file)
+		final[rel] = change{name: rel}
+		return err
+	})
 }
 
 // needed is false for a removal of what is not there and for a directory that
@@ -125,9 +154,6 @@ func (c change) needed() bool {
 // odd is true for what debugfs cannot do, or cannot be told to do.
 func (c change) odd() bool {
 	if strings.ContainsAny(c.name, "\"\n\\") || len(c.name) > maxCommand/2 {
-		return true
-	}
-	if c.exists != nil && c.exists.IsDir() && (c.file == "" || !c.fi.IsDir()) {
 		return true
 	}
 	if c.file == "" {
@@ -189,17 +215,23 @@ func oddXattrs(file, name string) bool {
 // their own paths may be too long for a command.
 func script(list []change, files string) (string, error) {
 	var b strings.Builder
-	for i, c := range list {
-		if c.exists != nil && !c.exists.IsDir() {
+	for _, c := range slices.Backward(list) { // what is in a directory goes before it
+		switch {
+		case c.exists == nil || c.file != "" && c.fi.IsDir() && c.exists.IsDir():
+		case c.exists.IsDir():
+			fmt.Fprintf(&b, "rmdir \"/%s\"\n", c.name)
+		default:
 			fmt.Fprintf(&b, "rm \"/%s\"\n", c.name)
 		}
+	}
+	for i, c := range list {
 		if c.file == "" {
 			continue
 		}
 		link := filepath.Join(files, fmt.Sprint(i))
 		switch c.fi.Mode().Type() {
 		case fs.ModeDir:
-			if c.exists == nil {
+			if c.exists == nil || !c.exists.IsDir() {
 				fmt.Fprintf(&b, "mkdir \"/%s\"\n", c.name)
 			}
 		case fs.ModeSymlink:

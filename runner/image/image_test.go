@@ -255,17 +255,61 @@ func hidePath(t *testing.T, hidden string) string {
 	return dir
 }
 
+// Directories go with all that is in them, and become something else.
+func TestDeltaOfDirectories(t *testing.T) {
+	need(t, "mke2fs", "debugfs", "e2fsck")
+	tree := t.TempDir()
+	for _, f := range []string{"gone/a/b/file", "gone/c", "gone-not/x", "becomes-file/a/b", "opaque/old/file", "opaque/kept", "file-becomes", "stays/x"} {
+		check(t, errors.Join(os.MkdirAll(filepath.Join(tree, filepath.Dir(f)), 0o755), os.WriteFile(filepath.Join(tree, f), []byte("base\n"), 0o644)))
+	}
+	check(t, os.Symlink("c", filepath.Join(tree, "gone/link")))
+	first, second := t.TempDir(), t.TempDir()
+	check(t, errors.Join(
+		unix.Mknod(filepath.Join(first, "gone"), unix.S_IFCHR, 0),
+		os.WriteFile(filepath.Join(first, "becomes-file"), []byte("file\n"), 0o644),
+		os.MkdirAll(filepath.Join(first, "opaque"), 0o755), unix.Setxattr(filepath.Join(first, "opaque"), "user.overlay.opaque", []byte("y"), 0),
+		os.WriteFile(filepath.Join(first, "opaque/kept"), []byte("new\n"), 0o600),
+		os.MkdirAll(filepath.Join(first, "file-becomes/dir"), 0o750),
+		os.MkdirAll(filepath.Join(second, "gone"), 0o700), os.WriteFile(filepath.Join(second, "gone/again"), []byte("again\n"), 0o644),
+	))
+	base := makeBase(t, tree)
+	delta, err := makeDelta(t, base, tree, first, second)
+	check(t, err)
+	out, err := os.Create(filepath.Join(t.TempDir(), "flat.qcow2"))
+	check(t, err)
+	check(t, Flatten(context.Background(), out, []string{delta, base}))
+	raw := toRaw(t, out.Name())
+	if said, err := exec.Command("e2fsck", "-fn", raw+"?offset=1048576").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	for request, want := range map[string]string{
+		"ls -p /": "becomes-file/ file-becomes/ gone-not/ gone/ lost+found/ opaque/ stays/", "ls -p /gone": "again/", "ls -p /opaque": "kept/", "ls -p /file-becomes": "dir/", "ls -p /gone-not": "x/",
+	} {
+		var names []string
+		for l := range strings.Lines(debugfsCat(t, raw, request)) {
+			if f := strings.Split(l, "/"); len(f) > 5 && f[5] != "." && f[5] != ".." && f[5] != "" {
+				names = append(names, f[5]+"/")
+			}
+		}
+		slices.Sort(names)
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("%s: %s, want %s", request, got, want)
+		}
+	}
+	for request, want := range map[string]string{"cat /becomes-file": "file\n", "cat /opaque/kept": "new\n", "cat /gone/again": "again\n", "stat /file-becomes": "Mode:  0750", "stat /gone": "Mode:  0700"} {
+		if got := debugfsCat(t, raw, request); !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", request, got, want)
+		}
+	}
+}
+
 func TestDeltaRefusesWhatARepackDoesBetter(t *testing.T) {
 	need(t, "mke2fs", "debugfs")
 	tree := sampleTree(t, false)
 	base := makeBase(t, tree)
 	for name, build := range map[string]func(dir string) error{
-		"removed directory": func(dir string) error {
-			return errors.Join(os.MkdirAll(filepath.Join(dir, "usr/share"), 0o755), unix.Mknod(filepath.Join(dir, "usr/share/doc"), unix.S_IFCHR, 0))
-		},
-		"directory becomes a file": func(dir string) error { return os.WriteFile(filepath.Join(dir, "usr"), nil, 0o644) },
-		"newline in a name":        func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\nb"), nil, 0o644) },
-		"quote in a name":          func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\"b"), nil, 0o644) },
+		"newline in a name": func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\nb"), nil, 0o644) },
+		"quote in a name":   func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\"b"), nil, 0o644) },
 		"command in an attribute": func(dir string) error {
 			file := filepath.Join(dir, "a")
 			return errors.Join(os.WriteFile(file, nil, 0o644), unix.Setxattr(file, "user.x\n!touch /tmp/x", []byte("y"), 0))
