@@ -13,27 +13,29 @@ import (
 	"meros/runner"
 )
 
+// foreign is an architecture that is not this machine's.
+const foreign = "aarch64"
+
 // Programs of another architecture run as those of this one do: by their name,
 // by a script that names them, as another user, with the rights of their file,
 // and in many sandboxes at once.
 func TestForeign(t *testing.T) {
 	lab.NeedRoot(t)
-	const arch = "aarch64"
-	if _, err := runner.Emulator(arch); err != nil {
+	if _, err := runner.Emulator(foreign); err != nil {
 		lab.Skip(t, "%v", err)
 	}
 	root := t.TempDir()
 	if err := os.Chmod(root, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("tar", "-xf", lab.AlpineRootFS(t, arch), "-C", root).CombinedOutput(); err != nil {
+	if out, err := exec.Command("tar", "-xf", lab.AlpineRootFS(t, foreign), "-C", root).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	script := "#!/bin/sh\nuname -m\nid -u\nfor i in 1 2 3; do cat /proc/self/comm; done | sort -u\nsu nobody -s /bin/sh -c 'echo I am $(id -un)'\n/bin/busybox sh -c 'exit 7'\necho $?\n"
 	if err := os.WriteFile(filepath.Join(root, "script"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	spec := runner.Spec{Argv: []string{"/script"}, Root: root, Env: []string{"PATH=/usr/bin:/bin"}, Foreign: arch}
+	spec := runner.Spec{Argv: []string{"/script"}, Root: root, Env: []string{"PATH=/usr/bin:/bin"}, Foreign: foreign}
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {

@@ -69,8 +69,15 @@ func TestOrdinaryUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	alpine := lab.AlpineRootFS(t, foreign)
+	if b, err = os.ReadFile(alpine); err == nil {
+		err = os.WriteFile(p.Path(filepath.Base(alpine)), b, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd := p.AsUser(t, lab.UserOptions{}, exec.Command(program, "-test.v", "-test.timeout=2m"))
-	cmd.Env = append(cmd.Env, inUserNamespace+"=1", "TMPDIR="+p.Root)
+	cmd.Env = append(cmd.Env, inUserNamespace+"=1", "TMPDIR="+p.Root, lab.AlpineDir+"="+p.Root)
 	out, err := cmd.CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("--- PASS: TestEscapes")) {
 		t.Errorf("%v\n%s", err, out)

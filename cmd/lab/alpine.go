@@ -50,10 +50,18 @@ type apk struct {
 
 const alpineVersion = "3.20.3"
 
+// AlpineDir is the environment variable that names the directory of the root
+// file systems for a test that runs elsewhere, as somebody else.
+const AlpineDir = "LAB_ALPINE"
+
 // AlpineRootFS is the file of the real mini root file system.
 func AlpineRootFS(t testing.TB, arch string) string {
 	t.Helper()
-	file := filepath.Join(moduleDir(t), "..", "shared", "alpine", "alpine-minirootfs-"+alpineVersion+"-"+arch+".tar.gz")
+	dir := os.Getenv(AlpineDir)
+	if dir == "" {
+		dir = filepath.Join(moduleDir(t), "..", "shared", "alpine")
+	}
+	file := filepath.Join(dir, "alpine-minirootfs-"+alpineVersion+"-"+arch+".tar.gz")
 	if _, err := os.Stat(file); err != nil {
 		Skip(t, "there is no root file system of Alpine: %v", err)
 	}
