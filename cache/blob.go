@@ -23,7 +23,8 @@ type Artifact struct {
 
 // pinned is the modification time every published blob is given. A write to a
 // published blob moves it, so that an unchanged stat means unchanged bytes
-// and a look-up need not read them.
+// and a look-up need not read them. The time of access is that of the last use,
+// see [Store.Collect].
 var pinned = time.Unix(1, 0)
 
 // Path is where the artifact is, or would be, in the store. The file must not
@@ -51,10 +52,14 @@ func (s *Store) Has(a Artifact) error {
 		return miss("artifact %s is no regular file", short(a.Digest))
 	case fi.Size() != a.Size:
 		return s.drop(a.Digest, fmt.Sprintf("has %d bytes instead of %d", fi.Size(), a.Size))
-	case fi.ModTime().Equal(pinned):
-		return nil
+	case !fi.ModTime().Equal(pinned):
+		return s.Verify(a.Digest)
+	case !s.readOnly && s.now().Sub(lastUse(fi)) > useGrain:
+		if err := s.use(name); err != nil {
+			return miss("artifact %s is not in the store", short(a.Digest))
+		}
 	}
-	return s.Verify(a.Digest)
+	return nil
 }
 
 // Verify reads the artifact and compares it with its digest. A damaged one is
@@ -73,7 +78,7 @@ func (s *Store) Verify(d digest.Digest) error {
 		return s.drop(d, "is damaged: its content is "+got[:12])
 	}
 	if !s.readOnly {
-		os.Chtimes(s.Path(d), pinned, pinned) // only spares the next look-up this read
+		os.Chtimes(s.Path(d), s.now(), pinned) // only spares the next look-up this read
 	}
 	return nil
 }
@@ -125,7 +130,7 @@ func (s *Store) publish(f *os.File, name, to string) error {
 	if err := s.sync(f); err != nil {
 		return err
 	}
-	if err := os.Chtimes(name, pinned, pinned); err != nil {
+	if err := os.Chtimes(name, s.now(), pinned); err != nil {
 		return err
 	}
 	return s.rename(name, to)

@@ -333,23 +333,26 @@ func TestDeliver(t *testing.T) {
 	isMiss(t, s.Delivered(to, a), "is gone")
 }
 
-func TestUsage(t *testing.T) {
+func TestContents(t *testing.T) {
 	s := open(t)
 	key := []byte("k")
 	out := put(t, s, strings.Repeat("x", 10000))
 	put(t, s, "a package")
-	if err := s.Record(NewActionID(key), key, Entry{Outputs: map[string]Artifact{"o": out}, Stage: "pack"}); err != nil {
+	if err := s.Record(NewActionID(key), key, Entry{Outputs: map[string]Artifact{"o": out}, Stage: "pack", Node: "lab/web image"}); err != nil {
 		t.Fatal(err)
 	}
-	uses, err := Usage(s.Dir())
+	all, err := Contents(s.Dir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	files := make(map[string]int)
-	for _, u := range uses {
-		files[u.Kind] = u.Files
+	for _, h := range all {
+		files[h.Kind+" "+h.Node] += h.Files
+		if h.Digest == out.Digest && (h.Bytes < 10000 || time.Since(h.Used) > time.Minute) {
+			t.Errorf("%+v", h)
+		}
 	}
-	if files["stage pack"] != 1 || files["packages and other sources"] != 1 || files["entries and key texts"] != 2 {
+	if files["stage pack lab/web image"] != 1 || files["packages, sources, logs of failures "] != 1 || files["entries and key texts "] != 2 {
 		t.Errorf("%v", files)
 	}
 }

@@ -20,6 +20,7 @@ type Look struct {
 	Sum     string // over all entries: path, mode, owner, inode, size and times
 	Entries int
 	Newest  int64 // change of a file's status, nanoseconds since 1970
+	Bytes   int64 // allocated on disk
 }
 
 // LookAt looks at a tree without reading any file, all processors at once.
@@ -50,6 +51,7 @@ func LookAt(root string, skip func(name string) bool) (Look, error) {
 		h.Write(p.records)
 		l.Entries += p.entries
 		l.Newest = max(l.Newest, p.newest)
+		l.Bytes += p.bytes
 	}
 	l.Sum = hex.EncodeToString(h.Sum(nil))
 	return l, nil
@@ -60,6 +62,7 @@ type look struct {
 	records []byte
 	entries int
 	newest  int64
+	bytes   int64
 }
 
 // entry looks at a file and, with deep, at what is in a directory.
@@ -116,6 +119,7 @@ func (p *look) directory(dir, rel string, skip func(string) bool) error {
 // with what is skipped in it.
 func (p *look) add(rel string, st *unix.Stat_t) {
 	p.entries++
+	p.bytes += st.Blocks * 512
 	p.records = append(p.records, rel...)
 	p.records = append(p.records, 0)
 	le := binary.LittleEndian

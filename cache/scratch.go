@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,7 +46,12 @@ func NewScratch(parent string) (*Scratch, error) {
 		plain(dir)
 		f, err := os.Open(dir)
 		if err == nil && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && sameFile(f, dir) {
-			return &Scratch{dir, f}, nil
+			c := &Scratch{dir, f}
+			if err := os.WriteFile(filepath.Join(dir, startedFile), nil, 0o644); err != nil {
+				c.Close()
+				return nil, fmt.Errorf("make a work directory: %w", err)
+			}
+			return c, nil
 		}
 		// Between the two calls another run may have taken it for a dead one's.
 		if f != nil {
@@ -54,6 +60,38 @@ func NewScratch(parent string) (*Scratch, error) {
 			return nil, fmt.Errorf("make a work directory: %w", err)
 		}
 	}
+}
+
+// startedFile is, in a scratch directory, as old as its run.
+const startedFile = "started"
+
+// oldestRun is when the oldest of the runs started that have a scratch
+// directory below parent, except for one; alive is whether there is any.
+func oldestRun(parent, except string) (started time.Time, alive bool) {
+	entries, _ := os.ReadDir(parent)
+	for _, e := range entries {
+		dir := filepath.Join(parent, e.Name())
+		if dir == except || !strings.HasPrefix(e.Name(), "run-") {
+			continue
+		}
+		f, err := os.Open(dir)
+		if err != nil {
+			continue
+		}
+		dead := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil
+		f.Close()
+		if dead {
+			continue
+		}
+		since := time.Now() // it has used nothing yet
+		if fi, err := os.Stat(filepath.Join(dir, startedFile)); err == nil {
+			since = fi.ModTime()
+		}
+		if !alive || since.Before(started) {
+			started, alive = since, true
+		}
+	}
+	return started, alive
 }
 
 // plain takes from a directory what its parent has passed on to it, and what

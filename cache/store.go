@@ -10,6 +10,8 @@
 //	trees/<boot>/<view>/<sha256>.look  what stat(2) said of all of it
 //	locks/<name>             flock(2) files, one for each key in work
 //	tmp/                     files on their way; a dead run's are reclaimed
+//	pins/<name>              what is never collected, see [Store.Pin]
+//	collect.lock             flock(2), see [Store.Collect]
 //
 // # Promises
 //
@@ -39,6 +41,8 @@ type Store struct {
 
 	readOnly bool
 	now      func() time.Time
+
+	guard guard
 
 	mu      sync.Mutex
 	trusted map[string]bool // trees that were looked at

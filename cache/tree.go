@@ -49,7 +49,7 @@ func (s *Store) Tree(ctx context.Context, a Artifact, unpack Unpack) (string, er
 	}
 	defer unlock()
 	dir := s.TreePath(a.Digest)
-	if s.trust(dir) {
+	if s.trust(dir) && s.use(dir+lookSuffix) == nil {
 		return dir, nil
 	}
 	s.dropTree(a.Digest)
@@ -71,6 +71,9 @@ func (s *Store) Tree(ctx context.Context, a Artifact, unpack Unpack) (string, er
 	return dir, s.keepTree(filepath.Join(tmp, "tree"), dir)
 }
 
+// text is what is kept of a tree's look, with its size for who looks for room.
+func (l Look) text() string { return fmt.Sprintln(l.Sum, l.Bytes) }
+
 // trust tells whether a tree is as it was made. It is looked at once in a
 // process.
 func (s *Store) trust(dir string) bool {
@@ -87,7 +90,7 @@ func (s *Store) trust(dir string) bool {
 		return false
 	}
 	now, err := LookAt(dir, nil)
-	if err != nil || now.Sum != string(was) {
+	if err != nil || now.text() != string(was) {
 		return false
 	}
 	s.trusted[dir] = true
@@ -106,7 +109,7 @@ func (s *Store) keepTree(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err
 	}
-	if err := os.WriteFile(to+lookSuffix, []byte(l.Sum), 0o644); err != nil {
+	if err := os.WriteFile(to+lookSuffix, []byte(l.text()), 0o644); err != nil {
 		return err
 	}
 	s.mu.Lock()

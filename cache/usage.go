@@ -3,95 +3,266 @@ package cache
 import (
 	"encoding/json"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
-	"sort"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
-// Use is what one kind of thing takes on disk.
-type Use struct {
-	Kind  string `json:"kind"`
-	Files int    `json:"files"`
-	Bytes int64  `json:"bytes"` // allocated, so that a sparse file counts for what it holds
+// Held is one thing that takes room in a store.
+type Held struct {
+	Kind   string        // of what it is, for people
+	Digest digest.Digest // "" of what is no artifact
+	Node   string        // of an artifact that a stage made: as the plan called it, the first one if several gave the same
+	Output string        // of that node; "log" is what it wrote
+	File   string
+	Bytes  int64 // allocated on disk, so that a sparse file counts for what it holds
+	Files  int
+	Used   time.Time // the last time; zero where that is not known
 }
 
-// Usage tells what the cache in dir holds, the largest kind first: artifacts
-// by the stage that made them, and what can be made again from them.
-func Usage(dir string) ([]Use, error) {
-	stageOf, err := stagesByArtifact(dir)
+// derived are the directories of what can be made again from the rest, and of
+// what is not the store's own, by kind.
+var derived = map[string]string{
+	"objects of kernels (derived)": "objects", "partial downloads": "partial",
+	"compilers' caches": "ccache", "temporary files": "tmp", "records of builds": "builds",
+}
+
+// Kinds of what no stage made.
+const (
+	KindSource  = "packages, sources, logs of failures"
+	KindLog     = "logs"
+	KindTree    = "unpacked layers (derived)"
+	KindEntries = "entries and key texts"
+)
+
+// Contents tells what the cache in dir holds: each artifact by itself, the
+// rest by kind or directory. What goes away meanwhile it leaves out.
+func Contents(dir string) ([]Held, error) {
+	c, err := scan(dir)
 	if err != nil {
 		return nil, err
 	}
-	kinds := make(map[string]*Use)
-	err = walkFiles(filepath.Join(dir, "cas"), func(name string, bytes int64) {
-		kind, ok := stageOf[filepath.Base(name)]
-		if !ok {
-			kind = "packages and other sources"
-		}
-		if kinds[kind] == nil {
-			kinds[kind] = &Use{Kind: kind}
-		}
-		kinds[kind].Files++
-		kinds[kind].Bytes += bytes
-	})
-	if err != nil {
-		return nil, err
+	all := make([]Held, 0, len(c.blobs)+len(c.others))
+	for _, h := range c.blobs {
+		all = append(all, *h)
 	}
-	var uses []Use
-	for _, u := range kinds {
-		uses = append(uses, *u)
-	}
-	for kind, sub := range map[string]string{"unpacked layers (derived)": "trees", "entries and key texts": "actions", "compilers' caches": "ccache", "objects of kernels (derived)": "objects", "partial downloads": "partial", "temporary files": "tmp"} {
-		u, err := UsageOf(kind, filepath.Join(dir, sub))
-		if err != nil {
-			return nil, err
-		}
-		uses = append(uses, u)
-	}
-	sort.Slice(uses, func(i, j int) bool {
-		if uses[i].Bytes != uses[j].Bytes {
-			return uses[i].Bytes > uses[j].Bytes
-		}
-		return uses[i].Kind < uses[j].Kind
-	})
-	return uses, nil
+	return append(all, c.others...), nil
 }
 
-// stagesByArtifact reads all entries, for what their outputs are.
-func stagesByArtifact(dir string) (map[string]string, error) {
-	stageOf := make(map[string]string)
-	err := walkFiles(filepath.Join(dir, "actions"), func(name string, _ int64) {
-		if filepath.Ext(name) == ".key" {
-			return
+// contents is what a scan of a store found.
+type contents struct {
+	mu      sync.Mutex
+	blobs   map[string]*Held // by the digest's digits
+	entries map[string]*Entry
+	others  []Held
+}
+
+func scan(dir string) (*contents, error) {
+	c := &contents{blobs: make(map[string]*Held), entries: make(map[string]*Entry)}
+	g := new(errgroup.Group)
+	g.SetLimit(runtime.NumCPU())
+	for _, sub := range subdirectories(filepath.Join(dir, "cas")) {
+		g.Go(func() error { return c.scanBlobs(sub) })
+	}
+	entries := Held{Kind: KindEntries, File: filepath.Join(dir, "actions")}
+	for _, sub := range subdirectories(entries.File) {
+		g.Go(func() error { return c.scanEntries(sub, &entries) })
+	}
+	for _, boot := range subdirectories(filepath.Join(dir, "trees")) {
+		for _, view := range subdirectories(boot) {
+			g.Go(func() error { return c.scanTrees(view) })
 		}
-		var f entryFile
-		var e Entry
-		b, err := os.ReadFile(name)
-		if err != nil || json.Unmarshal(b, &f) != nil || json.Unmarshal(f.Entry, &e) != nil {
-			return
+	}
+	for kind, sub := range derived {
+		for _, one := range parts(filepath.Join(dir, sub)) {
+			g.Go(func() error { return c.scanOther(kind, one) })
 		}
-		for _, a := range e.Outputs {
-			stageOf[a.Digest.Encoded()] = "stage " + e.Stage
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	c.others = append(c.others, entries)
+	for _, id := range slices.Sorted(maps.Keys(c.entries)) {
+		e := c.entries[id]
+		for _, output := range slices.Sorted(maps.Keys(e.Outputs)) {
+			c.name(e.Outputs[output], "stage "+e.Stage, e.Node, output)
 		}
 		if e.Log != nil {
-			stageOf[e.Log.Digest.Encoded()] = "logs"
+			c.name(*e.Log, KindLog, e.Node, "log")
+		}
+	}
+	return c, nil
+}
+
+func (c *contents) name(a Artifact, kind, node, output string) {
+	if h := c.blobs[a.Digest.Encoded()]; h != nil && h.Node == "" {
+		h.Kind, h.Node, h.Output = kind, node, output
+	}
+}
+
+// subdirectories are those of dir, which need not exist.
+func subdirectories(dir string) []string {
+	entries, _ := os.ReadDir(dir)
+	var all []string
+	for _, e := range entries {
+		if e.IsDir() {
+			all = append(all, filepath.Join(dir, e.Name()))
+		}
+	}
+	return all
+}
+
+// parts are what is in dir.
+func parts(dir string) []string {
+	entries, _ := os.ReadDir(dir)
+	var all []string
+	for _, e := range entries {
+		all = append(all, filepath.Join(dir, e.Name()))
+	}
+	return all
+}
+
+func allocated(fi fs.FileInfo) int64 {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return fi.Size()
+}
+
+func (c *contents) scanBlobs(dir string) error {
+	var found []*Held
+	err := eachName(dir, func(_ int, name string, st *unix.Stat_t) {
+		d := digest.NewDigestFromEncoded(digest.SHA256, name)
+		if d.Validate() != nil {
+			d = ""
+		}
+		found = append(found, &Held{Kind: KindSource, Digest: d, File: filepath.Join(dir, name), Bytes: st.Blocks * 512, Files: 1, Used: time.Unix(st.Atim.Unix())})
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, h := range found {
+		c.blobs[filepath.Base(h.File)] = h
+	}
+	return err
+}
+
+func (c *contents) scanEntries(dir string, sum *Held) error {
+	found := make(map[string]*Entry)
+	var files int
+	var bytes int64
+	buf := make([]byte, 64<<10)
+	err := eachName(dir, func(fd int, name string, st *unix.Stat_t) {
+		files++
+		bytes += st.Blocks * 512
+		if strings.HasSuffix(name, ".key") {
+			return
+		}
+		var f struct{ Entry Entry } // its checksum is for who relies on it
+		if b := readSmall(fd, name, buf); json.Unmarshal(b, &f) == nil {
+			found[name] = &f.Entry
 		}
 	})
-	return stageOf, err
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.Copy(c.entries, found)
+	sum.Files += files
+	sum.Bytes += bytes
+	return err
+}
+
+// eachName visits the regular files in dir, which nothing is below. There are
+// tens of thousands of them: it takes as few system calls as it can.
+func eachName(dir string, visit func(fd int, name string, st *unix.Stat_t)) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil // it went away
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	fd := int(d.Fd())
+	var st unix.Stat_t
+	for _, n := range names {
+		if unix.Fstatat(fd, n, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+			visit(fd, n, &st)
+		}
+	}
+	return nil
+}
+
+// readSmall reads a file in the directory dir into buf, as far as that goes.
+func readSmall(dir int, name string, buf []byte) []byte {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fd)
+	n, _ := unix.Read(fd, buf)
+	return buf[:max(n, 0)]
+}
+
+// scanTrees believes what is written beside a tree of its size.
+func (c *contents) scanTrees(view string) error {
+	for _, dir := range subdirectories(view) {
+		h := Held{Kind: KindTree, File: dir, Files: 1}
+		if fi, err := os.Stat(dir + lookSuffix); err == nil {
+			h.Used = lastUse(fi)
+		}
+		text, _ := os.ReadFile(dir + lookSuffix)
+		var err error
+		if f := strings.Fields(string(text)); len(f) == 2 {
+			h.Bytes, err = strconv.ParseInt(f[1], 10, 64)
+		}
+		if err != nil || h.Bytes == 0 {
+			h.Bytes = 0
+			err = eachFile(dir, func(_ string, fi fs.FileInfo) { h.Bytes += allocated(fi) })
+		}
+		if err != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.others = append(c.others, h)
+		c.mu.Unlock()
+	}
+	return nil
+}
+
+func (c *contents) scanOther(kind, file string) error {
+	h := Held{Kind: kind, File: file}
+	if fi, err := os.Lstat(file); err == nil {
+		h.Used = fi.ModTime()
+	}
+	err := eachFile(file, func(_ string, fi fs.FileInfo) { h.Files++; h.Bytes += allocated(fi) })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.others = append(c.others, h)
+	return err
 }
 
 // UsageOf tells what is below dir, which need not exist.
-func UsageOf(kind, dir string) (Use, error) {
-	u := Use{Kind: kind}
-	err := walkFiles(dir, func(_ string, bytes int64) { u.Files++; u.Bytes += bytes })
+func UsageOf(kind, dir string) (Held, error) {
+	u := Held{Kind: kind, File: dir}
+	err := eachFile(dir, func(_ string, fi fs.FileInfo) { u.Files++; u.Bytes += allocated(fi) })
 	return u, err
 }
 
-// walkFiles visits all files below dir. What it may not read, or what goes
-// away meanwhile, it leaves out.
-func walkFiles(dir string, visit func(name string, bytes int64)) error {
-	return filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+// eachFile visits all files below dir, or dir if it is one. What it may not
+// read, or what goes away meanwhile, it leaves out.
+func eachFile(dir string, visit func(file string, fi fs.FileInfo)) error {
+	return filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
 			if os.IsNotExist(err) || os.IsPermission(err) {
 				return nil
@@ -102,7 +273,7 @@ func walkFiles(dir string, visit func(name string, bytes int64)) error {
 			return nil
 		}
 		if fi, err := d.Info(); err == nil {
-			visit(name, fi.Sys().(*syscall.Stat_t).Blocks*512)
+			visit(file, fi)
 		}
 		return nil
 	})

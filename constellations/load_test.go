@@ -207,12 +207,12 @@ func TestSplitWords(t *testing.T) {
 
 func TestParseSize(t *testing.T) {
 	for in, want := range map[string]int64{"2G": 2 << 30, "512M": 512 << 20, "512": 512 << 20, "1.5g": 3 << 29, "2GiB": 2 << 30, "2GB": 2 << 30, "100B": 100} {
-		if got, err := parseSize(in, 1<<20); err != nil || got != want {
+		if got, err := ParseSize(in, 1<<20); err != nil || got != want {
 			t.Errorf("%s: %d, %v", in, got, err)
 		}
 	}
 	for _, in := range []string{"", "G", "-1G", "1X", "0x10", "1e400", "NaN", "2G2"} {
-		if v, err := parseSize(in, 1); err == nil {
+		if v, err := ParseSize(in, 1); err == nil {
 			t.Errorf("%q is %d", in, v)
 		}
 	}

@@ -54,6 +54,31 @@ type SectionLock struct {
 // Index is a signed archive index that was verified when the lock was made.
 type Index struct{ Archive, Suite, SHA256 string }
 
+// Digests are the sha256 digests of all files that the lock pins, 64
+// hexadecimal digits each.
+func (l *Lock) Digests() []string {
+	var all []string
+	add := func(ps []Package) {
+		for _, p := range ps {
+			all = append(all, p.SHA256)
+		}
+	}
+	for _, d := range l.Sections {
+		add(d.Base)
+		add(d.Alone)
+		add(d.Kernel)
+		for _, s := range d.Sets {
+			add(s.Packages)
+		}
+	}
+	for _, s := range l.Sources {
+		if s.SHA256 != "" {
+			all = append(all, s.SHA256)
+		}
+	}
+	return all
+}
+
 // PackageSet is what a list of packages needs beyond the base system.
 type PackageSet struct {
 	Names    []string // as asked for, sorted

@@ -286,7 +286,7 @@ func (d *document) word(n ast.Node, what string, known ...string) string {
 // size reads a number of bytes: "2G", "512M", or a plain number of unit.
 func (d *document) size(n ast.Node, unit, low, high int64) int64 {
 	s := strings.TrimSpace(d.text(n))
-	v, err := parseSize(s, unit)
+	v, err := ParseSize(s, unit)
 	switch {
 	case err != nil:
 		d.addAt(placeOf(n), "write it as 2G, 512M, or a plain number", "%q is no size", s)
@@ -298,8 +298,9 @@ func (d *document) size(n ast.Node, unit, low, high int64) int64 {
 	return v
 }
 
-// parseSize reads a size in units of 1024, as QEMU does.
-func parseSize(s string, unit int64) (int64, error) {
+// ParseSize reads a size in bytes: a number and K, M, G or T, units of 1024, as
+// QEMU has them. A number alone counts units.
+func ParseSize(s string, unit int64) (int64, error) {
 	number := strings.TrimRight(s, "kKmMgGtTiIbB")
 	suffix := strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(s[len(number):]), "B"), "I")
 	factors := map[string]int64{"": unit, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

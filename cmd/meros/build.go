@@ -176,7 +176,14 @@ func (c *buildCmd) build(e *env) (*built, error) {
 	for _, pm := range planned {
 		targets = append(targets, pm.Targets()...)
 	}
-	r, err := w.execute(e, plan, targets, execution{name: m.Name, jobs: c.Jobs, keepGoing: c.KeepGoing, quiet: c.quiet})
+	x := execution{name: m.Name, verb: "build", jobs: c.Jobs, keepGoing: c.KeepGoing, quiet: c.quiet}
+	if c.RootfsOnly {
+		x.verb = "build --rootfs-only"
+	}
+	for _, pm := range planned {
+		x.machines = append(x.machines, pm.Name)
+	}
+	r, err := w.execute(e, plan, targets, x)
 	if err != nil {
 		return nil, err
 	}
@@ -243,8 +250,10 @@ func sameProgram(run func(context.Context, runner.Spec, runner.Stdio) error) fun
 
 // execution is how a plan is built.
 type execution struct {
-	name      string // of what is built, for people
-	jobs      int    // CPU tokens; 0 is one for each CPU
+	name      string   // of what is built, for people
+	verb      string   // what the history calls it; "" is not remembered
+	machines  []string // that are built, for the history
+	jobs      int      // CPU tokens; 0 is one for each CPU
 	keepGoing bool
 	quiet     bool // say nothing unless something had to be done
 }
@@ -259,11 +268,20 @@ func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 		x.jobs = runtime.NumCPU()
 	}
 	e.ui.begin(len(plan.Nodes), x.quiet)
+	rec := newRecorder()
+	observe := func(ev graph.Event) {
+		rec.event(ev)
+		e.ui.event(ev)
+	}
 	r, err := graph.Build(e.ctx, plan, targets, graph.Options{
 		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
-		Budget: graph.Budget{CPU: x.jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: e.ui.event, KeepGoing: x.keepGoing,
+		Budget: graph.Budget{CPU: x.jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: observe, KeepGoing: x.keepGoing,
 	})
 	w.remember(r, x.name)
+	defer w.makeRoom(e, r)
+	if x.verb != "" {
+		recordsOf(e.root).keep(rec.record(plan, r, x, err), func(b *buildRecord) { rec.stages(plan, targets, r, b) })
+	}
 	if changed := (*graph.ChangedError)(nil); errors.As(err, &changed) {
 		os.Remove(w.memoFile()) // should it be what was wrong
 	}
@@ -383,6 +401,9 @@ func (w *workplace) historyFile() string { return filepath.Join(w.data, "cache",
 func (w *workplace) remember(r *graph.Result, of string) {
 	w.memo.Write(w.memoFile())
 	w.rememberLast(r, of, time.Now())
+	for _, outputs := range r.Outputs {
+		w.store.Use(outputs)
+	}
 	if len(r.Durations) == 0 {
 		return
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -10,8 +9,11 @@ import (
 )
 
 type cacheCmd struct {
-	Du     duCmd     `cmd:"" help:"Show what takes how much room."`
+	Du     duCmd     `cmd:"" help:"Show what takes how much room, for whom, and since when it was not used."`
+	GC     gcCmd     `cmd:"" name:"gc" help:"Remove what was not used for the longest time; never what a running machine, a current image, a lock or a pin needs."`
 	Verify verifyCmd `cmd:"" help:"Read all of the cache and compare it with the digests that name it."`
+	Pin    pinCmd    `cmd:"" help:"Keep all that a constellation or a machine is made of now, or show what is kept."`
+	Unpin  unpinCmd  `cmd:"" help:"End a pin."`
 }
 
 type verifyCmd struct {
@@ -46,11 +48,9 @@ func (c *verifyCmd) Run(e *env) error {
 		return err
 	}
 	if c.JSON {
-		b, err := json.MarshalIndent(v, "", "  ")
-		if err != nil {
+		if err := e.sayJSON(v); err != nil {
 			return err
 		}
-		e.ui.say("%s", b)
 	} else {
 		for _, d := range v.Damaged {
 			e.ui.say("damaged  %s: %s", d.File, d.Reason)
@@ -66,37 +66,4 @@ func (c *verifyCmd) Run(e *env) error {
 		return nil
 	}
 	return fmt.Errorf("%d files of the cache are damaged (meros cache verify --repair removes them, the next build makes them again)", len(v.Damaged))
-}
-
-type duCmd struct {
-	JSON bool `name:"json" help:"Print JSON: [{\"kind\", \"files\", \"bytes\"}], bytes as allocated on disk."`
-}
-
-// Run implements the verb.
-func (c *duCmd) Run(e *env) error {
-	data := filepath.Join(e.root, "data")
-	usage, err := cache.Usage(filepath.Join(data, "cache"))
-	if err != nil {
-		return err
-	}
-	disks, err := cache.UsageOf("images in data/disks", filepath.Join(data, "disks"))
-	if err != nil {
-		return err
-	}
-	usage = append(usage, disks)
-	if c.JSON {
-		b, err := json.MarshalIndent(usage, "", "  ")
-		if err != nil {
-			return err
-		}
-		e.ui.say("%s", b)
-		return nil
-	}
-	var total int64
-	for _, u := range usage {
-		e.ui.say("%9s  %7d  %s", bytesText(u.Bytes), u.Files, u.Kind)
-		total += u.Bytes
-	}
-	e.ui.say("%9s  %7s  %s", bytesText(total), "", "in all")
-	return nil
 }

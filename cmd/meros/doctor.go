@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -46,11 +45,9 @@ func (c *doctorCmd) Run(e *env) error {
 		all = append(all, look(e)...)
 	}
 	if c.JSON {
-		b, err := json.MarshalIndent(all, "", "  ")
-		if err != nil {
+		if err := e.sayJSON(all); err != nil {
 			return err
 		}
-		e.ui.say("%s", b)
 	} else {
 		for _, f := range all {
 			f.print(e)

@@ -77,6 +77,6 @@ func (c *exportCmd) export(e *env, m *constellations.Manifest, machines []*const
 		return err
 	}
 	target := stages.Export(plan, planned[0], o, c.Format, c.Compress, c.Output)
-	_, err = w.execute(e, plan, []*graph.Node{target}, execution{name: filepath.Base(c.Output)})
+	_, err = w.execute(e, plan, []*graph.Node{target}, execution{name: m.Name, verb: "export", machines: []string{c.Machine}})
 	return err
 }

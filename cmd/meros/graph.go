@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -26,11 +25,7 @@ func (c *graphCmd) Run(e *env) error {
 	p := newPicture(f)
 	switch c.Format {
 	case "json":
-		b, err := json.MarshalIndent(p, "", "  ")
-		if err != nil {
-			return err
-		}
-		e.ui.say("%s", b)
+		return e.sayJSON(p)
 	case "dot":
 		e.ui.say("%s", p.dot())
 	case "mermaid":

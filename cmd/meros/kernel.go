@@ -78,7 +78,7 @@ func (c *kernelBuildCmd) Run(e *env) error {
 		file = filepath.Join(e.root, "data", "disks", "bzImage")
 	}
 	image := stages.Copy(plan, kernel.Compile, "kernel", filepath.Base(file), file)
-	if _, err := w.execute(e, plan, []*graph.Node{image}, execution{name: filepath.Base(file), jobs: c.Jobs}); err != nil {
+	if _, err := w.execute(e, plan, []*graph.Node{image}, execution{name: m.Name, verb: "kernel-build", machines: []string{vm.Name}, jobs: c.Jobs}); err != nil {
 		return err
 	}
 	e.ui.say("%s", file)

@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -103,6 +104,8 @@ type cli struct {
 	Plan        planCmd        `cmd:"" help:"Show what a build would do, and why, without doing it."`
 	Why         whyCmd         `cmd:"" help:"Explain what made stages run, down to the file or package."`
 	Graph       graphCmd       `cmd:"" help:"Draw what a build is made of."`
+	History     historyCmd     `cmd:"" help:"Show the builds that are remembered, or the stages of one."`
+	LogsOf      logsOfCmd      `cmd:"" name:"logs-of" help:"Print what a stage of a build wrote."`
 	Export      exportCmd      `cmd:"" help:"Put a machine into a file: a disk image, an archive or an image of a container."`
 	Init        initCmd        `cmd:"" aliases:"up" help:"Boot a constellation, building what is missing, and wait until ssh answers."`
 	Connect     connectCmd     `cmd:"" help:"Open a shell on a machine, or run a command there."`
@@ -192,6 +195,16 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, enter
 	}
 	u.close()
 	return exitCode(ctx, u, err)
+}
+
+// sayJSON prints a value.
+func (e *env) sayJSON(v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	e.ui.say("%s", b)
+	return nil
 }
 
 // exitCode is the only place where an error becomes an exit code.

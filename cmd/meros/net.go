@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"meros/constellations"
@@ -57,12 +56,7 @@ func (c *netShowCmd) Run(e *env) error {
 	}
 	ways := network.Matrix(ns.Bridges)
 	if c.JSON {
-		b, err := json.MarshalIndent(ways, "", "  ")
-		if err != nil {
-			return err
-		}
-		e.ui.say("%s", b)
-		return nil
+		return e.sayJSON(ways)
 	}
 	for _, w := range ways {
 		e.ui.say("%-15s -> %-32s %s", w.From, w.To, openness[w.Open])
@@ -96,11 +90,9 @@ func (c *netCheckCmd) Run(e *env) error {
 		}
 	}
 	if c.JSON {
-		b, err := json.MarshalIndent(proofs, "", "  ")
-		if err != nil {
+		if err := e.sayJSON(proofs); err != nil {
 			return err
 		}
-		e.ui.say("%s", b)
 	} else {
 		for _, p := range proofs {
 			verdict := "as it should be"

@@ -32,12 +32,7 @@ func (c *planCmd) Run(e *env) error {
 	}
 	p := f.forecast()
 	if c.JSON {
-		b, err := json.MarshalIndent(p, "", "  ")
-		if err != nil {
-			return err
-		}
-		e.ui.say("%s", b)
-		return nil
+		return e.sayJSON(p)
 	}
 	p.print(e)
 	return nil

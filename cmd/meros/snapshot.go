@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"meros/constellations"
@@ -112,12 +111,7 @@ func (c *snapshotListCmd) Run(e *env) error {
 		if all == nil {
 			all = []vm.Snapshot{}
 		}
-		b, err := json.MarshalIndent(all, "", "  ")
-		if err != nil {
-			return err
-		}
-		e.ui.say("%s", b)
-		return nil
+		return e.sayJSON(all)
 	}
 	for _, s := range all {
 		e.ui.say("%-15s %-20s %s  %s of memory", s.Machine, s.Name, s.Taken.Local().Format("2006-01-02 15:04:05"), bytesText(s.Memory))

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -68,12 +67,7 @@ func (c *topCmd) Run(e *env) error {
 		}
 		before = now
 		if c.JSON {
-			b, err := json.MarshalIndent(loads, "", "  ")
-			if err != nil {
-				return err
-			}
-			e.ui.say("%s", b)
-			return nil
+			return e.sayJSON(loads)
 		}
 		if !once {
 			e.ui.say("\x1b[H\x1b[J%s", loadTable(loads))

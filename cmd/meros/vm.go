@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -179,12 +178,7 @@ func (c *infoCmd) Run(e *env) error {
 		all, machines = append(all, ss...), append(machines, ms...)
 	}
 	if c.JSON {
-		b, err := json.MarshalIndent(all, "", "  ")
-		if err != nil {
-			return err
-		}
-		e.ui.say("%s", b)
-		return nil
+		return e.sayJSON(all)
 	}
 	for i, s := range all {
 		name := s.Machine

@@ -1,8 +1,9 @@
 package main
 
 import (
-	"encoding/json"
+	"cmp"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -16,14 +17,16 @@ type whyCmd struct {
 	Stage         string `arg:"" optional:"" help:"A part of the names of the stages to explain (default: those that run first)."`
 	RootfsOnly    bool   `help:"As of build."`
 	Boot          bool   `help:"As of build."`
-	JSON          bool   `name:"json" help:"Print JSON: [{\"name\", \"stage\", \"when\", \"reason\", \"differences\": [{\"name\", \"before\", \"after\"}], \"then\"}]; when is next or last."`
+	From          string `placeholder:"BUILD" help:"Compare this build of the history with another (see meros history; NAME~1 is the one before the newest)."`
+	To            string `placeholder:"BUILD" help:"The other one (default: the newest of the constellation)."`
+	JSON          bool   `name:"json" help:"Print JSON: [{\"name\", \"stage\", \"when\", \"reason\", \"differences\": [{\"name\", \"before\", \"after\"}], \"then\"}]; when is next, last or between."`
 }
 
 // explanation is why a stage would run, or ran the last time.
 type explanation struct {
 	Name        string             `json:"name"`
 	Stage       string             `json:"stage"`
-	When        string             `json:"when"` // "next" or "last"
+	When        string             `json:"when"` // "next", "last" or "between"
 	Reason      string             `json:"reason,omitempty"`
 	Differences []graph.Difference `json:"differences,omitempty"`
 	Then        []string           `json:"then,omitempty"` // what may run after it
@@ -32,6 +35,9 @@ type explanation struct {
 // Run implements the verb.
 func (c *whyCmd) Run(e *env) error {
 	name, machine, one := strings.Cut(c.Constellation, "/")
+	if c.From != "" || c.To != "" {
+		return c.between(e, name)
+	}
 	b := &buildCmd{Constellation: name, RootfsOnly: c.RootfsOnly, Boot: c.Boot}
 	if one {
 		b.Machine = []string{machine}
@@ -45,18 +51,46 @@ func (c *whyCmd) Run(e *env) error {
 		all = f.lastTime(c.Stage)
 	}
 	if c.JSON {
-		b, err := json.MarshalIndent(append([]explanation{}, all...), "", "  ")
-		if err != nil {
-			return err
-		}
-		e.ui.say("%s", b)
-		return nil
+		return e.sayJSON(append([]explanation{}, all...))
 	}
 	if len(all) == 0 && c.Stage != "" && !f.has(c.Stage) {
 		return usageError{fmt.Errorf("%s: no stage has %q in its name (meros plan %s -v lists them)", name, c.Stage, name)}
 	}
 	if len(all) == 0 {
 		e.ui.say("nothing would run, and nothing is known of an earlier build")
+	}
+	for _, x := range all {
+		x.print(e)
+	}
+	return nil
+}
+
+// between explains what differs between two builds of the history.
+func (c *whyCmd) between(e *env, name string) error {
+	rs := recordsOf(e.root)
+	to, err := rs.find(cmp.Or(c.To, name))
+	if err != nil {
+		return err
+	}
+	from := rs.before(to)
+	if c.From != "" {
+		if from, err = rs.find(c.From); err != nil {
+			return err
+		}
+	}
+	if from == nil {
+		return usageError{fmt.Errorf("%s is the first build that is remembered: there is none to compare it with", to.ID)}
+	}
+	store, err := cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	all := differencesBetween(store, from, to, c.Stage)
+	if c.JSON {
+		return e.sayJSON(append([]explanation{}, all...))
+	}
+	if len(all) == 0 {
+		e.ui.say("nothing differs between %s and %s", from.ID, to.ID)
 	}
 	for _, x := range all {
 		x.print(e)
@@ -129,10 +163,7 @@ func (f *foreseen) lastTime(part string) []explanation {
 const maxDifferences = 20
 
 func (x explanation) print(e *env) {
-	verb := "would run"
-	if x.When == "last" {
-		verb = "changed the last time"
-	}
+	verb := map[string]string{"next": "would run", "last": "changed the last time", "between": "differs"}[x.When]
 	e.ui.say("%s %s", x.Name, verb)
 	if x.Reason != "" {
 		e.ui.say("    %s", x.Reason)

@@ -29,6 +29,7 @@ type record struct {
 	Ready   float64   `json:"ready_seconds"` // from start to the first login; 0: not yet
 	Accel   string    `json:"accel"`         // how the processor is provided, and why
 	Image   string    `json:"image"`         // what it booted from
+	Files   []string  `json:"files"`         // that it cannot start again without
 	Arch    string    `json:"arch"`          // as QEMU names it
 	Memory  int64     `json:"memory"`
 	CPUs    int       `json:"cpus"`
@@ -144,6 +145,41 @@ func (g *Group) Machines() ([]string, error) {
 		}
 	}
 	return names, err
+}
+
+// Files are those that the machines of all groups below dir, the state
+// directory, need: those that run, and those that start again with the disks
+// they had.
+func Files(dir string) ([]string, error) {
+	records, err := filepath.Glob(filepath.Join(dir, "*", "*", recordFile))
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, file := range records {
+		b, err := os.ReadFile(file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		r := new(record)
+		if err == nil {
+			err = json.Unmarshal(b, r)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read what a machine needs: %s: %w", file, err)
+		}
+		all = append(append(all, r.Files...), r.Image)
+	}
+	return all, nil
+}
+
+// files are what the machine cannot start without.
+func (m *Machine) files() []string {
+	all := append([]string{m.Kernel, m.Initrd}, m.Images...)
+	for _, d := range m.Disks {
+		all = append(all, d.Image)
+	}
+	return all
 }
 
 // bootID identifies this boot of the host.

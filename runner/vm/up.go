@@ -293,7 +293,7 @@ func (g *Group) launch(ctx context.Context, m *Machine, h *ssh.Host, accel []str
 		return nil, err
 	}
 	r := &running{machine: m, exited: make(chan struct{}), record: &record{
-		PID: cmd.Process.Pid, Boot: bootID(), Port: port, User: m.User, Started: started, Image: filepath.Base(m.Images[0]), Arch: m.Arch, Memory: m.Memory, CPUs: m.CPUs,
+		PID: cmd.Process.Pid, Boot: bootID(), Port: port, User: m.User, Started: started, Image: filepath.Base(m.Images[0]), Files: m.files(), Arch: m.Arch, Memory: m.Memory, CPUs: m.CPUs,
 	}}
 	host := *h
 	host.Address = fmt.Sprintf("127.0.0.1:%d", port)

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"meros/cache"
+	"meros/constellations"
+)
+
+type pinCmd struct {
+	What string `arg:"" optional:"" help:"CONSTELLATION or CONSTELLATION/MACHINE (default: show the pins)."`
+}
+
+// Run implements the verb.
+func (c *pinCmd) Run(e *env) error {
+	store, err := cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{ReadOnly: c.What == ""})
+	if err != nil {
+		return err
+	}
+	if c.What == "" {
+		return showPins(e, store)
+	}
+	if done, err := e.inNamespace("cache", "pin", c.What); done {
+		return err
+	}
+	name, machine, one := strings.Cut(c.What, "/")
+	m, err := constellations.Find(e.root, name)
+	if err != nil {
+		return usageIfMissing(err)
+	}
+	var machines []string
+	if one {
+		if _, err := m.Machine(machine); err != nil {
+			return usageError{err}
+		}
+		machines = []string{machine}
+	}
+	builds, err := recordsOf(e.root).newest(name, machines)
+	if err != nil {
+		return err
+	}
+	if len(builds) == 0 {
+		return fmt.Errorf("%s was never built here: there is nothing to pin (meros build %s)", c.What, strings.Replace(c.What, "/", " ", 1))
+	}
+	set := make(map[digest.Digest]bool)
+	for _, b := range builds {
+		for _, s := range b.Stages {
+			for _, a := range s.Outputs {
+				set[a.Digest] = true
+			}
+		}
+	}
+	all := slices.Sorted(maps.Keys(set))
+	scratch, err := store.NewScratch(filepath.Join(e.root, "data", "build"))
+	if err != nil {
+		return err
+	}
+	defer scratch.Close()
+	if err := store.Pin(c.What, all); err != nil {
+		return err
+	}
+	e.ui.say("pinned %s: what it is made of now stays until meros cache unpin %s", c.What, c.What)
+	return nil
+}
+
+func showPins(e *env, store *cache.Store) error {
+	pins, err := store.Pins()
+	if err != nil {
+		return err
+	}
+	held, err := cache.Contents(store.Dir())
+	if err != nil {
+		return err
+	}
+	bytes := make(map[digest.Digest]int64)
+	for _, h := range held {
+		bytes[h.Digest] = h.Bytes
+	}
+	for _, name := range slices.Sorted(maps.Keys(pins)) {
+		var sum int64
+		for _, d := range pins[name] {
+			sum += bytes[d]
+		}
+		e.ui.say("%9s  %s", bytesText(sum), name)
+	}
+	if len(pins) == 0 {
+		e.ui.say("nothing is pinned")
+	}
+	return nil
+}
+
+type unpinCmd struct {
+	What string `arg:"" help:"As meros cache pin shows it."`
+}
+
+// Run implements the verb.
+func (c *unpinCmd) Run(e *env) error {
+	store, err := cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{})
+	if err != nil {
+		return err
+	}
+	return store.Unpin(c.What)
+}
