@@ -64,6 +64,10 @@ func (s *Store) Lookup(id ActionID) (*Entry, error) {
 	if err != nil {
 		return nil, miss("entry %s: %v", id, err)
 	}
+	return decodeEntry(id, b)
+}
+
+func decodeEntry(id ActionID, b []byte) (*Entry, error) {
 	var f entryFile
 	if err := json.Unmarshal(b, &f); err != nil {
 		return nil, miss("entry %s is damaged: %v", id, err)

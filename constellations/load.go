@@ -75,7 +75,7 @@ func List(root string) ([]string, error) {
 
 // Find loads the constellation called name below root.
 func Find(root, name string) (*Manifest, error) {
-	if !isLabel(name) {
+	if !IsName(name) {
 		return nil, fmt.Errorf("%q cannot be the name of a constellation: small letters, digits and hyphens", name)
 	}
 	dir := filepath.Join(root, "constellations", name)
@@ -90,12 +90,12 @@ func Find(root, name string) (*Manifest, error) {
 }
 
 // ValidName tells whether s can be the name of a constellation.
-func ValidName(s string) bool { return isLabel(s) }
+func ValidName(s string) bool { return IsName(s) }
 
-// isLabel tells whether s may be a host name, a part of one, and a file name:
+// IsName tells whether s may be a host name, a part of one, and a file name:
 // RFC 1123, section 2.1, in small letters, and with the underscore that names
 // of the ancestor's machines have.
-func isLabel(s string) bool {
+func IsName(s string) bool {
 	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
 		return false
 	}
@@ -118,7 +118,7 @@ type loader struct {
 // Parse reads the text of a manifest. file is only what errors call it.
 func Parse(name, file string, src []byte) (*Manifest, error) {
 	ps := newProblems(file, src)
-	if !isLabel(name) {
+	if !IsName(name) {
 		ps.add(0, 0, "rename its directory", "%q cannot be the name of a constellation: small letters, digits and hyphens", name)
 	}
 	d, body := parseDocument(ps, src)
@@ -189,7 +189,7 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 	vm := defaults
 	vm.Name, vm.Line = p.key, p.at.line
 	vm.Packages = slices.Clone(defaults.Packages)
-	if !isLabel(p.key) || strings.Contains(p.key, "_") && len(p.key) > 63 {
+	if !IsName(p.key) || strings.Contains(p.key, "_") && len(p.key) > 63 {
 		l.addAt(p.at, "", "%q cannot be a machine's name, which is its host name: small letters, digits and hyphens, at most 63", p.key)
 	}
 	if p.key == "common" {

@@ -42,6 +42,7 @@ func (c *planCmd) Run(e *env) error {
 type foreseen struct {
 	manifest *constellations.Manifest
 	all      []graph.Foresight
+	targets  map[*graph.Node]bool
 	store    *cache.Store
 	history  graph.History
 	last     last
@@ -79,7 +80,11 @@ func (c *buildCmd) foresee(e *env) (*foreseen, error) {
 	for _, pm := range planned {
 		targets = append(targets, pm.Targets()...)
 	}
-	return &foreseen{m, graph.Foresee(plan, targets, w.store), w.store, w.history, readLast(w.lastFile())}, nil
+	f := &foreseen{m, graph.Foresee(plan, targets, w.store), make(map[*graph.Node]bool), w.store, w.history, readLast(w.lastFile())}
+	for _, t := range targets {
+		f.targets[t] = true
+	}
+	return f, nil
 }
 
 // forecast is what a build would do, for people and programs.
