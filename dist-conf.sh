@@ -39,6 +39,7 @@ ip                iproute2           iproute2
 waypipe           waypipe            waypipe
 sway              sway               sway
 grim              grim               grim
+chromium          chromium           chromium
 zstd              zstd               zstd
 mksquashfs        squashfs-tools     squashfs-tools
 mkfs.erofs        erofs-utils        erofs-utils

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"html"
 	"strconv"
 	"strings"
 
@@ -11,7 +12,7 @@ import (
 type graphCmd struct {
 	Constellation string   `arg:"" help:"Name of the constellation."`
 	Machine       []string `arg:"" optional:"" help:"Machines (default: all)."`
-	Format        string   `enum:"svg,dot,mermaid,json" default:"svg" help:"What to print: ${enum}. JSON is {\"nodes\": [{\"id\", \"name\", \"stage\", \"outcome\", \"count\", \"seconds\"}], \"edges\": [[from, to]]}."`
+	Format        string   `enum:"svg,html,dot,mermaid,json" default:"svg" help:"What to print: ${enum}. JSON is {\"nodes\": [{\"id\", \"name\", \"stage\", \"outcome\", \"count\", \"seconds\", \"bytes\"}], \"edges\": [[from, to]]}."`
 	RootfsOnly    bool     `help:"As of build."`
 	Boot          bool     `help:"As of build."`
 }
@@ -22,7 +23,7 @@ func (c *graphCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	p := newPicture(f)
+	p := f.picture()
 	switch c.Format {
 	case "json":
 		return e.sayJSON(p)
@@ -30,6 +31,8 @@ func (c *graphCmd) Run(e *env) error {
 		e.ui.say("%s", p.dot())
 	case "mermaid":
 		e.ui.say("%s", p.mermaid())
+	case "html":
+		e.ui.say("<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>%s</title>\n<body style=\"margin:0\">\n%s\n</body></html>", html.EscapeString(p.title), p.svg())
 	default:
 		e.ui.say("%s", p.svg())
 	}
@@ -48,48 +51,80 @@ type pictureNode struct {
 	ID      int     `json:"id"`
 	Name    string  `json:"name"`
 	Stage   string  `json:"stage"`
-	Outcome string  `json:"outcome"` // reused, run or maybe
+	Outcome string  `json:"outcome"` // reused, run or maybe of what would be; ran, failed or skipped of what was
 	Count   int     `json:"count"`   // of downloads
 	Seconds float64 `json:"seconds,omitempty"`
+	Bytes   int64   `json:"bytes,omitempty"` // of its outputs, if they are known
 	machine string  // whose alone it is, or ""
 }
 
-func newPicture(f *foreseen) *picture {
-	p := &picture{title: f.manifest.Name, Edges: [][2]int{}}
-	ids, outcome := make(map[*graph.Node]int), make(map[*graph.Node]graph.Outcome)
-	for _, s := range f.all {
-		outcome[s.Node] = s.Outcome
+// pictured is a stage that is to be drawn, after those that it is made of.
+type pictured struct {
+	pictureNode
+	inputs   []int // places in the list
+	download bool
+}
+
+// picture is what a build would do.
+func (f *foreseen) picture() *picture {
+	all := make([]pictured, len(f.all))
+	place := make(map[*graph.Node]int)
+	for i, s := range f.all {
+		place[s.Node] = i
+		p := &all[i]
+		p.Name, p.Stage, p.Outcome, p.download = s.Node.Name, s.Node.Stage, outcomes[s.Outcome], s.Node.Fixed != nil
+		if s.Outcome != graph.WouldReuse {
+			p.Seconds = milliseconds(f.history.Expect(s.Node))
+		} else if entry, err := f.store.Lookup(s.Action); err == nil && !p.download {
+			p.Bytes = sizeOf(entry.Outputs)
+		}
+		for _, in := range s.Node.Inputs {
+			p.inputs = append(p.inputs, place[in.Node])
+		}
 	}
-	for _, s := range f.all {
-		if s.Node.Fixed != nil {
+	return newPicture(f.manifest.Name, all)
+}
+
+func sizeOf(outputs map[string]graph.Artifact) (n int64) {
+	for _, a := range outputs {
+		n += a.Size
+	}
+	return n
+}
+
+func newPicture(title string, all []pictured) *picture {
+	p := &picture{title: title, Edges: [][2]int{}}
+	ids := make([]int, len(all))
+	for i, s := range all {
+		if s.download {
 			continue
 		}
-		n := pictureNode{ID: len(p.Nodes), Name: s.Node.Name, Stage: s.Node.Stage, Outcome: outcomes[s.Outcome], Count: 1}
-		if s.Outcome != graph.WouldReuse {
-			n.Seconds = milliseconds(f.history.Expect(s.Node))
-		}
-		if rest, ok := strings.CutPrefix(n.Name, f.manifest.Name+"/"); ok {
+		n := s.pictureNode
+		n.ID, n.Count = len(p.Nodes), 1
+		if rest, ok := strings.CutPrefix(n.Name, title+"/"); ok {
 			n.machine, _, _ = strings.Cut(rest, " ")
 		}
-		ids[s.Node] = n.ID
+		ids[i] = n.ID
 		p.Nodes = append(p.Nodes, n)
-		p.inputs(s.Node, n, ids, outcome)
+		p.inputs(n, s.inputs, all, ids)
 	}
 	return p
 }
 
 // inputs adds what goes into a node.
-func (p *picture) inputs(node *graph.Node, n pictureNode, ids map[*graph.Node]int, outcome map[*graph.Node]graph.Outcome) {
+func (p *picture) inputs(n pictureNode, inputs []int, all []pictured, ids []int) {
 	seen := make(map[int]bool)
 	downloads := pictureNode{Stage: "fetch", Outcome: outcomes[graph.WouldReuse], machine: n.machine}
-	for _, in := range node.Inputs {
-		if in.Node.Fixed != nil {
-			if downloads.Count++; outcome[in.Node] == graph.WouldRun {
-				downloads.Outcome = outcomes[graph.WouldRun]
+	for _, in := range inputs {
+		if all[in].download {
+			downloads.Count++
+			downloads.Bytes += all[in].Bytes
+			if all[in].Outcome != outcomes[graph.WouldReuse] {
+				downloads.Outcome = all[in].Outcome
 			}
 			continue
 		}
-		if id := ids[in.Node]; !seen[id] {
+		if id := ids[in]; !seen[id] {
 			seen[id] = true
 			p.Edges = append(p.Edges, [2]int{id, n.ID})
 		}
@@ -105,6 +140,23 @@ func (p *picture) inputs(node *graph.Node, n pictureNode, ids map[*graph.Node]in
 	p.Edges = append(p.Edges, [2]int{downloads.ID, n.ID})
 }
 
+// state tells what is or was done with a node, how long that takes, and how
+// large what it gives is.
+func (n pictureNode) state() string {
+	text := n.Outcome
+	switch {
+	case n.Stage == "fetch":
+	case n.Outcome == "run" || n.Outcome == "maybe":
+		text += ", about " + secondsText(n.Seconds)
+	case n.Outcome == "ran" || n.Outcome == "failed":
+		text += ", " + secondsText(n.Seconds)
+	}
+	if n.Bytes > 0 {
+		text += ", " + bytesText(n.Bytes)
+	}
+	return text
+}
+
 // label is what is written in a node.
 func (n pictureNode) label() string {
 	if n.Outcome == "reused" {
@@ -117,7 +169,7 @@ func (n pictureNode) label() string {
 func (p *picture) dot() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "digraph %s {\n  rankdir=LR\n  node [shape=box, fontname=\"sans-serif\"]\n", strconv.Quote(p.title))
-	style := map[string]string{"reused": "rounded", "run": "bold", "maybe": "dashed"}
+	style := map[string]string{"reused": "rounded", "run": "bold", "maybe": "dashed", "ran": "bold", "failed": "filled", "skipped": "dotted"}
 	for _, n := range p.Nodes {
 		fmt.Fprintf(&b, "  n%d [label=%s, style=%s]\n", n.ID, strconv.Quote(n.label()), style[n.Outcome])
 	}

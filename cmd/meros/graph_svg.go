@@ -83,10 +83,10 @@ func (p *picture) svg() string {
 <title>%s</title>
 <style>
 svg { background: #fff } text { fill: #222 } rect { fill: #fff; stroke: #667 } path { fill: none; stroke: #99a }
-.run { fill: #fde8c8; stroke: #a50; stroke-width: 3 } .maybe { fill: #f6f2da; stroke: #770; stroke-dasharray: 6 4 } .lane { font-weight: bold }
+.run, .ran { fill: #fde8c8; stroke: #a50; stroke-width: 3 } .failed { fill: #fbd0d0; stroke: #b00; stroke-width: 5 } .maybe, .skipped { fill: #f6f2da; stroke: #770; stroke-dasharray: 6 4 } .lane { font-weight: bold }
 @media (prefers-color-scheme: dark) {
 svg { background: #1b1d22 } text { fill: #ddd } rect { fill: #262a31; stroke: #889 } path { stroke: #667 }
-.run { fill: #51351a; stroke: #fa4 } .maybe { fill: #3b3820; stroke: #cc5 } }
+.run, .ran { fill: #51351a; stroke: #fa4 } .failed { fill: #5a1d1d; stroke: #f66 } .maybe, .skipped { fill: #3b3820; stroke: #cc5 } }
 </style>
 `, width, height, width, height, html.EscapeString(p.title))
 	for _, e := range p.Edges {
@@ -104,14 +104,10 @@ svg { background: #1b1d22 } text { fill: #ddd } rect { fill: #262a31; stroke: #8
 	for i, n := range p.Nodes {
 		s := spots[i]
 		fmt.Fprintf(&b, "<g><title>%s</title><rect class=\"%s\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"6\"/>", html.EscapeString(n.label()), n.Outcome, s.x, s.y, boxWidth, boxHeight)
-		second := n.Outcome
-		if n.Outcome != "reused" {
-			second += ", about " + secondsText(n.Seconds)
-		}
 		fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\">%s</text><text x=\"%d\" y=\"%d\" font-size=\"11\">%s</text></g>\n",
-			s.x+8, s.y+17, html.EscapeString(cut(n.Name, lettersInBox)), s.x+8, s.y+32, second)
+			s.x+8, s.y+17, html.EscapeString(cut(n.Name, lettersInBox)), s.x+8, s.y+32, n.state())
 	}
-	fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" font-size=\"11\">thin frame: reused; thick: would run; dashed: may run, unless what it is made of stays the same</text>\n", margin, height-12)
+	fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" font-size=\"11\">thin frame: reused; thick: runs; thickest: failed; dashed: may run, unless what it is made of stays the same, or was left out</text>\n", margin, height-12)
 	return b.String() + "</svg>"
 }
 

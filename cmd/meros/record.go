@@ -99,10 +99,8 @@ func (r *recorder) event(e graph.Event) {
 		}
 		s.Outcome, s.Seconds = "ran", max(milliseconds(at)-s.Start, 0)
 		if ne := (*graph.NodeError)(nil); e.Kind == graph.Failed && errors.As(e.Err, &ne) {
-			s.Outcome, s.Error, s.Log = "failed", ne.Err.Error(), filepath.Base(ne.Log)
-			if why, ok := stageError(ne.Tail); ok {
-				s.Error = why
-			}
+			s.Outcome, s.Log = "failed", filepath.Base(ne.Log)
+			s.Error, _ = nodeFailure(ne)
 		}
 	}
 }
@@ -119,7 +117,9 @@ func (r *recorder) record(plan *graph.Plan, result *graph.Result, x execution, e
 	case err != nil:
 		b.Result = "interrupted"
 	}
-	if err != nil {
+	if ne := (*graph.NodeError)(nil); errors.As(err, &ne) {
+		b.Error, _ = nodeFailure(ne)
+	} else if err != nil {
 		b.Error = err.Error()
 	}
 	b.Sum = actionsSum(plan, result, b)

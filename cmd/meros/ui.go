@@ -130,16 +130,22 @@ func (u *ui) fail(err error) {
 	}
 }
 
-func (u *ui) failNode(ne *graph.NodeError) {
-	msg := ne.Error()
-	tail := ne.Tail
-	if why, ok := stageError(ne.Tail); ok {
-		msg = fmt.Sprintf("build %s: %s", ne.Node.Name, why)
-		for len(tail) > 0 && !strings.HasPrefix(tail[len(tail)-1], failMark) {
-			tail = tail[:len(tail)-1]
-		}
-		tail = tail[:max(len(tail)-1, 0)]
+// nodeFailure is why a node failed, as its process said if it did, and what it
+// wrote before that.
+func nodeFailure(ne *graph.NodeError) (msg string, tail []string) {
+	why, ok := stageError(ne.Tail)
+	if !ok {
+		return ne.Error(), ne.Tail
 	}
+	tail = ne.Tail
+	for len(tail) > 0 && !strings.HasPrefix(tail[len(tail)-1], failMark) {
+		tail = tail[:len(tail)-1]
+	}
+	return fmt.Sprintf("build %s: %s", ne.Node.Name, why), tail[:max(len(tail)-1, 0)]
+}
+
+func (u *ui) failNode(ne *graph.NodeError) {
+	msg, tail := nodeFailure(ne)
 	if u.mode == "json" {
 		u.errorLine(msg)
 		return
