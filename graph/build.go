@@ -273,7 +273,7 @@ func (b *build) fireDigest(v *vertex) {
 // the next build.
 func (b *build) fail(v *vertex, err error) {
 	if b.ctx.Err() == nil {
-		ne := &NodeError{Node: v.node, Err: err}
+		ne := &NodeError{Node: v.node, Err: err, KeyText: v.keyText}
 		if le := (*loggedError)(nil); errors.As(err, &le) {
 			ne.Log, ne.Tail = le.log, le.tail
 		}

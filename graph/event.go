@@ -49,6 +49,8 @@ type NodeError struct {
 	Err  error
 	Log  string   // path of the full log, if it wrote one
 	Tail []string // its last lines
+
+	KeyText []byte // of the action, which the cache does not keep
 }
 
 func (e *NodeError) Error() string { return fmt.Sprintf("build %s: %v", e.Node.Name, e.Err) }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -186,7 +185,7 @@ func differencesBetween(store *cache.Store, from, to *buildRecord, part string) 
 		x := explanation{Name: s.Name, Stage: s.Stage, When: "between"}
 		if !ok {
 			x.Reason = "it is new"
-		} else if x.Differences = recordedDifferences(store, was.Key, s.Key); len(x.Differences) == 0 {
+		} else if x.Differences = recordedDifferences(store, was, s); len(x.Differences) == 0 {
 			x.Reason = fmt.Sprintf("its key went from %.12s to %.12s; the key texts are gone", was.Key, s.Key)
 		}
 		all = append(all, x)
@@ -199,14 +198,25 @@ func differencesBetween(store *cache.Store, from, to *buildRecord, part string) 
 	return all
 }
 
-func recordedDifferences(store *cache.Store, before, after string) []graph.Difference {
-	id, err := cache.ParseActionID(after)
+func recordedDifferences(store *cache.Store, before, after recordStage) []graph.Difference {
+	was, err := before.keyText(store)
 	if err != nil {
 		return nil
 	}
-	text, err := store.KeyText(id)
+	now, err := after.keyText(store)
 	if err != nil {
 		return nil
 	}
-	return slices.Clone(differences(store, nil, before, text))
+	return graph.Differences(was, now, nil)
+}
+
+func (s *recordStage) keyText(store *cache.Store) ([]byte, error) {
+	if s.KeyText != "" {
+		return []byte(s.KeyText), nil
+	}
+	id, err := cache.ParseActionID(s.Key)
+	if err != nil {
+		return nil, err
+	}
+	return store.KeyText(id)
 }

@@ -61,8 +61,9 @@ type recordStage struct {
 	Seconds float64                   `json:"seconds,omitempty"` // until it ended
 	Inputs  []int                     `json:"inputs,omitempty"`  // places in the list
 	Outputs map[string]cache.Artifact `json:"outputs,omitempty"`
-	Log     string                    `json:"log,omitempty"` // digest of what a failed one wrote
-	URL     string                    `json:"url,omitempty"` // of a download
+	Log     string                    `json:"log,omitempty"`      // digest of what a failed one wrote
+	KeyText string                    `json:"key_text,omitempty"` // of a failed one; others have it in the cache
+	URL     string                    `json:"url,omitempty"`      // of a download
 	Target  bool                      `json:"target,omitempty"`
 	Impure  bool                      `json:"impure,omitempty"`
 	Files   []string                  `json:"files,omitempty"` // of the constellation that it reads
@@ -99,7 +100,7 @@ func (r *recorder) event(e graph.Event) {
 		}
 		s.Outcome, s.Seconds = "ran", max(milliseconds(at)-s.Start, 0)
 		if ne := (*graph.NodeError)(nil); e.Kind == graph.Failed && errors.As(e.Err, &ne) {
-			s.Outcome, s.Log = "failed", filepath.Base(ne.Log)
+			s.Outcome, s.Log, s.KeyText = "failed", filepath.Base(ne.Log), string(ne.KeyText)
 			s.Error, _ = nodeFailure(ne)
 		}
 	}
@@ -160,6 +161,8 @@ func (r *recorder) stages(plan *graph.Plan, targets []*graph.Node, result *graph
 		s.Name, s.Stage, s.Outputs, s.Impure, s.Target = n.Name, n.Stage, result.Outputs[n], n.Impure, target[n]
 		if a := result.Actions[n]; !a.IsZero() {
 			s.Key = a.Hex()
+		} else if s.KeyText != "" {
+			s.Key = cache.NewActionID([]byte(s.KeyText)).Hex()
 		}
 		for _, in := range n.Inputs {
 			if p := place[in.Node]; !slices.Contains(s.Inputs, p) {
