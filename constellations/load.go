@@ -89,9 +89,6 @@ func Find(root, name string) (*Manifest, error) {
 	return Load(dir)
 }
 
-// ValidName tells whether s can be the name of a constellation.
-func ValidName(s string) bool { return IsName(s) }
-
 // IsName tells whether s may be a host name, a part of one, and a file name:
 // RFC 1123, section 2.1, in small letters, and with the underscore that names
 // of the ancestor's machines have.

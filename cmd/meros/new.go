@@ -25,7 +25,7 @@ type newCmd struct {
 
 // Run implements the verb: it makes a constellation that builds.
 func (c *newCmd) Run(e *env) error {
-	if !constellations.ValidName(c.Name) {
+	if !constellations.IsName(c.Name) {
 		return usageError{fmt.Errorf("%q cannot be the name of a constellation: small letters, digits, hyphens and underscores", c.Name)}
 	}
 	dir := filepath.Join(e.root, "constellations", c.Name)
