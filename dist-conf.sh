@@ -40,6 +40,9 @@ waypipe           waypipe            waypipe
 sway              sway               sway
 grim              grim               grim
 chromium          chromium           chromium
+zsh               zsh                zsh
+fish              fish               fish
+groff             groff-base         groff
 zstd              zstd               zstd
 mksquashfs        squashfs-tools     squashfs-tools
 mkfs.erofs        erofs-utils        erofs-utils

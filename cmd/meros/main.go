@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -95,7 +96,7 @@ func interruptible() (context.Context, func()) {
 // cli is the command line.
 type cli struct {
 	Root     string           `help:"Directory that holds constellations/ and data/ (default: the nearest one upwards)." placeholder:"DIR" env:"MEROS_ROOT"`
-	Verbose  bool             `short:"v" help:"Show each stage's output and why it runs."`
+	Verbose  bool             `short:"v" help:"Show each stage's output and why it runs." env:"MEROS_VERBOSE"`
 	Version  kong.VersionFlag `help:"Print the version."`
 	Progress string           `help:"How to show progress: ${enum}." enum:"auto,tty,plain,json" default:"auto" env:"MEROS_PROGRESS"`
 
@@ -128,6 +129,10 @@ type cli struct {
 	New         newCmd         `cmd:"" help:"Make a constellation to begin with."`
 	Validate    validateCmd    `cmd:"" help:"Read manifests and locks, and tell all that is wrong with them."`
 	Doctor      doctorCmd      `cmd:"" help:"Look whether this host has all that meros needs, and say what does not work without it."`
+	Schema      schemaCmd      `cmd:"" help:"Print the JSON Schema of a manifest, for editors."`
+	Completion  completionCmd  `cmd:"" help:"Print the completions for a shell."`
+	Complete    completeCmd    `cmd:"" hidden:"" help:"Say what a word of a command line may become."`
+	Man         manCmd         `cmd:"" help:"Write the manual pages."`
 	Kernel      kernelCmd      `cmd:"" help:"Look at kernels."`
 	Cache       cacheCmd       `cmd:"" help:"Look after the cache."`
 	Net         netCmd         `cmd:"" help:"Look at the networks of a constellation."`
@@ -184,15 +189,20 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, enter
 		return exitUsage
 	}
 	e := &env{ctx: ctx, ui: u, entered: entered}
-	if e.root, err = findRoot(c.Root); err != nil && c.Root == "" && strings.HasPrefix(kctx.Command(), "new ") {
+	e.root, err = findRoot(c.Root)
+	switch {
+	case err == nil || c.Root != "":
+	case strings.HasPrefix(kctx.Command(), "new "):
 		e.root, err = os.Getwd() // the first one
+	case slices.ContainsFunc(rootless, func(v string) bool { return strings.HasPrefix(kctx.Command(), v) }):
+		err = nil
 	}
 	if err == nil {
 		e.globals = []string{"--root=" + e.root, "--progress=" + c.Progress}
 		if c.Verbose {
 			e.globals = append(e.globals, "-v")
 		}
-		err = kctx.Run(e)
+		err = kctx.Run(e, parser.Model)
 	}
 	u.close()
 	return exitCode(ctx, u, err)

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"meros/constellations"
+)
+
+type manCmd struct {
+	Dir string `arg:"" optional:"" help:"Directory for the pages meros.1, meros-build.1 and so on (default: print all of them)."`
+}
+
+// Run implements the verb: it writes manual pages, man(7).
+func (c *manCmd) Run(e *env, app *kong.Application) error {
+	for _, n := range verbsOf(app.Node) {
+		if c.Dir == "" {
+			manPage(e.ui.out, n)
+			continue
+		}
+		var page strings.Builder
+		manPage(&page, n)
+		if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(c.Dir, manName(n)+".1"), []byte(page.String()), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verbsOf are a command and those below it that are not hidden.
+func verbsOf(n *kong.Node) []*kong.Node {
+	all := []*kong.Node{n}
+	for _, child := range n.Children {
+		if !child.Hidden {
+			all = append(all, verbsOf(child)...)
+		}
+	}
+	return all
+}
+
+// manName is the name of a verb's page.
+func manName(n *kong.Node) string { return strings.ReplaceAll(fullName(n), " ", "-") }
+
+func fullName(n *kong.Node) string {
+	if n.Parent == nil {
+		return n.Name
+	}
+	return fullName(n.Parent) + " " + n.Name
+}
+
+// roff makes text that man(7) does not take for a request.
+func roff(s string) string {
+	s = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(s)
+	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "'") {
+		s = `\&` + s
+	}
+	return s
+}
+
+// manPage writes the page of one verb.
+func manPage(w io.Writer, n *kong.Node) {
+	fmt.Fprintf(w, ".TH %s 1 \"\" meros \"meros manual\"\n.SH NAME\n%s \\- %s\n", strings.ToUpper(roff(manName(n))), roff(manName(n)), roff(strings.TrimSuffix(n.Help, ".")))
+	fmt.Fprintf(w, ".SH SYNOPSIS\n.B %s\n%s\n", roff(fullName(n)), roff(synopsis(n)))
+	if n.Detail != "" {
+		fmt.Fprintf(w, ".SH DESCRIPTION\n%s\n", roff(n.Detail))
+	}
+	if len(n.Positional) > 0 {
+		fmt.Fprint(w, ".SH ARGUMENTS\n")
+		for _, p := range n.Positional {
+			fmt.Fprintf(w, ".TP\n.I %s\n%s\n", roff(strings.ToUpper(p.Name)), roff(help(p)))
+		}
+	}
+	if flags := ownFlags(n); len(flags) > 0 {
+		fmt.Fprint(w, ".SH OPTIONS\n")
+		for _, f := range flags {
+			fmt.Fprintf(w, ".TP\n.B %s\n%s\n", roff(flagName(f)), roff(help(f.Value)))
+		}
+	}
+	if n.Parent != nil {
+		fmt.Fprintf(w, ".PP\nOptions of all verbs are in\n.BR meros (1).\n")
+	}
+	children := slices.DeleteFunc(slices.Clone(n.Children), func(c *kong.Node) bool { return c.Hidden })
+	if len(children) > 0 {
+		fmt.Fprint(w, ".SH COMMANDS\n")
+		for _, c := range children {
+			fmt.Fprintf(w, ".TP\n.BR %s (1)\n%s\n", roff(manName(c)), roff(c.Help))
+		}
+	}
+	if n.Parent == nil {
+		fmt.Fprint(w, manRest)
+	}
+}
+
+// manRest is what the first page has besides.
+const manRest = `.SH EXIT STATUS
+.TP
+.B 0
+it was done
+.TP
+.B 1
+it failed
+.TP
+.B 2
+the command line or a manifest is wrong
+.TP
+.B 130
+it was interrupted; what was finished is kept
+.PP
+.B meros connect
+and
+.B meros run
+pass the status of their program through.
+.SH ENVIRONMENT
+.TP
+.B MEROS_CACHE_SIZE
+how large the cache may become before a build makes room, such as 20G; 0 is no limit
+.TP
+.B NO_COLOR
+if it is set, nothing is coloured
+.SH FILES
+.TP
+.I constellations/NAME/manifest.yml
+what a constellation is
+.TP
+.I constellations/NAME/meros.lock
+what of a network it is made of
+.TP
+.I data/
+the cache, the images, and what runs
+`
+
+func synopsis(n *kong.Node) string {
+	var words []string
+	if len(n.Children) > 0 {
+		words = append(words, "COMMAND")
+	}
+	for _, p := range n.Positional {
+		name := strings.ToUpper(p.Name)
+		if p.IsCumulative() {
+			name += "..."
+		}
+		if !p.Required {
+			name = "[" + name + "]"
+		}
+		words = append(words, name)
+	}
+	return strings.Join(append(words, "[OPTIONS]"), " ")
+}
+
+// ownFlags are those of a verb itself.
+func ownFlags(n *kong.Node) []*kong.Flag {
+	return slices.DeleteFunc(slices.Clone(n.Flags), func(f *kong.Flag) bool { return f.Hidden || n.Parent != nil && f.Name == "help" })
+}
+
+func flagName(f *kong.Flag) string {
+	name := "--" + f.Name
+	if f.Short != 0 {
+		name = "-" + string(f.Short) + ", " + name
+	}
+	if !f.IsBool() {
+		name += "=" + f.FormatPlaceHolder()
+	}
+	return name
+}
+
+func help(v *kong.Value) string {
+	text := strings.ReplaceAll(v.Help, "${enum}", strings.Join(v.EnumSlice(), ", "))
+	if v.Tag != nil && len(v.Tag.Envs) > 0 {
+		text += " ($" + strings.Join(v.Tag.Envs, ", $") + ")"
+	}
+	return text
+}
+
+type schemaCmd struct{}
+
+// Run implements the verb.
+func (c *schemaCmd) Run(e *env) error { return e.sayJSON(constellations.Schema()) }
