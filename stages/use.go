@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"path/filepath"
 	"strconv"
 
 	"meros/constellations"
@@ -11,6 +12,29 @@ import (
 )
 
 const useRevision = 2
+
+// useTools are the programs by which an image is opened.
+var useTools = []string{"qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs"}
+
+// Read adds the node that reads an image as it is; its output "layer" has the
+// files of the root file system.
+func Read(p *graph.Plan, file string, memo *graph.Memo) (*graph.Node, error) {
+	n := &graph.Node{
+		Stage: "use", Revision: useRevision, Name: "image " + filepath.Base(file),
+		Params:  []graph.Param{{Name: "epoch", Value: "0"}, {Name: "size", Value: "0"}, {Name: "free-mib", Value: "0"}},
+		Outputs: []string{"image", "layout", "layer", "accounts"},
+		Devices: []string{fuse}, Needs: graph.Needs{Memory: 256 << 20},
+	}
+	for _, t := range useTools {
+		n.Params = append(n.Params, graph.Param{Name: "tool-" + t, Value: ToolIdentity(t, memo)})
+	}
+	l, err := graph.ReadLocal("image", file, nil, memo)
+	if err != nil {
+		return nil, err
+	}
+	n.Locals = []graph.Local{l}
+	return p.Add(n), nil
+}
 
 // use is an image that somebody else made, as the base of a machine: a disk
 // that differences are made to, and its files for the hooks.
@@ -22,7 +46,7 @@ func (pl *planner) use(vm *constellations.Machine, section *constellations.Secti
 		Stage: "use", Revision: useRevision, Name: pl.name(vm, "base image"),
 		Params: append([]graph.Param{
 			epoch(section), {Name: "size", Value: strconv.FormatInt(vm.DiskSize, 10)}, {Name: "free-mib", Value: strconv.Itoa(vm.BuildFreeMB)},
-		}, pl.tools("qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs")...),
+		}, pl.tools(useTools...)...),
 		Outputs: []string{"image", "layout", "layer", "accounts"},
 		Devices: []string{fuse}, Needs: graph.Needs{Memory: 256 << 20},
 	}

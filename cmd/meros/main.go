@@ -107,6 +107,7 @@ type cli struct {
 	Graph       graphCmd       `cmd:"" help:"Draw what a build is made of."`
 	History     historyCmd     `cmd:"" help:"Show the builds that are remembered, or the stages of one."`
 	Report      reportCmd      `cmd:"" help:"Write a page about a build: what ran when and why, logs, and all that the images are made of."`
+	Diff        diffCmd        `cmd:"" help:"Show what differs between two builds or images: packages, and files by mode, owner, size and content."`
 	LogsOf      logsOfCmd      `cmd:"" name:"logs-of" help:"Print what a stage of a build wrote."`
 	Export      exportCmd      `cmd:"" help:"Put a machine into a file: a disk image, an archive or an image of a container."`
 	Init        initCmd        `cmd:"" aliases:"up" help:"Boot a constellation, building what is missing, and wait until ssh answers."`

@@ -1,0 +1,321 @@
+package main
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"cmp"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"meros/cache"
+	"meros/graph"
+	"meros/runner/layer"
+	"meros/stages"
+)
+
+type diffCmd struct {
+	A       string `arg:"" help:"An image, or a build as meros history shows it, or a constellation: its newest build; each of the last with /MACHINE to look at one machine."`
+	B       string `arg:"" help:"What it is compared with, named the same way."`
+	JSON    bool   `name:"json" help:"Print JSON: [{\"machine\", \"packages\": [{\"name\", \"before\", \"after\"}], \"files\": [{\"path\", \"change\", \"what\"}]}]; change is added, removed or changed."`
+	ExitOne bool   `name:"exit-code" help:"End with status 1 if there are differences."`
+}
+
+func (c *diffCmd) args() []string {
+	a := []string{"diff", c.A, c.B}
+	for flag, on := range map[string]bool{"--json": c.JSON, "--exit-code": c.ExitOne} {
+		if on {
+			a = append(a, flag)
+		}
+	}
+	return a
+}
+
+// machineDiff is what differs between two states of a machine.
+type machineDiff struct {
+	Machine  string             `json:"machine,omitempty"`
+	Packages []graph.Difference `json:"packages"`
+	Files    []fileDiff         `json:"files"`
+}
+
+type fileDiff struct {
+	Path   string   `json:"path"`
+	Change string   `json:"change"`
+	What   []string `json:"what,omitempty"` // of a changed one: type, mode, owner, size, content, link, attributes
+}
+
+// Run implements the verb.
+func (c *diffCmd) Run(e *env) error {
+	for _, s := range []*string{&c.A, &c.B} {
+		if fi, err := os.Stat(*s); err == nil && fi.Mode().IsRegular() {
+			if *s, err = filepath.Abs(*s); err != nil {
+				return err
+			}
+		}
+	}
+	if done, err := e.inNamespace(c.args()...); done {
+		return err
+	}
+	a, err := systemsOf(e, c.A)
+	if err != nil {
+		return err
+	}
+	b, err := systemsOf(e, c.B)
+	if err != nil {
+		return err
+	}
+	all, err := c.compare(e, a, b)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		err = e.sayJSON(all)
+	} else {
+		for _, d := range all {
+			d.print(e)
+		}
+	}
+	if c.ExitOne && slices.ContainsFunc(all, func(d machineDiff) bool { return len(d.Packages)+len(d.Files) > 0 }) {
+		return cmp.Or(err, error(exitStatus(exitFailed)))
+	}
+	return err
+}
+
+// systems are the layers of machines, as files of the store.
+type systems map[string][]string
+
+// systemsOf finds what a user names: an image, a build, or a machine of one.
+func systemsOf(e *env, what string) (systems, error) {
+	if filepath.IsAbs(what) {
+		files, err := imageLayers(e, what)
+		return systems{"": files}, err
+	}
+	ref, machine, one := strings.Cut(what, "/")
+	b, err := recordsOf(e.root).find(ref)
+	if err != nil {
+		return nil, err
+	}
+	store, err := cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	all, err := b.systems(store)
+	if err != nil || !one {
+		return all, err
+	}
+	files, ok := all[machine]
+	if !ok {
+		return nil, usageError{fmt.Errorf("%s: the build made no image of %s (of: %s)", b.ID, machine, strings.Join(slices.Sorted(maps.Keys(all)), ", "))}
+	}
+	return systems{machine: files}, nil
+}
+
+// systems are the layers of each machine whose image the build made.
+func (b *buildRecord) systems(store *cache.Store) (systems, error) {
+	all := make(systems)
+	for _, s := range b.Stages {
+		rest, ok := strings.CutPrefix(s.Name, b.Name+"/")
+		machine, what, _ := strings.Cut(rest, " ")
+		if !ok || s.Stage != "delta" || what != "image" {
+			continue
+		}
+		for _, i := range s.Inputs {
+			a, ok := b.Stages[i].Outputs["layer"]
+			if !ok {
+				continue
+			}
+			if err := store.Has(a); err != nil {
+				return nil, fmt.Errorf("%s: what %s gave is not in the cache any more: %w (build it again)", b.ID, b.Stages[i].Name, err)
+			}
+			all[machine] = append(all[machine], store.Path(a.Digest))
+		}
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%s: the build made no image", b.ID)
+	}
+	return all, nil
+}
+
+// imageLayers reads an image that somebody made.
+func imageLayers(e *env, file string) ([]string, error) {
+	w, err := openWorkplace(e)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	plan := new(graph.Plan)
+	n, err := stages.Read(plan, file, w.memo)
+	if err != nil {
+		return nil, err
+	}
+	r, err := w.execute(e, plan, []*graph.Node{n}, execution{name: filepath.Base(file), quiet: true})
+	if err != nil {
+		return nil, err
+	}
+	return []string{w.store.Path(r.Outputs[n]["layer"].Digest)}, nil
+}
+
+// databases are where a system says which packages it has.
+const (
+	dpkgStatus   = "var/lib/dpkg/status"
+	apkInstalled = "lib/apk/db/installed"
+)
+
+func (c *diffCmd) compare(e *env, a, b systems) ([]machineDiff, error) {
+	all := []machineDiff{}
+	names := slices.Sorted(maps.Keys(a))
+	if len(a) == 1 && len(b) == 1 {
+		for _, files := range b {
+			b = systems{names[0]: files} // whatever it is called there
+		}
+	}
+	for _, name := range names {
+		after, ok := b[name]
+		if !ok {
+			e.ui.note("%s has no %s", c.B, name)
+			continue
+		}
+		d, err := differ(e, a[name], after)
+		if err != nil {
+			return nil, err
+		}
+		d.Machine = name
+		all = append(all, *d)
+	}
+	for name := range b {
+		if _, ok := a[name]; !ok {
+			e.ui.note("%s has no %s", c.A, name)
+		}
+	}
+	return all, nil
+}
+
+func differ(e *env, before, after []string) (*machineDiff, error) {
+	d := &machineDiff{Packages: []graph.Difference{}, Files: []fileDiff{}}
+	if slices.Equal(before, after) {
+		return d, nil
+	}
+	a, err := layer.List(e.ctx, before, dpkgStatus, apkInstalled)
+	if err != nil {
+		return nil, err
+	}
+	b, err := layer.List(e.ctx, after, dpkgStatus, apkInstalled)
+	if err != nil {
+		return nil, err
+	}
+	d.Packages = differInPackages(packagesIn(a), packagesIn(b))
+	for _, name := range slices.Sorted(maps.Keys(a.Entries)) {
+		was := a.Entries[name]
+		is, ok := b.Entries[name]
+		if !ok {
+			d.Files = append(d.Files, fileDiff{Path: "/" + name, Change: "removed"})
+		} else if what := differInEntry(was, is); len(what) > 0 {
+			d.Files = append(d.Files, fileDiff{"/" + name, "changed", what})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.Entries)) {
+		if _, ok := a.Entries[name]; !ok {
+			d.Files = append(d.Files, fileDiff{Path: "/" + name, Change: "added"})
+		}
+	}
+	slices.SortStableFunc(d.Files, func(x, y fileDiff) int { return strings.Compare(x.Path, y.Path) })
+	return d, nil
+}
+
+// types are how people call what a tar header has.
+var types = map[byte]string{tar.TypeReg: "file", tar.TypeDir: "directory", tar.TypeSymlink: "link", tar.TypeLink: "hard link", tar.TypeFifo: "pipe"}
+
+func differInEntry(a, b layer.Entry) []string {
+	var what []string
+	add := func(name string, one, other any) {
+		if one != other {
+			what = append(what, fmt.Sprintf("%s %v -> %v", name, one, other))
+		}
+	}
+	if add("type", types[a.Type], types[b.Type]); what != nil {
+		return what
+	}
+	if a.Type != tar.TypeSymlink {
+		add("mode", fmt.Sprintf("%04o", a.Mode), fmt.Sprintf("%04o", b.Mode))
+	}
+	add("owner", fmt.Sprintf("%d:%d", a.UID, a.GID), fmt.Sprintf("%d:%d", b.UID, b.GID))
+	add("size", a.Size, b.Size)
+	add("link", a.Link, b.Link)
+	add("attributes", a.Attributes, b.Attributes)
+	if a.Content != b.Content {
+		add("content", short(a.Content), short(b.Content))
+	}
+	return what
+}
+
+func short(sum string) string {
+	if d := digest.NewDigestFromEncoded(digest.SHA256, sum); d.Validate() != nil {
+		return "none"
+	}
+	return sum[:12]
+}
+
+// packagesIn are the versions of what is installed, by name.
+func packagesIn(l *layer.Listing) map[string]string {
+	all := make(map[string]string)
+	read := func(file, nameField, versionField string) {
+		var name string
+		s := bufio.NewScanner(bytes.NewReader(l.Kept[file]))
+		s.Buffer(nil, 16<<20)
+		for s.Scan() {
+			if v, ok := strings.CutPrefix(s.Text(), nameField); ok {
+				name = strings.TrimSpace(v)
+			} else if v, ok := strings.CutPrefix(s.Text(), versionField); ok && name != "" {
+				all[name] = strings.TrimSpace(v)
+			}
+		}
+	}
+	read(dpkgStatus, "Package:", "Version:")
+	read(apkInstalled, "P:", "V:")
+	return all
+}
+
+func differInPackages(a, b map[string]string) []graph.Difference {
+	all := []graph.Difference{}
+	for name, was := range a {
+		if is := b[name]; is != was {
+			all = append(all, graph.Difference{Name: name, Before: was, After: is})
+		}
+	}
+	for name, is := range b {
+		if a[name] == "" {
+			all = append(all, graph.Difference{Name: name, After: is})
+		}
+	}
+	slices.SortFunc(all, func(x, y graph.Difference) int { return strings.Compare(x.Name, y.Name) })
+	return all
+}
+
+// filesShown is how many files are told without -v.
+const filesShown = 100
+
+func (d machineDiff) print(e *env) {
+	if d.Machine != "" {
+		e.ui.say("%s: %d packages and %d files differ", d.Machine, len(d.Packages), len(d.Files))
+	}
+	for _, p := range d.Packages {
+		e.ui.say("  package %s", p)
+	}
+	signs := map[string]string{"added": "+", "removed": "-", "changed": "~"}
+	for i, f := range d.Files {
+		if i == filesShown && !e.ui.verbose {
+			e.ui.say("  and %d more files (-v lists them)", len(d.Files)-i)
+			break
+		}
+		e.ui.say("  %s", strings.TrimRight(signs[f.Change]+" "+printable(f.Path)+"  "+strings.Join(f.What, ", "), " "))
+	}
+	if len(d.Packages)+len(d.Files) == 0 && d.Machine == "" {
+		e.ui.say("nothing differs")
+	}
+}
