@@ -19,6 +19,8 @@ type Options struct {
 	History   History     // durations of earlier runs; may be empty
 	Observe   func(Event) // may be nil; called from several goroutines
 	KeepGoing bool        // after a failure start what does not depend on it
+
+	Rerun func(*Node) bool // what runs although the cache has it; may be nil
 }
 
 // Budget bounds what runs at one time.
@@ -118,6 +120,9 @@ func (b *build) inputKnown(v *vertex) {
 	}
 	v.action, v.keyText = v.key()
 	e, err := b.Store.Lookup(v.action)
+	if err == nil && b.rerun(v) {
+		err = errAsked
+	}
 	if err != nil {
 		v.reason = err.Error()
 		b.mustRun(v)
@@ -131,6 +136,11 @@ func (b *build) inputKnown(v *vertex) {
 		b.ensureBytes(v)
 	}
 }
+
+// errAsked is why something runs that need not.
+var errAsked = errors.New("asked for")
+
+func (b *build) rerun(v *vertex) bool { return b.Rerun != nil && b.Rerun(v.node) }
 
 // demandBytes asks for v's outputs themselves.
 func (b *build) demandBytes(v *vertex) {
@@ -201,6 +211,9 @@ func (b *build) inputHere(v *vertex) {
 
 // reuse finishes v from the cache if that can be done now.
 func (b *build) reuse(v *vertex) bool {
+	if b.rerun(v) {
+		return false
+	}
 	if v.node.Fixed == nil {
 		e, err := b.Store.Lookup(v.action)
 		if err != nil {

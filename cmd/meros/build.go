@@ -10,9 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/term"
 
 	"meros/cache"
 	"meros/constellations"
@@ -32,6 +35,8 @@ type buildCmd struct {
 	Use           string        `placeholder:"IMAGE" help:"Make the one machine of this image, which is never written to, instead of a base system."`
 	Check         bool          `help:"Then build all of it again, in fresh directories, and compare: what does not give the same bytes is named."`
 	KeepGoing     bool          `short:"k" help:"After a failure, build what does not depend on it."`
+	Rebuild       string        `placeholder:"STAGE" help:"Run the stages with this in their names again, although the cache has what they give."`
+	ShellOnError  bool          `help:"If a stage fails, run it once more and open a shell inside it, where it fails."`
 	Jobs          int           `short:"j" help:"CPU tokens (default: one for each CPU)."`
 
 	quiet   bool // say nothing unless something has to be done
@@ -40,7 +45,7 @@ type buildCmd struct {
 
 func (c *buildCmd) args() []string {
 	a := append([]string{"build", c.Constellation}, c.Machine...)
-	for flag, on := range map[string]bool{"--rootfs-only": c.RootfsOnly, "--boot": c.Boot, "--locked": c.Locked, "--check": c.Check, "--keep-going": c.KeepGoing} {
+	for flag, on := range map[string]bool{"--rootfs-only": c.RootfsOnly, "--boot": c.Boot, "--locked": c.Locked, "--check": c.Check, "--keep-going": c.KeepGoing, "--shell-on-error": c.ShellOnError} {
 		if on {
 			a = append(a, flag)
 		}
@@ -54,11 +59,17 @@ func (c *buildCmd) args() []string {
 	if c.Jobs > 0 {
 		a = append(a, fmt.Sprint("--jobs=", c.Jobs))
 	}
+	if c.Rebuild != "" {
+		a = append(a, "--rebuild="+c.Rebuild)
+	}
 	return a
 }
 
 // Run implements the verb.
 func (c *buildCmd) Run(e *env) error {
+	if c.ShellOnError && !(term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stderr.Fd()))) {
+		return usageError{errors.New("--shell-on-error needs a terminal")}
+	}
 	if _, _, err := c.load(e); err != nil {
 		return err // before anything is started, and once
 	}
@@ -177,6 +188,11 @@ func (c *buildCmd) build(e *env) (*built, error) {
 		targets = append(targets, pm.Targets()...)
 	}
 	x := execution{name: m.Name, verb: "build", jobs: c.Jobs, keepGoing: c.KeepGoing, quiet: c.quiet}
+	if c.Rebuild != "" {
+		if x.rerun, err = c.rerun(plan); err != nil {
+			return nil, err
+		}
+	}
 	if c.RootfsOnly {
 		x.verb = "build --rootfs-only"
 	}
@@ -184,6 +200,13 @@ func (c *buildCmd) build(e *env) (*built, error) {
 		x.machines = append(x.machines, pm.Name)
 	}
 	r, err := w.execute(e, plan, targets, x)
+	if ne := (*graph.NodeError)(nil); c.ShellOnError && errors.As(err, &ne) && e.ctx.Err() == nil {
+		e.ui.fail(err)
+		if err := w.shell(e, plan, ne.Node); err != nil {
+			e.ui.fail(err)
+		}
+		return nil, exitStatus(exitFailed)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -194,6 +217,15 @@ func (c *buildCmd) build(e *env) (*built, error) {
 		}
 	}
 	return &built{m, planned, r, w.store}, nil
+}
+
+// rerun finds the stages to run again.
+func (c *buildCmd) rerun(plan *graph.Plan) (func(*graph.Node) bool, error) {
+	asked := func(n *graph.Node) bool { return n.Fixed == nil && strings.Contains(n.Name, c.Rebuild) }
+	if !slices.ContainsFunc(plan.Nodes, asked) {
+		return nil, usageError{fmt.Errorf("no stage has %q in its name (meros plan -v %s lists them)", c.Rebuild, c.Constellation)}
+	}
+	return asked, nil
 }
 
 // diskCollision finds a machine of another constellation whose disk would be
@@ -255,7 +287,8 @@ type execution struct {
 	machines  []string // that are built, for the history
 	jobs      int      // CPU tokens; 0 is one for each CPU
 	keepGoing bool
-	quiet     bool // say nothing unless something had to be done
+	quiet     bool                   // say nothing unless something had to be done
+	rerun     func(*graph.Node) bool // what the cache is not asked for; may be nil
 }
 
 // execute builds the targets of a plan and tells what came of it.
@@ -275,7 +308,7 @@ func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	}
 	r, err := graph.Build(e.ctx, plan, targets, graph.Options{
 		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
-		Budget: graph.Budget{CPU: x.jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: observe, KeepGoing: x.keepGoing,
+		Budget: graph.Budget{CPU: x.jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: observe, KeepGoing: x.keepGoing, Rerun: x.rerun,
 	})
 	w.remember(r, x.name)
 	defer w.makeRoom(e, r)

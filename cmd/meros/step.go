@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,7 +26,8 @@ import (
 // sandbox.
 type step struct {
 	graph.Step
-	log io.Writer
+	log    io.Writer
+	looked bool // the user has looked at a failure
 }
 
 // steps are the stages that meros itself carries out, by name.
@@ -70,7 +73,28 @@ func runStep(ctx context.Context, file string) error {
 	if !ok {
 		return fmt.Errorf("%s: there is no stage %q", file, s.Stage)
 	}
-	return s.named(f(ctx, s))
+	err = f(ctx, s)
+	if err != nil && s.Hints[shellHint] != "" && !s.looked {
+		fmt.Fprintf(s.log, "\n%v\nThis is the inside of the stage %s; what it is made of is in /in, what it made in %s. Leave it with exit.\n", s.named(err), s.Stage, s.Work)
+		cmd := exec.Command("/bin/sh", "-i")
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		cmd.Run() // its status is the user's
+	}
+	return s.named(err)
+}
+
+// shellHint is the hint by which a stage that fails opens a shell.
+const shellHint = "shell"
+
+// look opens a shell where a process has failed.
+func (s *step) look(ctx context.Context, spec runner.Spec, failure error) {
+	s.looked = true
+	fmt.Fprintf(s.log, "\n%v\nThis is the system in which %s failed. Leave it with exit; nothing that is done here is kept.\n", failure, spec.Argv[0])
+	spec.Argv, spec.Timeout = []string{"/bin/sh", "-i"}, 0
+	spec.Env = append(slices.Clone(spec.Env), "TERM="+os.Getenv("TERM"), "PS1=(meros) # ")
+	if err := runner.Run(ctx, spec, runner.Stdio{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}); err != nil && !errors.As(err, new(*runner.ExitError)) {
+		fmt.Fprintf(s.log, "no shell could be started there: %v\n", err)
+	}
 }
 
 // named puts what an input is in the place of where the sandbox has it.
@@ -92,6 +116,9 @@ func (s *step) named(err error) error {
 const progressMark = "\x1b]meros;"
 
 func (s *step) report(done, total int64) {
+	if s.Hints[shellHint] != "" {
+		return // a user sees all that is written
+	}
 	fmt.Fprintf(s.log, "%s%d;%d\n", progressMark, done, total)
 }
 
@@ -218,5 +245,9 @@ func (s *step) inside(ctx context.Context, root string, argv, env []string, more
 	if more != nil {
 		more(&spec)
 	}
-	return runner.Run(ctx, spec, runner.Stdio{Stdout: s.log, Stderr: s.log})
+	err := runner.Run(ctx, spec, runner.Stdio{Stdout: s.log, Stderr: s.log})
+	if err != nil && s.Hints[shellHint] != "" && ctx.Err() == nil {
+		s.look(ctx, spec, err)
+	}
+	return err
 }

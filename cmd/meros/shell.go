@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+
+	"github.com/creack/pty"
+	"golang.org/x/term"
+
+	"meros/graph"
+	"meros/runner"
+	"meros/runner/layer"
+)
+
+// shell runs a node that has failed once more, with a terminal of its own that
+// is shown on the user's: where it fails it opens a shell. What is foreign in it
+// never has the user's terminal, which it could write commands to.
+func (w *workplace) shell(e *env, plan *graph.Plan, failed *graph.Node) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	master, slave, err := pty.Open()
+	if err != nil {
+		return fmt.Errorf("open a terminal: %w", err)
+	}
+	defer master.Close()
+	restore, err := showTerminal(master, slave)
+	if err != nil {
+		slave.Close()
+		return err
+	}
+	defer restore()
+	failed.Hints = append(slices.Clone(failed.Hints), graph.Param{Name: shellHint, Value: "yes"})
+	watch := func(*graph.Job) runner.Stdio { return runner.Stdio{Stdin: slave, Stdout: slave, Stderr: slave} }
+	_, err = graph.Build(e.ctx, plan, []*graph.Node{failed}, graph.Options{
+		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack,
+		Scratch: w.scratch.Dir(), Budget: graph.Budget{CPU: 1, Downloads: 1}, History: w.history,
+	})
+	if err == nil {
+		e.ui.note("this time it did not fail")
+	}
+	return nil
+}
+
+// showTerminal joins the user's terminal with another one, until restore, which
+// closes the other's end.
+func showTerminal(master, slave *os.File) (restore func(), err error) {
+	in := int(os.Stdin.Fd())
+	was, err := term.MakeRaw(in)
+	if err != nil {
+		return nil, fmt.Errorf("use the terminal: %w", err)
+	}
+	pty.InheritSize(os.Stdin, master)
+	resized := make(chan os.Signal, 1)
+	signal.Notify(resized, syscall.SIGWINCH)
+	go func() {
+		for range resized {
+			pty.InheritSize(os.Stdin, master)
+		}
+	}()
+	go io.Copy(master, os.Stdin) // it ends with the process: nobody else reads from here
+	shown := make(chan struct{})
+	go func() { io.Copy(os.Stderr, master); close(shown) }()
+	return func() {
+		slave.Close() // the last one: what was written is read, and then there is an error
+		<-shown
+		signal.Stop(resized)
+		close(resized)
+		term.Restore(in, was)
+	}, nil
+}
