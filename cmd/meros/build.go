@@ -300,7 +300,12 @@ func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	if x.jobs == 0 {
 		x.jobs = runtime.NumCPU()
 	}
-	e.ui.begin(len(plan.Nodes), x.quiet)
+	var foreseen []graph.Foresight
+	if e.ui.mode == "tty" {
+		foreseen = graph.Foresee(plan, targets, w.store)
+	}
+	e.ui.begin(x.quiet, foreseen, w.history, x.jobs)
+	defer e.ui.end()
 	rec := newRecorder()
 	observe := func(ev graph.Event) {
 		rec.event(ev)

@@ -54,7 +54,8 @@ func (w *workplace) check(e *env, plan *graph.Plan, targets []*graph.Node, first
 		return err
 	}
 	e.ui.note("building all of it again, to compare")
-	e.ui.begin(len(plan.Nodes), false)
+	e.ui.begin(false, nil, w.history, jobs)
+	defer e.ui.end()
 	second, err := graph.Build(e.ctx, plan, checked, graph.Options{
 		Store: again, Runner: &graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
 		Budget: graph.Budget{CPU: jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: e.ui.event,

@@ -40,6 +40,8 @@ func stepApk(ctx context.Context, s *step) error {
 		return err
 	}
 	if apks := s.paths("apk"); len(apks) > 0 {
+		w := s.watchPackages(len(apks))
+		defer w.flush()
 		run := apkIn(root, s.Params["foreign"], []string{"SOURCE_DATE_EPOCH=" + s.Params["epoch"]})
 		if err := alpine.Install(ctx, run, root, s.Work, apks, strings.Fields(s.Params["names"]), s.log); err != nil {
 			return err

@@ -59,6 +59,8 @@ func stepBootstrap(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
+	w := s.watchPackages(len(s.paths("deb")))
+	defer w.flush()
 	o := debian.BootstrapOptions{
 		Tree: tree, Debs: s.paths("deb"), Arch: arch, Suite: s.Params["suite"], Epoch: s.epoch(), Jobs: s.CPU, Log: s.log,
 		Run: s.runIn(tree),
@@ -140,6 +142,8 @@ func stepPackages(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
+	w := s.watchPackages(2 * len(s.paths("deb")))
+	defer w.flush()
 	err = debian.Install(ctx, debian.InstallOptions{
 		Root: root, Debs: s.paths("deb"), Names: strings.Fields(s.Params["names"]), Epoch: s.epoch(), Log: s.log,
 		Run: s.runIn(root),

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -25,15 +24,14 @@ type ui struct {
 	mode    string    // tty, plain or json
 	verbose bool
 	color   bool
-	width   func() int
+	size    func() (width, height int) // of the terminal, in cells
 	start   time.Time
 
 	running map[*graph.Node]*activity
 	failed  []*graph.NodeError
-	total   int  // nodes in the plan
 	quiet   bool // cached nodes are not told
-	ended   int
-	drawn   int // lines of the live region on the screen
+	live    live
+	drawn   []string // lines of the live region on the screen
 	drawnAt time.Time
 }
 
@@ -45,7 +43,7 @@ type activity struct {
 }
 
 func newUI(out, errw io.Writer, mode string, verbose bool) *ui {
-	u := &ui{out: out, err: errw, mode: mode, verbose: verbose, start: time.Now(), running: make(map[*graph.Node]*activity), width: func() int { return 80 }}
+	u := &ui{out: out, err: errw, mode: mode, verbose: verbose, start: time.Now(), running: make(map[*graph.Node]*activity), size: func() (int, int) { return 80, 24 }}
 	f, isFile := errw.(*os.File)
 	tty := isFile && term.IsTerminal(int(f.Fd()))
 	if mode == "auto" {
@@ -55,11 +53,11 @@ func newUI(out, errw io.Writer, mode string, verbose bool) *ui {
 		}
 	}
 	if tty {
-		u.width = func() int {
-			if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 20 {
-				return w
+		u.size = func() (int, int) {
+			if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 && h > 0 {
+				return w, h
 			}
-			return 80
+			return 80, 24
 		}
 	}
 	u.color = u.mode == "tty" && os.Getenv("NO_COLOR") == ""
@@ -89,11 +87,10 @@ func (u *ui) transient(line string) {
 		return
 	}
 	u.erase()
-	if r := []rune(line); len(r) >= u.width() {
-		line = string(r[:u.width()-1])
-	}
+	width, _ := u.size()
+	line = fit(line, width)
 	fmt.Fprintln(u.err, line)
-	u.drawn, u.drawnAt = 1, time.Now()
+	u.drawn, u.drawnAt = []string{line}, time.Now()
 }
 
 func (u *ui) print(line string) {
@@ -196,13 +193,6 @@ func (u *ui) close() {
 	u.erase()
 }
 
-// begin announces a build of n nodes. Of a quiet one no cached node is told.
-func (u *ui) begin(n int, quiet bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.total, u.ended, u.quiet = n, 0, quiet
-}
-
 // event shows what happens in a build.
 func (u *ui) event(e graph.Event) {
 	u.mu.Lock()
@@ -238,17 +228,19 @@ func (u *ui) event(e graph.Event) {
 	case graph.Waiting:
 		u.line("wait", name, "33", fmt.Sprintf("process %d builds the same", e.PID))
 	case graph.Cached:
-		u.ended++
+		u.live.cached++
+		delete(u.live.expected, e.Node)
 		if u.verbose {
 			u.line("cached", name, "32", e.Action.String())
 		}
 	case graph.Ran:
-		u.ended++
+		u.live.ran++
 		delete(u.running, e.Node)
+		delete(u.live.expected, e.Node)
 		u.line("done", name, "32", u.cost(e))
 	case graph.Failed:
-		u.ended++
 		delete(u.running, e.Node)
+		delete(u.live.expected, e.Node)
 		u.line("failed", name, "31;1", "")
 	}
 	u.draw(false)
@@ -320,58 +312,6 @@ func (u *ui) jsonEvent(e graph.Event) {
 		m["error"] = e.Err.Error()
 	}
 	json.NewEncoder(u.err).Encode(m)
-}
-
-// redraw is how often the live region changes at the most.
-const redraw = 100 * time.Millisecond
-
-// maxLive is how many running nodes are shown one by one.
-const maxLive = 8
-
-// draw shows the running nodes below what was printed.
-func (u *ui) draw(force bool) {
-	if u.mode != "tty" || len(u.running) == 0 || !force && time.Since(u.drawnAt) < redraw {
-		return
-	}
-	u.erase()
-	nodes := make([]*graph.Node, 0, len(u.running))
-	for n := range u.running {
-		nodes = append(nodes, n)
-	}
-	sort.Slice(nodes, func(i, j int) bool { return u.running[nodes[i]].since.Before(u.running[nodes[j]].since) })
-	lines := []string{}
-	for _, n := range nodes[:min(len(nodes), maxLive)] {
-		a := u.running[n]
-		state := printable(a.line)
-		if a.total > 0 {
-			state = progressText(n, a)
-		}
-		lines = append(lines, fmt.Sprintf("%6s  %s  %s", seconds(time.Since(a.since)), n.Name, state))
-	}
-	lines = append(lines, fmt.Sprintf("%6s  %d of %d stages done, %d running", seconds(time.Since(u.start)), u.ended, u.total, len(nodes)))
-	w := u.width() - 1
-	for _, l := range lines {
-		if r := []rune(l); len(r) > w {
-			l = string(r[:w])
-		}
-		fmt.Fprintf(u.err, "%s\n", l)
-	}
-	u.drawn, u.drawnAt = len(lines), time.Now()
-}
-
-// progressText is how far a node is: a download in bytes, others in steps.
-func progressText(n *graph.Node, a *activity) string {
-	if n.Needs.Download {
-		return fmt.Sprintf("%s of %s", bytesText(a.done), bytesText(a.total))
-	}
-	return fmt.Sprintf("%d of %d", a.done, a.total)
-}
-
-func (u *ui) erase() {
-	if u.drawn > 0 {
-		fmt.Fprintf(u.err, "\x1b[%dA\x1b[J", u.drawn)
-		u.drawn = 0
-	}
 }
 
 // printable replaces what could make a terminal do things.

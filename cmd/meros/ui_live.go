@@ -1,0 +1,264 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"sort"
+	"strings"
+	"time"
+
+	"meros/graph"
+)
+
+// redraw is how often the live region changes at the most, and tickLive how
+// often it does if nothing happens.
+const (
+	redraw   = 100 * time.Millisecond
+	tickLive = 500 * time.Millisecond
+)
+
+// maxLive is how many running nodes are shown one by one.
+const maxLive = 8
+
+// live is what is shown, at the end of the screen, only while a build runs.
+type live struct {
+	expected map[*graph.Node]time.Duration // of what is expected to run and has not yet ended
+	toRun    int                           // of them at the beginning
+	ran      int
+	cached   int
+	jobs     int
+	cpu      cpuMeter
+	blocks   bool // the terminal knows Unicode
+	stop     chan struct{}
+}
+
+// begin announces a build. Of a quiet one no cached node is told.
+// foreseen, which may be nil, is what is expected to happen.
+func (u *ui) begin(quiet bool, foreseen []graph.Foresight, h graph.History, jobs int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.quiet = quiet
+	u.live = live{expected: make(map[*graph.Node]time.Duration), jobs: max(jobs, 1), blocks: unicodeTerminal(), stop: make(chan struct{})}
+	for _, f := range foreseen {
+		if f.Outcome != graph.WouldReuse {
+			u.live.expected[f.Node] = h.Expect(f.Node)
+		}
+	}
+	u.live.toRun = len(u.live.expected)
+	if u.mode == "tty" {
+		go u.tick(u.live.stop)
+	}
+}
+
+// tick redraws what changes with time alone.
+func (u *ui) tick(stop chan struct{}) {
+	t := time.NewTicker(tickLive)
+	defer t.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-t.C:
+			u.mu.Lock()
+			u.draw(false)
+			u.mu.Unlock()
+		}
+	}
+}
+
+// end ends what begin began.
+func (u *ui) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.live.stop != nil {
+		close(u.live.stop)
+		u.live.stop = nil
+	}
+}
+
+// draw shows the running nodes below what was printed, in one write: the screen
+// does not flicker.
+func (u *ui) draw(force bool) {
+	if u.mode != "tty" || len(u.running) == 0 || !force && time.Since(u.drawnAt) < redraw {
+		return
+	}
+	width, height := u.size()
+	lines := u.frame(width, height, time.Now())
+	var b bytes.Buffer
+	b.WriteString(u.erasure())
+	for _, l := range lines {
+		b.WriteString(l + "\n")
+	}
+	u.err.Write(b.Bytes())
+	u.drawn, u.drawnAt = lines, time.Now()
+}
+
+// erasure is what removes the live region from the screen. A terminal that has
+// become narrower shows a line of it in several rows.
+func (u *ui) erasure() string {
+	if len(u.drawn) == 0 {
+		return ""
+	}
+	width, _ := u.size()
+	rows := 0
+	for _, l := range u.drawn {
+		rows += max(1, (len([]rune(l))+width-1)/width)
+	}
+	return fmt.Sprintf("\x1b[%dA\x1b[J", rows)
+}
+
+// frame is what the live region shows on a screen of that many cells.
+func (u *ui) frame(width, height int, now time.Time) []string {
+	nodes := make([]*graph.Node, 0, len(u.running))
+	for n := range u.running {
+		nodes = append(nodes, n)
+	}
+	sort.Slice(nodes, func(i, j int) bool {
+		a, b := u.running[nodes[i]].since, u.running[nodes[j]].since
+		return a.Before(b) || a.Equal(b) && nodes[i].Name < nodes[j].Name
+	})
+	shown := nodes[:min(len(nodes), max(min(maxLive, height-3), 1))]
+	name := 0
+	for _, n := range shown {
+		name = max(name, len([]rune(n.Name)))
+	}
+	name = min(name, max(width/3, 12))
+	var lines []string
+	for _, n := range shown {
+		lines = append(lines, fit(u.nodeLine(n, name, now), width))
+	}
+	if more := len(nodes) - len(shown); more > 0 {
+		lines = append(lines, fit(fmt.Sprintf("%8s  and %d more", "", more), width))
+	}
+	return append(lines, fit(u.footer(len(nodes), now), width))
+}
+
+// nodeLine tells how far a node is.
+func (u *ui) nodeLine(n *graph.Node, width int, now time.Time) string {
+	a := u.running[n]
+	took := now.Sub(a.since)
+	line := fmt.Sprintf("%8s  %-*s", seconds(took), width, cut(n.Name, width))
+	switch {
+	case a.total > 0:
+		return line + "  " + u.live.bar(float64(a.done)/float64(a.total)) + "  " + progressText(n, a)
+	case a.line != "":
+		return line + "  " + printable(a.line)
+	}
+	return line
+}
+
+// barCells is how wide a bar is.
+const barCells = 16
+
+// bar draws a part of a whole.
+func (l *live) bar(part float64) string {
+	full := int(max(min(part, 1), 0)*barCells + 0.5)
+	if l.blocks {
+		return strings.Repeat("█", full) + strings.Repeat("░", barCells-full)
+	}
+	return "[" + strings.Repeat("#", full) + strings.Repeat(".", barCells-full) + "]"
+}
+
+// footer tells how far the build is.
+func (u *ui) footer(running int, now time.Time) string {
+	l := &u.live
+	done := fmt.Sprintf("%d done", l.ran)
+	if l.toRun > 0 {
+		done = fmt.Sprintf("%d of %d done", l.ran, max(l.toRun, l.ran+running))
+	}
+	line := fmt.Sprintf("%8s  %s, %d running, %d cached", seconds(now.Sub(u.start)), done, running, l.cached)
+	if left := u.left(now); left >= time.Second {
+		line += fmt.Sprintf(", about %d s left", int(left.Seconds()+0.5))
+	}
+	if cpu, ok := l.cpu.busy(now); ok {
+		line += fmt.Sprintf(", cpu %d%%", cpu)
+	}
+	return line
+}
+
+// left is how long the build may take still: as long as the longest of what
+// runs, or as all that is left, side by side.
+func (u *ui) left(now time.Time) time.Duration {
+	var sum, longest time.Duration
+	for n, d := range u.live.expected {
+		if a := u.running[n]; a != nil {
+			d = max(d-now.Sub(a.since), 0)
+			longest = max(longest, d)
+		}
+		sum += d
+	}
+	return max(longest, sum/time.Duration(u.live.jobs))
+}
+
+// fit cuts a line, of one cell for each letter, for a terminal.
+func fit(s string, width int) string {
+	if r := []rune(s); len(r) > width-1 {
+		s = string(r[:max(width-1, 0)])
+	}
+	return s
+}
+
+// progressText is how far a node is: a download in bytes, others in steps.
+func progressText(n *graph.Node, a *activity) string {
+	if n.Needs.Download {
+		return fmt.Sprintf("%s of %s", bytesText(a.done), bytesText(a.total))
+	}
+	return fmt.Sprintf("%d of %d", a.done, a.total)
+}
+
+func (u *ui) erase() {
+	if len(u.drawn) > 0 {
+		fmt.Fprint(u.err, u.erasure())
+		u.drawn = nil
+	}
+}
+
+// unicodeTerminal tells whether the locale's characters are Unicode's,
+// locale(7).
+func unicodeTerminal() bool {
+	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
+		if v := strings.ToUpper(os.Getenv(name)); v != "" {
+			return strings.Contains(v, "UTF-8") || strings.Contains(v, "UTF8")
+		}
+	}
+	return false
+}
+
+// cpuMeter tells how busy the host's processors are, proc_stat(5).
+type cpuMeter struct {
+	at          time.Time
+	idle, total float64
+	percent     int
+	known       bool
+}
+
+// meterTime is how long the meter looks before it tells.
+const meterTime = time.Second
+
+func (c *cpuMeter) busy(now time.Time) (percent int, ok bool) {
+	if now.Sub(c.at) < meterTime {
+		return c.percent, c.known
+	}
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, false
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	var idle, total float64
+	for i, f := range strings.Fields(strings.TrimPrefix(line, "cpu")) {
+		var v float64
+		fmt.Sscan(f, &v)
+		if i == 3 || i == 4 { // idle, and waiting for a disk
+			idle += v
+		}
+		if i < 8 { // what guests use is in what users use
+			total += v
+		}
+	}
+	if c.total > 0 && total > c.total {
+		c.percent, c.known = int(100*(1-(idle-c.idle)/(total-c.total))+0.5), true
+	}
+	c.at, c.idle, c.total = now, idle, total
+	return c.percent, c.known
+}
