@@ -46,7 +46,8 @@ func (w *lineWatch) flush() {
 // with the step.
 func (s *step) watchPackages(steps int) *lineWatch {
 	var done int64
-	w := &lineWatch{out: s.log, report: s.report, seen: func(line []byte) (int64, int64, bool) {
+	inner := &step{Step: s.Step, log: s.log} // a mark is no line that is watched
+	w := &lineWatch{out: s.log, report: inner.report, seen: func(line []byte) (int64, int64, bool) {
 		if bytes.HasPrefix(line, []byte("Unpacking ")) || bytes.HasPrefix(line, []byte("Setting up ")) {
 			done++
 			return min(done, int64(steps)), int64(steps), true
