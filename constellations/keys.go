@@ -38,7 +38,7 @@ var (
 		{Name: "setup", Kind: "string", Default: "`openrc` if it is among the packages", Help: "of Alpine, what starts the system: `openrc` or `busybox`", Values: []string{"openrc", "busybox"}},
 		{Name: "packages", Kind: "strings", Default: "none", Help: "names, beyond the base system and those given at the top", Top: true},
 		{Name: "bootstrap", Kind: "string", Default: "`meros`", Help: "`meros`, or `debootstrap` to make the base system with it", Values: []string{"meros", "debootstrap"}, Top: true},
-		{Name: "hooks", Kind: "object:hooks", Help: "`{network: true}` gives hooks a network; their result is then impure", Top: true},
+		{Name: "hooks", Kind: "object:hooks", Help: "how hooks run, see below: `{network: true}` gives them a network, `{in: vm}` runs them in the booted machine", Top: true},
 		{Name: "user", Kind: "string", Default: "`root`", Help: "who logs in; made if the system does not have it, with a key and no password", Top: true},
 		{Name: "boot_check", Kind: "boolean", Default: "`false`", Help: "boot the machine once in every build, as `--boot` does", Top: true},
 		{Name: "kernel", Kind: "kernel", Default: "`distro`", Help: "`distro`, the distribution's kernel for virtual machines; or the path of a kernel image; or how one is built, see below", Top: true},
@@ -95,6 +95,7 @@ var (
 		{Name: "mac", Kind: "string", Default: "from the names", Help: "hardware address"},
 	}
 	hooksKeys = []Key{
+		{Name: "in", Kind: "string", Default: "`sandbox`", Help: "`vm` runs the hooks in the machine itself, booted with its kernel, before its init would start: for what a sandbox cannot do, such as loading modules or mounting disks. Their result is then impure", Values: []string{HooksInSandbox, HooksInVM}},
 		{Name: "network", Kind: "boolean", Default: "`false`", Help: "hooks may use a network; their result is then impure"},
 	}
 	mountKeys = []Key{

@@ -174,7 +174,10 @@ func (l *loader) buildFields(vm *Machine) map[string]func(ast.Node) {
 		"packages":  func(n ast.Node) { vm.Packages = l.packages(n, vm.Packages) },
 		"bootstrap": func(n ast.Node) { vm.Bootstrap = l.word(n, "bootstrap engine", "meros", "debootstrap") },
 		"hooks": func(n ast.Node) {
-			l.fields(n, "hooks", map[string]func(ast.Node){"network": func(n ast.Node) { vm.Hooks.Network = l.boolean(n) }})
+			l.fields(n, "hooks", map[string]func(ast.Node){
+				"network": func(n ast.Node) { vm.Hooks.Network = l.boolean(n) },
+				"in":      func(n ast.Node) { vm.Hooks.In = l.word(n, "place for hooks", HooksInSandbox, HooksInVM) },
+			})
 		},
 		"user":       func(n ast.Node) { vm.User = l.pattern(n, "user", userName) },
 		"boot_check": func(n ast.Node) { vm.BootCheck = l.boolean(n) },

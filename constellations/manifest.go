@@ -89,7 +89,16 @@ type Machine struct {
 func (m *Machine) Section() Section { return Section{m.Distribution, m.Suite, m.Arch, m.Mirror} }
 
 // Hooks is how a machine's hooks run.
-type Hooks struct{ Network bool }
+type Hooks struct {
+	Network bool
+	In      string // HooksInSandbox or HooksInVM
+}
+
+// Where hooks run.
+const (
+	HooksInSandbox = "sandbox"
+	HooksInVM      = "vm" // in the machine itself, booted, before its init would start
+)
 
 // Disk is a further disk of a machine. It keeps what is written to it until
 // the machine is reset.

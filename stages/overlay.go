@@ -92,6 +92,19 @@ func (pl *planner) hooks(vm *constellations.Machine, section *constellations.Sec
 		n.Impure, n.Network = true, runner.HostNetwork
 		n.Devices = []string{"/dev/net/tun"}
 	}
+	var err error
+	if n.Locals, err = pl.hookScripts(vm); err != nil {
+		return nil, err
+	}
+	if len(n.Locals) == 0 {
+		return nil, nil
+	}
+	return pl.plan.Add(n), nil
+}
+
+// hookScripts are the machine's hooks, in the order in which they run.
+func (pl *planner) hookScripts(vm *constellations.Machine) ([]graph.Local, error) {
+	var all []graph.Local
 	for _, dir := range sources(vm) {
 		names, err := scripts(filepath.Join(pl.m.Dir, dir, "hooks"))
 		if err != nil {
@@ -105,13 +118,10 @@ func (pl *planner) hooks(vm *constellations.Machine, section *constellations.Sec
 			if dir == "common" {
 				l.Name = filepath.Join("common", "hooks", name)
 			}
-			n.Locals = append(n.Locals, *l)
+			all = append(all, *l)
 		}
 	}
-	if len(n.Locals) == 0 {
-		return nil, nil
-	}
-	return pl.plan.Add(n), nil
+	return all, nil
 }
 
 // scripts are the names of the hooks in dir, in the order in which they run.

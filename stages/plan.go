@@ -115,7 +115,7 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if vm.Kernel.Built() && (vm.Kernel.Headers || !pl.RootfsOnly) {
+	if vm.Kernel.Built() && (vm.Kernel.Headers || InMachine(vm) || !pl.RootfsOnly) {
 		if pm.Built, err = pl.buildKernel(vm); err != nil {
 			return nil, fmt.Errorf("kernel: %w", err)
 		}
@@ -126,14 +126,25 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	}
 	pm.Layers = append(append([]*graph.Node(nil), lower...), upper...)
 	pm.Image = pl.packDelta(pm, section, lower, upper)
+	if InMachine(vm) {
+		if err := pl.kernel(pm, section); err != nil {
+			return nil, err
+		}
+		if err := pl.hooksInMachine(pm, section); err != nil {
+			return nil, err
+		}
+	}
 	pm.DiskPath = filepath.Join(pl.Root, "data", "disks", pl.m.Name+"-"+vm.Name+".qcow2")
 	pm.Disk = pl.disk(vm, pm)
 	pm.Disks = pl.disks(vm)
 	if pl.RootfsOnly {
+		pm.Kernel, pm.Initrd = nil, nil // whoever runs hooks has them as inputs
 		return pm, nil
 	}
-	if err := pl.kernel(pm, section); err != nil {
-		return nil, err
+	if !InMachine(vm) {
+		if err := pl.kernel(pm, section); err != nil {
+			return nil, err
+		}
 	}
 	if pl.Boot || vm.BootCheck {
 		pm.Boot, err = pl.boot(pm)
@@ -179,9 +190,11 @@ func (pl *planner) upper(pm *Machine, section *constellations.SectionLock, lower
 	if overlay != nil {
 		below, upper = append(below, overlay), append(upper, overlay)
 	}
-	hooks, err := pl.hooks(vm, section, below)
-	if err != nil {
-		return nil, err
+	var hooks *graph.Node
+	if !InMachine(vm) {
+		if hooks, err = pl.hooks(vm, section, below); err != nil {
+			return nil, err
+		}
 	}
 	if hooks != nil {
 		below, upper = append(below, hooks), append(upper, hooks)

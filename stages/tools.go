@@ -26,14 +26,14 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.M
 			names[formatters[d.FSType]] = true
 		}
 		if m.Base != "" && !strings.HasPrefix(m.Base, OCIPrefix) {
-			for _, n := range []string{"qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs"} {
+			for _, n := range useTools {
 				names[n] = true
 			}
 		}
 		if m.Bootstrap == "debootstrap" {
 			names["debootstrap"] = true
 		}
-		if boot || m.BootCheck {
+		if boot || m.BootCheck || InMachine(m) {
 			names["qemu-system-"+m.Arch] = true
 		}
 	}

@@ -122,6 +122,9 @@ func (b *buildRecord) systems(store *cache.Store) (systems, error) {
 	for _, s := range b.Stages {
 		rest, ok := strings.CutPrefix(s.Name, b.Name+"/")
 		machine, what, _ := strings.Cut(rest, " ")
+		if ok && s.Stage == "hooks-vm" {
+			return nil, fmt.Errorf("%s: the hooks of %s ran in the machine itself, which left an image and no layers (compare images: meros diff OLD.qcow2 data/disks/%s-%s.qcow2)", b.ID, machine, b.Name, machine)
+		}
 		if !ok || s.Stage != "delta" || what != "image" {
 			continue
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 
 	"meros/constellations"
@@ -42,6 +43,9 @@ func (c *exportCmd) Run(e *env) error {
 		if c.Output, err = filepath.Abs(c.Constellation + "-" + c.Machine + ending); err != nil {
 			return err
 		}
+	}
+	if stages.InMachine(machines[0]) && c.Format != "qcow2" && c.Format != "raw" {
+		return usageError{fmt.Errorf("the hooks of %s run in the machine itself, which leaves an image of its disk: it is exported as qcow2 or raw", c.Machine)}
 	}
 	if done, err := e.inNamespace(c.args()...); done {
 		return err

@@ -39,6 +39,7 @@ var steps = map[string]func(context.Context, *step) error{
 	"packages":    stepPackages,
 	"overlay":     stepOverlay,
 	"hooks":       stepHooks,
+	"hooks-vm":    stepHooksVM,
 	"personalize": stepPersonalize,
 	"pack":        stepPack,
 	"delta":       stepDelta,
@@ -232,15 +233,19 @@ func mountOverlay(target string, layers []string, upper, work string) error {
 	return nil
 }
 
+// environment is that of what runs in a system that is being made.
+func (s *step) environment() []string {
+	return []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "TZ=UTC", "TERM=dumb",
+		"DEBIAN_FRONTEND=noninteractive", "SOURCE_DATE_EPOCH=" + s.Params["epoch"],
+	}
+}
+
 // inside runs foreign code in root, without a network unless one is asked
 // for.
 func (s *step) inside(ctx context.Context, root string, argv, env []string, more func(*runner.Spec)) error {
 	spec := runner.Spec{
-		Argv: argv, Root: root, Hostname: "localhost", Foreign: s.Params["foreign"],
-		Env: append([]string{
-			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "TZ=UTC", "TERM=dumb",
-			"DEBIAN_FRONTEND=noninteractive", "SOURCE_DATE_EPOCH=" + s.Params["epoch"],
-		}, env...),
+		Argv: argv, Root: root, Hostname: "localhost", Foreign: s.Params["foreign"], Env: append(s.environment(), env...),
 	}
 	if more != nil {
 		more(&spec)

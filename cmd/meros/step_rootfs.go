@@ -233,7 +233,7 @@ func stepHooks(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	remove, err := forbidServices(root)
+	after, err := aroundHooks(root)
 	if err != nil {
 		return err
 	}
@@ -251,27 +251,29 @@ func stepHooks(ctx context.Context, s *step) error {
 			return err
 		}
 	}
-	if err := remove(); err != nil {
-		return err
-	}
 	if s.Params["network"] != "" && lerr != nil {
 		os.Remove(filepath.Join(root, "etc/resolv.conf")) // it was only mounted upon
 	}
-	if err := guest.Settle(root); err != nil {
+	if err := after(); err != nil {
 		return err
 	}
 	return s.outputUpper(ctx, root, upper)
 }
 
+func readHook(name, file string) ([]byte, error) {
+	b, err := os.ReadFile(file)
+	if err == nil && !strings.HasPrefix(string(b), "#!") {
+		err = fmt.Errorf("%s: its first line does not say what runs it (such as #!/bin/sh)", name)
+	}
+	return b, err
+}
+
 // hook runs one script, from a place that is not in the image.
 func (s *step) hook(ctx context.Context, root, name, file string, timeout time.Duration) error {
 	script := filepath.Join(s.Work, "hook")
-	b, err := os.ReadFile(file)
+	b, err := readHook(name, file)
 	if err != nil {
 		return err
-	}
-	if !strings.HasPrefix(string(b), "#!") {
-		return fmt.Errorf("%s: its first line does not say what runs it (such as #!/bin/sh)", name)
 	}
 	if err := os.WriteFile(script, b, 0o755); err != nil {
 		return err

@@ -240,26 +240,61 @@ func debugfs(ctx context.Context, raw, cmds string, o Options) error {
 	return nil
 }
 
-// Flatten writes one self-contained image of a chain, given top first.
-func Flatten(ctx context.Context, out *os.File, chain []string) error {
-	merged := make(map[int64]cluster)
-	var size int64
+// Merge writes the differences of a chain, given top first, to base as one
+// image. backing is what its header calls the base.
+func Merge(out *os.File, chain []string, base, backing string) error {
+	merged, size, done, err := mergeChain(chain)
+	defer done()
+	if err != nil {
+		return err
+	}
+	q, err := openQcow2(base)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	clusters, err := differing(q, merged)
+	if err != nil {
+		return err
+	}
+	return writeQcow2(out, size, clusters, backing)
+}
+
+// mergeChain is a chain, given top first, as one image, whose files stay open
+// until done.
+func mergeChain(chain []string) (merged *qcow2, size int64, done func(), err error) {
+	merged = &qcow2{cluster: make(map[int64]cluster)}
+	var open []*qcow2
+	done = func() {
+		for _, q := range open {
+			q.Close()
+		}
+	}
 	for i, file := range chain {
 		q, err := openQcow2(file)
 		if err != nil {
-			return err
+			return nil, 0, done, err
 		}
-		defer q.Close()
+		open = append(open, q)
 		if i == 0 {
 			size = q.size
 		}
 		for g, c := range q.cluster {
-			if _, ok := merged[g]; !ok && g*clusterSize < size {
-				merged[g] = c
+			if _, ok := merged.cluster[g]; !ok && g*clusterSize < size {
+				merged.cluster[g] = c
 			}
 		}
 	}
-	all := &qcow2{cluster: merged}
+	return merged, size, done, nil
+}
+
+// Flatten writes one self-contained image of a chain, given top first.
+func Flatten(ctx context.Context, out *os.File, chain []string) error {
+	all, size, done, err := mergeChain(chain)
+	defer done()
+	if err != nil {
+		return err
+	}
 	clusters := all.sorted()
 	n := 0
 	for _, c := range clusters {

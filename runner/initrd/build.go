@@ -53,7 +53,17 @@ const runDir = "meros-run"
 // WriteRun makes file from the initrd base and the files, which the guest's
 // root gets before its init starts: secrets and what is bound late. The file
 // is readable by its owner alone from its first byte on.
-func WriteRun(file, base string, files []File) (err error) {
+func WriteRun(file, base string, files []File) error {
+	inside := make([]File, len(files))
+	for i, f := range files {
+		f.Name = runDir + "/" + f.Name
+		inside[i] = f
+	}
+	return appendFiles(file, base, inside)
+}
+
+// appendFiles makes file from the initrd base and more files.
+func appendFiles(file, base string, files []File) (err error) {
 	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -67,12 +77,7 @@ func WriteRun(file, base string, files []File) (err error) {
 	if _, err := io.Copy(out, in); err != nil {
 		return err
 	}
-	inside := make([]File, len(files))
-	for i, f := range files {
-		f.Name = runDir + "/" + f.Name
-		inside[i] = f
-	}
-	return WriteCpio(out, inside)
+	return WriteCpio(out, files)
 }
 
 // loadable is what of a program the kernel loads: its end, symbols and debug

@@ -22,9 +22,10 @@ const rootWait = 60 * time.Second
 // Main is the first process of a guest: it loads the kernel modules, mounts
 // the root= of the kernel's command line, gives it the machine's own files
 // and becomes its init. If that fails it says why on the console and powers
-// the machine off; it never returns.
-func Main() {
-	err := boot()
+// the machine off; it never returns. An initrd of [WriteHooks] runs them instead
+// of an init, with around before and after.
+func Main(around Around) {
+	err := boot(around)
 	fmt.Printf("meros: cannot boot: %v\n", err)
 	unix.Sync()
 	time.Sleep(200 * time.Millisecond) // until the serial line has sent it
@@ -32,7 +33,7 @@ func Main() {
 	select {}
 }
 
-func boot() error {
+func boot(around Around) error {
 	for _, m := range []struct{ kind, dir string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
 		if err := os.MkdirAll(m.dir, 0o755); err != nil {
 			return err
@@ -48,6 +49,9 @@ func boot() error {
 	args := parseCmdline(string(cmdline))
 	loadModules()
 	if err := mountRoot(args["root"], args["rootfstype"]); err != nil {
+		return err
+	}
+	if there, err := runHooks(around); there {
 		return err
 	}
 	if err := copyRun("/"+runDir, newRoot); err != nil {

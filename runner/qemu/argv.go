@@ -28,6 +28,8 @@ type Machine struct {
 	Console string     // file that the serial console is logged to
 	Serial  string     // unix socket of the serial console, or ""
 	Bulk    string     // unix socket of the port called [BulkPort], or ""
+	Ports   []Port     // further virtio ports
+	Clock   string     // what the guest's clock begins at, ISO 8601 without a zone, UTC; "" is now
 	Once    bool       // a reboot ends it
 	QMP     string     // unix socket of the machine protocol
 	PIDFile string     // QEMU removes it when it ends in order
@@ -46,10 +48,14 @@ const BulkPort = "meros.bulk"
 // user networking, closed but for one port forwarded from the loopback to the
 // guest's ssh.
 type Network struct {
-	SSHPort int
+	SSHPort int // 0 forwards none
 	MAC     string
 	Subnet  string // "" is QEMU's own, 10.0.2.0/24
+	Open    bool   // the guest may reach what QEMU may
 }
+
+// Port is a virtio port whose output goes to a file.
+type Port struct{ Name, File string }
 
 // Share is a directory of the host that the guest may mount, as virtiofs.
 type Share struct {
@@ -127,6 +133,15 @@ func (m Machine) Argv() ([]string, error) {
 		argv = append(argv, "-device", "virtio-serial-"+b.bus, "-chardev", "socket,id=bulk,server=on,wait=off,path="+escape(m.Bulk),
 			"-device", "virtserialport,chardev=bulk,name="+BulkPort)
 	}
+	if len(m.Ports) > 0 {
+		argv = append(argv, "-device", "virtio-serial-"+b.bus)
+		for i, p := range m.Ports {
+			argv = append(argv, "-chardev", fmt.Sprintf("file,id=port%d,path=%s", i, escape(p.File)), "-device", fmt.Sprintf("virtserialport,chardev=port%d,name=%s", i, p.Name))
+		}
+	}
+	if m.Clock != "" {
+		argv = append(argv, "-rtc", "base="+m.Clock)
+	}
 	if m.PIDFile != "" {
 		argv = append(argv, "-pidfile", m.PIDFile)
 	}
@@ -142,11 +157,17 @@ func (m Machine) Argv() ([]string, error) {
 	if m.Network.MAC != "" {
 		net += ",mac=" + m.Network.MAC
 	}
-	user := "user,id=net0,restrict=on"
+	user := "user,id=net0"
+	if !m.Network.Open {
+		user += ",restrict=on"
+	}
 	if m.Network.Subnet != "" {
 		user += ",net=" + m.Network.Subnet
 	}
-	argv = append(argv, "-netdev", fmt.Sprintf("%s,hostfwd=tcp:127.0.0.1:%d-:22", user, m.Network.SSHPort), "-device", net)
+	if m.Network.SSHPort > 0 {
+		user += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:22", m.Network.SSHPort)
+	}
+	argv = append(argv, "-netdev", user, "-device", net)
 	for i, n := range m.NICs {
 		model := n.Model
 		if model == "virtio" {

@@ -54,6 +54,14 @@ func TestArgv(t *testing.T) {
 	if all := strings.Join(argv, " "); err != nil || !strings.HasPrefix(all, "qemu-system-riscv64 ") || !strings.Contains(all, "drive=disk1-0") {
 		t.Errorf("%s, %v", all, err)
 	}
+	m = machine()
+	m.Ports, m.Clock, m.Network = []Port{{"meros.log", "a,b"}}, "2026-01-02T03:04:05", Network{Open: true}
+	argv, err = m.Argv()
+	for _, part := range []string{"-device virtio-serial-pci -chardev file,id=port0,path=a,,b -device virtserialport,chardev=port0,name=meros.log", "-rtc base=2026-01-02T03:04:05", "-netdev user,id=net0 -device"} {
+		if all := strings.Join(argv, " "); err != nil || !strings.Contains(all, part) {
+			t.Errorf("%s is not in %s, %v", part, all, err)
+		}
+	}
 	// What differs between architectures, and what a machine may have besides.
 	for arch, want := range map[string]string{
 		"x86_64":  "-machine q35 | -vnc unix:screen -device virtio-vga | console=ttyS0 | virtio-blk-pci | virtio-net-pci,netdev=net1,mac=M1 | virtio-rng-pci",

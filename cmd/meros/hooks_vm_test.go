@@ -1,0 +1,85 @@
+package main
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"meros/cmd/lab"
+)
+
+// Hooks that run in the booted machine see its kernel and its disk, and what
+// they do is in its image.
+func TestHooksInMachine(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-system-x86_64", "e2fsck")
+	p := lab.Downloaded(t, "inside")
+	manifest := strings.Replace(bootableManifest, "packages:", "hooks: {in: vm}, user: worker, packages:", 1)
+	p.Write(t, "constellations/inside/manifest.yml", manifest)
+	p.Write(t, "constellations/inside/common/hooks/01-see.chroot", `#!/bin/sh
+set -e
+{ uname -r; cat /proc/1/comm; ls /dev/vda1; id -u; hostname; cat /etc/hostname; date +%Y; } >/etc/seen
+ls /run/meros
+(sleep 1000 &)
+ip -o link | grep -c . >>/etc/seen
+`)
+	p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\nset -e\nmount -t tmpfs x /mnt\nmkdir /opt/made\nchown worker /opt/made\nrm -r /etc/skel\npgrep sleep && exit 9\ntest -x /usr/sbin/policy-rc.d\n")
+	o := lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "-v", "build", "inside", "--rootfs-only", "--locked")))
+	if o.Exit != 0 || !strings.Contains(o.Stderr, `"line":"000-01-see.chroot"`) {
+		t.Fatalf("exit status %d\n%s", o.Exit, o.Stderr)
+	}
+	t.Logf("hooks in the machine: %v in all", o.Wall)
+	tree := filesOf(t, soundDisk(t, p.Path("data/disks/inside-m.qcow2")), 1<<20)
+	seen := strings.Fields(readFile(t, filepath.Join(tree, "etc/seen")))
+	if len(seen) != 8 || seen[1] != "init" || seen[2] != "/dev/vda1" || seen[3] != "0" || seen[5] != "m" || seen[6] < "2026" {
+		t.Errorf("the hook saw %q", seen)
+	}
+	for name, there := range map[string]bool{"opt/made": true, "etc/skel": false, "usr/sbin/policy-rc.d": false, "run/meros": false} {
+		if _, err := exec.Command("test", "-e", filepath.Join(tree, name)).Output(); (err == nil) != there {
+			t.Errorf("%s is there: %v", name, err == nil)
+		}
+	}
+	if out, err := exec.Command("stat", "-c", "%u", filepath.Join(tree, "opt/made")).Output(); err != nil || strings.TrimSpace(string(out)) == "0" {
+		t.Errorf("the owner is %s, %v", out, err)
+	}
+	if o := p.Must(t, "plan", "inside", "--rootfs-only"); !strings.Contains(o.Stdout, " 0 would run") {
+		t.Errorf("after it: %s", o.Stdout)
+	}
+
+	t.Run("bad", func(t *testing.T) {
+		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\necho before the end\nexit 7\n")
+		fails(t, p.Run(t, "build", "inside", "--rootfs-only"), 1, "before the end", "hooks in the machine: hooks/02-change.chroot: exit status 7")
+		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\nsleep 1000\n")
+		fails(t, p.Run(t, "build", "inside", "--rootfs-only", "--timeout=1s"), 1, "hooks/02-change.chroot: it took longer than 1s (--timeout gives it more)")
+		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\necho o >/proc/sysrq-trigger; sleep 100\n")
+		fails(t, p.Run(t, "build", "inside", "--rootfs-only"), 1, "the machine ended before its hooks did")
+		leftovers(t, p)
+		fails(t, p.Run(t, "export", "inside", "m", "--format=tar"), exitUsage, "it is exported as qcow2 or raw")
+	})
+
+	t.Run("network", func(t *testing.T) {
+		lab.Need(t, "pasta")
+		p.Write(t, "constellations/inside/manifest.yml", strings.Replace(manifest, "in: vm", "in: vm, network: true", 1))
+		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\nip route | grep default >/etc/way\ncat /etc/resolv.conf >>/etc/way\n")
+		if o := p.Run(t, "build", "inside", "--rootfs-only"); o.Exit != 0 {
+			t.Fatalf("%s", o.Stderr)
+		}
+		tree := filesOf(t, soundDisk(t, p.Path("data/disks/inside-m.qcow2")), 1<<20)
+		if way := readFile(t, filepath.Join(tree, "etc/way")); !strings.Contains(way, "default via 10.0.2.2") || !strings.Contains(way, "nameserver 10.0.2.3") {
+			t.Errorf("the way out was %q", way)
+		}
+	})
+}
+
+// What somebody else made can be changed from inside as well.
+func TestHooksInUsedImage(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-system-x86_64")
+	images := foreignImages(t, foreignTree(t))
+	p := lab.Downloaded(t, "used")
+	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, memory: 384M, cpus: 1, build_free_mb: 64, hooks: {in: vm}}\n")
+	p.Write(t, "constellations/used/m/hooks/01.chroot", "#!/bin/sh\nset -e\ncat /proc/1/comm >/etc/hooked\nrm -r /etc/skel\n")
+	p.Must(t, "build", "used", "--rootfs-only", "--use", filepath.Join(images[""], images["gpt"]))
+	disk(t, p, "used-m")
+}

@@ -1,0 +1,261 @@
+package initrd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// hooksDir is where an initrd that is to run hooks finds them, in the order of
+// their names, and what there is to say of them.
+const hooksDir = "meros-hooks"
+
+// The virtio ports of a guest that runs hooks.
+const (
+	HooksLogPort    = "meros.log"    // what they write
+	HooksResultPort = "meros.result" // a HooksResult as JSON
+)
+
+// Hooks are scripts that run in a booted system, before its init would.
+type Hooks struct {
+	Names    []string      `json:"names"`    // of the files, without directories
+	Shown    []string      `json:"shown"`    // how people call them
+	Env      []string      `json:"env"`      // all of it
+	Timeout  time.Duration `json:"timeout"`  // of each; 0 is none
+	Network  bool          `json:"network"`  // QEMU's user networking is there
+	Resolver string        `json:"resolver"` // path in the system that a resolv.conf is shown at
+}
+
+// HooksResult is how they ended.
+type HooksResult struct {
+	Ran   int    `json:"ran"`             // that ended well
+	Error string `json:"error,omitempty"` // of the one that did not
+}
+
+// WriteHooks makes file from the initrd base: a guest that starts with it runs
+// the scripts in its root file system and powers off.
+func WriteHooks(file, base string, h Hooks, scripts []File) error {
+	config, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	files := []File{{Name: hooksDir + "/config", Mode: 0o600, Data: config}}
+	for _, s := range scripts {
+		s.Name = hooksDir + "/" + s.Name
+		files = append(files, s)
+	}
+	return appendFiles(file, base, files)
+}
+
+// Around is what is done to a root before hooks run in it, and after they did.
+type Around func(root string) (after func() error, err error)
+
+// runHooks does what the initrd says of hooks, and tells the result. false is
+// that there are none.
+func runHooks(around Around) (bool, error) {
+	b, err := os.ReadFile("/" + hooksDir + "/config")
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	var h Hooks
+	if err == nil {
+		err = json.Unmarshal(b, &h)
+	}
+	if err != nil {
+		return true, err
+	}
+	log, err := openPort(HooksLogPort)
+	if err != nil {
+		return true, err
+	}
+	result, err := openPort(HooksResultPort)
+	if err != nil {
+		return true, err
+	}
+	ran, err := h.run(log, around)
+	err = errors.Join(err, leaveRoot())
+	r := HooksResult{Ran: ran}
+	if err != nil {
+		r.Error = err.Error()
+	}
+	if err := json.NewEncoder(result).Encode(r); err != nil {
+		return true, err
+	}
+	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	select {}
+}
+
+// portWait is how long a port may take to appear.
+const portWait = 30 * time.Second
+
+// openPort opens a virtio port by its name, which sysfs tells.
+func openPort(name string) (*os.File, error) {
+	for end := time.Now().Add(portWait); ; time.Sleep(5 * time.Millisecond) {
+		all, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+		for _, file := range all {
+			if b, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(b)) == name {
+				return os.OpenFile("/dev/"+filepath.Base(filepath.Dir(file)), os.O_RDWR, 0)
+			}
+		}
+		if time.Now().After(end) {
+			return nil, fmt.Errorf("the port %s did not appear: the kernel lacks virtio_console", name)
+		}
+	}
+}
+
+func (h *Hooks) run(log *os.File, around Around) (ran int, err error) {
+	if err := h.enterRoot(); err != nil {
+		return 0, err
+	}
+	after, err := around(newRoot)
+	if err != nil {
+		return 0, err
+	}
+	for i, name := range h.Names {
+		fmt.Fprintf(log, "== %s\n", h.Shown[i])
+		if err := h.hook(name, log); err != nil {
+			return ran, errors.Join(fmt.Errorf("%s: %w", h.Shown[i], err), after())
+		}
+		ran++
+	}
+	return ran, after()
+}
+
+// enterRoot gives the root what programs expect there.
+func (h *Hooks) enterRoot() error {
+	for _, m := range []struct{ kind, dir, options string }{{"proc", "proc", ""}, {"sysfs", "sys", ""}, {"devtmpfs", "dev", ""}, {"devpts", "dev/pts", "ptmxmode=0666"}, {"tmpfs", "dev/shm", "mode=1777"}, {"tmpfs", "run", "mode=0755"}} {
+		dir := filepath.Join(newRoot, m.dir)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.kind, dir, m.kind, 0, m.options); err != nil {
+			return fmt.Errorf("mount %s: %w", m.dir, err)
+		}
+	}
+	if !h.Network {
+		return nil
+	}
+	if err := userNetwork(); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	const file = "/resolv.conf"
+	if err := os.WriteFile(file, []byte("nameserver "+userResolver+"\n"), 0o644); err != nil {
+		return err
+	}
+	return h.showResolver(file)
+}
+
+// showResolver mounts a file over the system's resolv.conf, which no link leads
+// out of the system from.
+func (h *Hooks) showResolver(file string) error {
+	root, err := os.OpenRoot(newRoot)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	name := strings.TrimPrefix(h.Resolver, "/")
+	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Mount(file, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), "", unix.MS_BIND, "")
+}
+
+// Addresses of QEMU's user networking, qemu(1), -netdev user.
+const (
+	userAddress  = "10.0.2.15/24"
+	userGateway  = "10.0.2.2"
+	userResolver = "10.0.2.3"
+)
+
+// userNetwork sets up the first network device.
+func userNetwork() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if err := netlink.LinkSetUp(l); err != nil {
+			return err
+		}
+		if l.Attrs().Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		addr, err := netlink.ParseAddr(userAddress)
+		if err != nil {
+			return err
+		}
+		if err := netlink.AddrAdd(l, addr); err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(userGateway)})
+	}
+	return errors.New("there is no network device: the kernel lacks virtio_net")
+}
+
+// hook runs one script in the root, from a place that is not on the disk, and
+// ends all that it has started.
+func (h *Hooks) hook(name string, log *os.File) error {
+	b, err := os.ReadFile("/" + hooksDir + "/" + name)
+	if err != nil {
+		return err
+	}
+	inside := filepath.Join("/run/meros", name)
+	if err := os.MkdirAll(filepath.Join(newRoot, "run/meros"), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(newRoot+inside, b, 0o755); err != nil {
+		return err
+	}
+	ctx := context.Background()
+	if h.Timeout > 0 {
+		var cancel func()
+		ctx, cancel = context.WithTimeout(ctx, h.Timeout)
+		defer cancel()
+	}
+	cmd := exec.CommandContext(ctx, inside)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", h.Env, log, log
+	cmd.SysProcAttr = &unix.SysProcAttr{Chroot: newRoot, Setsid: true}
+	err = cmd.Run()
+	unix.Kill(-1, unix.SIGKILL) // all but process 1, kill(2)
+	for {
+		if _, werr := unix.Wait4(-1, nil, 0, nil); werr != nil && werr != unix.EINTR {
+			break // there are no more
+		}
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("it took longer than %v (--timeout gives it more)", h.Timeout)
+	}
+	return err
+}
+
+// leaveRoot makes the disk complete.
+func leaveRoot() error {
+	unix.Sync()
+	for _, dir := range []string{"run", "dev/shm", "dev/pts", "dev", "sys", "proc"} {
+		unix.Unmount(filepath.Join(newRoot, dir), unix.MNT_DETACH)
+	}
+	if err := unix.Unmount(newRoot, 0); err == nil {
+		return nil
+	}
+	// Something is mounted below that a hook has left.
+	if err := unix.Mount("", newRoot, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("unmount the root: %w", err)
+	}
+	unix.Sync()
+	return nil
+}
