@@ -2,6 +2,7 @@ package constellations
 
 import (
 	"net/url"
+	"regexp"
 	"strings"
 	"unicode"
 
@@ -11,10 +12,28 @@ import (
 // base reads what a machine is made of.
 func (l *loader) base(n ast.Node) string {
 	s := l.text(n)
+	if ref, ok := RegistryReference(s); ok {
+		if !registryReference.MatchString(ref) {
+			l.addAt(placeOf(n), "docker://debian:12 or docker://host/path/name:tag", "this is no reference to an image of a registry")
+		}
+		return s
+	}
 	if strings.Contains(s, "://") && !strings.HasPrefix(s, "oci:") && !ImageURL(s) {
 		l.addAt(placeOf(n), "https://host/image.qcow2", "this is no URL of an image: https, http or file, without a password and spaces")
 	}
 	return s
+}
+
+// registryPrefix begins a base that is an image of containers in a registry.
+const registryPrefix = "docker://"
+
+// registryReference is what a registry may be asked for: host, path, tag and
+// digest, as of the distribution specification of OCI.
+var registryReference = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._:/@-]*$`)
+
+// RegistryReference is what a base asks a registry for, if it does.
+func RegistryReference(base string) (ref string, ok bool) {
+	return strings.CutPrefix(base, registryPrefix)
 }
 
 // ImageURL tells whether s is the URL of an image that can be pinned.

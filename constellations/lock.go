@@ -33,6 +33,9 @@ import (
 //	package ...
 //	source git URL REF COMMIT
 //	source tarball URL SIZE SHA256
+//	source image URL SIZE SHA256
+//	source oci docker://REFERENCE ARCH MANIFEST-SHA256
+//	layer SHA256 SIZE DIFF-ID
 type Lock struct {
 	Sections []SectionLock
 	Sources  []Source
@@ -72,8 +75,11 @@ func (l *Lock) Digests() []string {
 		}
 	}
 	for _, s := range l.Sources {
-		if s.SHA256 != "" {
+		if s.SHA256 != "" && s.Kind != SourceRegistry {
 			all = append(all, s.SHA256)
+		}
+		for _, l := range s.Layers {
+			all = append(all, l.SHA256)
 		}
 	}
 	return all
@@ -166,9 +172,15 @@ func writeSources(b *bytes.Buffer, sources []Source) {
 		if i == 0 {
 			b.WriteByte('\n')
 		}
-		if s.Kind == KernelGit {
+		switch s.Kind {
+		case KernelGit:
 			fmt.Fprintf(b, "source git %s %s %s\n", s.URL, s.Ref, s.Commit)
-		} else {
+		case SourceRegistry:
+			fmt.Fprintf(b, "source oci %s %s %s\n", s.URL, s.Ref, s.SHA256)
+			for _, l := range s.Layers {
+				fmt.Fprintf(b, "layer %s %d %s\n", l.SHA256, l.Size, l.DiffID)
+			}
+		default:
 			fmt.Fprintf(b, "source %s %s %d %s\n", s.Kind, s.URL, s.Size, s.SHA256)
 		}
 	}
@@ -280,6 +292,9 @@ func (r *lockReader) line(f []string) {
 	case "source":
 		r.source(f[1:])
 		return
+	case "layer":
+		r.layer(f[1:])
+		return
 	}
 	if len(r.lock.Sections) == 0 {
 		r.bad("%q stands before any section", f[0])
@@ -345,6 +360,12 @@ func (r *lockReader) source(f []string) {
 	switch {
 	case s.Kind == KernelGit && gitRef.MatchString(f[2]) && commitID.MatchString(f[3]) && !strings.HasPrefix(s.URL, "-"):
 		s.Ref, s.Commit = f[2], f[3]
+	case s.Kind == SourceRegistry && plainWord.MatchString(f[2]) && hexDigest.MatchString(f[3]):
+		if ref, ok := RegistryReference(s.URL); !ok || !registryReference.MatchString(ref) {
+			r.bad("%q is no image of a registry", s.URL)
+			return
+		}
+		s.Ref, s.SHA256 = f[2], f[3]
 	case (s.Kind == KernelTarball && kind == KernelTarball && problem == "" || s.Kind == SourceImage && ImageURL(s.URL)) && hexDigest.MatchString(f[3]):
 		size, err := strconv.ParseInt(f[2], 10, 64)
 		if err != nil || size <= 0 {
@@ -360,6 +381,24 @@ func (r *lockReader) source(f []string) {
 		r.bad("the source %s %s is there twice", s.URL, s.Ref)
 	}
 	r.lock.Sources = append(r.lock.Sources, s)
+}
+
+// layer belongs to the source before it.
+func (r *lockReader) layer(f []string) {
+	var of *Source
+	if n := len(r.lock.Sources); n > 0 {
+		of = &r.lock.Sources[n-1]
+	}
+	if of == nil || of.Kind != SourceRegistry || len(f) != 3 || !hexDigest.MatchString(f[0]) || !hexDigest.MatchString(f[2]) {
+		r.bad("a layer is \"layer SHA256 SIZE DIFF-ID\", after an image of a registry")
+		return
+	}
+	size, err := strconv.ParseInt(f[1], 10, 64)
+	if err != nil || size <= 0 {
+		r.bad("%q is no size", f[1])
+		return
+	}
+	of.Layers = append(of.Layers, SourceLayer{f[0], size, f[2]})
 }
 
 func (r *lockReader) set(d *SectionLock, names []string) {

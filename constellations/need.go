@@ -22,7 +22,7 @@ type Need struct {
 
 func (n Need) String() string {
 	switch {
-	case n.Source != nil && n.Source.Kind == SourceImage:
+	case n.Source != nil && (n.Source.Kind == SourceImage || n.Source.Kind == SourceRegistry):
 		return fmt.Sprintf("the base image of %s (%s)", n.Machine, n.Source.URL)
 	case n.Source != nil:
 		return fmt.Sprintf("the kernel's source of %s (%s)", n.Machine, strings.TrimSpace(n.Source.URL+" "+n.Source.Ref))
@@ -37,14 +37,27 @@ func (n Need) String() string {
 // SourceImage is the kind of a [Source] that is the image of a disk.
 const SourceImage KernelKind = "image"
 
+// SourceRegistry is the kind of a [Source] that is an image of containers in a
+// registry. Its URL is the base, its Ref the architecture as Go names it.
+const SourceRegistry KernelKind = "oci"
+
 // Source is what is pinned besides packages: a kernel's source, which is a
-// commit of a git repository or an archive, or the image of a disk.
+// commit of a git repository or an archive, or the image of a disk or of
+// containers.
 type Source struct {
-	Kind     KernelKind // KernelGit, KernelTarball or SourceImage
+	Kind     KernelKind // KernelGit, KernelTarball, SourceImage or SourceRegistry
 	URL, Ref string
-	Commit   string // 40 or 64 hexadecimal digits
-	Size     int64  // of a file, bytes
-	SHA256   string // of a file
+	Commit   string        // 40 or 64 hexadecimal digits
+	Size     int64         // of a file, bytes
+	SHA256   string        // of a file, or of the manifest of an image
+	Layers   []SourceLayer // of an image of containers, the lowest first
+}
+
+// SourceLayer pins a layer in a registry.
+type SourceLayer struct {
+	SHA256 string
+	Size   int64  // bytes
+	DiffID string // SHA-256 of what it is uncompressed
 }
 
 // Source finds what pins a source, or nil.

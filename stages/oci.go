@@ -25,7 +25,7 @@ type OCILayer struct {
 // is a node, so that images share what they have in common.
 func (pl *planner) oci(vm *constellations.Machine, section *constellations.SectionLock, reference string) ([]*graph.Node, error) {
 	if len(vm.Packages) > 0 {
-		return nil, errors.New("packages are not installed into an image that is there already (a hook with \"hooks: {network: true}\" can do that)")
+		return nil, errNoPackages
 	}
 	file, tag, err := pl.findOCI(reference)
 	if err != nil {
@@ -51,6 +51,31 @@ func (pl *planner) oci(vm *constellations.Machine, section *constellations.Secti
 	return nodes, nil
 }
 
+// registry is an image of a registry, as the lock pins it.
+func (pl *planner) registry(vm *constellations.Machine, section *constellations.SectionLock, reference string) ([]*graph.Node, error) {
+	if len(vm.Packages) > 0 {
+		return nil, errNoPackages
+	}
+	locked := pl.lock.Source(constellations.SourceRegistry, vm.Base, GoArch(vm.Arch))
+	if locked == nil {
+		return nil, fmt.Errorf("the lock does not have %s for %s (meros lock %s)", vm.Base, vm.Arch, pl.m.Name)
+	}
+	var nodes []*graph.Node
+	for i, l := range locked.Layers {
+		name := fmt.Sprintf("%s layer %d", reference, i+1)
+		nodes = append(nodes, pl.plan.Add(&graph.Node{
+			Stage: "oci", Revision: ociRevision, Name: name,
+			Params:  []graph.Param{epoch(section), {Name: "diff-id", Value: l.DiffID}, {Name: "entry"}},
+			Inputs:  append([]graph.Input{{Name: "layer", Node: pl.fetchURLs(name, []string{vm.Base}, l.SHA256, l.Size), Output: "file"}}, trees("lower", nodes)...),
+			Outputs: []string{"layer", "accounts"},
+		}))
+	}
+	return nodes, nil
+}
+
+// errNoPackages says what cannot be had of an image.
+var errNoPackages = errors.New("packages are not installed into an image that is there already (a hook with \"hooks: {network: true}\" can do that)")
+
 // findOCI finds the image of a reference; path and tag may have colons.
 func (pl *planner) findOCI(reference string) (file, tag string, err error) {
 	file, err = pl.find("image", reference)
@@ -65,5 +90,5 @@ func (pl *planner) findOCI(reference string) (file, tag string, err error) {
 			return f, reference[i+1:], nil
 		}
 	}
-	return "", "", fmt.Errorf("%w (images of a registry are not fetched: skopeo copy docker://NAME oci:DIRECTORY:TAG, or docker save, puts one here)", err)
+	return "", "", fmt.Errorf("%w (an image of a registry is docker://NAME:TAG)", err)
 }

@@ -162,6 +162,13 @@ func (pl *planner) lower(pm *Machine, section *constellations.SectionLock) ([]*g
 		}
 		return lower, err
 	}
+	if reference, ok := constellations.RegistryReference(pm.Machine.Base); ok {
+		lower, err := pl.registry(pm.Machine, section, reference)
+		if err == nil {
+			pm.Base = pl.packBase(pm.Machine, section, lower)
+		}
+		return lower, err
+	}
 	if pm.Machine.Base != "" {
 		use, err := pl.use(pm.Machine, section)
 		pm.Base, pm.Used = use, true

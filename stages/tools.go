@@ -25,7 +25,7 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.M
 		for _, d := range m.Disks {
 			names[formatters[d.FSType]] = true
 		}
-		if m.Base != "" && !strings.HasPrefix(m.Base, OCIPrefix) {
+		if _, registry := constellations.RegistryReference(m.Base); m.Base != "" && !registry && !strings.HasPrefix(m.Base, OCIPrefix) {
 			for _, n := range useTools {
 				names[n] = true
 			}

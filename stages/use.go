@@ -1,7 +1,6 @@
 package stages
 
 import (
-	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -40,7 +39,7 @@ func Read(p *graph.Plan, file string, memo *graph.Memo) (*graph.Node, error) {
 // that differences are made to, and its files for the hooks.
 func (pl *planner) use(vm *constellations.Machine, section *constellations.SectionLock) (*graph.Node, error) {
 	if len(vm.Packages) > 0 {
-		return nil, errors.New("packages are not installed into an image that is there already (a hook with \"hooks: {network: true}\" can do that)")
+		return nil, errNoPackages
 	}
 	n := &graph.Node{
 		Stage: "use", Revision: useRevision, Name: pl.name(vm, "base image"),

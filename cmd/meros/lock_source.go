@@ -19,6 +19,7 @@ import (
 	"meros/constellations"
 	"meros/runner/fetch"
 	"meros/runner/kernel"
+	"meros/runner/oci"
 )
 
 // pinSource finds out what a source is now.
@@ -31,6 +32,9 @@ func pinSource(e *env, m *constellations.Manifest, lock *constellations.Lock, s 
 	case constellations.KernelGit:
 		e.ui.note("asking %s for %s", s.URL, s.Ref)
 		s.Commit, err = remoteCommit(e.ctx, s.URL, s.Ref)
+	case constellations.SourceRegistry:
+		e.ui.note("asking for %s", s.URL)
+		err = pinImage(e, &s)
 	case constellations.KernelTarball, constellations.SourceImage:
 		e.ui.note("downloading %s", s.URL)
 		err = pinFile(e, &s, keyOf(m, s.URL))
@@ -39,6 +43,20 @@ func pinSource(e *env, m *constellations.Manifest, lock *constellations.Lock, s 
 		lock.Sources = append(lock.Sources, s)
 	}
 	return err
+}
+
+// pinImage asks a registry for an image and its layers.
+func pinImage(e *env, s *constellations.Source) error {
+	reference, _ := constellations.RegistryReference(s.URL)
+	manifest, layers, err := oci.Resolve(e.ctx, reference, s.Ref)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", s.URL, err)
+	}
+	s.SHA256 = manifest
+	for _, l := range layers {
+		s.Layers = append(s.Layers, constellations.SourceLayer(l))
+	}
+	return nil
 }
 
 var commitID = regexp.MustCompile(`^[0-9a-f]{40}([0-9a-f]{24})?$`)

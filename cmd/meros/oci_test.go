@@ -1,6 +1,9 @@
 package main
 
 import (
+	"io"
+	"log"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,9 +11,11 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"meros/cmd/lab"
@@ -99,13 +104,15 @@ func TestOCI(t *testing.T) {
 		"oci:saved.tar":         {"has several images; name one after a colon", "lab/box:v1"},
 		"oci:saved.tar:v3":      {"has no image v3", "lab/box:v1"},
 		"oci:saved.tar:v2":      {"is an image for linux/arm64, not for linux/amd64"},
-		"oci:nowhere":           {"nowhere does not exist", "skopeo copy docker://"},
+		"oci:nowhere":           {"nowhere does not exist", "docker://NAME:TAG"},
 		"oci:constellations":    {"is no image layout of OCI"},
 		"oci:layout/index.json": {"is neither an archive"},
 	} {
 		p.Write(t, "constellations/again/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: \""+base+"\"}\n")
 		fails(t, p.Run(t, "build", "again", "--locked", "--rootfs-only"), 1, append(words, "plan again/m")...)
 	}
+	t.Run("registry", func(t *testing.T) { ociRegistry(t, p, image, disks) })
+
 	layers, err := image.Layers()
 	if err != nil {
 		t.Fatal(err)
@@ -129,4 +136,45 @@ func TestOCI(t *testing.T) {
 		t.Error(o.Stderr)
 	}
 	leftovers(t, p)
+}
+
+// ociRegistry makes a machine of an image in a registry: the same one, pinned.
+func ociRegistry(t *testing.T, p *lab.Project, image v1.Image, disks map[string]bool) {
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	tag, err := name.NewTag(host + "/lab/box:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(tag, image); err != nil {
+		t.Fatal(err)
+	}
+	manifest := func(base string) string {
+		return "virtual_machines:\n  m: {suite: bookworm, base: \"" + base + "\"}\n"
+	}
+	p.Write(t, "constellations/again/manifest.yml", manifest("docker://"+tag.Name()))
+	fails(t, p.Run(t, "build", "again", "--locked", "--rootfs-only"), 1, "the base image of m (docker://"+tag.Name()+")")
+	p.Must(t, "build", "again", "--rootfs-only")
+	disks[disk(t, p, "again-m")] = true
+	if len(disks) != 1 {
+		t.Error("from a registry it is another disk")
+	}
+	lock := readFile(t, p.Path("constellations/again/meros.lock"))
+	if !strings.Contains(lock, "\nsource oci docker://"+tag.Name()+" amd64 ") || !strings.Contains(lock, "\nlayer ") {
+		t.Errorf("the lock has no image:\n%s", lock)
+	}
+	// What is pinned is not asked for again: neither the tag nor what is here.
+	server.Close()
+	p.Must(t, "build", "again", "--locked", "--rootfs-only")
+	elsewhere := lab.New(t, map[string]string{"constellations/again/manifest.yml": manifest("docker://" + tag.Name()), "constellations/again/meros.lock": lock})
+	fails(t, elsewhere.Run(t, "build", "again", "--locked", "--rootfs-only"), 1, "/lab/box:v1 layer 1")
+	for base, words := range map[string][]string{
+		"docker://" + host + "/lab/none:v1": {"image docker://" + host + "/lab/none:v1"},
+	} {
+		p.Write(t, "constellations/again/manifest.yml", manifest(base))
+		fails(t, p.Run(t, "build", "again", "--rootfs-only"), 1, words...)
+	}
+	p.Write(t, "constellations/again/manifest.yml", manifest("docker://-x"))
+	fails(t, p.Run(t, "build", "again", "--rootfs-only"), exitUsage, "no reference to an image of a registry")
 }

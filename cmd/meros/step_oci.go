@@ -32,7 +32,11 @@ func stepOCI(ctx context.Context, s *step) error {
 		}
 	}
 	tree := filepath.Join(s.Work, "tree")
-	l := oci.Layer{File: s.local("layer"), Entry: s.Params["entry"], DiffID: s.Params["diff-id"]}
+	file := s.local("layer")
+	if file == "" {
+		file = s.paths("layer")[0]
+	}
+	l := oci.Layer{File: file, Entry: s.Params["entry"], DiffID: s.Params["diff-id"]}
 	if err := l.Read(func(r io.Reader) error { return layer.Import(ctx, r, tree, lower) }); err != nil {
 		return err
 	}

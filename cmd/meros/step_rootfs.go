@@ -15,11 +15,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"meros/constellations"
 	"meros/runner"
 	"meros/runner/debian"
 	"meros/runner/fetch"
 	"meros/runner/guest"
 	"meros/runner/layer"
+	"meros/runner/oci"
 	"meros/stages"
 )
 
@@ -31,6 +33,11 @@ func stepFetch(ctx context.Context, s *step) error {
 	size, err := strconv.ParseInt(s.Hints["size"], 10, 64)
 	if err != nil {
 		return err
+	}
+	if reference, ok := constellations.RegistryReference(urls[0]); ok {
+		return s.output("file", func(f *os.File) error {
+			return oci.FetchLayer(ctx, &counted{Writer: f, total: size, report: s.report}, reference, strings.TrimPrefix(s.Hints["digest"], "sha256:"))
+		})
 	}
 	var servers map[string]fetch.Reach
 	if v := os.Getenv(serversEnv); v != "" {
@@ -48,6 +55,25 @@ func stepFetch(ctx context.Context, s *step) error {
 			}
 		},
 	})
+}
+
+// counted reports how much was written.
+type counted struct {
+	io.Writer
+	done, total int64
+	last        time.Time
+	report      func(done, total int64)
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	if c.done += int64(len(p)); c.done > c.total {
+		return 0, fmt.Errorf("it is larger than the %d bytes that the lock has", c.total)
+	}
+	if time.Since(c.last) > 200*time.Millisecond {
+		c.last = time.Now()
+		c.report(c.done, c.total)
+	}
+	return c.Writer.Write(p)
 }
 
 func stepBootstrap(ctx context.Context, s *step) error {
