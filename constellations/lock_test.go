@@ -18,6 +18,7 @@ func sampleLock() *Lock {
 	}
 	return &Lock{Sources: []Source{
 		{Kind: KernelGit, URL: UpstreamKernel, Ref: "master", Commit: strings.Repeat("0123456789", 4)},
+		{Kind: SourceRegistry, URL: "docker://debian:12", Ref: "amd64", SHA256: sum, Layers: []SourceLayer{{sum, 7, sum}, {sum, 8, sum}}},
 		{Kind: KernelTarball, URL: "https://mirror.example/linux-6.1.tar.xz", Size: 99, SHA256: sum},
 	}, Sections: []SectionLock{
 		{Distribution: "alpine", Suite: "latest-stable", Arch: "aarch64", Date: time.Date(2026, 11, 3, 0, 0, 0, 0, time.UTC), Base: []Package{
@@ -75,6 +76,10 @@ func TestLockEditedByHand(t *testing.T) {
 		"bad date":        func(s string) string { return strings.Replace(s, "date 2026-11-01T12:00:00Z", "date yesterday", 1) },
 		"double section":  func(s string) string { return s + "debian bookworm x86_64\n" },
 		"shell in a name": func(s string) string { return strings.Replace(s, "package libc6 ", "package $(id) ", 1) },
+		"no registry":     func(s string) string { return strings.Replace(s, "docker://debian:12", "docker://-x", 1) },
+		"a lost layer":    func(s string) string { return s + "layer 1 2 3\n" },
+		"a layer alone":   func(s string) string { return strings.Replace(s, "source oci", "source git", 1) },
+		"an empty layer":  func(s string) string { return strings.Replace(s, " 7 ", " 0 ", 1) },
 		"empty":           func(string) string { return "" },
 	} {
 		_, err := ParseLock("meros.lock", []byte(edit(good)))
