@@ -19,14 +19,14 @@ type whyCmd struct {
 	Boot          bool   `help:"As of build."`
 	From          string `placeholder:"BUILD" help:"Compare this build of the history with another (see meros history; NAME~1 is the one before the newest)."`
 	To            string `placeholder:"BUILD" help:"The other one (default: the newest of the constellation)."`
-	JSON          bool   `name:"json" help:"Print JSON: [{\"name\", \"stage\", \"when\", \"reason\", \"differences\": [{\"name\", \"before\", \"after\"}], \"then\"}]; when is next, last or between."`
+	JSON          bool   `name:"json" help:"Print JSON: [{\"name\", \"stage\", \"when\", \"reason\", \"differences\": [{\"name\", \"before\", \"after\"}], \"then\"}]; when is next, last, spared or between."`
 }
 
 // explanation is why a stage would run, or ran the last time.
 type explanation struct {
 	Name        string             `json:"name"`
 	Stage       string             `json:"stage"`
-	When        string             `json:"when"` // "next", "last" or "between"
+	When        string             `json:"when"` // "next", "last", "spared" or "between"
 	Reason      string             `json:"reason,omitempty"`
 	Differences []graph.Difference `json:"differences,omitempty"`
 	Then        []string           `json:"then,omitempty"` // what may run after it
@@ -48,7 +48,7 @@ func (c *whyCmd) Run(e *env) error {
 	}
 	all := f.next(c.Stage)
 	if len(all) == 0 {
-		all = f.lastTime(c.Stage)
+		all = append(f.lastTime(c.Stage), spared(recordsOf(e.root), name, c.Stage)...)
 	}
 	if c.JSON {
 		return e.sayJSON(append([]explanation{}, all...))
@@ -159,11 +159,33 @@ func (f *foreseen) lastTime(part string) []explanation {
 	return all
 }
 
+// spared explains what did not run in the newest build although something that
+// it is made of did.
+func spared(rs records, name, part string) []explanation {
+	b, err := rs.find(name)
+	if err != nil {
+		return nil
+	}
+	var all []explanation
+	for _, s := range b.Stages {
+		var ran []string
+		for _, i := range s.Inputs {
+			if in := b.Stages[i]; in.Outcome == "ran" && in.Stage != "fetch" {
+				ran = append(ran, in.Name)
+			}
+		}
+		if s.Outcome == "cached" && len(ran) > 0 && strings.Contains(s.Name, part) {
+			all = append(all, explanation{Name: s.Name, Stage: s.Stage, When: "spared", Reason: strings.Join(ran, ", ") + " ran and gave the same bytes as before"})
+		}
+	}
+	return all
+}
+
 // maxDifferences is how many lines are told of a stage.
 const maxDifferences = 20
 
 func (x explanation) print(e *env) {
-	verb := map[string]string{"next": "would run", "last": "changed the last time", "between": "differs"}[x.When]
+	verb := map[string]string{"next": "would run", "last": "changed the last time", "between": "differs", "spared": "was spared"}[x.When]
 	e.ui.say("%s %s", x.Name, verb)
 	if x.Reason != "" {
 		e.ui.say("    %s", x.Reason)
