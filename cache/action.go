@@ -79,12 +79,23 @@ func decodeEntry(id ActionID, b []byte) (*Entry, error) {
 	if err := json.Unmarshal(f.Entry, e); err != nil {
 		return nil, miss("entry %s is damaged: %v", id, err)
 	}
-	for name, a := range e.Outputs {
-		if a.Digest.Validate() != nil || a.Size < 0 {
-			return nil, miss("entry %s is damaged: output %s", id, name)
-		}
+	if bad := e.damaged(); bad != "" {
+		return nil, miss("entry %s is damaged: %s", id, bad)
 	}
 	return e, nil
+}
+
+// damaged is what of the entry names no artifact, or "".
+func (e *Entry) damaged() string {
+	for name, a := range e.Outputs {
+		if a.Digest.Validate() != nil || a.Size < 0 {
+			return "output " + name
+		}
+	}
+	if e.Log != nil && e.Log.Digest.Validate() != nil {
+		return "its log"
+	}
+	return ""
 }
 
 // Record stores the entry and the key text it belongs to, which must be the

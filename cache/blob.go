@@ -51,13 +51,17 @@ func (s *Store) Has(a Artifact) error {
 	case !fi.Mode().IsRegular():
 		return miss("artifact %s is no regular file", short(a.Digest))
 	case fi.Size() != a.Size:
-		return s.drop(a.Digest, fmt.Sprintf("has %d bytes instead of %d", fi.Size(), a.Size))
+		if err := s.Verify(a.Digest); err != nil {
+			return err
+		}
+		return miss("artifact %s has %d bytes, and %d were expected", short(a.Digest), fi.Size(), a.Size)
 	case !fi.ModTime().Equal(pinned):
 		return s.Verify(a.Digest)
-	case !s.readOnly && s.now().Sub(lastUse(fi)) > useGrain:
-		if err := s.use(name); err != nil {
-			return miss("artifact %s is not in the store", short(a.Digest))
-		}
+	case s.fresh(lastUse(fi)):
+		return nil
+	}
+	if errors.Is(s.use(name), os.ErrNotExist) {
+		return miss("artifact %s is not in the store", short(a.Digest))
 	}
 	return nil
 }
@@ -78,7 +82,10 @@ func (s *Store) Verify(d digest.Digest) error {
 		return s.drop(d, "is damaged: its content is "+got[:12])
 	}
 	if !s.readOnly {
-		os.Chtimes(s.Path(d), s.now(), pinned) // only spares the next look-up this read
+		os.Chtimes(s.Path(d), time.Unix(1, 0), pinned) // only spares the next look-up this read
+	}
+	if errors.Is(s.use(s.Path(d)), os.ErrNotExist) {
+		return miss("artifact %s is not in the store", short(d))
 	}
 	return nil
 }
@@ -130,7 +137,7 @@ func (s *Store) publish(f *os.File, name, to string) error {
 	if err := s.sync(f); err != nil {
 		return err
 	}
-	if err := os.Chtimes(name, s.now(), pinned); err != nil {
+	if err := os.Chtimes(name, s.stamp(), pinned); err != nil {
 		return err
 	}
 	return s.rename(name, to)

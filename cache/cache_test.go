@@ -76,7 +76,7 @@ func TestDamagedBlob(t *testing.T) {
 		word string
 	}{
 		"gone":      {os.Remove, "is not in the store"},
-		"truncated": {func(f string) error { return os.Truncate(f, 3) }, "has 3 bytes instead of 7"},
+		"truncated": {func(f string) error { return os.Truncate(f, 3) }, "is damaged"},
 		"edited": {func(f string) error {
 			os.Chmod(f, 0o644)
 			return os.WriteFile(f, []byte("cOntent"), 0o644)

@@ -29,12 +29,16 @@ func aged(t *testing.T, s *Store, n int) []Artifact {
 	return all
 }
 
-func collectable(o CollectOptions, runs string) CollectOptions {
+// collectable completes options; what is kept is told by why.
+func collectable(o CollectOptions, runs string, kept ...digest.Digest) CollectOptions {
 	o.Runs = runs
-	if o.Keep == nil {
-		o.Keep = func(digest.Digest) string { return "" }
+	o.Roots = func() (Roots, error) {
+		r := Roots{Keep: make(map[digest.Digest]string)}
+		for _, d := range kept {
+			r.Keep[d] = "test"
+		}
+		return r, nil
 	}
-	o.KeepEntry = func(ActionID) bool { return false }
 	return o
 }
 
@@ -77,15 +81,11 @@ func TestCollect(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			var kept []digest.Digest
 			if test.keep >= 0 {
-				test.o.Keep = func(d digest.Digest) string {
-					if d == all[test.keep].Digest {
-						return "test"
-					}
-					return ""
-				}
+				kept = append(kept, all[test.keep].Digest)
 			}
-			r, err := s.Collect(t.Context(), collectable(test.o, t.TempDir()))
+			r, err := s.Collect(t.Context(), collectable(test.o, t.TempDir(), kept...))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -240,6 +240,123 @@ func TestCollectTrees(t *testing.T) {
 		if _, err := os.Lstat(f); err == nil {
 			t.Errorf("%s is still there", f)
 		}
+	}
+}
+
+// A run that began and ended while a collection went on has left roots that are
+// asked for again.
+func TestCollectAsksAgain(t *testing.T) {
+	s := open(t)
+	all := aged(t, s, collectBatch+2)
+	runs := t.TempDir()
+	asked := 0
+	o := CollectOptions{MaxSize: 1, Runs: runs, Roots: func() (Roots, error) {
+		if asked++; asked > 1 {
+			return Roots{Keep: map[digest.Digest]string{all[len(all)-1].Digest: "made meanwhile"}}, nil
+		}
+		c, err := NewScratch(runs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Roots{}, c.Close()
+	}}
+	if _, err := s.Collect(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if got := here(s, all[len(all)-1:]); asked < 2 || got != "x" {
+		t.Errorf("asked %d times, the root is %s", asked, got)
+	}
+}
+
+// A clock that is set back while a run is alive does not make what it uses look
+// older than it.
+func TestCollectClockSetBack(t *testing.T) {
+	s := open(t)
+	all := aged(t, s, 2)
+	runs := t.TempDir()
+	scratch, err := s.NewScratch(runs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer scratch.Close()
+	s.now = func() time.Time { return time.Now().Add(-50 * time.Minute) }
+	if err := s.Has(all[1]); err != nil {
+		t.Fatal(err)
+	}
+	fresh := put(t, s, "made meanwhile")
+	other, err := Open(s.Dir(), Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Collect(t.Context(), collectable(CollectOptions{MaxSize: 1}, runs)); err != nil {
+		t.Fatal(err)
+	}
+	if got := here(s, append(all, fresh)); got != ".xx" {
+		t.Errorf("%s, want .xx", got)
+	}
+}
+
+// The layer's tree is not the layer: it goes alone.
+func TestCollectTreeAlone(t *testing.T) {
+	s := open(t)
+	a := put(t, s, "layer")
+	key := []byte("k")
+	if err := s.Record(NewActionID(key), key, Entry{Outputs: map[string]Artifact{"layer": a}}); err != nil {
+		t.Fatal(err)
+	}
+	runs := t.TempDir()
+	scratch, err := s.NewScratch(runs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := s.Tree(t.Context(), a, func(_ context.Context, _, dir string) error { return os.Mkdir(dir, 0o755) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	scratch.Close()
+	old := time.Now().Add(-2 * time.Hour)
+	if err := os.Chtimes(dir+lookSuffix, time.Time{}, old); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := Contents(s.Dir()); err != nil || len(all) == 0 {
+		t.Fatal(err) // it has read the look, which is no use of the tree
+	}
+	if s, err = Open(s.Dir(), Options{NoSync: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Collect(t.Context(), collectable(CollectOptions{OlderThan: time.Hour}, runs)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		t.Error("the tree is still there")
+	}
+	if _, err := s.Lookup(NewActionID(key)); err != nil || s.Has(a) != nil {
+		t.Errorf("the layer: %v, its entry: %v", s.Has(a), err)
+	}
+}
+
+// An entry that names no artifacts is passed over, and one of a wrong size costs
+// no artifact.
+func TestHostileEntries(t *testing.T) {
+	s := open(t)
+	a := put(t, s, "whole")
+	for i, e := range []Entry{{Log: &Artifact{Digest: "x"}}, {Outputs: map[string]Artifact{"o": {Digest: "sha256_1"}}}} {
+		key := fmt.Appendf(nil, "key %d", i)
+		if err := s.Record(NewActionID(key), key, e); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Lookup(NewActionID(key)); err == nil {
+			t.Error("it was taken for an entry")
+		}
+	}
+	if _, err := s.Collect(t.Context(), collectable(CollectOptions{OlderThan: time.Hour}, t.TempDir())); err != nil {
+		t.Error(err)
+	}
+	if err := s.Has(Artifact{a.Digest, a.Size + 1}); err == nil {
+		t.Error("an artifact of another size is there")
+	}
+	if err := s.Has(a); err != nil {
+		t.Errorf("asking for another size has cost it: %v", err)
 	}
 }
 

@@ -22,13 +22,32 @@ type Scratch struct {
 // the way. Close removes it; if the run is killed, the next run's
 // [Reclaim] does.
 func (s *Store) NewScratch(parent string) (*Scratch, error) {
-	c, err := NewScratch(parent)
+	c, err := s.newScratch(parent)
 	if err != nil {
 		return nil, err
 	}
 	s.tmp = c.dir
 	s.dropStaleTrees()
 	s.dropStaleLocks()
+	return c, nil
+}
+
+// newScratch makes it while nobody collects: who does knows of all runs.
+func (s *Store) newScratch(parent string) (*Scratch, error) {
+	leave, err := s.guard.enter(s.guardFile())
+	if err != nil {
+		return nil, fmt.Errorf("make a work directory: %w", err)
+	}
+	defer leave()
+	c, err := NewScratch(parent)
+	if err != nil {
+		return nil, err
+	}
+	s.started = s.now()
+	if err := os.Chtimes(filepath.Join(c.dir, startedFile), s.started, s.started); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("make a work directory: %w", err)
+	}
 	return c, nil
 }
 
@@ -67,16 +86,22 @@ const startedFile = "started"
 
 // oldestRun is when the oldest of the runs started that have a scratch
 // directory below parent, except for one; alive is whether there is any.
-func oldestRun(parent, except string) (started time.Time, alive bool) {
-	entries, _ := os.ReadDir(parent)
+func oldestRun(parent, except string) (started time.Time, alive bool, err error) {
+	entries, err := os.ReadDir(parent)
+	if err != nil && !os.IsNotExist(err) {
+		return started, false, fmt.Errorf("look for runs: %w", err)
+	}
 	for _, e := range entries {
 		dir := filepath.Join(parent, e.Name())
 		if dir == except || !strings.HasPrefix(e.Name(), "run-") {
 			continue
 		}
 		f, err := os.Open(dir)
-		if err != nil {
+		if os.IsNotExist(err) {
 			continue
+		}
+		if err != nil {
+			return started, false, fmt.Errorf("look for runs: %w", err)
 		}
 		dead := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil
 		f.Close()
@@ -91,7 +116,7 @@ func oldestRun(parent, except string) (started time.Time, alive bool) {
 			started, alive = since, true
 		}
 	}
-	return started, alive
+	return started, alive, nil
 }
 
 // plain takes from a directory what its parent has passed on to it, and what

@@ -42,7 +42,8 @@ type Store struct {
 	readOnly bool
 	now      func() time.Time
 
-	guard guard
+	guard   guard
+	started time.Time // when this run began, if it has a scratch directory
 
 	mu      sync.Mutex
 	trusted map[string]bool // trees that were looked at

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -49,7 +50,7 @@ func (s *Store) Tree(ctx context.Context, a Artifact, unpack Unpack) (string, er
 	}
 	defer unlock()
 	dir := s.TreePath(a.Digest)
-	if s.trust(dir) && s.use(dir+lookSuffix) == nil {
+	if s.trust(dir) && s.useLook(dir+lookSuffix) == nil {
 		return dir, nil
 	}
 	s.dropTree(a.Digest)
@@ -106,10 +107,17 @@ func (s *Store) keepTree(from, to string) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
-	if err := os.Rename(from, to); err != nil {
+	look := filepath.Join(s.tmp, "look-"+filepath.Base(to))
+	if err := os.WriteFile(look, []byte(l.text()), 0o644); err != nil {
 		return err
 	}
-	if err := os.WriteFile(to+lookSuffix, []byte(l.text()), 0o644); err != nil {
+	if err := os.Chtimes(look, time.Time{}, s.stamp()); err != nil {
+		return err
+	}
+	if err := os.Rename(look, to+lookSuffix); err != nil { // a tree without one would look unused
+		return err
+	}
+	if err := os.Rename(from, to); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -144,8 +152,8 @@ func (s *Store) dropTree(d digest.Digest) {
 	if _, err := os.Lstat(to); err != nil {
 		return
 	}
-	if tmp, err := os.MkdirTemp(s.tmp, "d-*"); err == nil {
-		os.Rename(to, filepath.Join(tmp, "tree"))
+	if tmp, err := os.MkdirTemp(s.tmp, "d-*"); err == nil && os.Rename(to, filepath.Join(tmp, "tree")) == nil {
+		os.Remove(to + lookSuffix)
 	}
 }
 

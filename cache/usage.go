@@ -46,6 +46,9 @@ const (
 	KindEntries = "entries and key texts"
 )
 
+// outputLog is what the log of a stage is called among its outputs.
+const outputLog = "log"
+
 // Contents tells what the cache in dir holds: each artifact by itself, the
 // rest by kind or directory. What goes away meanwhile it leaves out.
 func Contents(dir string) ([]Held, error) {
@@ -99,7 +102,7 @@ func scan(dir string) (*contents, error) {
 			c.name(e.Outputs[output], "stage "+e.Stage, e.Node, output)
 		}
 		if e.Log != nil {
-			c.name(*e.Log, KindLog, e.Node, "log")
+			c.name(*e.Log, KindLog, e.Node, outputLog)
 		}
 	}
 	return c, nil
@@ -169,7 +172,7 @@ func (c *contents) scanEntries(dir string, sum *Held) error {
 			return
 		}
 		var f struct{ Entry Entry } // its checksum is for who relies on it
-		if b := readSmall(fd, name, buf); json.Unmarshal(b, &f) == nil {
+		if b := readSmall(fd, name, buf); json.Unmarshal(b, &f) == nil && f.Entry.damaged() == "" {
 			found[name] = &f.Entry
 		}
 	})
@@ -219,7 +222,7 @@ func (c *contents) scanTrees(view string) error {
 	for _, dir := range subdirectories(view) {
 		h := Held{Kind: KindTree, File: dir, Files: 1}
 		if fi, err := os.Stat(dir + lookSuffix); err == nil {
-			h.Used = lastUse(fi)
+			h.Used = fi.ModTime()
 		}
 		text, _ := os.ReadFile(dir + lookSuffix)
 		var err error

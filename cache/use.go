@@ -14,8 +14,8 @@ import (
 // within it is not marked again.
 const useGrain = 10 * time.Minute
 
-// lastUse is when an artifact was used last: its time of access, which only
-// the store sets.
+// lastUse is when an artifact was used last: its time of access. Whoever reads
+// it without the store may set it too, and only makes it stay longer.
 func lastUse(fi os.FileInfo) time.Time {
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		return time.Unix(st.Atim.Unix())
@@ -23,24 +23,47 @@ func lastUse(fi os.FileInfo) time.Time {
 	return time.Time{}
 }
 
-// use marks a file as used now, unless that was done a moment ago. Who does
-// that may rely on the file until its run ends, see [Store.Collect]; an error
-// says that it is gone.
-func (s *Store) use(name string) error {
-	fi, err := os.Lstat(name)
-	if err == nil && s.now().Sub(lastUse(fi)) <= useGrain {
-		return nil
+// stamp is the time of what happens now. It is never before this run began: a
+// clock that is set back must not make what the run uses look older than it.
+func (s *Store) stamp() time.Time {
+	if now := s.now(); now.After(s.started) {
+		return now
 	}
-	if s.readOnly {
+	return s.started
+}
+
+// fresh tells whether what was used at a time need not be marked again.
+func (s *Store) fresh(used time.Time) bool { return s.stamp().Sub(used) <= useGrain }
+
+// use marks an artifact as used now, unless that was done a moment ago. Who
+// does that may rely on it until its run ends, see [Store.Collect]. The error
+// is os.ErrNotExist if it is gone; that it could not be marked is none.
+func (s *Store) use(name string) error {
+	now := unix.NsecToTimespec(s.stamp().UnixNano())
+	return s.mark(name, lastUse, []unix.Timespec{now, {Nsec: unix.UTIME_OMIT}})
+}
+
+// useLook is use for an unpacked tree, by the time at which its look was
+// modified: the look is read by who does not use the tree.
+func (s *Store) useLook(name string) error {
+	now := unix.NsecToTimespec(s.stamp().UnixNano())
+	return s.mark(name, os.FileInfo.ModTime, []unix.Timespec{{Nsec: unix.UTIME_OMIT}, now})
+}
+
+func (s *Store) mark(name string, used func(os.FileInfo) time.Time, times []unix.Timespec) error {
+	fi, err := os.Lstat(name)
+	if err != nil || s.readOnly || s.fresh(used(fi)) {
 		return err
 	}
 	leave, err := s.guard.enter(s.guardFile())
-	if err != nil {
-		return err
+	if err == nil {
+		defer leave()
+		err = unix.UtimesNanoAt(unix.AT_FDCWD, name, times, unix.AT_SYMLINK_NOFOLLOW)
 	}
-	defer leave()
-	now := unix.NsecToTimespec(s.now().UnixNano())
-	return unix.UtimesNanoAt(unix.AT_FDCWD, name, []unix.Timespec{now, {Nsec: unix.UTIME_OMIT}}, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		_, err = os.Lstat(name) // it may be another user's; what counts is whether it is there
+	}
+	return err
 }
 
 // Use marks artifacts as used, so that they are collected later than others.
@@ -84,7 +107,7 @@ func (g *guard) enter(name string) (leave func(), err error) {
 // flockFile opens a file, made where it is missing, and locks it. It is held
 // for moments only, so nobody waits long.
 func flockFile(name string, how int) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(name, os.O_RDONLY|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // Damage is a file of the store that is not what its name says.
@@ -134,7 +135,10 @@ func (v *verifier) check(ctx context.Context, file string) (string, error) {
 }
 
 func (v *verifier) sum(ctx context.Context, file string) (string, error) {
-	f, err := os.Open(file)
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NOATIME, 0) // to look at it is not to use it
+	if errors.Is(err, fs.ErrPermission) {
+		f, err = os.Open(file)
+	}
 	if err != nil {
 		return "", err
 	}

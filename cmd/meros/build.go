@@ -76,7 +76,10 @@ func (c *buildCmd) Run(e *env) error {
 	if done, err := e.inNamespace(c.args()...); done {
 		return err
 	}
-	_, err := c.build(e)
+	b, err := c.build(e)
+	if err == nil {
+		b.close()
+	}
 	return err
 }
 
@@ -150,10 +153,11 @@ type built struct {
 	machines []*stages.Machine
 	result   *graph.Result
 	store    *cache.Store
+	close    func() // until then what was built is not collected
 }
 
 // build does the work of the verb.
-func (c *buildCmd) build(e *env) (*built, error) {
+func (c *buildCmd) build(e *env) (b *built, err error) {
 	m, machines, err := c.load(e)
 	if err != nil {
 		return nil, err
@@ -165,7 +169,11 @@ func (c *buildCmd) build(e *env) (*built, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
 	lock, err := ensureLock(e, m, stages.Needs(machines), c.Locked)
 	if err != nil {
 		return nil, err
@@ -216,7 +224,7 @@ func (c *buildCmd) build(e *env) (*built, error) {
 			return nil, err
 		}
 	}
-	return &built{m, planned, r, w.store}, nil
+	return &built{m, planned, r, w.store, w.close}, nil
 }
 
 // rerun finds the stages to run again.
@@ -318,7 +326,9 @@ func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	w.remember(r, x.name)
 	defer w.makeRoom(e, r)
 	if x.verb != "" {
-		recordsOf(e.root).keep(rec.record(plan, r, x, err), func(b *buildRecord) { rec.stages(plan, targets, r, b) })
+		if err := recordsOf(e.root).keep(rec.record(plan, r, x, err), func(b *buildRecord) { rec.stages(plan, targets, r, b) }); err != nil {
+			e.ui.note("the build is not remembered, and cache gc does not know of its images: %v", err)
+		}
 	}
 	if changed := (*graph.ChangedError)(nil); errors.As(err, &changed) {
 		os.Remove(w.memoFile()) // should it be what was wrong

@@ -11,10 +11,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"meros/cache"
 	"meros/constellations"
@@ -111,11 +113,10 @@ func (c *cacheExportCmd) write(ctx context.Context, f *foreseen) (size int64, er
 		err = writeMember(w, bundleFile, 0o644, head)
 	}
 	if err == nil {
-		artifacts, actions := c.contents(f)
-		err = f.store.WriteBundle(ctx, w, artifacts, actions)
+		err = c.writeStore(ctx, w, f)
 	}
 	if err == nil {
-		err = bundleDirectory(w, f.manifest)
+		err = bundleDirectory(w, f.manifest, out.Name(), c.Output)
 	}
 	if err == nil {
 		err = errors.Join(w.Close(), z.Close(), buffered.Flush(), out.Chmod(0o644), out.Sync())
@@ -128,6 +129,26 @@ func (c *cacheExportCmd) write(ctx context.Context, f *foreseen) (size int64, er
 		return 0, err
 	}
 	return fi.Size(), os.Rename(out.Name(), c.Output)
+}
+
+// writeStore writes what is of the store. The images have to be there.
+func (c *cacheExportCmd) writeStore(ctx context.Context, w *tar.Writer, f *foreseen) error {
+	artifacts, actions := c.contents(f)
+	for _, s := range f.all {
+		if !f.targets[s.Node] || s.Node.Deliver != "" {
+			continue
+		}
+		entry, err := f.store.Lookup(s.Action)
+		if err != nil {
+			return fmt.Errorf("%s: %w (build it again)", s.Node.Name, err)
+		}
+		for _, a := range entry.Outputs {
+			if err := f.store.Has(a); err != nil {
+				return fmt.Errorf("%s: %w (build it again)", s.Node.Name, err)
+			}
+		}
+	}
+	return f.store.WriteBundle(ctx, w, artifacts, actions)
 }
 
 // contents are what a build needs to find everything, and, unless only images
@@ -177,10 +198,13 @@ func writeMember(w *tar.Writer, name string, mode int64, content []byte) error {
 	return err
 }
 
-// bundleDirectory adds the constellation's files.
-func bundleDirectory(w *tar.Writer, m *constellations.Manifest) error {
+// bundleDirectory adds the constellation's files, but for those.
+func bundleDirectory(w *tar.Writer, m *constellations.Manifest, but ...string) error {
 	return filepath.WalkDir(m.Dir, func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
+			return err
+		}
+		if abs, err := filepath.Abs(file); err != nil || slices.Contains(but, abs) {
 			return err
 		}
 		rel, err := filepath.Rel(m.Dir, file)
@@ -204,14 +228,28 @@ func bundleDirectory(w *tar.Writer, m *constellations.Manifest) error {
 			}
 			return w.WriteHeader(h)
 		case d.Type().IsRegular():
-			b, err := os.ReadFile(file)
-			if err != nil {
-				return err
-			}
-			return writeMember(w, name, h.Mode, b)
+			return bundleRegular(w, h, file)
 		}
 		return fmt.Errorf("%s is neither a file nor a directory nor a link", file)
 	})
+}
+
+func bundleRegular(w *tar.Writer, h *tar.Header, file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	h.Typeflag, h.Size = tar.TypeReg, fi.Size()
+	if err := w.WriteHeader(h); err != nil {
+		return err
+	}
+	_, err = io.Copy(w, f)
+	return err
 }
 
 type cacheImportCmd struct {
@@ -242,11 +280,20 @@ func (c *cacheImportCmd) Run(e *env) error {
 	dir := filepath.Join(e.root, "constellations", i.head.Constellation)
 	if _, err := os.Lstat(dir); err == nil {
 		e.ui.note("%s is there already and is left as it is", dir)
-	} else if err := os.Rename(i.dir(), dir); err != nil {
+	} else if err := moveDirectory(i.dir(), dir); err != nil {
 		return fmt.Errorf("import %s: %w", c.File, err)
 	}
 	e.ui.say("%s: %d files of the cache, %s; meros build %s finds them", i.head.Constellation, i.files, bytesText(i.bytes), i.head.Constellation)
 	return nil
+}
+
+// moveDirectory moves a directory, to another file system if need be.
+func moveDirectory(from, to string) error {
+	err := os.Rename(from, to)
+	if errors.Is(err, unix.EXDEV) {
+		err = os.CopyFS(to, os.DirFS(from))
+	}
+	return err
 }
 
 // bundleImport reads a bundle. Nothing of it can be relied on.

@@ -44,6 +44,13 @@ func (c *verifyCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	if c.Repair {
+		scratch, err := store.NewScratch(filepath.Join(e.root, "data", "build")) // what is dropped goes there
+		if err != nil {
+			return err
+		}
+		defer scratch.Close()
+	}
 	began := time.Now()
 	v, err := store.VerifyAll(e.ctx, c.Repair)
 	if err != nil {

@@ -62,11 +62,16 @@ func (c *diffCmd) Run(e *env) error {
 	if done, err := e.inNamespace(c.args()...); done {
 		return err
 	}
-	a, err := systemsOf(e, c.A)
+	w, err := openWorkplace(e)
 	if err != nil {
 		return err
 	}
-	b, err := systemsOf(e, c.B)
+	defer w.close()
+	a, err := w.systemsOf(e, c.A)
+	if err != nil {
+		return err
+	}
+	b, err := w.systemsOf(e, c.B)
 	if err != nil {
 		return err
 	}
@@ -81,7 +86,7 @@ func (c *diffCmd) Run(e *env) error {
 			d.print(e)
 		}
 	}
-	if c.ExitOne && slices.ContainsFunc(all, func(d machineDiff) bool { return len(d.Packages)+len(d.Files) > 0 }) {
+	if c.ExitOne && (len(all) < max(len(a), len(b)) || slices.ContainsFunc(all, func(d machineDiff) bool { return len(d.Packages)+len(d.Files) > 0 })) {
 		return cmp.Or(err, error(exitStatus(exitFailed)))
 	}
 	return err
@@ -91,9 +96,9 @@ func (c *diffCmd) Run(e *env) error {
 type systems map[string][]string
 
 // systemsOf finds what a user names: an image, a build, or a machine of one.
-func systemsOf(e *env, what string) (systems, error) {
+func (w *workplace) systemsOf(e *env, what string) (systems, error) {
 	if filepath.IsAbs(what) {
-		files, err := imageLayers(e, what)
+		files, err := w.imageLayers(e, what)
 		return systems{"": files}, err
 	}
 	ref, machine, one := strings.Cut(what, "/")
@@ -101,11 +106,7 @@ func systemsOf(e *env, what string) (systems, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{ReadOnly: true})
-	if err != nil {
-		return nil, err
-	}
-	all, err := b.systems(store)
+	all, err := b.systems(w.store, machine)
 	if err != nil || !one {
 		return all, err
 	}
@@ -116,12 +117,16 @@ func systemsOf(e *env, what string) (systems, error) {
 	return systems{machine: files}, nil
 }
 
-// systems are the layers of each machine whose image the build made.
-func (b *buildRecord) systems(store *cache.Store) (systems, error) {
+// systems are the layers of each machine whose image the build made, or of the
+// only one that is asked for.
+func (b *buildRecord) systems(store *cache.Store, only string) (systems, error) {
 	all := make(systems)
 	for _, s := range b.Stages {
 		rest, ok := strings.CutPrefix(s.Name, b.Name+"/")
 		machine, what, _ := strings.Cut(rest, " ")
+		if only != "" && machine != only && s.Stage == "hooks-vm" {
+			continue
+		}
 		if ok && s.Stage == "hooks-vm" {
 			return nil, fmt.Errorf("%s: the hooks of %s ran in the machine itself, which left an image and no layers (compare images: meros diff OLD.qcow2 data/disks/%s-%s.qcow2)", b.ID, machine, b.Name, machine)
 		}
@@ -146,12 +151,7 @@ func (b *buildRecord) systems(store *cache.Store) (systems, error) {
 }
 
 // imageLayers reads an image that somebody made.
-func imageLayers(e *env, file string) ([]string, error) {
-	w, err := openWorkplace(e)
-	if err != nil {
-		return nil, err
-	}
-	defer w.close()
+func (w *workplace) imageLayers(e *env, file string) ([]string, error) {
 	plan := new(graph.Plan)
 	n, err := stages.Read(plan, file, w.memo)
 	if err != nil {
@@ -274,6 +274,8 @@ func packagesIn(l *layer.Listing) map[string]string {
 		for s.Scan() {
 			if v, ok := strings.CutPrefix(s.Text(), nameField); ok {
 				name = strings.TrimSpace(v)
+			} else if v, ok := strings.CutPrefix(s.Text(), "Status:"); ok && !strings.HasSuffix(strings.TrimSpace(v), " installed") {
+				name = "" // removed, but for its configuration
 			} else if v, ok := strings.CutPrefix(s.Text(), versionField); ok && name != "" {
 				all[name] = strings.TrimSpace(v)
 			}

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"meros/cache"
@@ -62,14 +61,16 @@ func (c *gcCmd) Run(e *env) error {
 			return err
 		}
 	}
+	o := cache.CollectOptions{MaxSize: int64(c.MaxSize), MinFree: int64(c.MinFree), OlderThan: time.Duration(c.OlderThan), DryRun: c.DryRun}
 	if !c.DryRun {
 		scratch, err := store.NewScratch(filepath.Join(e.root, "data", "build"))
 		if err != nil {
 			return err
 		}
 		defer scratch.Close()
+		o.Except = scratch.Dir()
 	}
-	r, err := collect(e, store, cache.CollectOptions{MaxSize: int64(c.MaxSize), MinFree: int64(c.MinFree), OlderThan: time.Duration(c.OlderThan), DryRun: c.DryRun})
+	r, err := collect(e, store, o)
 	if err != nil {
 		return err
 	}
@@ -131,12 +132,13 @@ func heldBy(r *cache.Collected) string {
 
 // collect collects, but never what is needed.
 func collect(e *env, store *cache.Store, o cache.CollectOptions) (*cache.Collected, error) {
-	need, err := findRoots(e, store)
-	if err != nil {
-		return nil, err
+	o.Roots = func() (cache.Roots, error) {
+		need, err := findRoots(e, store)
+		if err != nil {
+			return cache.Roots{}, err
+		}
+		return cache.Roots{Keep: need.keep, KeepEntry: need.entries}, nil
 	}
-	o.Keep = func(d digest.Digest) string { return need.keep[d] }
-	o.KeepEntry = func(id cache.ActionID) bool { return need.entries[id.Hex()] }
 	o.Runs = filepath.Join(e.root, "data", "build")
 	return store.Collect(e.ctx, o)
 }
@@ -205,6 +207,9 @@ func (c *gcCmd) print(e *env, r *cache.Collected) {
 	}
 	for _, kind := range slices.SortedFunc(maps.Keys(kinds), func(a, b string) int { return strings.Compare(a, b) }) {
 		e.ui.say("%s %9s  %5d  %s", verb, bytesText(kinds[kind].Bytes), kinds[kind].Files, kind)
+	}
+	if r.Stuck > 0 {
+		e.ui.note("%d files could not be removed: they are another user's", r.Stuck)
 	}
 	e.ui.say("the cache: %s before, %s after", bytesText(r.Before), bytesText(r.After))
 }

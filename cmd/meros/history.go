@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/term"
 
 	"meros/cache"
 	"meros/graph"
@@ -73,12 +75,12 @@ func (c *historyCmd) one(e *env, rs records) error {
 	}
 	e.ui.say("%s", b.line())
 	if b.Error != "" {
-		e.ui.say("%s", b.Error)
+		e.ui.say("%s", printable(b.Error))
 	}
 	for _, s := range b.Stages {
 		switch {
 		case s.Outcome == "cached" && !e.ui.verbose:
-		case s.Outcome == "ran" || s.Outcome == "failed":
+		case s.Outcome == "ran" || s.Outcome == "failed" || s.Outcome == "interrupted":
 			e.ui.say("%-7s %8s  %-40s %s", s.Outcome, secondsText(s.Seconds), s.Name, s.Reason)
 		default:
 			e.ui.say("%-7s %8s  %s", s.Outcome, "", s.Name)
@@ -115,7 +117,20 @@ func (c *logsOfCmd) Run(e *env) error {
 		return fmt.Errorf("the log of %s was removed from the cache meanwhile (meros build --rebuild makes it again): %w", s.Name, err)
 	}
 	defer f.Close()
-	_, err = io.Copy(e.ui.out, f)
+	if out, ok := e.ui.out.(*os.File); !ok || !term.IsTerminal(int(out.Fd())) {
+		_, err = io.Copy(e.ui.out, f)
+		return err
+	}
+	lines := bufio.NewReader(f)
+	for err == nil { // what is foreign must not make the terminal do things
+		var l string
+		if l, err = lines.ReadString('\n'); l != "" {
+			e.ui.say("%s", printable(strings.TrimRight(l, "\r\n")))
+		}
+	}
+	if err == io.EOF {
+		err = nil
+	}
 	return err
 }
 

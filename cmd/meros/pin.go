@@ -48,24 +48,33 @@ func (c *pinCmd) Run(e *env) error {
 	if len(builds) == 0 {
 		return fmt.Errorf("%s was never built here: there is nothing to pin (meros build %s)", c.What, strings.Replace(c.What, "/", " ", 1))
 	}
-	set := make(map[digest.Digest]bool)
-	for _, b := range builds {
-		for _, s := range b.Stages {
-			for _, a := range s.Outputs {
-				set[a.Digest] = true
-			}
-		}
-	}
-	all := slices.Sorted(maps.Keys(set))
 	scratch, err := store.NewScratch(filepath.Join(e.root, "data", "build"))
 	if err != nil {
 		return err
 	}
 	defer scratch.Close()
-	if err := store.Pin(c.What, all); err != nil {
+	set := make(map[digest.Digest]bool)
+	gone := 0
+	for _, b := range builds {
+		for _, s := range b.Stages {
+			for _, a := range s.Outputs {
+				switch {
+				case set[a.Digest] || s.Stage == "disk":
+				case store.Has(a) == nil:
+					set[a.Digest] = true
+				default:
+					gone++
+				}
+			}
+		}
+	}
+	if err := store.Pin(c.What, slices.Sorted(maps.Keys(set))); err != nil {
 		return err
 	}
 	e.ui.say("pinned %s: what it is made of now stays until meros cache unpin %s", c.What, c.What)
+	if gone > 0 {
+		e.ui.note("%d things that it was made of are not in the cache any more (meros build makes them again where they are needed)", gone)
+	}
 	return nil
 }
 

@@ -53,7 +53,7 @@ type recordHead struct {
 type recordStage struct {
 	Name    string                    `json:"name"`
 	Stage   string                    `json:"stage"`
-	Outcome string                    `json:"outcome"` // cached, ran, failed or skipped
+	Outcome string                    `json:"outcome"` // cached, ran, failed, interrupted or skipped
 	Key     string                    `json:"key,omitempty"`
 	Reason  string                    `json:"reason,omitempty"` // why it ran
 	Error   string                    `json:"error,omitempty"`
@@ -91,7 +91,7 @@ func (r *recorder) event(e graph.Event) {
 	at := time.Since(r.began)
 	switch e.Kind {
 	case graph.Started:
-		r.seen[e.Node] = &recordStage{Outcome: "skipped", Start: milliseconds(at), Reason: strings.TrimPrefix(e.Reason, "cache miss: ")}
+		r.seen[e.Node] = &recordStage{Outcome: "interrupted", Start: milliseconds(at), Reason: strings.TrimPrefix(e.Reason, "cache miss: ")}
 	case graph.Ran, graph.Failed:
 		s := r.seen[e.Node]
 		if s == nil {
@@ -224,8 +224,23 @@ func (rs records) keep(b *buildRecord, fill func(*buildRecord)) error {
 	if err := rs.write(b); err != nil {
 		return err
 	}
-	for ; len(ids) >= keptRecords; ids = ids[1:] {
-		os.Remove(rs.file(ids[0]))
+	return rs.prune(b.Name)
+}
+
+// prune forgets the oldest builds, but none that tells what a current image is.
+func (rs records) prune(name string) error {
+	ids, err := rs.ids(name)
+	if err != nil || len(ids) <= keptRecords {
+		return err
+	}
+	newest, err := rs.newestHeads(name, nil)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids[:len(ids)-keptRecords] {
+		if !slices.ContainsFunc(newest, func(h *recordHead) bool { return h.ID == id }) {
+			os.Remove(rs.file(id))
+		}
 	}
 	return nil
 }
@@ -246,7 +261,7 @@ func (rs records) write(b *buildRecord) error {
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(buf.Bytes())
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), rs.file(b.ID))

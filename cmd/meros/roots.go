@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -89,11 +91,34 @@ func (r *roots) images(e *env, name string) error {
 // verb. machines, if not nil, are those that count. A record that cannot be
 // read is of no use to anybody.
 func (rs records) newest(name string, machines []string) ([]*buildRecord, error) {
-	ids, err := rs.ids(name)
+	heads, err := rs.newestHeads(name, machines)
 	if err != nil {
 		return nil, err
 	}
 	var all []*buildRecord
+	for _, h := range heads {
+		if b, err := rs.read(h.ID); err == nil {
+			all = append(all, b)
+		}
+	}
+	return all, nil
+}
+
+// newestHeads are the heads of those builds. Which is newer is told by when it
+// was found to be so the last time.
+func (rs records) newestHeads(name string, machines []string) ([]*recordHead, error) {
+	ids, err := rs.ids(name)
+	if err != nil {
+		return nil, err
+	}
+	when := make(map[string]time.Time)
+	for _, id := range ids {
+		if fi, err := os.Stat(rs.file(id)); err == nil {
+			when[id] = fi.ModTime()
+		}
+	}
+	slices.SortStableFunc(ids, func(a, b string) int { return when[a].Compare(when[b]) })
+	var all []*recordHead
 	seen := make(map[string]bool)
 	for _, id := range slices.Backward(ids) {
 		h, err := rs.head(id)
@@ -106,32 +131,17 @@ func (rs records) newest(name string, machines []string) ([]*buildRecord, error)
 				seen[key], wanted = true, true
 			}
 		}
-		if !wanted {
-			continue
-		}
-		if b, err := rs.read(id); err == nil {
-			all = append(all, b)
+		if wanted {
+			all = append(all, h)
 		}
 	}
 	return all, nil
 }
 
-func (r *roots) build(b *buildRecord) {
-	for _, s := range b.Stages {
-		for _, a := range s.Outputs {
-			if s.Target {
-				r.add(a.Digest, keptByImage)
-			}
-			if u := r.users[a.Digest]; !slices.Contains(u, b.Name) {
-				r.users[a.Digest] = append(u, b.Name)
-			}
-		}
-	}
-}
-
-// locks adds what is pinned: it may not be there to download any more.
+// locks adds what is pinned: it may not be there to download any more. The
+// first lock is that of kernels alone.
 func (r *roots) locks(e *env) error {
-	for _, name := range r.names {
+	for _, name := range append([]string{"."}, r.names...) {
 		lock, err := constellations.ReadLock(filepath.Join(e.root, "constellations", name, "meros.lock"))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -142,10 +152,30 @@ func (r *roots) locks(e *env) error {
 		for _, sum := range lock.Digests() {
 			d := digest.NewDigestFromEncoded(digest.SHA256, sum)
 			r.add(d, keptByLock)
-			if u := r.users[d]; !slices.Contains(u, name) {
+			if u := r.users[d]; name != "." && !slices.Contains(u, name) {
 				r.users[d] = append(u, name)
 			}
 		}
 	}
 	return nil
+}
+
+// build adds what a build ended in, and how it is found.
+func (r *roots) build(b *buildRecord) {
+	for _, s := range b.Stages {
+		if s.Key != "" {
+			r.entries[s.Key] = true
+		}
+		for _, a := range s.Outputs {
+			if s.Target {
+				r.add(a.Digest, keptByImage)
+			}
+			if s.Stage == "kernel-source" {
+				r.add(a.Digest, keptByLock) // a commit is pinned, and may be gone from its repository
+			}
+			if u := r.users[a.Digest]; !slices.Contains(u, b.Name) {
+				r.users[a.Digest] = append(u, b.Name)
+			}
+		}
+	}
 }

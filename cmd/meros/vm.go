@@ -49,6 +49,7 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer done.close() // the machines' records say then what they need
 	machines, err := bootable(e, done)
 	if err != nil {
 		return nil, err

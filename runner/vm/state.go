@@ -151,26 +151,55 @@ func (g *Group) Machines() ([]string, error) {
 // directory, need: those that run, and those that start again with the disks
 // they had.
 func Files(dir string) ([]string, error) {
-	records, err := filepath.Glob(filepath.Join(dir, "*", "*", recordFile))
+	groups, err := directories(dir)
 	if err != nil {
 		return nil, err
 	}
 	var all []string
-	for _, file := range records {
-		b, err := os.ReadFile(file)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		r := new(record)
-		if err == nil {
-			err = json.Unmarshal(b, r)
-		}
+	for _, g := range groups {
+		machines, err := directories(g)
 		if err != nil {
-			return nil, fmt.Errorf("read what a machine needs: %s: %w", file, err)
+			return nil, err
 		}
-		all = append(append(all, r.Files...), r.Image)
+		for _, m := range machines {
+			files, err := filesOf(filepath.Join(m, recordFile))
+			if err != nil {
+				return nil, fmt.Errorf("read what a machine needs: %s: %w", m, err)
+			}
+			all = append(all, files...)
+		}
 	}
 	return all, nil
+}
+
+// directories are those in dir, which need not exist.
+func directories(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	var all []string
+	for _, e := range entries {
+		if e.IsDir() {
+			all = append(all, filepath.Join(dir, e.Name()))
+		}
+	}
+	return all, nil
+}
+
+func filesOf(file string) ([]string, error) {
+	b, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := new(record)
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, err
+	}
+	return append(r.Files, r.Image), nil
 }
 
 // files are what the machine cannot start without.
