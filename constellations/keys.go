@@ -95,7 +95,7 @@ var (
 		{Name: "mac", Kind: "string", Default: "from the names", Help: "hardware address"},
 	}
 	hooksKeys = []Key{
-		{Name: "in", Kind: "string", Default: "`sandbox`", Help: "`vm` runs the hooks in the machine itself, booted with its kernel, before its init would start: for what a sandbox cannot do, such as loading modules or mounting disks. Their result is then impure", Values: []string{HooksInSandbox, HooksInVM}},
+		{Name: "in", Kind: "string", Default: "`sandbox`", Help: "`vm` runs the hooks in the machine itself, booted with its kernel, before its init would start: for what a sandbox cannot do, such as mounting file systems. Their result is then impure", Values: []string{HooksInSandbox, HooksInVM}},
 		{Name: "network", Kind: "boolean", Default: "`false`", Help: "hooks may use a network; their result is then impure"},
 	}
 	mountKeys = []Key{

@@ -59,6 +59,14 @@ type Spec struct {
 	// and sandboxes of its own. Foreign code must never be Trusted.
 	Trusted bool `json:"trusted,omitempty"`
 
+	// Groups leaves the process the supplementary groups of the user, by which
+	// /dev/kvm may be opened. Foreign code must never have them.
+	Groups bool `json:"groups,omitempty"`
+
+	// Terminal makes what Stdin is the process's controlling terminal, so that
+	// control-C reaches it. It must be one that nothing else is read from.
+	Terminal bool `json:"terminal,omitempty"`
+
 	// Timeout ends the process and all its children; 0 is none.
 	Timeout time.Duration `json:"timeout_ns,omitempty"`
 }

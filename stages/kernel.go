@@ -109,7 +109,11 @@ func (pl *planner) program(arch string) (string, error) {
 	if file, err := exec.LookPath(name); err == nil {
 		return file, nil
 	}
-	return "", fmt.Errorf("the first program of a machine of %s is meros itself, built for it, and there is no %s (in meros' source: CGO_ENABLED=0 GOARCH=%s go build -o %s ./cmd/meros; --rootfs-only does without)", arch, file, GoArch(arch), file)
+	without := "; --rootfs-only does without"
+	if pl.RootfsOnly {
+		without = "; hooks that run in the sandbox do without"
+	}
+	return "", fmt.Errorf("the first program of a machine of %s is meros itself, built for it, and there is no %s (in meros' source: CGO_ENABLED=0 GOARCH=%s go build -o %s ./cmd/meros%s)", arch, file, GoArch(arch), file, without)
 }
 
 // boot is the check that a machine comes up: a cached verdict.

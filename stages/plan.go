@@ -126,11 +126,17 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	}
 	pm.Layers = append(append([]*graph.Node(nil), lower...), upper...)
 	pm.Image = pl.packDelta(pm, section, lower, upper)
+	var inside []graph.Local
 	if InMachine(vm) {
+		if inside, err = pl.hookScripts(vm); err != nil {
+			return nil, err
+		}
+	}
+	if len(inside) > 0 {
 		if err := pl.kernel(pm, section); err != nil {
 			return nil, err
 		}
-		if err := pl.hooksInMachine(pm, section); err != nil {
+		if err := pl.hooksInMachine(pm, section, inside); err != nil {
 			return nil, err
 		}
 	}
@@ -141,7 +147,7 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 		pm.Kernel, pm.Initrd = nil, nil // whoever runs hooks has them as inputs
 		return pm, nil
 	}
-	if !InMachine(vm) {
+	if len(inside) == 0 {
 		if err := pl.kernel(pm, section); err != nil {
 			return nil, err
 		}

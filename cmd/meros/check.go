@@ -68,7 +68,7 @@ func (w *workplace) check(e *env, plan *graph.Plan, targets []*graph.Node, first
 	}
 	text := fmt.Sprintf("checked: %d stages gave the same bytes again", second.Ran)
 	if impure > 0 {
-		text += fmt.Sprintf("; %d with a network were not tried", impure)
+		text += fmt.Sprintf("; %d impure ones were not tried", impure)
 	}
 	e.ui.note("%s", text)
 	return nil

@@ -44,7 +44,11 @@ func (c *exportCmd) Run(e *env) error {
 			return err
 		}
 	}
-	if stages.InMachine(machines[0]) && c.Format != "qcow2" && c.Format != "raw" {
+	inside, err := stages.HasHooksInMachine(m, machines[0])
+	if err != nil {
+		return err
+	}
+	if inside && c.Format != "qcow2" && c.Format != "raw" {
 		return usageError{fmt.Errorf("the hooks of %s run in the machine itself, which leaves an image of its disk: it is exported as qcow2 or raw", c.Machine)}
 	}
 	if done, err := e.inNamespace(c.args()...); done {

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"meros/cmd/lab"
 )
@@ -22,7 +25,11 @@ set -e
 { uname -r; cat /proc/1/comm; ls /dev/vda1; id -u; hostname; cat /etc/hostname; date +%Y; } >/etc/seen
 ls /run/meros
 (sleep 1000 &)
-ip -o link | grep -c . >>/etc/seen
+printf 'a\r\n'; seq 1 5000
+ip -o link | grep -c LOOPBACK,UP >>/etc/seen
+mount --bind / /mnt
+touch /tmp/not-in-the-image
+kill -HUP 1
 `)
 	p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\nset -e\nmount -t tmpfs x /mnt\nmkdir /opt/made\nchown worker /opt/made\nrm -r /etc/skel\npgrep sleep && exit 9\ntest -x /usr/sbin/policy-rc.d\n")
 	o := lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "-v", "build", "inside", "--rootfs-only", "--locked")))
@@ -35,7 +42,7 @@ ip -o link | grep -c . >>/etc/seen
 	if len(seen) != 8 || seen[1] != "init" || seen[2] != "/dev/vda1" || seen[3] != "0" || seen[5] != "m" || seen[6] < "2026" {
 		t.Errorf("the hook saw %q", seen)
 	}
-	for name, there := range map[string]bool{"opt/made": true, "etc/skel": false, "usr/sbin/policy-rc.d": false, "run/meros": false} {
+	for name, there := range map[string]bool{"opt/made": true, "etc/skel": false, "usr/sbin/policy-rc.d": false, "run/meros": false, "tmp/not-in-the-image": false} {
 		if _, err := exec.Command("test", "-e", filepath.Join(tree, name)).Output(); (err == nil) != there {
 			t.Errorf("%s is there: %v", name, err == nil)
 		}
@@ -51,8 +58,10 @@ ip -o link | grep -c . >>/etc/seen
 		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\necho before the end\nexit 7\n")
 		fails(t, p.Run(t, "build", "inside", "--rootfs-only"), 1, "before the end", "hooks in the machine: hooks/02-change.chroot: exit status 7")
 		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\nsleep 1000\n")
-		fails(t, p.Run(t, "build", "inside", "--rootfs-only", "--timeout=1s"), 1, "hooks/02-change.chroot: it took longer than 1s (--timeout gives it more)")
+		fails(t, p.Run(t, "build", "inside", "--rootfs-only", "--timeout=10s"), 1, "hooks/02-change.chroot: it took longer than 10s (--timeout gives it more)")
 		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\necho o >/proc/sysrq-trigger; sleep 100\n")
+		fails(t, p.Run(t, "build", "inside", "--rootfs-only"), 1, "the machine ended before its hooks did")
+		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\necho 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 100\n")
 		fails(t, p.Run(t, "build", "inside", "--rootfs-only"), 1, "the machine ended before its hooks did")
 		leftovers(t, p)
 		fails(t, p.Run(t, "export", "inside", "m", "--format=tar"), exitUsage, "it is exported as qcow2 or raw")
@@ -60,14 +69,24 @@ ip -o link | grep -c . >>/etc/seen
 
 	t.Run("network", func(t *testing.T) {
 		lab.Need(t, "pasta")
+		p.Write(t, "constellations/inside/m/includes.chroot/etc/motd", "hello\n")
 		p.Write(t, "constellations/inside/manifest.yml", strings.Replace(manifest, "in: vm", "in: vm, network: true", 1))
-		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\nip route | grep default >/etc/way\ncat /etc/resolv.conf >>/etc/way\n")
+		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\nip route | grep default >/etc/way\ncat /etc/resolv.conf >>/etc/way\ndate +%s >/etc/now\n")
+		if err := os.Symlink("../run/systemd/resolve/stub-resolv.conf", p.Path("constellations/inside/m/includes.chroot/etc/resolv.conf")); err != nil {
+			t.Fatal(err)
+		}
 		if o := p.Run(t, "build", "inside", "--rootfs-only"); o.Exit != 0 {
 			t.Fatalf("%s", o.Stderr)
 		}
 		tree := filesOf(t, soundDisk(t, p.Path("data/disks/inside-m.qcow2")), 1<<20)
 		if way := readFile(t, filepath.Join(tree, "etc/way")); !strings.Contains(way, "default via 10.0.2.2") || !strings.Contains(way, "nameserver 10.0.2.3") {
 			t.Errorf("the way out was %q", way)
+		}
+		if now, err := strconv.ParseInt(strings.TrimSpace(readFile(t, filepath.Join(tree, "etc/now"))), 10, 64); err != nil || time.Since(time.Unix(now, 0)) > time.Hour {
+			t.Errorf("its clock was at %v, %v", time.Unix(now, 0), err)
+		}
+		if to, err := os.Readlink(filepath.Join(tree, "etc/resolv.conf")); err != nil || !strings.HasSuffix(to, "stub-resolv.conf") {
+			t.Errorf("resolv.conf is %q, %v", to, err)
 		}
 	})
 }

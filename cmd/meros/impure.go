@@ -17,7 +17,9 @@ var installs = regexp.MustCompile(`(?m)^[^#\n]*\b(apk\s+(-\S+\s+)*add|apt(-get)?
 func adviseHooks(e *env, machines []*stages.Machine, r *graph.Result) {
 	for _, pm := range machines {
 		name := pm.Constellation + "/" + pm.Name + " hooks"
-		if _, ran := r.Durations[name]; !ran || !pm.Hooks.Network {
+		_, ran := r.Durations[name]
+		_, inside := r.Durations[name+" in the machine"]
+		if !ran && !inside || !pm.Hooks.Network {
 			continue
 		}
 		for _, dir := range []string{"common", pm.Name} {

@@ -19,6 +19,7 @@ import (
 
 	"meros/cache"
 	"meros/graph"
+	"meros/runner"
 )
 
 // recordSuffix ends the name of a build's record: two JSON values, its head and
@@ -66,7 +67,8 @@ type recordStage struct {
 	URL     string                    `json:"url,omitempty"`      // of a download
 	Target  bool                      `json:"target,omitempty"`
 	Impure  bool                      `json:"impure,omitempty"`
-	Files   []string                  `json:"files,omitempty"` // of the constellation that it reads
+	Network bool                      `json:"network,omitempty"` // of an impure one: it may have reached one
+	Files   []string                  `json:"files,omitempty"`   // of the constellation that it reads
 }
 
 type buildRecord struct {
@@ -159,6 +161,7 @@ func (r *recorder) stages(plan *graph.Plan, targets []*graph.Node, result *graph
 			s.Outcome = "skipped"
 		}
 		s.Name, s.Stage, s.Outputs, s.Impure, s.Target = n.Name, n.Stage, result.Outputs[n], n.Impure, target[n]
+		s.Network = n.Impure && n.Network != runner.NoNetwork
 		if a := result.Actions[n]; !a.IsZero() {
 			s.Key = a.Hex()
 		} else if s.KeyText != "" {

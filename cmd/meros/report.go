@@ -108,7 +108,7 @@ func newReport(store *cache.Store, b, before *buildRecord) *report {
 	all := make([]*reportStage, len(b.Stages))
 	for i, s := range b.Stages {
 		all[i] = &reportStage{recordStage: s, Index: i, Bytes: sizeOf(s.Outputs)}
-		if s.Impure {
+		if s.Network {
 			r.Impure = append(r.Impure, s.Name)
 		}
 		switch s.Outcome {

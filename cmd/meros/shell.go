@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"meros/graph"
@@ -29,7 +32,9 @@ func (w *workplace) shell(e *env, plan *graph.Plan, failed *graph.Node) error {
 		return fmt.Errorf("open a terminal: %w", err)
 	}
 	defer master.Close()
-	restore, err := showTerminal(master, slave)
+	ctx, cancel := context.WithCancelCause(e.ctx)
+	defer cancel(nil)
+	restore, err := showTerminal(master, slave, func() { cancel(errInterrupted) })
 	if err != nil {
 		slave.Close()
 		return err
@@ -37,7 +42,7 @@ func (w *workplace) shell(e *env, plan *graph.Plan, failed *graph.Node) error {
 	defer restore()
 	failed.Hints = append(slices.Clone(failed.Hints), graph.Param{Name: shellHint, Value: "yes"})
 	watch := func(*graph.Job) runner.Stdio { return runner.Stdio{Stdin: slave, Stdout: slave, Stderr: slave} }
-	_, err = graph.Build(e.ctx, plan, []*graph.Node{failed}, graph.Options{
+	_, err = graph.Build(ctx, plan, []*graph.Node{failed}, graph.Options{
 		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack,
 		Scratch: w.scratch.Dir(), Budget: graph.Budget{CPU: 1, Downloads: 1}, History: w.history,
 	})
@@ -48,8 +53,9 @@ func (w *workplace) shell(e *env, plan *graph.Plan, failed *graph.Node) error {
 }
 
 // showTerminal joins the user's terminal with another one, until restore, which
-// closes the other's end.
-func showTerminal(master, slave *os.File) (restore func(), err error) {
+// closes the other's end. Control-C is for the shell there; interrupt is called
+// where there is none yet.
+func showTerminal(master, slave *os.File, interrupt func()) (restore func(), err error) {
 	in := int(os.Stdin.Fd())
 	was, err := term.MakeRaw(in)
 	if err != nil {
@@ -63,7 +69,7 @@ func showTerminal(master, slave *os.File) (restore func(), err error) {
 			pty.InheritSize(os.Stdin, master)
 		}
 	}()
-	go io.Copy(master, os.Stdin) // it ends with the process: nobody else reads from here
+	go io.Copy(&keyboard{master, interrupt}, os.Stdin) // it ends with the process: nobody else reads from here
 	shown := make(chan struct{})
 	go func() { io.Copy(os.Stderr, master); close(shown) }()
 	return func() {
@@ -73,4 +79,24 @@ func showTerminal(master, slave *os.File) (restore func(), err error) {
 		close(resized)
 		term.Restore(in, was)
 	}, nil
+}
+
+// keyboard is what the user types.
+type keyboard struct {
+	master    *os.File
+	interrupt func()
+}
+
+// controlC is what control-C is in a raw terminal.
+const controlC = 3
+
+func (k *keyboard) Write(p []byte) (int, error) {
+	if bytes.IndexByte(p, controlC) >= 0 {
+		// Nobody has it as the controlling terminal: ioctl_tty(2).
+		if group, err := unix.IoctlGetInt(int(k.master.Fd()), unix.TIOCGPGRP); err != nil || group <= 0 {
+			k.interrupt()
+			return len(p), nil
+		}
+	}
+	return k.master.Write(p)
 }

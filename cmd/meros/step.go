@@ -74,11 +74,16 @@ func runStep(ctx context.Context, file string) error {
 	if !ok {
 		return fmt.Errorf("%s: there is no stage %q", file, s.Stage)
 	}
+	if s.Hints[shellHint] != "" {
+		s.log = struct{ io.Writer }{os.Stdout} // what is foreign gets a pipe, and no terminal
+	}
 	err = f(ctx, s)
 	if err != nil && s.Hints[shellHint] != "" && !s.looked {
 		fmt.Fprintf(s.log, "\n%v\nThis is the inside of the stage %s; what it is made of is in /in, what it made in %s. Leave it with exit.\n", s.named(err), s.Stage, s.Work)
+		unix.IoctlSetInt(0, unix.TCFLSH, unix.TCIFLUSH) // nothing but what the user types from now on
 		cmd := exec.Command("/bin/sh", "-i")
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true}
 		cmd.Run() // its status is the user's
 	}
 	return s.named(err)
@@ -91,7 +96,7 @@ const shellHint = "shell"
 func (s *step) look(ctx context.Context, spec runner.Spec, failure error) {
 	s.looked = true
 	fmt.Fprintf(s.log, "\n%v\nThis is the system in which %s failed. Leave it with exit; nothing that is done here is kept.\n", failure, spec.Argv[0])
-	spec.Argv, spec.Timeout = []string{"/bin/sh", "-i"}, 0
+	spec.Argv, spec.Timeout, spec.Terminal = []string{"/bin/sh", "-i"}, 0, true
 	spec.Env = append(slices.Clone(spec.Env), "TERM="+os.Getenv("TERM"), "PS1=(meros) # ")
 	if err := runner.Run(ctx, spec, runner.Stdio{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}); err != nil && !errors.As(err, new(*runner.ExitError)) {
 		fmt.Fprintf(s.log, "no shell could be started there: %v\n", err)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"meros/graph"
 	"meros/runner"
@@ -68,11 +69,15 @@ func stepHooksVM(ctx context.Context, s *step) error {
 	if err := s.runGuest(ctx, dir, argv); err != nil {
 		return err
 	}
-	if err := moveFile(filepath.Join(dir, hooksConsole), filepath.Join(s.Out, "console")); err != nil {
+	console, err := readPart(filepath.Join(dir, hooksConsole), -1)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(s.Out, "console"), console, 0o644); err != nil {
 		return err
 	}
 	return s.output("image", func(out *os.File) error {
-		if len(images) == 1 && images[0] == s.paths("image")[0] && images[0] != s.paths("base")[0] {
+		if len(images) == 1 { // a whole one
 			return image.Flatten(ctx, out, []string{disk, images[0]})
 		}
 		base := s.All("base")[0]
@@ -91,7 +96,7 @@ func (s *step) hooks() []graph.StepInput {
 }
 
 func (s *step) hooksInitrd(file string) error {
-	h := initrd.Hooks{Network: s.Params["network"] != "", Env: s.environment(), Resolver: "/etc/resolv.conf"}
+	h := initrd.Hooks{Network: s.Params["network"] != "", Env: s.environment()}
 	h.Timeout, _ = time.ParseDuration(s.Hints["timeout"])
 	var files []initrd.File
 	for i, hook := range s.hooks() {
@@ -108,11 +113,11 @@ func (s *step) hooksInitrd(file string) error {
 
 // hooksArgv is the command line of the QEMU, started in its directory.
 func (s *step) hooksArgv(images []string) ([]string, error) {
-	memory, err := strconv.ParseInt(s.Hints["memory"], 10, 64)
+	memory, err := strconv.ParseInt(s.Params["memory"], 10, 64)
 	if err != nil {
 		return nil, err
 	}
-	cpus, err := strconv.Atoi(s.Hints["cpus"])
+	cpus, err := strconv.Atoi(s.Params["cpus"])
 	if err != nil {
 		return nil, err
 	}
@@ -123,9 +128,13 @@ func (s *step) hooksArgv(images []string) ([]string, error) {
 	fmt.Fprintln(s.log, why)
 	q := qemu.Machine{
 		Name: "hooks", Arch: s.Params["arch"], Accel: accel, Memory: memory, CPUs: cpus, Initrd: hooksInitrd, Once: true,
-		Disks: [][]string{append([]string{hooksDisk}, images...)}, Console: hooksConsole, QMP: "qmp", Append: "quiet",
-		Ports:   []qemu.Port{{Name: initrd.HooksLogPort, File: "/proc/self/fd/1"}, {Name: initrd.HooksResultPort, File: hooksResult}},
-		Network: qemu.Network{Open: s.Params["network"] != ""}, Clock: s.epoch().UTC().Format("2006-01-02T15:04:05"),
+		Disks: [][]string{append([]string{hooksDisk}, images...)}, Console: hooksConsole, QMP: "qmp", Append: "quiet panic=-1",
+		Ports: []qemu.Port{{Name: initrd.HooksLogPort, File: "/proc/self/fd/1"}, {Name: initrd.HooksResultPort, File: hooksResult}},
+	}
+	if s.Params["network"] != "" {
+		q.Network.Open = true // and its clock is the world's: archives and certificates would be of the future
+	} else {
+		q.Clock = s.epoch().UTC().Format("2006-01-02T15:04:05")
 	}
 	if q.Kernel = s.local("kernel"); q.Kernel == "" {
 		q.Kernel = s.paths("kernel")[0]
@@ -153,9 +162,14 @@ func (s *step) runGuest(ctx context.Context, dir string, argv []string) error {
 			stop(fmt.Errorf("the machine did not come up in %v", bootPatience))
 		}
 	}()
+	if limit, _ := time.ParseDuration(s.Hints["timeout"]); limit > 0 {
+		all := bootPatience + time.Duration(len(s.hooks()))*(limit+time.Minute)
+		t := time.AfterFunc(all, func() { stop(fmt.Errorf("the machine did not end in %v (--timeout gives its hooks more)", all)) })
+		defer t.Stop() // the guest keeps the limit of each hook, as long as its kernel is sound
+	}
 	spec := runner.Spec{
 		Argv: argv, Dir: dir, Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + dir, "TMPDIR=" + dir},
-		Network: runner.Network(s.Params["network"]), Mounts: []runner.Mount{{Source: dir, Target: dir, Writable: true}},
+		Network: runner.Network(s.Params["network"]), Groups: true, Mounts: []runner.Mount{{Source: dir, Target: dir, Writable: true}},
 	}
 	for _, in := range append(s.Inputs, s.Locals...) {
 		spec.Mounts = append(spec.Mounts, runner.Mount{Source: in.Path, Target: in.Path})
@@ -171,7 +185,7 @@ func (s *step) runGuest(ctx context.Context, dir string, argv []string) error {
 		spec.Mounts = append(spec.Mounts, runner.Mount{Source: file, Target: "/etc/resolv.conf"})
 	}
 	err := runner.Run(ctx, spec, runner.Stdio{Stdout: first, Stderr: s.log})
-	text, rerr := os.ReadFile(filepath.Join(dir, hooksResult))
+	text, rerr := readPart(filepath.Join(dir, hooksResult), 0)
 	var r initrd.HooksResult
 	switch {
 	case rerr == nil && json.Unmarshal(text, &r) == nil && r.Error != "":
@@ -185,12 +199,36 @@ func (s *step) runGuest(ctx context.Context, dir string, argv []string) error {
 	if err == nil {
 		err = errors.New("the machine ended before its hooks did")
 	}
-	console, _ := os.ReadFile(filepath.Join(dir, hooksConsole))
+	console, _ := readPart(filepath.Join(dir, hooksConsole), -1)
 	lines := strings.Split(strings.TrimSpace(string(console)), "\n")
 	for _, l := range lines[max(0, len(lines)-15):] {
 		fmt.Fprintf(s.log, "console: %s\n", printable(strings.TrimRight(l, "\r")))
 	}
 	return err
+}
+
+// partMost is how much of a file is read that a guest has written, bytes.
+const partMost = 16 << 10
+
+// readPart reads the beginning of a file, or its end if from is negative. A
+// guest that has taken over QEMU could have put something else there.
+func readPart(file string, from int64) ([]byte, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = errors.New("it is no regular file")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if from < 0 {
+		from = max(0, fi.Size()-partMost)
+	}
+	return io.ReadAll(io.NewSectionReader(f, from, partMost))
 }
 
 // firstWrite tells that something was written.
@@ -205,5 +243,5 @@ func (w *firstWrite) Write(p []byte) (int, error) {
 	default:
 		close(w.seen)
 	}
-	return w.Writer.Write(bytes.ReplaceAll(p, []byte("\r\n"), []byte("\n")))
+	return w.Writer.Write(p)
 }

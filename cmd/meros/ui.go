@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"meros/graph"
+	"meros/runner"
 )
 
 // ui is the one way by which words reach the user.
@@ -251,7 +252,10 @@ func joined(parts ...string) string {
 }
 
 func impure(n *graph.Node) string {
-	if n.Impure {
+	switch {
+	case n.Impure && n.Network == runner.NoNetwork:
+		return "impure: it never gives the same bytes twice"
+	case n.Impure:
 		return "impure: it may reach a network"
 	}
 	return ""

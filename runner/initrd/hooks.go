@@ -8,9 +8,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -28,12 +31,13 @@ const (
 
 // Hooks are scripts that run in a booted system, before its init would.
 type Hooks struct {
-	Names    []string      `json:"names"`    // of the files, without directories
-	Shown    []string      `json:"shown"`    // how people call them
-	Env      []string      `json:"env"`      // all of it
-	Timeout  time.Duration `json:"timeout"`  // of each; 0 is none
-	Network  bool          `json:"network"`  // QEMU's user networking is there
-	Resolver string        `json:"resolver"` // path in the system that a resolv.conf is shown at
+	Names   []string      `json:"names"`   // of the files, without directories
+	Shown   []string      `json:"shown"`   // how people call them
+	Env     []string      `json:"env"`     // all of it
+	Timeout time.Duration `json:"timeout"` // of each; 0 is none
+	Network bool          `json:"network"` // QEMU's user networking is there
+
+	made string // a file that was made to be mounted upon
 }
 
 // HooksResult is how they ended.
@@ -82,8 +86,9 @@ func runHooks(around Around) (bool, error) {
 	if err != nil {
 		return true, err
 	}
+	signal.Notify(make(chan os.Signal, 1)) // what a hook sends to process 1 must not end it, and with it the kernel
 	ran, err := h.run(log, around)
-	err = errors.Join(err, leaveRoot())
+	err = errors.Join(err, h.leaveRoot())
 	r := HooksResult{Ran: ran}
 	if err != nil {
 		r.Error = err.Error()
@@ -114,8 +119,19 @@ func openPort(name string) (*os.File, error) {
 }
 
 func (h *Hooks) run(log *os.File, around Around) (ran int, err error) {
-	if err := h.enterRoot(); err != nil {
+	if err := enterRoot(); err != nil {
 		return 0, err
+	}
+	if err := bringUp("lo"); err != nil {
+		return 0, err
+	}
+	if h.Network {
+		if err := userNetwork(); err != nil {
+			return 0, fmt.Errorf("network: %w", err)
+		}
+		if err := h.showResolver(); err != nil {
+			return 0, fmt.Errorf("resolv.conf: %w", err)
+		}
 	}
 	after, err := around(newRoot)
 	if err != nil {
@@ -132,8 +148,11 @@ func (h *Hooks) run(log *os.File, around Around) (ran int, err error) {
 }
 
 // enterRoot gives the root what programs expect there.
-func (h *Hooks) enterRoot() error {
-	for _, m := range []struct{ kind, dir, options string }{{"proc", "proc", ""}, {"sysfs", "sys", ""}, {"devtmpfs", "dev", ""}, {"devpts", "dev/pts", "ptmxmode=0666"}, {"tmpfs", "dev/shm", "mode=1777"}, {"tmpfs", "run", "mode=0755"}} {
+func enterRoot() error {
+	for _, m := range []struct{ kind, dir, options string }{
+		{"proc", "proc", ""}, {"sysfs", "sys", ""}, {"devtmpfs", "dev", ""}, {"devpts", "dev/pts", "ptmxmode=0666"}, {"tmpfs", "dev/shm", "mode=1777"},
+		{"tmpfs", "run", "mode=0755"}, {"tmpfs", "tmp", "mode=1777"},
+	} {
 		dir := filepath.Join(newRoot, m.dir)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
@@ -142,28 +161,34 @@ func (h *Hooks) enterRoot() error {
 			return fmt.Errorf("mount %s: %w", m.dir, err)
 		}
 	}
-	if !h.Network {
-		return nil
-	}
-	if err := userNetwork(); err != nil {
-		return fmt.Errorf("network: %w", err)
-	}
+	return nil
+}
+
+// resolvFile names the name server, in the initrd and in the system.
+const resolvFile = "etc/resolv.conf"
+
+// showResolver mounts a file over what the system's resolv.conf stands for: it
+// may be a link to what only a running system has. No link leads out of it.
+func (h *Hooks) showResolver() error {
 	const file = "/resolv.conf"
 	if err := os.WriteFile(file, []byte("nameserver "+userResolver+"\n"), 0o644); err != nil {
 		return err
 	}
-	return h.showResolver(file)
-}
-
-// showResolver mounts a file over the system's resolv.conf, which no link leads
-// out of the system from.
-func (h *Hooks) showResolver(file string) error {
 	root, err := os.OpenRoot(newRoot)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	name := strings.TrimPrefix(h.Resolver, "/")
+	name := resolvFile
+	if to, err := root.Readlink(name); err == nil {
+		if !filepath.IsAbs(to) {
+			to = filepath.Join("/", filepath.Dir(name), to)
+		}
+		name = strings.TrimPrefix(filepath.Clean(to), "/")
+	}
+	if _, err := root.Lstat(name); err != nil {
+		h.made = filepath.Join(newRoot, name)
+	}
 	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
@@ -182,18 +207,28 @@ const (
 	userResolver = "10.0.2.3"
 )
 
-// userNetwork sets up the first network device.
-func userNetwork() error {
-	links, err := netlink.LinkList()
+// bringUp brings up a network device.
+func bringUp(name string) error {
+	l, err := netlink.LinkByName(name)
 	if err != nil {
-		return err
+		return fmt.Errorf("network device %s: %w", name, err)
 	}
-	for _, l := range links {
-		if err := netlink.LinkSetUp(l); err != nil {
+	return netlink.LinkSetUp(l)
+}
+
+// userNetwork sets up the virtio network device.
+func userNetwork() error {
+	devices, _ := filepath.Glob("/sys/class/net/*/device/driver")
+	for _, d := range devices {
+		if driver, err := os.Readlink(d); err != nil || filepath.Base(driver) != "virtio_net" {
+			continue
+		}
+		l, err := netlink.LinkByName(strings.Split(d, "/")[4])
+		if err != nil {
 			return err
 		}
-		if l.Attrs().Flags&net.FlagLoopback != 0 {
-			continue
+		if err := netlink.LinkSetUp(l); err != nil {
+			return err
 		}
 		addr, err := netlink.ParseAddr(userAddress)
 		if err != nil {
@@ -243,19 +278,78 @@ func (h *Hooks) hook(name string, log *os.File) error {
 	return err
 }
 
-// leaveRoot makes the disk complete.
-func leaveRoot() error {
+// leaveRoot makes the disk complete: whatever hooks have mounted goes, the last
+// first, and blocks of files that are gone are given back.
+func (h *Hooks) leaveRoot() error {
 	unix.Sync()
-	for _, dir := range []string{"run", "dev/shm", "dev/pts", "dev", "sys", "proc"} {
-		unix.Unmount(filepath.Join(newRoot, dir), unix.MNT_DETACH)
+	swaps, _ := os.ReadFile("/proc/swaps")
+	for line := range strings.Lines(string(swaps)) {
+		if f := strings.Fields(line); len(f) > 0 && strings.HasPrefix(f[0], "/") {
+			name, err := unix.BytePtrFromString(filepath.Join(newRoot, f[0]))
+			if err == nil {
+				unix.Syscall(unix.SYS_SWAPOFF, uintptr(unsafe.Pointer(name)), 0, 0)
+			}
+		}
 	}
-	if err := unix.Unmount(newRoot, 0); err == nil {
-		return nil
+	for range 100 { // mounts over mounts
+		mounts := mountsBelow(newRoot)
+		if len(mounts) <= 1 {
+			break
+		}
+		for _, dir := range slices.Backward(mounts[1:]) {
+			unix.Unmount(dir, unix.MNT_DETACH)
+		}
 	}
-	// Something is mounted below that a hook has left.
-	if err := unix.Mount("", newRoot, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		return fmt.Errorf("unmount the root: %w", err)
+	if h.made != "" {
+		os.Remove(h.made) // it was only mounted upon
 	}
-	unix.Sync()
+	detachLoops()
+	trim(newRoot)
+	for len(mountsBelow(newRoot)) > 0 {
+		if err := unix.Unmount(newRoot, 0); err != nil {
+			return fmt.Errorf("unmount the root (a hook has left something that uses it): %w", err)
+		}
+	}
 	return nil
+}
+
+// mountsBelow are the places at and below dir that something is mounted at, in
+// the order in which that was done, proc_pid_mountinfo(5).
+func mountsBelow(dir string) []string {
+	b, _ := os.ReadFile("/proc/self/mountinfo")
+	var all []string
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 5 {
+			continue
+		}
+		at := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(f[4])
+		if at == dir || strings.HasPrefix(at, dir+"/") {
+			all = append(all, at)
+		}
+	}
+	return all
+}
+
+// detachLoops takes files of the disk from loop devices, loop(4).
+func detachLoops() {
+	devices, _ := filepath.Glob("/dev/loop[0-9]*")
+	for _, d := range devices {
+		if f, err := os.OpenFile(d, os.O_RDONLY, 0); err == nil {
+			unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0)
+			f.Close()
+		}
+	}
+}
+
+// trim gives back what is free in a file system, ioctl_fitrim in linux/fs.h.
+func trim(dir string) {
+	const fitrim = 0xc0185879
+	f, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	whole := struct{ start, length, least uint64 }{0, 1<<64 - 1, 0}
+	unix.Syscall(unix.SYS_IOCTL, f.Fd(), fitrim, uintptr(unsafe.Pointer(&whole))) // it only makes the image smaller
 }

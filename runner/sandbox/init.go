@@ -36,6 +36,8 @@ type Config struct {
 	Network  string        `json:"network"`
 	Hostname string        `json:"hostname"`
 	Trusted  bool          `json:"trusted"`
+	Groups   bool          `json:"groups"`
+	Terminal bool          `json:"terminal"`
 	Foreign  string        `json:"foreign"`
 	Emulator string        `json:"emulator"`   // file of the host that runs programs of Foreign
 	Timeout  time.Duration `json:"timeout_ns"` // kept by the starting program
@@ -123,8 +125,10 @@ func run() (status, error) {
 	}
 	if !c.Trusted {
 		// What the user may do by group (/dev/kvm) is no business of foreign code.
-		if err := unix.Setgroups(nil); err != nil {
-			return status{}, fmt.Errorf("drop the supplementary groups: %w", err)
+		if !c.Groups {
+			if err := unix.Setgroups(nil); err != nil {
+				return status{}, fmt.Errorf("drop the supplementary groups: %w", err)
+			}
 		}
 		if err := restrictCalls(); err != nil {
 			return status{}, err
@@ -177,7 +181,7 @@ func (c *Config) start() (status, error) {
 	if cmd.Env == nil {
 		cmd.Env = []string{}
 	}
-	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: c.Terminal} // descriptor 0 is it then
 	if err := cmd.Start(); err != nil {
 		return status{}, fmt.Errorf("start %s: %w", c.Argv[0], err)
 	}
