@@ -90,15 +90,3 @@ kill -HUP 1
 		}
 	})
 }
-
-// What somebody else made can be changed from inside as well.
-func TestHooksInUsedImage(t *testing.T) {
-	lab.NeedRoot(t)
-	lab.Need(t, "qemu-system-x86_64")
-	images := foreignImages(t, foreignTree(t))
-	p := lab.Downloaded(t, "used")
-	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, memory: 384M, cpus: 1, build_free_mb: 64, hooks: {in: vm}}\n")
-	p.Write(t, "constellations/used/m/hooks/01.chroot", "#!/bin/sh\nset -e\ncat /proc/1/comm >/etc/hooked\nrm -r /etc/skel\n")
-	p.Must(t, "build", "used", "--rootfs-only", "--use", filepath.Join(images[""], images["gpt"]))
-	disk(t, p, "used-m")
-}

@@ -169,6 +169,20 @@ func TestUse(t *testing.T) {
 			leftovers(t, p)
 		})
 	}
+	t.Run("hooks inside", func(t *testing.T) {
+		lab.Need(t, "qemu-system-x86_64")
+		p.Write(t, "constellations/used/manifest.yml", strings.Replace(useFiles["manifest.yml"], "m: {", "m: {hooks: {in: vm}, ", 1))
+		p.Must(t, "build", "used", "m", "--rootfs-only", "--use", filepath.Join(dir, images["gpt"]))
+		result := filepath.Join(t.TempDir(), "result.raw")
+		if out, err := exec.Command("qemu-img", "convert", "-O", "raw", p.Path("data/disks/used-m.qcow2"), result).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		differingFiles(t, tree, filesOf(t, result, 11<<20), allModes, map[string]string{
+			"etc/motd": "patched\n", "srv/new": "new\n", "etc/hooked": readFile(t, filepath.Join(tree, "etc/debian_version")), "etc/issue.net": "", "etc/hostname": "m\n",
+			"etc/skel": "", "etc/skel/.bashrc": "", "etc/skel/.profile": "", "etc/skel/.bash_logout": "",
+		})
+		leftovers(t, p)
+	})
 }
 
 // filesOf copies what is in a file system that begins at the offset of a file.
