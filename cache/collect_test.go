@@ -377,27 +377,3 @@ func TestPin(t *testing.T) {
 		t.Error("unpinned twice")
 	}
 }
-
-// 10,000 artifacts of 5,000 entries are looked at within a moment.
-func BenchmarkContents(b *testing.B) {
-	s := open(b)
-	for i := range 5000 {
-		outs := make(map[string]Artifact)
-		for _, o := range []string{"a", "b"} {
-			a, err := s.PutBytes(b.Context(), fmt.Appendf(nil, "%d %s", i, o))
-			if err != nil {
-				b.Fatal(err)
-			}
-			outs[o] = a
-		}
-		key := fmt.Appendf(nil, "key %d", i)
-		if err := s.Record(NewActionID(key), key, Entry{Outputs: outs, Stage: "pack", Node: "lab/web image"}); err != nil {
-			b.Fatal(err)
-		}
-	}
-	for b.Loop() {
-		if _, err := Contents(s.Dir()); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
