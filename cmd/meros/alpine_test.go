@@ -84,6 +84,7 @@ func bootMirror(t *testing.T, m *lab.AlpineMirror, p *lab.Project, lockFile stri
 
 // A machine of Alpine from its lock to its last end, by root and by a user.
 func TestAlpine(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "e2fsck", "qemu-img", "debugfs")
 	p := lab.Downloaded(t, "alp")

@@ -12,6 +12,7 @@ import (
 
 // A machine in every form holds the same files.
 func TestExport(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-img", "zstd", "tar", "mksquashfs", "unsquashfs", "mkfs.erofs", "fsck.erofs")
 	p := shared(t, "ex", map[string]string{"m/includes.chroot/etc/motd": "exported\n", "m/hooks/01.chroot": "#!/bin/sh\nrm /etc/issue.net\nchown 7:9 /srv\nchmod 3775 /srv\n"})

@@ -24,6 +24,7 @@ import (
 // An image of containers is the base of a machine, in each form in which it can
 // be on a disk.
 func TestOCI(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-img", "tar")
 	p := shared(t, "box", map[string]string{"m/includes.chroot/etc/motd": "from a container\n", "m/hooks/01.chroot": "#!/bin/sh\nrm /etc/issue.net\nchown 7:9 /srv\nchmod 3775 /srv\n"})

@@ -19,6 +19,7 @@ import (
 
 // An image is fetched from where the manifest says, and pinned.
 func TestBaseURL(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	images := foreignImages(t, foreignTree(t))
 	image := filepath.Join(images[""], images["gpt"])
@@ -121,6 +122,7 @@ rm mbr.raw gpt.raw`
 // An image that somebody else made is patched: what is not changed is as it
 // was, and so is the image.
 func TestUse(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	tree := foreignTree(t)
 	images := foreignImages(t, tree)
@@ -259,6 +261,7 @@ func differingFiles(t *testing.T, want, got string, mask uint32, changed map[str
 // An image is booted, from the partition that its root is in, and can be said
 // in the manifest as well.
 func TestUseBoots(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "ssh", "fuse2fs", "sfdisk")
 	p := lab.Downloaded(t, "from", "used")

@@ -33,6 +33,7 @@ func artifacts(t *testing.T, o *lab.Outcome) map[string]string {
 // One lock, two empty data directories, root and an ordinary user: every
 // artifact is the same. And the user's machine boots.
 func TestRootAndUserBuildTheSame(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "ssh")
 	files := map[string]string{
