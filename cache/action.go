@@ -88,11 +88,11 @@ func decodeEntry(id ActionID, b []byte) (*Entry, error) {
 // damaged is what of the entry names no artifact, or "".
 func (e *Entry) damaged() string {
 	for name, a := range e.Outputs {
-		if a.Digest.Validate() != nil || a.Size < 0 {
+		if !valid(a.Digest) || a.Size < 0 {
 			return "output " + name
 		}
 	}
-	if e.Log != nil && e.Log.Digest.Validate() != nil {
+	if e.Log != nil && !valid(e.Log.Digest) {
 		return "its log"
 	}
 	return ""

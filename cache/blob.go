@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -19,6 +20,26 @@ import (
 type Artifact struct {
 	Digest digest.Digest `json:"digest"`
 	Size   int64         `json:"size"` // bytes
+}
+
+// valid tells whether d is a SHA-256 digest, as digest.Validate does. It is asked
+// for every artifact of every entry, where a regular expression takes its time.
+func valid(d digest.Digest) bool {
+	hex, ok := strings.CutPrefix(string(d), "sha256:")
+	return ok && isHex(hex)
+}
+
+// isHex tells whether s has the digits of a SHA-256 digest.
+func isHex(s string) bool {
+	if len(s) != 64 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
 }
 
 // pinned is the modification time every published blob is given. A write to a
@@ -38,7 +59,7 @@ func (s *Store) Path(d digest.Digest) string {
 // whose stat shows that it was touched is read and compared with its digest;
 // if it differs it is dropped.
 func (s *Store) Has(a Artifact) error {
-	if err := a.Digest.Validate(); err != nil {
+	if !valid(a.Digest) {
 		return miss("%q is no digest", a.Digest)
 	}
 	name := s.Path(a.Digest)

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 func open(t testing.TB) *Store {
@@ -354,5 +356,15 @@ func TestContents(t *testing.T) {
 	}
 	if files["stage pack lab/web image"] != 1 || files["packages, sources, logs of failures "] != 1 || files["entries and key texts "] != 2 {
 		t.Errorf("%v", files)
+	}
+}
+
+func TestValid(t *testing.T) {
+	good := strings.Repeat("0123456789abcdef", 4)
+	for _, s := range []string{"sha256:" + good, "sha256:" + good[1:], "sha256:" + good + "0", "sha256:" + strings.ToUpper(good), good, "", "sha256:", "sha512:" + good + good, "sha256:" + good[1:] + "g"} {
+		want := digest.Digest(s).Validate() == nil && strings.HasPrefix(s, "sha256:")
+		if valid(digest.Digest(s)) != want {
+			t.Errorf("%q: %v, want %v", s, !want, want)
+		}
 	}
 }

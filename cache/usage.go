@@ -146,9 +146,9 @@ func allocated(fi fs.FileInfo) int64 {
 func (c *contents) scanBlobs(dir string) error {
 	var found []*Held
 	err := eachName(dir, func(_ int, name string, st *unix.Stat_t) {
-		d := digest.NewDigestFromEncoded(digest.SHA256, name)
-		if d.Validate() != nil {
-			d = ""
+		var d digest.Digest
+		if isHex(name) {
+			d = digest.NewDigestFromEncoded(digest.SHA256, name)
 		}
 		found = append(found, &Held{Kind: KindSource, Digest: d, File: filepath.Join(dir, name), Bytes: st.Blocks * 512, Files: 1, Used: time.Unix(st.Atim.Unix())})
 	})

@@ -70,7 +70,7 @@ func (s *Store) mark(name string, used func(os.FileInfo) time.Time, times []unix
 // What is not there is left out.
 func (s *Store) Use(all map[string]Artifact) {
 	for _, a := range all {
-		if a.Digest.Validate() == nil {
+		if valid(a.Digest) {
 			s.use(s.Path(a.Digest))
 		}
 	}
