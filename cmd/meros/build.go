@@ -1,17 +1,12 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -21,7 +16,6 @@ import (
 	"meros/constellations"
 	"meros/graph"
 	"meros/runner"
-	"meros/runner/layer"
 	"meros/stages"
 )
 
@@ -178,22 +172,9 @@ func (c *buildCmd) build(e *env) (b *built, err error) {
 	if err != nil {
 		return nil, err
 	}
-	plan := new(graph.Plan)
-	o, err := w.options(e, m, machines, c.Boot)
+	plan, planned, targets, err := c.plan(e, w, m, machines, lock)
 	if err != nil {
 		return nil, err
-	}
-	o.RootfsOnly, o.Boot = c.RootfsOnly, c.Boot
-	if c.Timeout > 0 {
-		o.Timeout = c.Timeout.String()
-	}
-	planned, err := stages.Plan(plan, m, machines, lock, o)
-	if err != nil {
-		return nil, err
-	}
-	var targets []*graph.Node
-	for _, pm := range planned {
-		targets = append(targets, pm.Targets()...)
 	}
 	x := execution{name: m.Name, verb: "build", jobs: c.Jobs, keepGoing: c.KeepGoing, quiet: c.quiet}
 	if c.Rebuild != "" {
@@ -225,6 +206,29 @@ func (c *buildCmd) build(e *env) (b *built, err error) {
 		}
 	}
 	return &built{m, planned, r, w.store, w.close}, nil
+}
+
+// plan is what the verb asks for: its nodes, what they are for each machine, and
+// the last ones.
+func (c *buildCmd) plan(e *env, w *workplace, m *constellations.Manifest, machines []*constellations.Machine, lock *constellations.Lock) (*graph.Plan, []*stages.Machine, []*graph.Node, error) {
+	o, err := w.options(e, m, machines, c.Boot)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	o.RootfsOnly, o.Boot = c.RootfsOnly, c.Boot
+	if c.Timeout > 0 {
+		o.Timeout = c.Timeout.String()
+	}
+	plan := new(graph.Plan)
+	planned, err := stages.Plan(plan, m, machines, lock, o)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var targets []*graph.Node
+	for _, pm := range planned {
+		targets = append(targets, pm.Targets()...)
+	}
+	return plan, planned, targets, nil
 }
 
 // rerun finds the stages to run again.
@@ -287,183 +291,3 @@ func sameProgram(run func(context.Context, runner.Spec, runner.Stdio) error) fun
 		return nil
 	}
 }
-
-// execution is how a plan is built.
-type execution struct {
-	name      string   // of what is built, for people
-	verb      string   // what the history calls it; "" is not remembered
-	machines  []string // that are built, for the history
-	jobs      int      // CPU tokens; 0 is one for each CPU
-	keepGoing bool
-	quiet     bool                   // say nothing unless something had to be done
-	rerun     func(*graph.Node) bool // what the cache is not asked for; may be nil
-}
-
-// execute builds the targets of a plan and tells what came of it.
-func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x execution) (*graph.Result, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	if x.jobs == 0 {
-		x.jobs = runtime.NumCPU()
-	}
-	var foreseen []graph.Foresight
-	if e.ui.mode == "tty" {
-		foreseen = graph.Foresee(plan, targets, w.store)
-	}
-	e.ui.begin(x.quiet, foreseen, w.history, x.jobs)
-	defer e.ui.end()
-	rec := newRecorder()
-	observe := func(ev graph.Event) {
-		rec.event(ev)
-		e.ui.event(ev)
-	}
-	r, err := graph.Build(e.ctx, plan, targets, graph.Options{
-		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
-		Budget: graph.Budget{CPU: x.jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: observe, KeepGoing: x.keepGoing, Rerun: x.rerun,
-	})
-	w.remember(r, x.name)
-	defer w.makeRoom(e, r)
-	if x.verb != "" {
-		if err := recordsOf(e.root).keep(rec.record(plan, r, x, err), func(b *buildRecord) { rec.stages(plan, targets, r, b) }); err != nil {
-			e.ui.note("the build is not remembered, and cache gc does not know of its images: %v", err)
-		}
-	}
-	if changed := (*graph.ChangedError)(nil); errors.As(err, &changed) {
-		os.Remove(w.memoFile()) // should it be what was wrong
-	}
-	if err != nil {
-		return nil, err
-	}
-	if !x.quiet || r.Ran > 0 {
-		e.ui.note("built %s: %d stages, %d cached, %d run, %.1f s", x.name, r.Nodes, r.Cached, r.Ran, r.Elapsed.Seconds())
-	}
-	return r, nil
-}
-
-// memoryAvailable is what may be used without swapping, proc_meminfo(5), in
-// bytes; 0 if it is not known.
-func memoryAvailable() int64 {
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		if f := strings.Fields(s.Text()); len(f) >= 2 && f[0] == "MemAvailable:" {
-			kib, _ := strconv.ParseInt(f[1], 10, 64)
-			return kib << 10
-		}
-	}
-	return 0
-}
-
-// watch takes a stage's output apart into its log and its progress.
-func watch(j *graph.Job) runner.Stdio {
-	w := &progressFilter{job: j}
-	return runner.Stdio{Stdout: w, Stderr: w}
-}
-
-// maxLogLine is where a line of a stage's output is cut, bytes: who never ends
-// one must not fill the memory.
-const maxLogLine = 64 << 10
-
-type progressFilter struct {
-	job  *graph.Job
-	part []byte
-}
-
-// Write implements io.Writer. Both streams of a process share it, and
-// os/exec then writes from one goroutine.
-func (w *progressFilter) Write(p []byte) (int, error) {
-	n := len(p)
-	for len(p) > 0 {
-		line, rest, ok := bytes.Cut(p, []byte{'\n'})
-		w.part = append(w.part, line...)
-		p = rest
-		if !ok && len(w.part) < maxLogLine {
-			break
-		}
-		if mark, found := bytes.CutPrefix(w.part, []byte(progressMark)); found {
-			var done, total int64
-			if k, _ := fmt.Sscanf(string(mark), "%d;%d", &done, &total); k == 2 {
-				w.job.Report(done, total)
-			}
-		} else if _, err := w.job.Log.Write(append(w.part, '\n')); err != nil {
-			return 0, err
-		}
-		w.part = w.part[:0]
-	}
-	return n, nil
-}
-
-// workplace is the data directory, opened for building.
-type workplace struct {
-	data    string
-	store   *cache.Store
-	scratch *cache.Scratch
-	memo    *graph.Memo
-	history graph.History
-}
-
-func openWorkplace(e *env) (*workplace, error) {
-	w := &workplace{data: filepath.Join(e.root, "data")}
-	hint := func(err error) error {
-		return fmt.Errorf("%w (the data directory must be writable; --root DIR chooses another)", err)
-	}
-	build := filepath.Join(w.data, "build")
-	if err := os.MkdirAll(filepath.Join(w.data, "cache", "partial"), 0o755); err != nil {
-		return nil, hint(err)
-	}
-	// In them are the programs of guests, setuid ones among them, and their
-	// shadow files: nobody else's to run or to read.
-	for _, d := range []string{build, filepath.Join(w.data, "cache")} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, hint(err)
-		}
-		if err := os.Chmod(d, 0o700); err != nil {
-			return nil, hint(err)
-		}
-	}
-	if n, err := cache.Reclaim(build); err != nil {
-		e.ui.note("what a killed build left behind could not be removed: %v", err)
-	} else if n > 0 {
-		e.ui.note("removed what %d killed builds had left behind", n)
-	}
-	var err error
-	if w.store, err = cache.Open(filepath.Join(w.data, "cache"), cache.Options{}); err != nil {
-		return nil, hint(err)
-	}
-	if w.scratch, err = w.store.NewScratch(build); err != nil {
-		return nil, hint(err)
-	}
-	w.readMemory()
-	return w, nil
-}
-
-func (w *workplace) memoFile() string    { return filepath.Join(w.data, "cache", "memo") }
-func (w *workplace) historyFile() string { return filepath.Join(w.data, "cache", "durations.json") }
-
-// remember keeps what helps the next build and costs nothing to lose.
-func (w *workplace) remember(r *graph.Result, of string) {
-	w.memo.Write(w.memoFile())
-	w.rememberLast(r, of, time.Now())
-	for _, outputs := range r.Outputs {
-		w.store.Use(outputs)
-	}
-	if len(r.Durations) == 0 {
-		return
-	}
-	for n, d := range r.Durations {
-		w.history[n] = d
-	}
-	if b, err := json.Marshal(w.history); err == nil {
-		tmp := filepath.Join(w.scratch.Dir(), "durations.json")
-		if os.WriteFile(tmp, b, 0o644) == nil {
-			os.Rename(tmp, w.historyFile())
-		}
-	}
-}
-
-func (w *workplace) close() { w.scratch.Close() }

@@ -16,8 +16,6 @@ import (
 
 	"meros/cache"
 	"meros/graph"
-	"meros/runner"
-	"meros/runner/layer"
 )
 
 // checker builds a plan a second time, from its downloads on.
@@ -49,17 +47,15 @@ func (w *workplace) check(e *env, plan *graph.Plan, targets []*graph.Node, first
 	if jobs == 0 {
 		jobs = runtime.NumCPU()
 	}
-	self, err := os.Executable()
+	o, err := w.graphOptions(jobs, watch)
 	if err != nil {
 		return err
 	}
+	o.Store, o.Observe = again, e.ui.event
 	e.ui.note("building all of it again, to compare")
 	e.ui.begin(false, nil, w.history, jobs)
 	defer e.ui.end()
-	second, err := graph.Build(e.ctx, plan, checked, graph.Options{
-		Store: again, Runner: &graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
-		Budget: graph.Budget{CPU: jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history, Observe: e.ui.event,
-	})
+	second, err := graph.Build(e.ctx, plan, checked, o)
 	if err != nil {
 		return fmt.Errorf("check: %w", err)
 	}

@@ -66,19 +66,9 @@ func (c *buildCmd) foresee(e *env) (*foreseen, error) {
 		return nil, err
 	}
 	w.readMemory()
-	o, err := w.options(e, m, machines, c.Boot)
+	plan, _, targets, err := c.plan(e, w, m, machines, lock)
 	if err != nil {
 		return nil, err
-	}
-	o.RootfsOnly, o.Boot = c.RootfsOnly, c.Boot
-	plan := new(graph.Plan)
-	planned, err := stages.Plan(plan, m, machines, lock, o)
-	if err != nil {
-		return nil, err
-	}
-	var targets []*graph.Node
-	for _, pm := range planned {
-		targets = append(targets, pm.Targets()...)
 	}
 	f := &foreseen{m, graph.Foresee(plan, targets, w.store), make(map[*graph.Node]bool), w.store, w.history, readLast(w.lastFile())}
 	for _, t := range targets {

@@ -16,17 +16,12 @@ import (
 
 	"meros/graph"
 	"meros/runner"
-	"meros/runner/layer"
 )
 
 // shell runs a node that has failed once more, with a terminal of its own that
 // is shown on the user's: where it fails it opens a shell. What is foreign in it
 // never has the user's terminal, which it could write commands to.
 func (w *workplace) shell(e *env, plan *graph.Plan, failed *graph.Node) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	master, slave, err := pty.Open()
 	if err != nil {
 		return fmt.Errorf("open a terminal: %w", err)
@@ -41,11 +36,11 @@ func (w *workplace) shell(e *env, plan *graph.Plan, failed *graph.Node) error {
 	}
 	defer restore()
 	failed.Hints = append(slices.Clone(failed.Hints), graph.Param{Name: shellHint, Value: "yes"})
-	watch := func(*graph.Job) runner.Stdio { return runner.Stdio{Stdin: slave, Stdout: slave, Stderr: slave} }
-	_, err = graph.Build(ctx, plan, []*graph.Node{failed}, graph.Options{
-		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack,
-		Scratch: w.scratch.Dir(), Budget: graph.Budget{CPU: 1, Downloads: 1}, History: w.history,
-	})
+	o, err := w.graphOptions(1, func(*graph.Job) runner.Stdio { return runner.Stdio{Stdin: slave, Stdout: slave, Stderr: slave} })
+	if err != nil {
+		return err
+	}
+	_, err = graph.Build(ctx, plan, []*graph.Node{failed}, o)
 	if err == nil {
 		e.ui.note("this time it did not fail")
 	}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"meros/graph"
+	"meros/runner"
+	"meros/runner/layer"
+)
+
+// execution is how a plan is built.
+type execution struct {
+	name      string   // of what is built, for people
+	verb      string   // what the history calls it; "" is not remembered
+	machines  []string // that are built, for the history
+	jobs      int      // CPU tokens; 0 is one for each CPU
+	keepGoing bool
+	quiet     bool                   // say nothing unless something had to be done
+	rerun     func(*graph.Node) bool // what the cache is not asked for; may be nil
+}
+
+// execute builds the targets of a plan and tells what came of it.
+func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x execution) (*graph.Result, error) {
+	if x.jobs == 0 {
+		x.jobs = runtime.NumCPU()
+	}
+	var foreseen []graph.Foresight
+	if e.ui.mode == "tty" {
+		foreseen = graph.Foresee(plan, targets, w.store)
+	}
+	e.ui.begin(x.quiet, foreseen, w.history, x.jobs)
+	defer e.ui.end()
+	rec := newRecorder()
+	observe := func(ev graph.Event) {
+		rec.event(ev)
+		e.ui.event(ev)
+	}
+	o, err := w.graphOptions(x.jobs, watch)
+	if err != nil {
+		return nil, err
+	}
+	o.Observe, o.KeepGoing, o.Rerun = observe, x.keepGoing, x.rerun
+	r, err := graph.Build(e.ctx, plan, targets, o)
+	w.remember(r, x.name)
+	defer w.makeRoom(e, r)
+	if x.verb != "" {
+		if err := recordsOf(e.root).keep(rec.record(plan, r, x, err), func(b *buildRecord) { rec.stages(plan, targets, r, b) }); err != nil {
+			e.ui.note("the build is not remembered, and cache gc does not know of its images: %v", err)
+		}
+	}
+	if changed := (*graph.ChangedError)(nil); errors.As(err, &changed) {
+		os.Remove(w.memoFile()) // should it be what was wrong
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !x.quiet || r.Ran > 0 {
+		e.ui.note("built %s: %d stages, %d cached, %d run, %.1f s", x.name, r.Nodes, r.Cached, r.Ran, r.Elapsed.Seconds())
+	}
+	return r, nil
+}
+
+// graphOptions are those of a build on this host. watch is what becomes of the
+// output of stages.
+func (w *workplace) graphOptions(jobs int, watch func(*graph.Job) runner.Stdio) (graph.Options, error) {
+	self, err := os.Executable()
+	return graph.Options{
+		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
+		Budget: graph.Budget{CPU: jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history,
+	}, err
+}
+
+// memoryAvailable is what may be used without swapping, proc_meminfo(5), in
+// bytes; 0 if it is not known.
+func memoryAvailable() int64 {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if f := strings.Fields(s.Text()); len(f) >= 2 && f[0] == "MemAvailable:" {
+			kib, _ := strconv.ParseInt(f[1], 10, 64)
+			return kib << 10
+		}
+	}
+	return 0
+}
+
+// watch takes a stage's output apart into its log and its progress.
+func watch(j *graph.Job) runner.Stdio {
+	w := &progressFilter{job: j}
+	return runner.Stdio{Stdout: w, Stderr: w}
+}
+
+// maxLogLine is where a line of a stage's output is cut, bytes: who never ends
+// one must not fill the memory.
+const maxLogLine = 64 << 10
+
+type progressFilter struct {
+	job  *graph.Job
+	part []byte
+}
+
+// Write implements io.Writer. Both streams of a process share it, and
+// os/exec then writes from one goroutine.
+func (w *progressFilter) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		line, rest, ok := bytes.Cut(p, []byte{'\n'})
+		w.part = append(w.part, line...)
+		p = rest
+		if !ok && len(w.part) < maxLogLine {
+			break
+		}
+		if mark, found := bytes.CutPrefix(w.part, []byte(progressMark)); found {
+			var done, total int64
+			if k, _ := fmt.Sscanf(string(mark), "%d;%d", &done, &total); k == 2 {
+				w.job.Report(done, total)
+			}
+		} else if _, err := w.job.Log.Write(append(w.part, '\n')); err != nil {
+			return 0, err
+		}
+		w.part = w.part[:0]
+	}
+	return n, nil
+}

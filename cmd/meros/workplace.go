@@ -1,0 +1,82 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"meros/cache"
+	"meros/graph"
+)
+
+// workplace is the data directory, opened for building.
+type workplace struct {
+	data    string
+	store   *cache.Store
+	scratch *cache.Scratch
+	memo    *graph.Memo
+	history graph.History
+}
+
+func openWorkplace(e *env) (*workplace, error) {
+	w := &workplace{data: filepath.Join(e.root, "data")}
+	hint := func(err error) error {
+		return fmt.Errorf("%w (the data directory must be writable; --root DIR chooses another)", err)
+	}
+	build := filepath.Join(w.data, "build")
+	if err := os.MkdirAll(filepath.Join(w.data, "cache", "partial"), 0o755); err != nil {
+		return nil, hint(err)
+	}
+	// In them are the programs of guests, setuid ones among them, and their
+	// shadow files: nobody else's to run or to read.
+	for _, d := range []string{build, filepath.Join(w.data, "cache")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, hint(err)
+		}
+		if err := os.Chmod(d, 0o700); err != nil {
+			return nil, hint(err)
+		}
+	}
+	if n, err := cache.Reclaim(build); err != nil {
+		e.ui.note("what a killed build left behind could not be removed: %v", err)
+	} else if n > 0 {
+		e.ui.note("removed what %d killed builds had left behind", n)
+	}
+	var err error
+	if w.store, err = cache.Open(filepath.Join(w.data, "cache"), cache.Options{}); err != nil {
+		return nil, hint(err)
+	}
+	if w.scratch, err = w.store.NewScratch(build); err != nil {
+		return nil, hint(err)
+	}
+	w.readMemory()
+	return w, nil
+}
+
+func (w *workplace) memoFile() string    { return filepath.Join(w.data, "cache", "memo") }
+func (w *workplace) historyFile() string { return filepath.Join(w.data, "cache", "durations.json") }
+
+// remember keeps what helps the next build and costs nothing to lose.
+func (w *workplace) remember(r *graph.Result, of string) {
+	w.memo.Write(w.memoFile())
+	w.rememberLast(r, of, time.Now())
+	for _, outputs := range r.Outputs {
+		w.store.Use(outputs)
+	}
+	if len(r.Durations) == 0 {
+		return
+	}
+	for n, d := range r.Durations {
+		w.history[n] = d
+	}
+	if b, err := json.Marshal(w.history); err == nil {
+		tmp := filepath.Join(w.scratch.Dir(), "durations.json")
+		if os.WriteFile(tmp, b, 0o644) == nil {
+			os.Rename(tmp, w.historyFile())
+		}
+	}
+}
+
+func (w *workplace) close() { w.scratch.Close() }
