@@ -100,6 +100,9 @@ func (w *workplace) makeRoom(e *env, r *graph.Result) {
 		}
 		return
 	}
+	if size, err := cacheSize(w.store.Dir()); err == nil && size <= int64(limit) {
+		return // what has to stay need not be known
+	}
 	c, err := collect(e, w.store, cache.CollectOptions{MaxSize: int64(limit)})
 	switch {
 	case err != nil:
@@ -109,6 +112,15 @@ func (w *workplace) makeRoom(e *env, r *graph.Result) {
 	case c.Missing > 0:
 		e.ui.note("the cache takes %s, above its limit of %s (%s), and all of it is needed: %s", bytesText(c.After), bytesText(int64(limit)), cacheSizeEnv, heldBy(c))
 	}
+}
+
+// cacheSize is what the cache in dir takes on disk.
+func cacheSize(dir string) (sum int64, err error) {
+	all, err := cache.Contents(dir)
+	for _, h := range all {
+		sum += h.Bytes
+	}
+	return sum, err
 }
 
 // heldBy says what keeps most, and what can be done about that.

@@ -124,6 +124,9 @@ pass the status of their program through.
 .B MEROS_CACHE_SIZE
 how large the cache may become before a build makes room, such as 20G; 0 is no limit
 .TP
+.B MEROS_SNAPSHOT
+base URL of a snapshot service, for packages that are gone from the mirror
+.TP
 .B NO_COLOR
 if it is set, nothing is coloured
 .SH FILES
