@@ -103,7 +103,7 @@ func (s *Store) Verify(d digest.Digest) error {
 		return s.drop(d, "is damaged: its content is "+got[:12])
 	}
 	if !s.readOnly {
-		os.Chtimes(s.Path(d), time.Unix(1, 0), pinned) // only spares the next look-up this read
+		os.Chtimes(s.Path(d), pinned, pinned) // only spares the next look-up this read
 	}
 	if errors.Is(s.use(s.Path(d)), os.ErrNotExist) {
 		return miss("artifact %s is not in the store", short(d))

@@ -18,15 +18,11 @@ var useTools = []string{"qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs"}
 // Read adds the node that reads an image as it is; its output "layer" has the
 // files of the root file system.
 func Read(p *graph.Plan, file string, memo *graph.Memo) (*graph.Node, error) {
-	n := &graph.Node{
-		Stage: "use", Revision: useRevision, Name: "image " + filepath.Base(file),
-		Params:  []graph.Param{{Name: "epoch", Value: "0"}, {Name: "size", Value: "0"}, {Name: "free-mib", Value: "0"}},
-		Outputs: []string{"image", "layout", "layer", "accounts"},
-		Devices: []string{fuse}, Needs: graph.Needs{Memory: 256 << 20},
-	}
+	var tools []graph.Param
 	for _, t := range useTools {
-		n.Params = append(n.Params, graph.Param{Name: "tool-" + t, Value: ToolIdentity(t, memo)})
+		tools = append(tools, graph.Param{Name: "tool-" + t, Value: ToolIdentity(t, memo)})
 	}
+	n := useNode("image "+filepath.Base(file), graph.Param{Name: "epoch", Value: "0"}, 0, 0, tools)
 	l, err := graph.ReadLocal("image", file, nil, memo)
 	if err != nil {
 		return nil, err
@@ -35,20 +31,26 @@ func Read(p *graph.Plan, file string, memo *graph.Memo) (*graph.Node, error) {
 	return p.Add(n), nil
 }
 
+// useNode is the node that opens an image, which it is yet to be given, and grows
+// it to a size in bytes or by what is to be free.
+func useNode(name string, epoch graph.Param, size int64, freeMiB int, tools []graph.Param) *graph.Node {
+	return &graph.Node{
+		Stage: "use", Revision: useRevision, Name: name,
+		Params: append([]graph.Param{
+			epoch, {Name: "size", Value: strconv.FormatInt(size, 10)}, {Name: "free-mib", Value: strconv.Itoa(freeMiB)},
+		}, tools...),
+		Outputs: []string{"image", "layout", "layer", "accounts"},
+		Devices: []string{fuse}, Needs: graph.Needs{Memory: 256 << 20},
+	}
+}
+
 // use is an image that somebody else made, as the base of a machine: a disk
 // that differences are made to, and its files for the hooks.
 func (pl *planner) use(vm *constellations.Machine, section *constellations.SectionLock) (*graph.Node, error) {
 	if len(vm.Packages) > 0 {
 		return nil, errNoPackages
 	}
-	n := &graph.Node{
-		Stage: "use", Revision: useRevision, Name: pl.name(vm, "base image"),
-		Params: append([]graph.Param{
-			epoch(section), {Name: "size", Value: strconv.FormatInt(vm.DiskSize, 10)}, {Name: "free-mib", Value: strconv.Itoa(vm.BuildFreeMB)},
-		}, pl.tools(useTools...)...),
-		Outputs: []string{"image", "layout", "layer", "accounts"},
-		Devices: []string{fuse}, Needs: graph.Needs{Memory: 256 << 20},
-	}
+	n := useNode(pl.name(vm, "base image"), epoch(section), vm.DiskSize, vm.BuildFreeMB, pl.tools(useTools...))
 	if constellations.ImageURL(vm.Base) {
 		locked := pl.lock.Source(constellations.SourceImage, vm.Base, "")
 		if locked == nil {

@@ -76,7 +76,7 @@ func (c *cacheExportCmd) Run(e *env) error {
 	if done, err := e.inNamespace(c.args()...); done {
 		return err
 	}
-	store, err := cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{})
+	store, err := e.openStore(false)
 	if err != nil {
 		return err
 	}

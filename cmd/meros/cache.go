@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"time"
-
-	"meros/cache"
 )
 
 type cacheCmd struct {
@@ -40,7 +38,7 @@ func (c *verifyCmd) Run(e *env) error {
 			return err
 		}
 	}
-	store, err := cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{ReadOnly: !c.Repair})
+	store, err := e.openStore(!c.Repair)
 	if err != nil {
 		return err
 	}

@@ -122,8 +122,7 @@ func (w *workplace) systemsOf(e *env, what string) (systems, error) {
 func (b *buildRecord) systems(store *cache.Store, only string) (systems, error) {
 	all := make(systems)
 	for _, s := range b.Stages {
-		rest, ok := strings.CutPrefix(s.Name, b.Name+"/")
-		machine, what, _ := strings.Cut(rest, " ")
+		machine, what, ok := ownedBy(b.Name, s.Name)
 		if only != "" && machine != only && s.Stage == "hooks-vm" {
 			continue
 		}

@@ -92,6 +92,17 @@ func sizeOf(outputs map[string]graph.Artifact) (n int64) {
 	return n
 }
 
+// ownedBy takes the name of a node that is one machine's alone apart: the
+// machine's, and what it is of that.
+func ownedBy(constellation, node string) (machine, what string, ok bool) {
+	rest, ok := strings.CutPrefix(node, constellation+"/")
+	if !ok {
+		return "", "", false
+	}
+	machine, what, _ = strings.Cut(rest, " ")
+	return machine, what, true
+}
+
 func newPicture(title string, all []pictured) *picture {
 	p := &picture{title: title, Edges: [][2]int{}}
 	ids := make([]int, len(all))
@@ -101,9 +112,7 @@ func newPicture(title string, all []pictured) *picture {
 		}
 		n := s.pictureNode
 		n.ID, n.Count = len(p.Nodes), 1
-		if rest, ok := strings.CutPrefix(n.Name, title+"/"); ok {
-			n.machine, _, _ = strings.Cut(rest, " ")
-		}
+		n.machine, _, _ = ownedBy(title, n.Name)
 		ids[i] = n.ID
 		p.Nodes = append(p.Nodes, n)
 		p.inputs(n, s.inputs, all, ids)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -104,7 +103,7 @@ func (c *logsOfCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	store, err := cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{ReadOnly: true})
+	store, err := e.openStore(true)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ type pinCmd struct {
 
 // Run implements the verb.
 func (c *pinCmd) Run(e *env) error {
-	store, err := cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{ReadOnly: c.What == ""})
+	store, err := e.openStore(c.What == "")
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ type unpinCmd struct {
 
 // Run implements the verb.
 func (c *unpinCmd) Run(e *env) error {
-	store, err := cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{})
+	store, err := e.openStore(false)
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ func (c *reportCmd) Run(e *env) error {
 	if c.Trace != "" {
 		return writeTrace(c.Trace, b)
 	}
-	store, err := cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{ReadOnly: true})
+	store, err := e.openStore(true)
 	if err != nil {
 		return err
 	}
@@ -103,30 +103,38 @@ type material struct {
 // graphMost is how many nodes are drawn; more are no picture any more.
 const graphMost = 1500
 
-func newReport(store *cache.Store, b, before *buildRecord) *report {
-	r := &report{buildRecord: b, Materials: b.materials()}
+// reportStages are the stages of a build, in its order.
+func (b *buildRecord) reportStages() []*reportStage {
 	all := make([]*reportStage, len(b.Stages))
 	for i, s := range b.Stages {
 		all[i] = &reportStage{recordStage: s, Index: i, Bytes: sizeOf(s.Outputs)}
+	}
+	return all
+}
+
+func newReport(store *cache.Store, b, before *buildRecord) *report {
+	r := &report{buildRecord: b, Materials: b.materials()}
+	all := b.reportStages()
+	for _, s := range all {
 		if s.Network {
 			r.Impure = append(r.Impure, s.Name)
 		}
 		switch s.Outcome {
 		case "ran", "failed":
-			r.Made += all[i].Bytes
+			r.Made += s.Bytes
 			r.Busy += s.Seconds
-			all[i].readLog(store)
-			r.Done = append(r.Done, all[i])
+			s.readLog(store)
+			r.Done = append(r.Done, s)
 			continue
 		case "cached":
-			r.Reused += all[i].Bytes
+			r.Reused += s.Bytes
 			if id, err := cache.ParseActionID(s.Key); err == nil {
 				if entry, err := store.Lookup(id); err == nil {
 					r.Saved += entry.Duration.Seconds()
 				}
 			}
 		}
-		r.Rest = append(r.Rest, all[i])
+		r.Rest = append(r.Rest, s)
 	}
 	r.Critical = criticalPath(all)
 	for _, s := range r.Critical {
@@ -207,8 +215,7 @@ func (b *buildRecord) materials() []material {
 		if images[i] == nil {
 			images[i] = make(map[string]bool)
 		}
-		if rest, ok := strings.CutPrefix(s.Name, b.Name+"/"); ok && s.Target {
-			machine, _, _ := strings.Cut(rest, " ")
+		if machine, _, ok := ownedBy(b.Name, s.Name); ok && s.Target {
 			images[i][machine] = true
 		}
 		for _, in := range s.Inputs {

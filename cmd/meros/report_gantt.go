@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"html"
@@ -19,15 +20,7 @@ const (
 // rows puts what ran into as few rows as there were at one time.
 func rows(all []*reportStage) (row map[*reportStage]int, count int) {
 	ran := slices.DeleteFunc(slices.Clone(all), func(s *reportStage) bool { return s.Outcome != "ran" && s.Outcome != "failed" })
-	slices.SortStableFunc(ran, func(a, b *reportStage) int {
-		switch {
-		case a.Start < b.Start:
-			return -1
-		case a.Start > b.Start:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(ran, func(a, b *reportStage) int { return cmp.Compare(a.Start, b.Start) })
 	row = make(map[*reportStage]int)
 	var free []float64 // when each row's last one ends
 	for _, s := range ran {
@@ -104,10 +97,7 @@ type traceEvent struct {
 }
 
 func writeTrace(file string, b *buildRecord) error {
-	all := make([]*reportStage, len(b.Stages))
-	for i, s := range b.Stages {
-		all[i] = &reportStage{recordStage: s, Index: i, Bytes: sizeOf(s.Outputs)}
-	}
+	all := b.reportStages()
 	row, _ := rows(all)
 	events := []traceEvent{{Name: "process_name", Phase: "M", Process: 1, Args: map[string]any{"name": "meros " + b.Verb + " " + b.Name}}}
 	for _, s := range all {

@@ -3,10 +3,8 @@ package main
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -85,57 +83,6 @@ func (r *roots) images(e *env, name string) error {
 		r.build(b)
 	}
 	return err
-}
-
-// newest are the newest builds that went well: of each machine one for each
-// verb. machines, if not nil, are those that count. A record that cannot be
-// read is of no use to anybody.
-func (rs records) newest(name string, machines []string) ([]*buildRecord, error) {
-	heads, err := rs.newestHeads(name, machines)
-	if err != nil {
-		return nil, err
-	}
-	var all []*buildRecord
-	for _, h := range heads {
-		if b, err := rs.read(h.ID); err == nil {
-			all = append(all, b)
-		}
-	}
-	return all, nil
-}
-
-// newestHeads are the heads of those builds. Which is newer is told by when it
-// was found to be so the last time.
-func (rs records) newestHeads(name string, machines []string) ([]*recordHead, error) {
-	ids, err := rs.ids(name)
-	if err != nil {
-		return nil, err
-	}
-	when := make(map[string]time.Time)
-	for _, id := range ids {
-		if fi, err := os.Stat(rs.file(id)); err == nil {
-			when[id] = fi.ModTime()
-		}
-	}
-	slices.SortStableFunc(ids, func(a, b string) int { return when[a].Compare(when[b]) })
-	var all []*recordHead
-	seen := make(map[string]bool)
-	for _, id := range slices.Backward(ids) {
-		h, err := rs.head(id)
-		if err != nil || h.Result != "ok" || h.Verb == "export" {
-			continue
-		}
-		wanted := false
-		for _, m := range h.Machines {
-			if key := h.Verb + " " + m; !seen[key] && (machines == nil || slices.Contains(machines, m)) {
-				seen[key], wanted = true, true
-			}
-		}
-		if wanted {
-			all = append(all, h)
-		}
-	}
-	return all, nil
 }
 
 // locks adds what is pinned: it may not be there to download any more. The

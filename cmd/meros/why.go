@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -81,7 +80,7 @@ func (c *whyCmd) between(e *env, name string) error {
 	if from == nil {
 		return usageError{fmt.Errorf("%s is the first build that is remembered: there is none to compare it with", to.ID)}
 	}
-	store, err := cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{ReadOnly: true})
+	store, err := e.openStore(true)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,11 @@ type workplace struct {
 	history graph.History
 }
 
+// openStore opens the cache alone.
+func (e *env) openStore(readOnly bool) (*cache.Store, error) {
+	return cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{ReadOnly: readOnly})
+}
+
 func openWorkplace(e *env) (*workplace, error) {
 	w := &workplace{data: filepath.Join(e.root, "data")}
 	hint := func(err error) error {

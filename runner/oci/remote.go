@@ -83,9 +83,3 @@ func FetchLayer(ctx context.Context, w io.Writer, reference, sha256 string) erro
 	_, err = io.Copy(w, r)
 	return err
 }
-
-// ValidReference tells whether a registry can be asked for it.
-func ValidReference(reference string) error {
-	_, err := name.ParseReference(reference)
-	return err
-}
