@@ -44,7 +44,7 @@ func stepUse(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	err = s.outputSparse("layer", func(w io.Writer) error { return layer.Capture(ctx, w, tree, s.epoch(), false) })
+	err = s.outputSparse("layer", func(w io.Writer) error { return layer.CaptureSystem(ctx, w, tree, s.epoch()) })
 	if err == nil {
 		err = s.outputAccounts(tree)
 	}

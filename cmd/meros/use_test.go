@@ -88,7 +88,7 @@ func foreignTree(t *testing.T) string {
 	}
 	lab.Time(t, "mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--format=directory", "--include="+strings.Join(names, ","), "--skip=check/qemu",
 		"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "bookworm", tree, "deb [trusted=yes] copy://"+archive+" bookworm main")
-	lab.Time(t, "sh", "-c", `chown 7:9 "$1/srv"; chmod 3775 "$1/srv"; rm -rf "$1"/dev/*`, "sh", tree)
+	lab.Time(t, "sh", "-c", `chown 7:9 "$1/srv"; chmod 3775 "$1/srv"; mknod -m 666 "$1/dev/nothing" c 1 3; mknod -m 660 "$1/dev/disk9" b 8 9`, "sh", tree)
 	return tree
 }
 

@@ -49,7 +49,17 @@ const xattrRecord = "SCHILY.xattr."
 // settle, the files themselves get the times the layer has, so that the tree
 // is what unpacking the layer would give.
 func Capture(ctx context.Context, w io.Writer, dir string, epoch time.Time, settle bool) error {
-	c := &capture{ctx: ctx, tw: tar.NewWriter(w), root: dir, epoch: epoch.Truncate(time.Second), settle: settle, links: make(map[inode]string)}
+	return (&capture{ctx: ctx, epoch: epoch, settle: settle}).tree(w, dir)
+}
+
+// CaptureSystem is [Capture] of a root file system that others made and keep:
+// its device nodes are left out, for whoever runs in the layer gets others.
+func CaptureSystem(ctx context.Context, w io.Writer, dir string, epoch time.Time) error {
+	return (&capture{ctx: ctx, epoch: epoch, devices: true}).tree(w, dir)
+}
+
+func (c *capture) tree(w io.Writer, dir string) error {
+	c.tw, c.root, c.epoch, c.links = tar.NewWriter(w), dir, c.epoch.Truncate(time.Second), make(map[inode]string)
 	if err := c.dir("."); err != nil {
 		return fmt.Errorf("capture %s: %w", dir, err)
 	}
@@ -57,13 +67,14 @@ func Capture(ctx context.Context, w io.Writer, dir string, epoch time.Time, sett
 }
 
 type capture struct {
-	ctx    context.Context
-	tw     *tar.Writer
-	root   string
-	epoch  time.Time
-	settle bool
-	top    string           // where the entry is from, if there are several
-	links  map[inode]string // first path of each inode with several names
+	ctx     context.Context
+	tw      *tar.Writer
+	root    string
+	epoch   time.Time
+	settle  bool
+	devices bool             // there may be device nodes, which are left out
+	top     string           // where the entry is from, if there are several
+	links   map[inode]string // first path of each inode with several names
 }
 
 // inode is a file below one of several tops: names in different ones are
@@ -100,6 +111,9 @@ func (c *capture) dir(rel string) error {
 func (c *capture) entry(name string, fi fs.FileInfo) error {
 	file := filepath.Join(c.root, name)
 	st := fi.Sys().(*syscall.Stat_t)
+	if c.devices && fi.Mode()&fs.ModeDevice != 0 {
+		return nil
+	}
 	if isWhiteout(fi, st) {
 		return c.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: whiteoutName(name), Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatPAX})
 	}
