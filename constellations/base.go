@@ -36,6 +36,12 @@ func RegistryReference(base string) (ref string, ok bool) {
 	return strings.CutPrefix(base, registryPrefix)
 }
 
+// OfRegistry tells whether a base is an image of a registry.
+func OfRegistry(base string) bool {
+	_, ok := RegistryReference(base)
+	return ok
+}
+
 // ImageURL tells whether s is the URL of an image that can be pinned.
 func ImageURL(s string) bool {
 	u, err := url.Parse(s)

@@ -114,6 +114,9 @@ func (pl *planner) fetchURLs(name string, urls []string, sum string, size int64)
 		Needs:   graph.Needs{Download: true},
 		Shared:  shared,
 	}
+	if slices.ContainsFunc(urls, constellations.OfRegistry) {
+		n.Network, n.Shared = runner.NoNetwork, nil // it is asked by who has the credentials
+	}
 	have := pl.plan.Add(n)
 	if have != n && have.Hints[0] != n.Hints[0] {
 		// Another mirror has the same file: both may be asked.

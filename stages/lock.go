@@ -13,7 +13,7 @@ func Needs(machines []*constellations.Machine) []constellations.Need {
 		if constellations.ImageURL(vm.Base) {
 			needs = append(needs, constellations.Need{Machine: vm.Name, Source: &constellations.Source{Kind: constellations.SourceImage, URL: vm.Base, SHA256: vm.BaseSHA256}})
 		}
-		if _, ok := constellations.RegistryReference(vm.Base); ok {
+		if constellations.OfRegistry(vm.Base) {
 			needs = append(needs, constellations.Need{Machine: vm.Name, Source: &constellations.Source{Kind: constellations.SourceRegistry, URL: vm.Base, Ref: GoArch(vm.Arch)}})
 		}
 		base := constellations.Need{Section: vm.Section(), Machine: vm.Name}

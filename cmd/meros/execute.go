@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 
 	"meros/graph"
 	"meros/runner"
@@ -71,8 +72,9 @@ func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 // output of stages.
 func (w *workplace) graphOptions(jobs int, watch func(*graph.Job) runner.Stdio) (graph.Options, error) {
 	self, err := os.Executable()
+	sandboxed := graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}
 	return graph.Options{
-		Store: w.store, Runner: &graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
+		Store: w.store, Runner: &fetchesOfLayers{sandboxed, sync.OnceValues(newRegistries)}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
 		Budget: graph.Budget{CPU: jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history,
 	}, err
 }

@@ -19,7 +19,6 @@ import (
 	"meros/constellations"
 	"meros/runner/fetch"
 	"meros/runner/kernel"
-	"meros/runner/oci"
 )
 
 // pinSource finds out what a source is now.
@@ -48,7 +47,11 @@ func pinSource(e *env, m *constellations.Manifest, lock *constellations.Lock, s 
 // pinImage asks a registry for an image and its layers.
 func pinImage(e *env, s *constellations.Source) error {
 	reference, _ := constellations.RegistryReference(s.URL)
-	manifest, layers, err := oci.Resolve(e.ctx, reference, s.Ref)
+	registries, err := newRegistries()
+	if err != nil {
+		return err
+	}
+	manifest, layers, err := registries.Image(e.ctx, reference, s.Ref)
 	if err != nil {
 		return fmt.Errorf("image %s: %w", s.URL, err)
 	}

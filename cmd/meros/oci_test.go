@@ -1,8 +1,12 @@
 package main
 
 import (
+	"encoding/base64"
+	"fmt"
 	"io"
+	"io/fs"
 	"log"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -10,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -113,6 +118,7 @@ func TestOCI(t *testing.T) {
 		fails(t, p.Run(t, "build", "again", "--locked", "--rootfs-only"), 1, append(words, "plan again/m")...)
 	}
 	t.Run("registry", func(t *testing.T) { ociRegistry(t, p, image, disks) })
+	t.Run("login", func(t *testing.T) { ociLogin(t, readFile(t, p.Path("constellations/again/meros.lock")), image) })
 
 	layers, err := image.Layers()
 	if err != nil {
@@ -178,4 +184,68 @@ func ociRegistry(t *testing.T, p *lab.Project, image v1.Image, disks map[string]
 	}
 	p.Write(t, "constellations/again/manifest.yml", manifest("docker://-x"))
 	fails(t, p.Run(t, "build", "again", "--rootfs-only"), exitUsage, "no reference to an image of a registry")
+}
+
+// ociLogin makes a machine of an image in a registry that wants a login, whose
+// password stays where it is.
+func ociLogin(t *testing.T, lock string, image v1.Image) {
+	const user, password = "eve", "n0body-knows-it"
+	open := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if u, p, _ := r.BasicAuth(); u != user || p != password {
+			w.Header().Set("WWW-Authenticate", `Basic realm="lab"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		open.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	tag, err := name.NewTag(host + "/lab/box:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(tag, image, remote.WithAuth(&authn.Basic{Username: user, Password: password})); err != nil {
+		t.Fatal(err)
+	}
+	lock = lock[:strings.Index(lock, "\nsource ")]
+	p := lab.New(t, map[string]string{"constellations/again/manifest.yml": "virtual_machines:\n  m: {suite: bookworm, base: \"docker://" + tag.Name() + "\"}\n", "constellations/again/meros.lock": lock})
+	home := t.TempDir()
+	build := func(password string, args ...string) *lab.Outcome {
+		config := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
+		if err := os.WriteFile(filepath.Join(home, "auth.json"), []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := p.Command(t, append([]string{"build", "again", "--rootfs-only"}, args...)...)
+		cmd.Env = append(os.Environ(), "HOME="+home, "REGISTRY_AUTH_FILE="+filepath.Join(home, "auth.json"))
+		return lab.Finish(t, cmd)
+	}
+	fails(t, build("wrong"), 1, "not for the credentials in", "podman login "+host)
+	first := build(password, "-v")
+	if first.Exit != 0 {
+		t.Fatal(first.Stderr)
+	}
+	if err := os.RemoveAll(p.Path("data")); err != nil {
+		t.Fatal(err)
+	}
+	fails(t, build("wrong", "--locked"), 1, "/lab/box:v1 layer 1", "not for the credentials in", "podman login "+host)
+	again := build(password, "--locked", "-v")
+	if again.Exit != 0 {
+		t.Fatal(again.Stderr)
+	}
+	texts := map[string]string{"stderr": first.Stderr + again.Stderr, "lock": readFile(t, p.Path("constellations/again/meros.lock"))}
+	err = filepath.WalkDir(p.Path("data"), func(file string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			texts[file] = readFile(t, file)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for where, text := range texts {
+		if strings.Contains(text, password) || strings.Contains(text, base64.StdEncoding.EncodeToString([]byte(user+":"+password))) {
+			t.Errorf("the password is in %s", where)
+		}
+	}
 }

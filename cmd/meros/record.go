@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -171,18 +170,9 @@ func (r *recorder) stages(plan *graph.Plan, targets []*graph.Node, result *graph
 		for _, l := range n.Locals {
 			s.Files = append(s.Files, l.Name)
 		}
-		s.URL = firstURL(n)
+		if urls := urlsOf(n); len(urls) > 0 {
+			s.URL = urls[0]
+		}
 		b.Stages = append(b.Stages, s)
 	}
-}
-
-// firstURL is where a download comes from.
-func firstURL(n *graph.Node) string {
-	var urls []string
-	for _, h := range n.Hints {
-		if h.Name == "urls" && json.Unmarshal([]byte(h.Value), &urls) == nil && len(urls) > 0 {
-			return urls[0]
-		}
-	}
-	return ""
 }

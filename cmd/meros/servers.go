@@ -29,14 +29,8 @@ type servers struct {
 
 // env is the [graph.Sandboxed] Env of fetches.
 func (s *servers) env(ctx context.Context, j *graph.Job) []string {
-	var urls []string
-	for _, h := range j.Node.Hints {
-		if h.Name == "urls" {
-			json.Unmarshal([]byte(h.Value), &urls)
-		}
-	}
 	all := make(map[string]fetch.Reach)
-	for _, text := range urls {
+	for _, text := range urlsOf(j.Node) {
 		if u, err := url.Parse(text); err == nil && u.Hostname() != "" {
 			all[u.Hostname()] = s.to(ctx, u)
 		}
@@ -46,6 +40,16 @@ func (s *servers) env(ctx context.Context, j *graph.Job) []string {
 		return nil
 	}
 	return []string{serversEnv + "=" + string(b)}
+}
+
+// urlsOf are the places that a node fetches from.
+func urlsOf(n *graph.Node) (urls []string) {
+	for _, h := range n.Hints {
+		if h.Name == "urls" {
+			json.Unmarshal([]byte(h.Value), &urls) // what is damaged the fetch finds
+		}
+	}
+	return urls
 }
 
 // to is how u's server is reached. Those who ask while it is found out wait.
