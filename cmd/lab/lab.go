@@ -203,7 +203,7 @@ func Finish(t testing.TB, cmd *exec.Cmd) *Outcome {
 		t.Fatal(err)
 	}
 	o := &Outcome{Exit: cmd.ProcessState.ExitCode(), Stdout: stdout.String(), Stderr: stderr.String(), Wall: time.Since(start)}
-	o.MaxRSS = cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+	o.MaxRSS = int64(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) << 10
 	lines := bufio.NewScanner(&stderr)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {

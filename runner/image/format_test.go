@@ -23,7 +23,7 @@ func format(t *testing.T, o FormatOptions) (string, error) {
 // Every file system that can be made here is sound, is what it was asked to be
 // and is the same the next time.
 func TestFormat(t *testing.T) {
-	need(t, "mke2fs", "e2fsck", "qemu-img", "mkswap")
+	need(t, "mke2fs", "e2fsck", "qemu-img", "mkswap", "mkfs.xfs", "xfs_repair")
 	const id = "01234567-89ab-8def-8123-456789abcdef"
 	for kind, program := range map[string]string{"ext2": "mke2fs", "ext3": "mke2fs", "ext4": "mke2fs", "swap": "mkswap", "vfat": "mkfs.vfat", "xfs": "mkfs.xfs"} {
 		t.Run(kind, func(t *testing.T) {
@@ -53,8 +53,11 @@ func TestFormat(t *testing.T) {
 					t.Errorf("blkid says\n%s", said)
 				}
 			}
-			if strings.HasPrefix(kind, "ext") {
+			switch {
+			case strings.HasPrefix(kind, "ext"):
 				output(t, "e2fsck", "-fn", raw)
+			case kind == "xfs":
+				output(t, "xfs_repair", "-n", raw)
 			}
 		})
 	}

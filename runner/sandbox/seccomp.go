@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +17,7 @@ const newNamespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWCGROUP
 // no namespace holds: the kernel's keyrings, its programs and its own image.
 var denied = []uint32{
 	unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_KEYCTL, unix.SYS_BPF, unix.SYS_PERF_EVENT_OPEN, unix.SYS_USERFAULTFD,
-	unix.SYS_OPEN_BY_HANDLE_AT, unix.SYS_KEXEC_LOAD, unix.SYS_KEXEC_FILE_LOAD, unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE,
+	unix.SYS_OPEN_BY_HANDLE_AT, unix.SYS_KEXEC_LOAD, unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE,
 	unix.SYS_IO_URING_SETUP, unix.SYS_SETNS,
 }
 
@@ -44,7 +45,7 @@ func filter() []unix.SockFilter {
 		load(dataArch), skipIf(auditArch, 1), refuse(unix.ENOSYS), // the calls of another architecture have other numbers
 		load(dataCall), skipUnlessSet(x32, 1), refuse(unix.ENOSYS),
 	}
-	for _, call := range denied {
+	for _, call := range slices.Concat(denied, deniedHere) {
 		p = append(p, skipUnless(call, 1), refuse(unix.EPERM))
 	}
 	// clone3(2) has its flags in memory, where no filter sees them. Without it
