@@ -46,6 +46,8 @@ groff             groff-base         groff
 zstd              zstd               zstd
 mksquashfs        squashfs-tools     squashfs-tools
 mkfs.erofs        erofs-utils        erofs-utils
+mkfs.btrfs        btrfs-progs        btrfs-progs
+mkfs.xfs          xfsprogs           xfsprogs
 "
 fi
 # The race detector needs cgo.

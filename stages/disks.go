@@ -11,7 +11,7 @@ import (
 	"meros/graph"
 )
 
-const formatRevision = 1
+const formatRevision = 2
 
 // Disk is a further disk of a machine, as it is before anything is written to
 // it.
@@ -63,8 +63,15 @@ func fileSystemID(d constellations.Disk) string {
 // modules are the kernel modules that a machine needs.
 func modules(vm *constellations.Machine) string {
 	names := slices.Clone(kernelModules)
+	var kinds []string
 	for _, d := range vm.Disks {
-		for _, m := range fileSystemModules[d.FSType] {
+		kinds = append(kinds, d.FSType)
+	}
+	if InMachine(vm) && isImage(vm) {
+		kinds = append(kinds, "btrfs", "xfs") // its own file system may be one
+	}
+	for _, kind := range kinds {
+		for _, m := range fileSystemModules[kind] {
 			if !slices.Contains(names, m) {
 				names = append(names, m)
 			}

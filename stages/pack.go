@@ -38,19 +38,22 @@ func (pl *planner) packBase(vm *constellations.Machine, section *constellations.
 
 // packDelta is the image of one machine: a small one with the base as its
 // backing file, or a whole one where that is cheaper.
-func (pl *planner) packDelta(pm *Machine, section *constellations.SectionLock, lower, upper []*graph.Node) *graph.Node {
+func (pl *planner) packDelta(pm *Machine, section *constellations.SectionLock, lower, upper []*graph.Node) (*graph.Node, error) {
 	vm := pm.Machine
-	in := []graph.Input{{Name: "base", Node: pm.Base, Output: "image"}}
-	if pm.Used {
-		in = append(in, graph.Input{Name: "layout", Node: pm.Base, Output: "layout"})
-	}
-	in = append(in, trees("lower", lower)...)
-	return pl.plan.Add(&graph.Node{
+	n := &graph.Node{
 		Stage: "delta", Revision: deltaRevision, Name: pl.name(vm, "image"),
 		Params: append(geometry(vm, section), pl.tools("mke2fs", "debugfs")...),
-		Inputs: append(in, trees("upper", upper)...), Outputs: []string{"image"},
+		Inputs: []graph.Input{{Name: "base", Node: pm.Base, Output: "image"}}, Outputs: []string{"image"},
 		Devices: []string{fuse}, Needs: graph.Needs{Memory: 256 << 20},
-	})
+	}
+	if pm.Used {
+		n.Inputs = append(n.Inputs, graph.Input{Name: "layout", Node: pm.Base, Output: "layout"})
+		if err := pl.inGuest(pm, n); err != nil {
+			return nil, err
+		}
+	}
+	n.Inputs = append(append(n.Inputs, trees("lower", lower)...), trees("upper", upper)...)
+	return pl.plan.Add(n), nil
 }
 
 // disk is the self-contained image that the user finds in data/disks.

@@ -111,21 +111,26 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 		return nil, fmt.Errorf("the lock has nothing for %s %s (meros lock %s)", vm.Suite, vm.Arch, pl.m.Name)
 	}
 	pm := &Machine{Machine: vm, Constellation: pl.m.Name}
+	if InMachine(vm) { // it may be needed to read what is below
+		if err := pl.kernels(pm, section); err != nil {
+			return nil, err
+		}
+	}
 	lower, err := pl.lower(pm, section)
 	if err != nil {
 		return nil, err
 	}
-	if vm.Kernel.Built() && (vm.Kernel.Headers || InMachine(vm) || !pl.RootfsOnly) {
-		if pm.Built, err = pl.buildKernel(vm); err != nil {
-			return nil, fmt.Errorf("kernel: %w", err)
-		}
+	if err := pl.builtKernel(pm); err != nil {
+		return nil, err
 	}
 	upper, err := pl.upper(pm, section, lower)
 	if err != nil {
 		return nil, err
 	}
 	pm.Layers = append(append([]*graph.Node(nil), lower...), upper...)
-	pm.Image = pl.packDelta(pm, section, lower, upper)
+	if pm.Image, err = pl.packDelta(pm, section, lower, upper); err != nil {
+		return nil, err
+	}
 	var inside []graph.Local
 	if InMachine(vm) {
 		if inside, err = pl.hookScripts(vm); err != nil {
@@ -133,9 +138,6 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 		}
 	}
 	if len(inside) > 0 {
-		if err := pl.kernel(pm, section); err != nil {
-			return nil, err
-		}
 		if err := pl.hooksInMachine(pm, section, inside); err != nil {
 			return nil, err
 		}
@@ -147,8 +149,8 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 		pm.Kernel, pm.Initrd = nil, nil // whoever runs hooks has them as inputs
 		return pm, nil
 	}
-	if len(inside) == 0 {
-		if err := pl.kernel(pm, section); err != nil {
+	if pm.Initrd == nil {
+		if err := pl.kernels(pm, section); err != nil {
 			return nil, err
 		}
 	}
@@ -156,6 +158,26 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 		pm.Boot, err = pl.boot(pm)
 	}
 	return pm, err
+}
+
+// builtKernel adds the kernel's compilation, if the manifest has it built.
+func (pl *planner) builtKernel(pm *Machine) (err error) {
+	vm := pm.Machine
+	if pm.Built != nil || !vm.Kernel.Built() || pl.RootfsOnly && !vm.Kernel.Headers && !InMachine(vm) {
+		return nil
+	}
+	if pm.Built, err = pl.buildKernel(vm); err != nil {
+		return fmt.Errorf("kernel: %w", err)
+	}
+	return nil
+}
+
+// kernels adds what the machine boots with.
+func (pl *planner) kernels(pm *Machine, section *constellations.SectionLock) error {
+	if err := pl.builtKernel(pm); err != nil {
+		return err
+	}
+	return pl.kernel(pm, section)
 }
 
 // lower are the layers that a machine begins with, and their image: those that
@@ -176,7 +198,7 @@ func (pl *planner) lower(pm *Machine, section *constellations.SectionLock) ([]*g
 		return lower, err
 	}
 	if pm.Machine.Base != "" {
-		use, err := pl.use(pm.Machine, section)
+		use, err := pl.use(pm, section)
 		pm.Base, pm.Used = use, true
 		return []*graph.Node{use}, err
 	}

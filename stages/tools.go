@@ -25,7 +25,7 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.M
 		for _, d := range m.Disks {
 			names[formatters[d.FSType]] = true
 		}
-		if _, registry := constellations.RegistryReference(m.Base); m.Base != "" && !registry && !strings.HasPrefix(m.Base, OCIPrefix) {
+		if isImage(m) {
 			for _, n := range useTools {
 				names[n] = true
 			}
@@ -53,6 +53,11 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.M
 		ids[n] = ToolIdentity(n, memo)
 	}
 	return ids
+}
+
+// isImage tells whether a machine is made of an image of a disk.
+func isImage(vm *constellations.Machine) bool {
+	return vm.Base != "" && !constellations.OfRegistry(vm.Base) && !strings.HasPrefix(vm.Base, OCIPrefix)
 }
 
 // ToolIdentity is the identity of one host program.

@@ -10,7 +10,7 @@ import (
 	"meros/graph"
 )
 
-const useRevision = 3
+const useRevision = 4
 
 // useTools are the programs by which an image is opened.
 var useTools = []string{"qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs"}
@@ -46,11 +46,15 @@ func useNode(name string, epoch graph.Param, size int64, freeMiB int, tools []gr
 
 // use is an image that somebody else made, as the base of a machine: a disk
 // that differences are made to, and its files for the hooks.
-func (pl *planner) use(vm *constellations.Machine, section *constellations.SectionLock) (*graph.Node, error) {
+func (pl *planner) use(pm *Machine, section *constellations.SectionLock) (*graph.Node, error) {
+	vm := pm.Machine
 	if len(vm.Packages) > 0 {
 		return nil, errNoPackages
 	}
 	n := useNode(pl.name(vm, "base image"), epoch(section), vm.DiskSize, vm.BuildFreeMB, pl.tools(useTools...))
+	if err := pl.inGuest(pm, n); err != nil {
+		return nil, err
+	}
 	if constellations.ImageURL(vm.Base) {
 		locked := pl.lock.Source(constellations.SourceImage, vm.Base, "")
 		if locked == nil {
@@ -59,7 +63,7 @@ func (pl *planner) use(vm *constellations.Machine, section *constellations.Secti
 		if vm.BaseSHA256 != "" && vm.BaseSHA256 != locked.SHA256 {
 			return nil, fmt.Errorf("%s has the digest %s in the manifest and %s in the lock (meros update %s)", vm.Base, vm.BaseSHA256, locked.SHA256, pl.m.Name)
 		}
-		n.Inputs = []graph.Input{{Name: "image", Node: pl.fetchURLs(path.Base(vm.Base), []string{vm.Base}, locked.SHA256, locked.Size), Output: "file"}}
+		n.Inputs = append(n.Inputs, graph.Input{Name: "image", Node: pl.fetchURLs(path.Base(vm.Base), []string{vm.Base}, locked.SHA256, locked.Size), Output: "file"})
 		return pl.plan.Add(n), nil
 	}
 	file, err := pl.find("base image", vm.Base)
@@ -70,6 +74,33 @@ func (pl *planner) use(vm *constellations.Machine, section *constellations.Secti
 	if err != nil {
 		return nil, err
 	}
-	n.Locals = []graph.Local{*l}
+	n.Locals = append(n.Locals, *l)
 	return pl.plan.Add(n), nil
 }
+
+// inGuest lets a node of an image start the machine, if the manifest has hooks
+// run in there: that is how a file system is read and written that only a kernel
+// knows. What a kernel writes is never the same, so the node is impure.
+func (pl *planner) inGuest(pm *Machine, n *graph.Node) error {
+	if !InMachine(pm.Machine) {
+		return nil
+	}
+	n.Impure = true
+	n.Params = append(append(n.Params, graph.Param{Name: "arch", Value: pm.Arch}), pl.tools("qemu-system-"+pm.Arch)...)
+	n.Hints = append(n.Hints, graph.Param{Name: "kvm", Value: string(pm.KVM)})
+	n.Devices = append(n.Devices, "/dev/kvm")
+	n.Needs.Memory += guestMemory
+	n.Inputs = append(n.Inputs, graph.Input{Name: "initrd", Node: pm.Initrd, Output: "initrd"})
+	if pm.Kernel != nil {
+		n.Inputs = append(n.Inputs, graph.Input{Name: "kernel", Node: pm.Kernel, Output: "kernel"})
+		return nil
+	}
+	l, err := pl.file("kernel", pm.KernelPath)
+	if err == nil {
+		n.Locals = append(n.Locals, *l)
+	}
+	return err
+}
+
+// guestMemory is what QEMU takes for such a machine, bytes.
+const guestMemory = 1 << 30

@@ -44,7 +44,7 @@ func bootable(e *env, b *built) ([]*vm.Machine, error) {
 			if err != nil {
 				return nil, err
 			}
-			root = l.Device()
+			root = l.Arguments()
 		}
 		machines = append(machines, &vm.Machine{
 			Root: root, Name: m.Name, Arch: m.Arch, Memory: m.Memory, CPUs: m.CPUs, KVM: m.KVM, Display: m.Display, Extra: m.QEMUArgs, User: m.User,

@@ -44,7 +44,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	syscall.Umask(0o022) // the user's own would be seen in what is built
 	switch {
 	case os.Getpid() == 1 && args[0] == "/init":
-		initrd.Main(aroundHooks)
+		initrd.Main(insideGuest())
 		return exitFailed
 	case len(args) == 2 && args[1] == runner.SandboxArg:
 		sandbox.Main()

@@ -117,7 +117,7 @@ func stepBoot(ctx context.Context, s *step) error {
 		return err
 	}
 	if layout != nil {
-		m.Root = layout.Device()
+		m.Root = layout.Arguments()
 	}
 	if args := s.Params["args"]; args != "" {
 		m.Extra = strings.Split(args, "\x00")

@@ -44,6 +44,9 @@ func stepDelta(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
+	if layout != nil && layout.Guest() {
+		return s.deltaInGuest(ctx, layout)
+	}
 	if layout != nil {
 		o.Patch, o.Offset = true, layout.Offset
 	}

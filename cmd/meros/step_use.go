@@ -20,16 +20,23 @@ import (
 
 // stepUse makes a base of somebody else's image.
 func stepUse(ctx context.Context, s *step) error {
-	var l *image.Layout
-	var root string
-	err := s.output("image", func(f *os.File) (err error) {
-		file := s.local("image")
-		if file == "" {
-			file = s.paths("image")[0]
-		}
-		l, root, err = image.Use(ctx, f, file, s.imageOptions(nil))
+	file := s.local("image")
+	if file == "" {
+		file = s.paths("image")[0]
+	}
+	disk, err := image.OpenUsed(ctx, file, s.imageOptions(nil))
+	if err != nil {
 		return err
-	})
+	}
+	defer disk.Close()
+	l, err := disk.Root(ctx)
+	guest := (*image.GuestError)(nil)
+	switch {
+	case errors.As(err, &guest) && len(s.paths("initrd")) > 0:
+		l, err = s.useInGuest(ctx, disk, guest.Candidates)
+	case err == nil:
+		err = s.useExt(ctx, disk, l)
+	}
 	if err != nil {
 		return err
 	}
@@ -37,18 +44,32 @@ func stepUse(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(s.Out, "layout"), b, 0o644); err != nil {
+	return os.WriteFile(filepath.Join(s.Out, "layout"), b, 0o644)
+}
+
+// useExt reads a file system of type ext and grows it.
+func (s *step) useExt(ctx context.Context, disk *image.UsedDisk, l *image.Layout) error {
+	root, err := disk.GrowExt(ctx, l)
+	if err != nil {
+		return err
+	}
+	if err := s.output("image", disk.Write); err != nil {
 		return err
 	}
 	tree, stop, err := s.mountExt(ctx, root)
 	if err != nil {
 		return err
 	}
-	err = s.outputSparse("layer", func(w io.Writer) error { return layer.CaptureSystem(ctx, w, tree, s.epoch()) })
+	return errors.Join(s.outputSystem(ctx, tree), stop())
+}
+
+// outputSystem is what hooks and files to copy in are laid over.
+func (s *step) outputSystem(ctx context.Context, tree string) error {
+	err := s.outputSparse("layer", func(w io.Writer) error { return layer.CaptureSystem(ctx, w, tree, s.epoch()) })
 	if err == nil {
 		err = s.outputAccounts(tree)
 	}
-	return errors.Join(err, stop())
+	return err
 }
 
 // mountWait is how long fuse2fs may take to mount.

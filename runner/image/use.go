@@ -11,17 +11,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 )
 
 // Layout is where the root file system of an image is.
 type Layout struct {
-	Table     string `json:"table"`     // "gpt", "dos", or "" if the file system fills the disk
-	Partition int    `json:"partition"` // its number, or 0
-	Offset    int64  `json:"offset"`    // bytes
-	Size      int64  `json:"size"`      // bytes
+	Table     string `json:"table"`           // "gpt", "dos", or "" if the file system fills the disk
+	Partition int    `json:"partition"`       // its number, or 0
+	Offset    int64  `json:"offset"`          // bytes
+	Size      int64  `json:"size"`            // bytes
+	Kind      string `json:"kind"`            // of the file system: "ext", "btrfs" or "xfs"
+	Flags     string `json:"flags,omitempty"` // options that it is mounted with
 }
 
 // Device is the root file system in a machine whose first disk this is.
@@ -32,48 +32,95 @@ func (l Layout) Device() string {
 	return fmt.Sprint("/dev/vda", l.Partition)
 }
 
-// Use writes somebody else's image to out as a qcow2 image that differences can
-// be made to: grown, if o says so, with its partition and file system. root is
-// a file in o.Work that holds the root file system alone. What the image says
-// of other files is not followed: an image that needs them is refused.
-func Use(ctx context.Context, out *os.File, file string, o Options) (l *Layout, root string, err error) {
+// Arguments are what a kernel is told of the root file system in a machine
+// whose first disk this is.
+func (l Layout) Arguments() string {
+	a := "root=" + l.Device()
+	if l.Guest() {
+		a += " rootfstype=" + l.Kind
+	}
+	if l.Flags != "" {
+		a += " rootflags=" + l.Flags
+	}
+	return a
+}
+
+// Guest tells whether only a kernel reads and writes the file system.
+func (l Layout) Guest() bool { return l.Kind != ext }
+
+// UsedDisk is somebody else's image, as a raw copy.
+type UsedDisk struct {
+	f *os.File
+	o Options
+}
+
+// OpenUsed copies an image into o.Work. What it says of other files is not
+// followed: an image that needs them is refused.
+func OpenUsed(ctx context.Context, file string, o Options) (*UsedDisk, error) {
 	if err := selfContained(ctx, file); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	raw := filepath.Join(o.Work, "disk.raw")
 	if err := run(exec.CommandContext(ctx, "qemu-img", "convert", "-O", "raw", file, raw)); err != nil {
-		return nil, "", fmt.Errorf("it cannot be read: %w", err)
+		return nil, fmt.Errorf("it cannot be read: %w", err)
 	}
-	disk, err := os.OpenFile(raw, os.O_RDWR, 0)
+	f, err := os.OpenFile(raw, os.O_RDWR, 0)
+	return &UsedDisk{f, o}, err
+}
+
+// Close closes the copy.
+func (d *UsedDisk) Close() error { return d.f.Close() }
+
+// Root finds the root file system. The error is a [GuestError] where only a
+// kernel can.
+func (d *UsedDisk) Root(ctx context.Context) (*Layout, error) { return findRoot(ctx, d.f) }
+
+// GrowExt mends a file system of type ext and grows it with its partition, if
+// the options say so. root is a file that holds it alone.
+func (d *UsedDisk) GrowExt(ctx context.Context, l *Layout) (root string, err error) {
+	root = filepath.Join(d.o.Work, "root.raw")
+	if err := extract(root, d.f, l); err != nil {
+		return "", err
+	}
+	if err := repair(ctx, root, d.o); err != nil {
+		return "", err
+	}
+	free, err := freeIn(root)
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
-	defer disk.Close()
-	if l, err = findRoot(ctx, disk); err != nil {
-		return nil, "", err
-	}
-	root = filepath.Join(o.Work, "root.raw")
-	if err := extract(root, disk, l); err != nil {
-		return nil, "", err
-	}
-	if err := repair(ctx, root, o); err != nil {
-		return nil, "", err
-	}
-	if err := grow(ctx, disk, root, l, o); err != nil {
-		return nil, "", err
-	}
-	if err := putBack(disk, root, l); err != nil {
-		return nil, "", err
-	}
-	fi, err := disk.Stat()
+	grown, err := d.Grow(ctx, l, free)
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
-	clusters, err := rawClusters(disk, fi.Size())
+	if grown {
+		if err := os.Truncate(root, l.Size); err != nil {
+			return "", err
+		}
+		cmd := exec.CommandContext(ctx, "resize2fs", root)
+		cmd.Env = clockEnv(d.o.Epoch)
+		if err := run(cmd); err != nil {
+			return "", err
+		}
+	}
+	return root, putBack(d.f, root, l)
+}
+
+// Write writes the disk to out as a qcow2 image that differences can be made
+// to.
+func (d *UsedDisk) Write(out *os.File) error { return FromRaw(out, d.f) }
+
+// FromRaw writes what is in a file to out as a qcow2 image.
+func FromRaw(out, raw *os.File) error {
+	fi, err := raw.Stat()
 	if err != nil {
-		return nil, "", err
+		return err
 	}
-	return l, root, writeQcow2(out, fi.Size(), clusters, "")
+	clusters, err := rawClusters(raw, fi.Size())
+	if err != nil {
+		return err
+	}
+	return writeQcow2(out, fi.Size(), clusters, "")
 }
 
 // selfContained refuses images that are encrypted or whose content is in other
@@ -105,100 +152,6 @@ func selfContained(ctx context.Context, file string) error {
 		return fmt.Errorf("its data is in another file, %q, which is not followed (qemu-img convert -O qcow2 makes it one image)", info.Specific.Data["data-file"])
 	}
 	return nil
-}
-
-// partition is one of a table, as sfdisk(8) prints it.
-type partition struct {
-	Node        string
-	Start, Size int64 // sectors
-	Type        string
-}
-
-// lvm are the types of partitions that hold volumes of LVM.
-var lvm = []string{"8e", "E6D6D379-F507-44C2-A23C-238F2A3DF928"}
-
-// findRoot looks for the file system that has /etc/passwd or /etc/os-release.
-func findRoot(ctx context.Context, disk *os.File) (*Layout, error) {
-	fi, err := disk.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if kind := fileSystem(disk, 0); kind == "ext" {
-		l := &Layout{Size: fi.Size()}
-		return l, isRoot(ctx, disk.Name(), l)
-	} else if kind != "" {
-		return nil, foreign(kind, "the disk")
-	}
-	out, err := exec.CommandContext(ctx, "sfdisk", "--json", disk.Name()).Output()
-	if errors.Is(err, exec.ErrNotFound) {
-		return nil, errors.New("sfdisk is not installed, which reads partition tables (Debian: apt install fdisk)")
-	}
-	var table struct {
-		PartitionTable struct {
-			Label      string
-			SectorSize int64 `json:"sectorsize"`
-			Partitions []partition
-		}
-	}
-	if err != nil || json.Unmarshal(out, &table) != nil {
-		return nil, errors.New("it has neither a file system nor a partition table that is known (is it empty?)")
-	}
-	t := table.PartitionTable
-	if t.SectorSize == 0 {
-		t.SectorSize = sector
-	}
-	var found []string
-	for _, p := range t.Partitions {
-		number, err := strconv.Atoi(p.Node[len(strings.TrimRight(p.Node, "0123456789")):])
-		l := &Layout{t.Label, number, p.Start * t.SectorSize, p.Size * t.SectorSize}
-		if err != nil || l.Offset < 0 || l.Size <= 0 || l.Offset+l.Size > fi.Size() {
-			return nil, fmt.Errorf("partition %s is not within the disk", p.Node)
-		}
-		kind := fileSystem(disk, l.Offset)
-		if slices.Contains(lvm, p.Type) {
-			kind = "LVM"
-		}
-		if kind == "ext" {
-			if isRoot(ctx, disk.Name(), l) == nil {
-				return l, nil
-			}
-			kind = "ext without /etc"
-		}
-		if kind == "" {
-			kind = "unknown"
-		}
-		found = append(found, fmt.Sprintf("%d: %s", number, kind))
-	}
-	for _, kind := range []string{"LVM", "LUKS", "btrfs", "xfs"} {
-		if slices.ContainsFunc(found, func(f string) bool { return strings.HasSuffix(f, ": "+kind) }) {
-			return nil, foreign(kind, "a partition")
-		}
-	}
-	return nil, fmt.Errorf("none of its partitions holds a root file system of type ext2, ext3 or ext4 (%s)", strings.Join(found, ", "))
-}
-
-func foreign(kind, what string) error {
-	if kind == "LVM" || kind == "LUKS" {
-		return fmt.Errorf("%s holds %s, which is not opened here (copy its root file system into a plain partition)", what, kind)
-	}
-	return fmt.Errorf("%s holds a file system of type %s, and only ext2, ext3 and ext4 can be changed without starting the machine", what, kind)
-}
-
-// fileSystem tells what begins at a place by its magic number: of ext, kernel
-// document filesystems/ext4; of the others, their own.
-func fileSystem(r io.ReaderAt, at int64) string {
-	for kind, magic := range map[string]struct {
-		at   int64
-		text string
-	}{
-		"ext": {0x438, "\x53\xef"}, "xfs": {0, "XFSB"}, "btrfs": {0x10040, "_BHRfS_M"}, "LUKS": {0, "LUKS\xba\xbe"}, "LVM": {512, "LABELONE"},
-	} {
-		b := make([]byte, len(magic.text))
-		if _, err := r.ReadAt(b, at+magic.at); err == nil && string(b) == magic.text {
-			return kind
-		}
-	}
-	return ""
 }
 
 // isRoot tells whether a file system has what a root file system has.
@@ -270,62 +223,32 @@ func repair(ctx context.Context, root string, o Options) error {
 	return nil
 }
 
-// grow gives the root file system room: up to the disk's wanted size, or for
-// what is to be free.
-func grow(ctx context.Context, disk *os.File, root string, l *Layout, o Options) error {
-	fi, err := disk.Stat()
+// Grow makes the disk and the root's partition as large as the options want,
+// free being the bytes that are free in its file system, and tells whether there
+// is more room for it now.
+func (d *UsedDisk) Grow(ctx context.Context, l *Layout, free int64) (bool, error) {
+	fi, err := d.f.Stat()
 	if err != nil {
-		return err
+		return false, err
 	}
-	more := o.Size - fi.Size()
-	if o.Size == 0 {
-		free, err := freeIn(root)
-		if err != nil {
-			return err
-		}
-		more = roundUp(max(0, o.Free-free), mib)
+	more := d.o.Size - fi.Size()
+	if d.o.Size == 0 {
+		more = roundUp(max(0, d.o.Free-free), mib)
 	}
 	if more < 0 {
-		return fmt.Errorf("the disk is %d MiB and disk_size asks for less: it is not made smaller", fi.Size()/mib)
+		return false, fmt.Errorf("the disk is %d MiB and disk_size asks for less: it is not made smaller", fi.Size()/mib)
 	}
 	if more == 0 {
-		return nil
+		return false, nil
 	}
-	if err := disk.Truncate(fi.Size() + more); err != nil {
-		return err
+	if err := d.f.Truncate(fi.Size() + more); err != nil {
+		return false, err
 	}
 	if l.Partition == 0 {
 		l.Size += more
-	} else if err := growPartition(ctx, disk, l); err != nil {
-		return err
+		return true, nil
 	}
-	if err := os.Truncate(root, l.Size); err != nil {
-		return err
-	}
-	cmd := exec.CommandContext(ctx, "resize2fs", root)
-	cmd.Env = clockEnv(o.Epoch)
-	return run(cmd)
-}
-
-// growPartition extends a partition to the end of the disk, or to the one after
-// it.
-func growPartition(ctx context.Context, disk *os.File, l *Layout) error {
-	if l.Table == "gpt" {
-		// The table's copy at the end moves with the end.
-		if err := run(exec.CommandContext(ctx, "sfdisk", "--no-reread", "--no-tell-kernel", "--relocate", "gpt-bak-std", disk.Name())); err != nil {
-			return err
-		}
-	}
-	cmd := exec.CommandContext(ctx, "sfdisk", "--no-reread", "--no-tell-kernel", "-N", strconv.Itoa(l.Partition), disk.Name())
-	cmd.Stdin = strings.NewReader(", +\n")
-	if err := run(cmd); err != nil {
-		return err
-	}
-	grown, err := findRoot(ctx, disk)
-	if err == nil {
-		*l = *grown
-	}
-	return err
+	return true, growPartition(ctx, d.f, l)
 }
 
 // freeIn is how much of a file system is free, bytes: s_free_blocks_count of

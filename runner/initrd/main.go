@@ -22,10 +22,10 @@ const rootWait = 60 * time.Second
 // Main is the first process of a guest: it loads the kernel modules, mounts
 // the root= of the kernel's command line, gives it the machine's own files
 // and becomes its init. If that fails it says why on the console and powers
-// the machine off; it never returns. An initrd of [WriteHooks] runs them instead
-// of an init, with around before and after.
-func Main(around Around) {
-	err := boot(around)
+// the machine off; it never returns. An initrd of [WriteHooks] or [WriteSystem]
+// does that instead of an init.
+func Main(in Inside) {
+	err := boot(in)
 	fmt.Printf("meros: cannot boot: %v\n", err)
 	unix.Sync()
 	time.Sleep(200 * time.Millisecond) // until the serial line has sent it
@@ -33,7 +33,7 @@ func Main(around Around) {
 	select {}
 }
 
-func boot(around Around) error {
+func boot(in Inside) error {
 	for _, m := range []struct{ kind, dir string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
 		if err := os.MkdirAll(m.dir, 0o755); err != nil {
 			return err
@@ -48,10 +48,13 @@ func boot(around Around) error {
 	}
 	args := parseCmdline(string(cmdline))
 	loadModules()
-	if err := mountRoot(args["root"], args["rootfstype"]); err != nil {
+	if there, err := runSystem(in); there {
 		return err
 	}
-	if there, err := runHooks(around); there {
+	if err := mountRoot(args["root"], args["rootfstype"], args["rootflags"]); err != nil {
+		return err
+	}
+	if there, err := runHooks(in.Around); there {
 		return err
 	}
 	if err := copyRun("/"+runDir, newRoot); err != nil {
@@ -90,7 +93,7 @@ func loadModules() {
 	}
 }
 
-func mountRoot(device, kind string) error {
+func mountRoot(device, kind, flags string) error {
 	if err := os.MkdirAll(newRoot, 0o755); err != nil {
 		return err
 	}
@@ -105,7 +108,7 @@ func mountRoot(device, kind string) error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	if err := unix.Mount(device, newRoot, kind, 0, ""); err != nil {
+	if err := unix.Mount(device, newRoot, kind, 0, flags); err != nil {
 		return fmt.Errorf("mount %s (%s): %w", device, kind, err)
 	}
 	return nil

@@ -41,7 +41,7 @@ type Machine struct {
 	Extra   []string // arguments for QEMU
 	User    string   // who logs in
 	Kernel  string
-	Root    string // device of the root file system; "" is /dev/vda1
+	Root    string // what the kernel is told of the root file system, "root=..."; "" is that it is on /dev/vda1
 	Initrd  string
 	Images  []string // a chain of qcow2 images, the top one first; none is written to
 	Disks   []Disk   // further ones
@@ -182,7 +182,7 @@ func (g *Group) argv(m *Machine, accel []string, port int) ([]string, error) {
 		q.Disks = append(q.Disks, []string{d.file()})
 	}
 	if m.Root != "" {
-		q.Append = "root=" + m.Root
+		q.Append = m.Root
 	}
 	if m.Display {
 		q.Display = screenFile

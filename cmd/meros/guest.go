@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"meros/runner"
+	"meros/runner/image"
+	"meros/runner/initrd"
+	"meros/runner/layer"
+	"meros/runner/qemu"
+)
+
+// insideGuest is what the first process of a guest needs to know.
+func insideGuest() initrd.Inside {
+	return initrd.Inside{
+		Around: aroundHooks,
+		Capture: func(w io.Writer, root string) error {
+			return layer.CaptureSystem(context.Background(), w, root, time.Now())
+		},
+		Apply: func(r io.Reader, root string) error { return layer.Apply(context.Background(), r, root) },
+	}
+}
+
+// Files in the directory that QEMU runs in.
+const (
+	guestDisk    = "disk.qcow2"
+	guestLayers  = "layers.qcow2"
+	guestInitrd  = "initrd"
+	guestConsole = "console"
+	guestResult  = "result"
+	guestTree    = "tree"
+)
+
+// guestOverlay makes the disk of a guest over an image, and is its path.
+func guestOverlay(dir, over string) (string, error) {
+	disk := filepath.Join(dir, guestDisk)
+	f, err := os.Create(disk)
+	if err != nil {
+		return "", err
+	}
+	return disk, errors.Join(image.Overlay(f, over), f.Close())
+}
+
+// guestMachine is a machine that does something for a stage, and ends.
+func (s *step) guestMachine(memory int64, cpus int, disk []string) *qemu.Machine {
+	q := &qemu.Machine{
+		Name: s.Stage, Arch: s.Params["arch"], Memory: memory, CPUs: cpus, Initrd: guestInitrd, Once: true, Disks: [][]string{disk},
+		Console: guestConsole, QMP: "qmp", Append: "quiet panic=-1", Clock: s.epoch().UTC().Format("2006-01-02T15:04:05"),
+		Ports: []qemu.Port{{Name: initrd.HooksResultPort, File: guestResult}},
+	}
+	if q.Kernel = s.local("kernel"); q.Kernel == "" {
+		q.Kernel = s.paths("kernel")[0]
+	}
+	return q
+}
+
+// errSilent is the end of a guest that has crashed, or was turned off inside.
+var errSilent = errors.New("the machine ended and did not say how")
+
+// runGuest runs QEMU in a sandbox of its own, and reads what the guest says of
+// the end into result.
+func (s *step) runGuest(ctx context.Context, dir string, q *qemu.Machine, out io.Writer, result any) error {
+	accel, why, err := qemu.HostAccel(s.Hints["kvm"], q.Arch)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(s.log, why)
+	q.Accel = accel
+	argv, err := q.Argv()
+	if err != nil {
+		return err
+	}
+	spec := runner.Spec{
+		Argv: argv, Dir: dir, Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + dir, "TMPDIR=" + dir},
+		Network: runner.Network(s.Params["network"]), Groups: true, Mounts: []runner.Mount{{Source: dir, Target: dir, Writable: true}},
+	}
+	for _, in := range append(s.Inputs, s.Locals...) {
+		spec.Mounts = append(spec.Mounts, runner.Mount{Source: in.Path, Target: in.Path})
+	}
+	for _, file := range slices.Concat(q.Disks...) {
+		if filepath.Dir(file) == s.Work {
+			spec.Mounts = append(spec.Mounts, runner.Mount{Source: file, Target: file})
+		}
+	}
+	if _, err := os.Stat("/dev/kvm"); err == nil {
+		spec.Mounts = append(spec.Mounts, runner.Mount{Source: "/dev/kvm", Target: "/dev/kvm", Device: true})
+	}
+	if spec.Network != runner.NoNetwork {
+		file := filepath.Join(s.Work, resolvConf)
+		if err := os.WriteFile(file, []byte("nameserver "+runner.UserResolver+"\n"), 0o644); err != nil {
+			return err
+		}
+		spec.Mounts = append(spec.Mounts, runner.Mount{Source: file, Target: "/etc/resolv.conf"})
+	}
+	err = runner.Run(ctx, spec, runner.Stdio{Stdout: out, Stderr: s.log})
+	text, rerr := readPart(filepath.Join(dir, guestResult), 0)
+	if rerr == nil && json.Unmarshal(text, result) == nil && (err == nil || ctx.Err() == nil) {
+		return err
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	if err == nil {
+		err = errSilent
+	}
+	console, _ := readPart(filepath.Join(dir, guestConsole), -1)
+	lines := strings.Split(strings.TrimSpace(string(console)), "\n")
+	for _, l := range lines[max(0, len(lines)-15):] {
+		fmt.Fprintf(s.log, "console: %s\n", printable(strings.TrimRight(l, "\r")))
+	}
+	return err
+}
+
+// partMost is how much of a file is read that a guest has written, bytes.
+const partMost = 16 << 10
+
+// readPart reads the beginning of a file, or its end if from is negative. A
+// guest that has taken over QEMU could have put something else there.
+func readPart(file string, from int64) ([]byte, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = errors.New("it is no regular file")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if from < 0 {
+		from = max(0, fi.Size()-partMost)
+	}
+	return io.ReadAll(io.NewSectionReader(f, from, partMost))
+}

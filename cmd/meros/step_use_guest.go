@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"meros/runner/image"
+	"meros/runner/initrd"
+	"meros/runner/layer"
+	"meros/runner/qemu"
+)
+
+// guestMemory is what a guest has that does not run hooks, bytes: what it does
+// is the same with more.
+const guestMemory = 768 << 20
+
+// useInGuest has a kernel find the root file system, read and grow it.
+func (s *step) useInGuest(ctx context.Context, disk *image.UsedDisk, candidates []image.Layout) (*image.Layout, error) {
+	base := filepath.Join(s.Work, "base.qcow2")
+	if err := writeFile(base, disk.Write); err != nil {
+		return nil, err
+	}
+	r, dir, err := s.system(ctx, "read", []string{base}, candidates, initrd.System{Read: true}, nil)
+	if err != nil {
+		return nil, err
+	}
+	l := candidates[r.Device]
+	l.Flags = r.Flags
+	grown, err := disk.Grow(ctx, &l, r.Free)
+	if err != nil {
+		return nil, err
+	}
+	if !grown {
+		if err := s.output("image", disk.Write); err != nil {
+			return nil, err
+		}
+	} else if err := s.growInGuest(ctx, disk, l); err != nil {
+		return nil, err
+	}
+	// The guest's kernel has read what nobody vouches for: its layer is read as
+	// any other that comes from elsewhere.
+	tree := filepath.Join(s.Work, "tree")
+	if err := layer.Unpack(ctx, filepath.Join(dir, guestTree), tree); err != nil {
+		return nil, fmt.Errorf("the root file system as the machine reads it: %w", err)
+	}
+	return &l, s.outputSystem(ctx, tree)
+}
+
+// growInGuest makes the file system as large as its partition is now.
+func (s *step) growInGuest(ctx context.Context, disk *image.UsedDisk, l image.Layout) error {
+	base := filepath.Join(s.Work, "grown.qcow2")
+	if err := writeFile(base, disk.Write); err != nil {
+		return err
+	}
+	_, dir, err := s.system(ctx, "grow", []string{base}, []image.Layout{l}, initrd.System{Grow: true}, nil)
+	if err != nil {
+		return err
+	}
+	return s.output("image", func(f *os.File) error {
+		return image.Flatten(ctx, f, []string{filepath.Join(dir, guestDisk), base})
+	})
+}
+
+// deltaInGuest has a kernel apply layers to the file system of a base.
+func (s *step) deltaInGuest(ctx context.Context, l *image.Layout) error {
+	base := s.All("base")[0]
+	layers := func(w io.Writer) error {
+		for _, upper := range s.paths("upper") {
+			if err := layer.Capture(ctx, w, upper, s.epoch(), false); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	_, dir, err := s.system(ctx, "apply", []string{base.Path}, []image.Layout{*l}, initrd.System{Layers: len(s.paths("upper"))}, layers)
+	if err != nil {
+		return err
+	}
+	return s.output("image", func(f *os.File) error {
+		return image.Merge(f, []string{filepath.Join(dir, guestDisk)}, base.Path, imageName(base))
+	})
+}
+
+// subvolume is what a guest may say of how its root is mounted: it becomes a
+// word of a kernel's command line.
+var subvolume = regexp.MustCompile(`^(subvol=[A-Za-z0-9@._-]+)?$`)
+
+// system runs a guest on an overlay over images, with the layers on a disk of
+// their own, and gives the directory it ran in.
+func (s *step) system(ctx context.Context, name string, images []string, candidates []image.Layout, what initrd.System, layers func(io.Writer) error) (r initrd.SystemResult, dir string, err error) {
+	if dir, err = s.workDir(name); err != nil {
+		return r, "", err
+	}
+	if _, err := guestOverlay(dir, images[0]); err != nil {
+		return r, "", err
+	}
+	for _, l := range candidates {
+		what.Devices = append(what.Devices, initrd.Device{Path: l.Device(), Kind: l.Kind})
+	}
+	if err := initrd.WriteSystem(filepath.Join(dir, guestInitrd), s.paths("initrd")[0], what); err != nil {
+		return r, "", err
+	}
+	q := s.guestMachine(guestMemory, 1, append([]string{guestDisk}, images...))
+	if what.Read {
+		q.Ports = append(q.Ports, qemu.Port{Name: initrd.SystemTreePort, File: guestTree})
+	}
+	if layers != nil {
+		if err := s.layersDisk(filepath.Join(dir, guestLayers), layers); err != nil {
+			return r, "", err
+		}
+		q.Disks = append(q.Disks, []string{guestLayers})
+	}
+	err = s.runGuest(ctx, dir, q, s.log, &r)
+	switch {
+	case r.Error != "":
+		return r, "", errors.New(r.Error)
+	case err != nil:
+		return r, "", err
+	case r.Device < 0 || r.Device >= len(candidates) || r.Free < 0 || !subvolume.MatchString(r.Flags):
+		return r, "", fmt.Errorf("the machine says what cannot be: %+v", r)
+	}
+	return r, dir, nil
+}
+
+// layersDisk writes layers one after the other to a disk.
+func (s *step) layersDisk(file string, layers func(io.Writer) error) error {
+	raw, err := os.Create(filepath.Join(s.Work, "layers.raw"))
+	if err != nil {
+		return err
+	}
+	defer raw.Close()
+	if err := layers(raw); err != nil {
+		return err
+	}
+	return writeFile(file, func(f *os.File) error { return image.FromRaw(f, raw) })
+}
+
+func writeFile(file string, write func(*os.File) error) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"meros/cmd/lab"
+)
+
+// guestFormats make the file system of a device $1, mount it at $2 and say where
+// the tree belongs.
+var guestFormats = map[string]string{
+	"btrfs": `mkfs.btrfs -q "$1"; mount "$1" "$2"; btrfs -q subvolume create "$2/home"; btrfs -q subvolume create "$2/@root"; to="$2/@root"`,
+	"xfs":   `mkfs.xfs -q "$1"; mount "$1" "$2"; to="$2"`,
+}
+
+// Images whose file system only a kernel knows: the machine itself reads and
+// changes them, for an ordinary user.
+func TestUseInGuest(t *testing.T) {
+	t.Parallel()
+	lab.NeedRoot(t)
+	lab.Need(t, "mkfs.btrfs", "btrfs", "mkfs.xfs", "xfs_repair", "losetup", "mount", "qemu-system-x86_64")
+	tree := foreignTree(t)
+	p := lab.Downloaded(t, "used")
+	for name, text := range useFiles {
+		p.Write(t, "constellations/used/"+name, text)
+	}
+	changed := map[string]string{
+		"etc/motd": "patched\n", "srv/new": "new\n", "etc/hooked": readFile(t, filepath.Join(tree, "etc/debian_version")), "etc/issue.net": "", "etc/hostname": "m\n",
+		"etc/skel": "", "etc/skel/.bashrc": "", "etc/skel/.profile": "", "etc/skel/.bash_logout": "",
+	}
+	for kind, make := range guestFormats {
+		t.Run(kind, func(t *testing.T) {
+			image := filepath.Join(t.TempDir(), "image.qcow2")
+			guestImage(t, image, tree, make)
+			before, err := fileDigest(image)
+			if err != nil {
+				t.Fatal(err)
+			}
+			build := func() *lab.Outcome {
+				return lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "build", "used", "m", "--rootfs-only", "--use", image)))
+			}
+			p.Write(t, "constellations/used/manifest.yml", useFiles["manifest.yml"])
+			fails(t, build(), 1, kind+" in partition 2", "hooks: {in: vm}")
+			p.Write(t, "constellations/used/manifest.yml", strings.Replace(useFiles["manifest.yml"], "m: {suite: bookworm, ", "m: {suite: bookworm, hooks: {in: vm}, disk_size: 2G, ", 1))
+			o := build()
+			if o.Exit != 0 {
+				t.Fatalf("exit status %d\n%s", o.Exit, o.Stderr)
+			}
+			t.Logf("built in %v", o.Wall)
+			if after, err := fileDigest(image); err != nil || after != before {
+				t.Errorf("the image was written to, %v", err)
+			}
+			got, size := guestFiles(t, p.Path("data/disks/used-m.qcow2"), kind)
+			differingFiles(t, tree, got, allModes, changed)
+			if size < 1<<30 {
+				t.Errorf("the file system has %d bytes: it was not grown", size)
+			}
+			if o := build(); len(o.Ran()) > 1 {
+				t.Errorf("built again: %q", o.Ran())
+			}
+			leftovers(t, p)
+		})
+	}
+}
+
+// guestImage makes an image of a tree, in the second partition: the first holds
+// a file system of xfs too, which is no root.
+func guestImage(t *testing.T, image, tree, make string) {
+	t.Helper()
+	dir := t.TempDir()
+	script := `set -e
+raw=$3/raw; mnt=$3/mnt; mkdir "$mnt"
+truncate -s 900M "$raw"
+printf 'label: gpt\n2048,614400,L\n,,L\n' | sfdisk -q "$raw"
+mkfs.xfs -q -f -d file,name="$3/data",size=300m
+dd if="$3/data" of="$raw" bs=1M seek=1 conv=notrunc status=none
+loop=$(losetup --find --show --offset $((301 << 20)) --sizelimit $((598 << 20)) "$raw")
+trap 'umount "$mnt" 2>/dev/null || :; losetup -d "$loop"' EXIT
+set -- "$1" "$2" "$loop" "$mnt" "$raw"
+make() { ` + make + `; }
+make "$3" "$4"
+cp -a "$2/." "$to/"
+umount "$4"
+qemu-img convert -O qcow2 "$5" "$1"
+chmod 644 "$1"`
+	if out, err := exec.Command("unshare", "--mount", "sh", "-c", script, "sh", image, tree, dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// guestFiles are the files of a disk whose second partition has the root, which
+// is sound, and how large the file system is.
+func guestFiles(t *testing.T, disk, kind string) (tree string, size int64) {
+	t.Helper()
+	dir := t.TempDir()
+	const script = `set -e
+qemu-img check -q "$1"
+raw=$2/raw; mnt=$2/mnt; mkdir "$mnt" "$2/tree"
+qemu-img convert -O raw "$1" "$raw"
+loop=$(losetup --find --show --offset $((301 << 20)) "$raw")
+trap 'umount "$mnt" 2>/dev/null || :; losetup -d "$loop"' EXIT
+case $3 in
+btrfs) btrfs -q check "$loop"; mount -o ro,subvol=@root "$loop" "$mnt" ;;
+xfs) xfs_repair -n "$loop" >/dev/null 2>&1; mount -o ro,norecovery "$loop" "$mnt" ;;
+esac
+cp -a "$mnt/." "$2/tree/"
+stat -f -c '%b %S' "$mnt" > "$2/size"
+umount "$mnt"`
+	if out, err := exec.Command("unshare", "--mount", "sh", "-c", script, "sh", disk, dir, kind).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var blocks, block int64
+	if _, err := fmt.Sscan(readFile(t, filepath.Join(dir, "size")), &blocks, &block); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "tree"), blocks * block
+}
+
+// A machine whose root is a subvolume of btrfs boots.
+func TestUseInGuestBoots(t *testing.T) {
+	t.Parallel()
+	lab.NeedRoot(t)
+	lab.Need(t, "mkfs.btrfs", "mkfs.xfs", "losetup", "mount", "qemu-system-x86_64", "ssh")
+	p := lab.Downloaded(t, "from", "used")
+	p.Write(t, "constellations/from/manifest.yml", bootableManifest)
+	p.Must(t, "build", "from")
+	tree := t.TempDir()
+	p.Must(t, "export", "from", "m", "--format", "tar", "-o", filepath.Join(tree, "tar"))
+	if err := os.Mkdir(filepath.Join(tree, "tree"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("tar", "-C", filepath.Join(tree, "tree"), "-xpf", filepath.Join(tree, "tar")).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	guestImage(t, p.Path("constellations/used/old.qcow2"), filepath.Join(tree, "tree"), guestFormats["btrfs"])
+	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {base: old.qcow2, memory: 512M, cpus: 2, disk_size: 2G, hooks: {in: vm}}\n")
+	p.Write(t, "constellations/used/m/includes.chroot/etc/motd", "patched\n")
+	t.Cleanup(func() {
+		p.Run(t, "shutdown", "used", "--wait=0")
+		if left := processes(t, p.Root); len(left) > 0 {
+			t.Errorf("still running: %q", left)
+		}
+	})
+	p.Must(t, "init", "used")
+	out := p.Must(t, "connect", "used", "m", "--", "cat /etc/motd; hostname; findmnt -no FSTYPE,FSROOT /; df --output=size -BM / | tail -1").Stdout
+	f := strings.Fields(out)
+	if len(f) != 5 || f[0] != "patched" || f[1] != "m" || f[2] != "btrfs" || f[3] != "/@root" || len(f[4]) != len("1700M") {
+		t.Errorf("the machine says %q", out)
+	}
+}

@@ -1,0 +1,250 @@
+package initrd
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// systemConfig is where an initrd says what is done with a root file system.
+const systemConfig = "meros-system"
+
+// Virtio ports of a guest that has a [System]; the result goes to
+// [HooksResultPort].
+const SystemTreePort = "meros.tree" // the tree, as a layer
+
+// System is what a guest does with a root file system that the host has no
+// program for: one of btrfs or of xfs.
+type System struct {
+	Devices []Device `json:"devices"` // where it may be
+	Grow    bool     `json:"grow"`    // make it as large as the device is
+	Read    bool     `json:"read"`    // write its tree to the port
+	Layers  int      `json:"layers"`  // of the second disk are applied to it, in order
+}
+
+// Device is a block device of the guest, and the type of its file system.
+type Device struct {
+	Path string `json:"path"`
+	Kind string `json:"kind"`
+}
+
+// SystemResult is what a guest found and did.
+type SystemResult struct {
+	Device int    `json:"device"`          // which of the devices has the root file system
+	Flags  string `json:"flags,omitempty"` // options that it is mounted with
+	Free   int64  `json:"free"`            // bytes that are free in it
+	Error  string `json:"error,omitempty"`
+}
+
+// WriteSystem makes file from the initrd base: a guest that starts with it does
+// what s says and powers off.
+func WriteSystem(file, base string, s System) error {
+	config, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return appendFiles(file, base, []File{{Name: systemConfig, Mode: 0o600, Data: config}})
+}
+
+// runSystem does what the initrd says of a root file system, and tells the
+// result. false is that it says nothing.
+func runSystem(in Inside) (bool, error) {
+	b, err := os.ReadFile("/" + systemConfig)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	var s System
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil {
+		return true, err
+	}
+	result, err := openPort(HooksResultPort)
+	if err != nil {
+		return true, err
+	}
+	r := new(SystemResult)
+	err = s.do(in, r)
+	if len(mountsBelow(newRoot)) > 0 {
+		err = errors.Join(err, new(Hooks).leaveRoot())
+	}
+	if err != nil {
+		r.Error = err.Error()
+	}
+	if err := json.NewEncoder(result).Encode(r); err != nil {
+		return true, err
+	}
+	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	select {}
+}
+
+func (s *System) do(in Inside, r *SystemResult) (err error) {
+	if r.Device, r.Flags, err = s.find(); err != nil {
+		return err
+	}
+	d := s.Devices[r.Device]
+	if s.Grow {
+		if err := growMounted(newRoot, d); err != nil {
+			return fmt.Errorf("grow the file system (%s): %w", d.Kind, err)
+		}
+	}
+	if s.Layers > 0 {
+		if err := s.apply(in); err != nil {
+			return err
+		}
+	}
+	if s.Read {
+		if err := readTree(in); err != nil {
+			return fmt.Errorf("read the file system: %w", err)
+		}
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(newRoot, &st); err != nil {
+		return err
+	}
+	r.Free = int64(st.Bavail) * int64(st.Bsize)
+	return nil
+}
+
+// find mounts the first of the devices that a root file system is on.
+func (s *System) find() (device int, flags string, err error) {
+	var errs []error
+	for i, d := range s.Devices {
+		if err := mountRoot(d.Path, d.Kind, ""); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if isSystem(newRoot) {
+			return i, "", nil
+		}
+		names, err := os.ReadDir(newRoot)
+		if err != nil {
+			return 0, "", err
+		}
+		if err := unix.Unmount(newRoot, 0); err != nil {
+			return 0, "", err
+		}
+		errs = append(errs, fmt.Errorf("%s (%s) has neither /etc/passwd nor /etc/os-release", d.Path, d.Kind))
+		if d.Kind != "btrfs" {
+			continue
+		}
+		for _, n := range names { // the system's may be any of its subvolumes
+			flags := "subvol=" + n.Name()
+			if mountRoot(d.Path, d.Kind, flags) != nil {
+				continue
+			}
+			if isSystem(newRoot) {
+				return i, flags, nil
+			}
+			if err := unix.Unmount(newRoot, 0); err != nil {
+				return 0, "", err
+			}
+		}
+	}
+	return 0, "", fmt.Errorf("no root file system was found: %w", errors.Join(errs...))
+}
+
+func isSystem(dir string) bool {
+	for _, name := range []string{"etc/passwd", "etc/os-release"} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// apply applies the layers that lie one after the other on the second disk.
+func (s *System) apply(in Inside) error {
+	f, err := os.Open("/dev/vdb")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r := bufio.NewReaderSize(f, 1<<20)
+	for i := range s.Layers {
+		if err := in.Apply(r, newRoot); err != nil {
+			return fmt.Errorf("apply layer %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+func readTree(in Inside) error {
+	port, err := openPort(SystemTreePort)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(port, 1<<20)
+	return errors.Join(in.Capture(w, newRoot), w.Flush())
+}
+
+// Requests by which a mounted file system is told to grow: linux/btrfs.h, and
+// xfs_fs.h of xfsprogs.
+const (
+	btrfsResize = 0x50009403
+	xfsGeometry = 0x80705864
+	xfsGrowData = 0x4010586e
+	blkGetSize  = 0x80081272 // linux/fs.h, BLKGETSIZE64
+)
+
+// growMounted makes a mounted file system as large as its device is.
+func growMounted(dir string, d Device) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if d.Kind == "btrfs" {
+		var args struct {
+			fd   int64
+			name [4088]byte
+		}
+		copy(args.name[:], "max")
+		return ioctl(f, btrfsResize, unsafe.Pointer(&args))
+	}
+	device, err := os.Open(d.Path)
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	var size uint64
+	if err := ioctl(device, blkGetSize, unsafe.Pointer(&size)); err != nil {
+		return err
+	}
+	var geometry struct {
+		blockSize uint32
+		_         [6]uint32
+		maxInodes uint32 // percent
+		_         [20]uint32
+	}
+	if err := ioctl(f, xfsGeometry, unsafe.Pointer(&geometry)); err != nil {
+		return err
+	}
+	grow := struct {
+		blocks    uint64
+		maxInodes uint32
+	}{size / uint64(max(geometry.blockSize, 1)), geometry.maxInodes}
+	return ioctl(f, xfsGrowData, unsafe.Pointer(&grow))
+}
+
+func ioctl(f *os.File, request uintptr, arg unsafe.Pointer) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(arg)); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// Inside is what others know how to do with a tree in a guest.
+type Inside struct {
+	Around  Around                               // hooks
+	Capture func(w io.Writer, root string) error // writes the tree as a layer
+	Apply   func(r io.Reader, root string) error // reads one layer and applies it
+}

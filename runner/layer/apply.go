@@ -1,0 +1,90 @@
+package layer
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Apply makes of the tree dir what it is with the layer that r begins with, in
+// place: what the layer removes is gone. The layer is of [Capture] or
+// [Compose]; r is read to the layer's end and no further.
+func Apply(ctx context.Context, r io.Reader, dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	a := &applier{unpacker{ctx: ctx, root: root, dir: dir}}
+	return a.read(tar.NewReader(r), a.entry)
+}
+
+// applier is an [unpacker] whose tree has something in it.
+type applier struct{ unpacker }
+
+func (a *applier) entry(h *tar.Header, r io.Reader) error {
+	name := strings.TrimSuffix(h.Name, "/")
+	dir, base := path.Split(name)
+	switch rest, whiteout := strings.CutPrefix(base, whiteoutPrefix); {
+	case base == opaqueMarker:
+		return a.empty(path.Clean("./" + dir))
+	case whiteout:
+		return a.root.RemoveAll(path.Join(dir, rest))
+	}
+	fi, err := a.root.Lstat(name)
+	if err != nil {
+		return a.unpacker.entry(h, r)
+	}
+	if fi.IsDir() && h.Typeflag == tar.TypeDir {
+		parent, base, err := a.openParent(name)
+		if err != nil {
+			return err
+		}
+		a.dirs = append(a.dirs, dirTime{name, h.ModTime})
+		if err := removeKept(fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), base)); err != nil {
+			return err
+		}
+		return a.attributes(int(parent.Fd()), base, h)
+	}
+	if err := a.root.RemoveAll(name); err != nil {
+		return err
+	}
+	return a.unpacker.entry(h, r)
+}
+
+// removeKept removes the extended attributes of a file that a layer would set.
+func removeKept(file string) error {
+	names, err := listXattrs(file)
+	for _, n := range names {
+		if keptXattr(n) {
+			err = errors.Join(err, unix.Lremovexattr(file, n))
+		}
+	}
+	return err
+}
+
+// empty removes what is in a directory.
+func (a *applier) empty(dir string) error {
+	d, err := a.root.Open(dir)
+	if err != nil {
+		return err
+	}
+	names, err := d.Readdirnames(-1)
+	d.Close()
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if err := a.root.RemoveAll(path.Join(dir, n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
