@@ -5,7 +5,7 @@
 #	./dist-conf.sh [COMMAND [ARGUMENT...]]
 set -eu
 
-# program, Debian package, Alpine package
+# program or file, Debian package, Alpine package
 needs='
 mke2fs            e2fsprogs          e2fsprogs
 debugfs           e2fsprogs          e2fsprogs-extra
@@ -28,6 +28,7 @@ if [ "${CI:-}" = true ] || [ "${1:-} ${2:-}" = 'go test' ]; then
 mmdebstrap        mmdebstrap         mmdebstrap
 qemu-aarch64-static qemu-user-static qemu-aarch64
 qemu-system-aarch64 qemu-system-arm  qemu-system-aarch64
+/usr/share/qemu-efi-aarch64/QEMU_EFI.fd qemu-efi-aarch64 aavmf
 cpio              cpio               cpio
 dpkg-deb          dpkg               dpkg
 gpg               gnupg              gnupg
@@ -70,7 +71,7 @@ fi
 missing=
 while read -r program debian alpine; do
 	[ -n "$program" ] || continue
-	command -v "$program" >/dev/null 2>&1 && continue
+	command -v "$program" >/dev/null 2>&1 || [ -f "/${program#/}" ] && continue
 	case $manager in
 	apt) missing="$missing $debian" ;;
 	apk) missing="$missing $alpine" ;;

@@ -24,9 +24,10 @@ const (
 // kernelModules are what a machine of ours needs to find its disk, its
 // network and the host, where the kernel does not have them built in.
 var kernelModules = []string{
-	"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "ext4",
+	"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng",
+	"crc32c_generic", "ext4", // ext4 finds its checksum by name, not by a dependency
 	"af_packet", "overlay", "autofs4", "9p", "9pnet_virtio", "virtiofs", "fuse", "nf_tables", "bridge", "tun", "configfs", "dmi-sysfs", "qemu_fw_cfg",
-	"button", "evdev", // the power button, and how logind hears of it
+	"binfmt_misc", "button", "evdev", // interpreters by binfmt.d; the power button, and how logind hears of it
 }
 
 // kernel adds the machine's kernel and the initrd that brings up its root.

@@ -84,5 +84,32 @@ func TestForeign(t *testing.T) {
 			t.Errorf("shutdown said\n%s", o.Stderr)
 		}
 	})
+	t.Run("uefi", func(t *testing.T) { usedByFirmware(t, p, meros) })
 	leftovers(t, p)
+}
+
+// usedByFirmware makes a machine of the image of another one, as the example
+// aarch64 does, and starts it by UEFI.
+func usedByFirmware(t *testing.T, p *lab.Project, meros func(...string) *lab.Outcome) {
+	const firmware = "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"
+	if _, err := os.Stat(firmware); err != nil {
+		lab.Skip(t, "%v (apt install qemu-efi-aarch64)", err)
+	}
+	image, err := os.ReadFile(p.Path("data/disks/alp-m.qcow2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Write(t, "constellations/uefi/old.qcow2", string(image))
+	p.Write(t, "constellations/uefi/manifest.yml", "virtual_machines:\n  m: {arch: aarch64, suite: bookworm, base: old.qcow2, memory: 512M, cpus: 2, extra_args: [\"-bios "+firmware+"\"]}\n")
+	p.Write(t, "constellations/uefi/m/hooks/01.chroot", "#!/bin/sh\nset -e\nuname -m > /etc/hooked-again\n")
+	if err := os.Chmod(p.Path("constellations/uefi/m/hooks/01.chroot"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "shutdown", "uefi", "--wait=0"))) })
+	meros("lock", "uefi")
+	t.Logf("ready by UEFI after %v", meros("init", "uefi").Wall)
+	out := meros("connect", "uefi", "m", "--", "cat /etc/hooked-again; ls -d /sys/firmware/efi").Stdout
+	if want := "aarch64\n/sys/firmware/efi\n"; out != want {
+		t.Errorf("the machine says %q, want %q", out, want)
+	}
 }

@@ -376,7 +376,7 @@ func pinned(ps []debian.Package) []constellations.Package {
 // dpkgArch is dpkg's name for an architecture, as dpkg-architecture(1) has it
 // for what QEMU calls the machine.
 func dpkgArch(arch string) (string, error) {
-	names := map[string]string{"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64", "i386": "i386", "arm": "armhf"}
+	names := map[string]string{"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64", "i386": "i386", "arm": "armhf", "ppc64": "ppc64el", "s390x": "s390x"}
 	if n, ok := names[arch]; ok {
 		return n, nil
 	}

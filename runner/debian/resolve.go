@@ -85,7 +85,7 @@ var kernelPackages = map[string]string{
 
 // kernelImage is a dependency on a package that holds a kernel: the version
 // is part of its name.
-var kernelImage = regexp.MustCompile(`^linux-image-[0-9]`)
+var kernelImage = regexp.MustCompile(`^linux-image-[0-9]+\.`)
 
 // Kernel is the one package that holds the kernel of the suite for virtual
 // machines; what it depends on is not needed to boot it.

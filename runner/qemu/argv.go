@@ -218,22 +218,30 @@ func blockdevs(name string, chain []string) ([]string, error) {
 	return argv, nil
 }
 
+// emulatedCPUs are processors for emulation where QEMU has no "max", or has it
+// since version 8.2 only.
+var emulatedCPUs = map[string]string{"riscv64": "rv64", "ppc64": "power9"}
+
 // Accel chooses how the processor is provided, and says in a line why. mode
 // is auto, on or off. Hardware virtualization needs /dev/kvm to open and the
 // processor to show svm or vmx: where only the first holds, guests hang.
 func Accel(mode, arch, cpuinfo string, kvmOpens error) (args []string, reason string, err error) {
-	tcg := []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
+	cpu := "max"
+	if own, ok := emulatedCPUs[arch]; ok {
+		cpu = own
+	}
+	tcg := []string{"-accel", "tcg,thread=multi", "-cpu", cpu}
 	why := ""
 	switch {
 	case mode == "off":
 		return tcg, "kvm is off in the manifest: software emulation", nil
-	case arch != hostArch():
+	case arch != hostArch() && (arch != "i386" || hostArch() != "x86_64"): // one has the other's instructions
 		why = "the machine is " + arch + ", the host " + hostArch()
 	case errors.Is(kvmOpens, fs.ErrPermission):
 		why = "/dev/kvm may not be opened (usermod --append --groups kvm gives it to a user)"
 	case kvmOpens != nil:
 		why = kvmOpens.Error()
-	case arch == "x86_64" && !hasFlag(cpuinfo, "svm") && !hasFlag(cpuinfo, "vmx"):
+	case hostArch() == "x86_64" && !hasFlag(cpuinfo, "svm") && !hasFlag(cpuinfo, "vmx"):
 		why = "/dev/kvm is there, but the processor shows neither svm nor vmx"
 	default:
 		return []string{"-accel", "kvm", "-cpu", "host"}, "hardware virtualization (KVM)", nil

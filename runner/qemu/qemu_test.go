@@ -201,6 +201,8 @@ func TestAccel(t *testing.T) {
 		{"on", "x86_64", without, nil, "", "neither svm nor vmx"},
 		{"on", "x86_64", with, no, "", "permission denied"},
 		{"auto", "s390x", with, nil, "tcg,thread=multi", "the machine is s390x"},
+		{"auto", "i386", with, nil, "kvm", "hardware"}, // whose instructions an x86_64 has
+		{"auto", "i386", without, nil, "tcg,thread=multi", "neither svm nor vmx"},
 	} {
 		args, why, err := Accel(test.mode, test.arch, test.cpuinfo, test.kvm)
 		if hostArch() != "x86_64" {
