@@ -24,6 +24,11 @@ type partition struct {
 // lvm are the types of partitions that hold volumes of LVM.
 var lvm = []string{"8e", "E6D6D379-F507-44C2-A23C-238F2A3DF928"}
 
+// extended is the kind of a partition of others, by these types.
+const extended = "extended"
+
+var extendedTypes = []string{"5", "f", "85"}
+
 // ext is the kind of ext2, ext3 and ext4.
 const ext = "ext"
 
@@ -119,8 +124,11 @@ func readTable(ctx context.Context, disk *os.File) ([]Layout, error) {
 		if err != nil || l.Offset < 0 || l.Size <= 0 || l.Offset+l.Size > fi.Size() {
 			return nil, fmt.Errorf("partition %s is not within the disk", p.Node)
 		}
-		if l.Kind = fileSystem(disk, l.Offset); slices.Contains(lvm, p.Type) {
+		switch l.Kind = fileSystem(disk, l.Offset); {
+		case slices.Contains(lvm, p.Type):
 			l.Kind = "LVM"
+		case t.Label == "dos" && slices.Contains(extendedTypes, p.Type):
+			l.Kind = extended
 		}
 		all = append(all, l)
 	}
@@ -146,30 +154,4 @@ func fileSystem(r io.ReaderAt, at int64) string {
 		}
 	}
 	return ""
-}
-
-// growPartition extends a partition to the end of the disk, or to the one after
-// it.
-func growPartition(ctx context.Context, disk *os.File, l *Layout) error {
-	if l.Table == "gpt" {
-		// The table's copy at the end moves with the end.
-		if err := run(exec.CommandContext(ctx, "sfdisk", "--no-reread", "--no-tell-kernel", "--relocate", "gpt-bak-std", disk.Name())); err != nil {
-			return err
-		}
-	}
-	cmd := exec.CommandContext(ctx, "sfdisk", "--no-reread", "--no-tell-kernel", "-N", strconv.Itoa(l.Partition), disk.Name())
-	cmd.Stdin = strings.NewReader(", +\n")
-	if err := run(cmd); err != nil {
-		return err
-	}
-	t, err := readTable(ctx, disk)
-	if err != nil {
-		return err
-	}
-	for _, p := range t {
-		if p.Partition == l.Partition {
-			l.Offset, l.Size = p.Offset, p.Size
-		}
-	}
-	return nil
 }

@@ -223,34 +223,6 @@ func repair(ctx context.Context, root string, o Options) error {
 	return nil
 }
 
-// Grow makes the disk and the root's partition as large as the options want,
-// free being the bytes that are free in its file system, and tells whether there
-// is more room for it now.
-func (d *UsedDisk) Grow(ctx context.Context, l *Layout, free int64) (bool, error) {
-	fi, err := d.f.Stat()
-	if err != nil {
-		return false, err
-	}
-	more := d.o.Size - fi.Size()
-	if d.o.Size == 0 {
-		more = roundUp(max(0, d.o.Free-free), mib)
-	}
-	if more < 0 {
-		return false, fmt.Errorf("the disk is %d MiB and disk_size asks for less: it is not made smaller", fi.Size()/mib)
-	}
-	if more == 0 {
-		return false, nil
-	}
-	if err := d.f.Truncate(fi.Size() + more); err != nil {
-		return false, err
-	}
-	if l.Partition == 0 {
-		l.Size += more
-		return true, nil
-	}
-	return true, growPartition(ctx, d.f, l)
-}
-
 // freeIn is how much of a file system is free, bytes: s_free_blocks_count of
 // its superblock, kernel document filesystems/ext4.
 func freeIn(root string) (int64, error) {

@@ -1,0 +1,129 @@
+package image
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Grow makes the disk and the root's partition as large as the options want,
+// free being the bytes that are free in its file system, and tells whether there
+// is more room for it now. Partitions behind it are moved.
+func (d *UsedDisk) Grow(ctx context.Context, l *Layout, free int64) (bool, error) {
+	fi, err := d.f.Stat()
+	if err != nil {
+		return false, err
+	}
+	more := d.o.Size - fi.Size()
+	if d.o.Size == 0 {
+		more = roundUp(max(0, d.o.Free-free), mib)
+	}
+	if more < 0 {
+		return false, fmt.Errorf("the disk is %d MiB and disk_size asks for less: it is not made smaller", fi.Size()/mib)
+	}
+	if more == 0 {
+		return false, nil
+	}
+	var behind []Layout
+	if l.Partition > 0 {
+		if behind, err = partitionsBehind(ctx, d.f, l); err != nil {
+			if d.o.Size == 0 {
+				return false, nil // more room was wished for, not asked for
+			}
+			return false, err
+		}
+	}
+	if err := d.f.Truncate(fi.Size() + more); err != nil {
+		return false, err
+	}
+	if l.Partition == 0 {
+		l.Size += more
+		return true, nil
+	}
+	return true, growPartition(ctx, d.f, l, behind, more/mib*mib)
+}
+
+// partitionsBehind are those that lie behind another one, the last first.
+func partitionsBehind(ctx context.Context, disk *os.File, l *Layout) ([]Layout, error) {
+	all, err := readTable(ctx, disk)
+	if err != nil {
+		return nil, err
+	}
+	behind := slices.DeleteFunc(all, func(p Layout) bool { return p.Offset <= l.Offset })
+	slices.SortFunc(behind, func(a, b Layout) int { return cmp.Compare(b.Offset, a.Offset) })
+	if l.Table == "dos" && l.Partition > 4 {
+		return nil, errors.New("its root is in a logical partition, which is not grown (leave disk_size out)")
+	}
+	for _, p := range behind {
+		if l.Table == "dos" && (p.Partition > 4 || p.Kind == extended) {
+			return nil, fmt.Errorf("behind its root, partition %d, lies an extended one, which is not moved (leave disk_size out)", l.Partition)
+		}
+	}
+	return behind, nil
+}
+
+// growPartition moves the partitions behind one towards the end of the disk,
+// the last of them first, and extends it up to them.
+func growPartition(ctx context.Context, disk *os.File, l *Layout, behind []Layout, by int64) error {
+	if l.Table == "gpt" {
+		// The table's copy at the end moves with the end.
+		if err := run(exec.CommandContext(ctx, "sfdisk", "--no-reread", "--no-tell-kernel", "--relocate", "gpt-bak-std", disk.Name())); err != nil {
+			return err
+		}
+	}
+	for _, p := range behind {
+		if by == 0 {
+			break
+		}
+		if err := moveUp(disk, p.Offset, p.Size, by); err != nil {
+			return fmt.Errorf("move partition %d: %w", p.Partition, err)
+		}
+		if err := setPartition(ctx, disk, p.Partition, fmt.Sprintf("start=%d, size=%d", (p.Offset+by)/sector, p.Size/sector)); err != nil {
+			return fmt.Errorf("move partition %d: %w", p.Partition, err)
+		}
+	}
+	if err := setPartition(ctx, disk, l.Partition, ", +"); err != nil {
+		return err
+	}
+	t, err := readTable(ctx, disk)
+	if err != nil {
+		return err
+	}
+	for _, p := range t {
+		if p.Partition == l.Partition {
+			l.Offset, l.Size = p.Offset, p.Size
+		}
+	}
+	return nil
+}
+
+// setPartition changes one line of the table, sfdisk(8).
+func setPartition(ctx context.Context, disk *os.File, number int, line string) error {
+	cmd := exec.CommandContext(ctx, "sfdisk", "--no-reread", "--no-tell-kernel", "-N", strconv.Itoa(number), disk.Name())
+	cmd.Stdin = strings.NewReader(line + "\n")
+	return run(cmd)
+}
+
+// moveUp moves what is at a place of a file by at least one MiB, and leaves
+// zeros.
+func moveUp(f *os.File, at, size, by int64) error {
+	for end := size; end > 0; {
+		n := min(mib, end)
+		end -= n
+		if err := copySparse(f, at+by+end, f, at+end, n); err != nil {
+			return err
+		}
+	}
+	zero, err := os.Open("/dev/zero")
+	if err != nil {
+		return err
+	}
+	defer zero.Close()
+	return copySparse(f, at, zero, 0, min(by, size))
+}
