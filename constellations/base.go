@@ -12,16 +12,25 @@ import (
 // base reads what a machine is made of.
 func (l *loader) base(n ast.Node) string {
 	s := l.text(n)
-	if ref, ok := RegistryReference(s); ok {
-		if !registryReference.MatchString(ref) {
-			l.addAt(placeOf(n), "docker://debian:12 or docker://host/path/name:tag", "this is no reference to an image of a registry")
-		}
-		return s
-	}
-	if strings.Contains(s, "://") && !strings.HasPrefix(s, "oci:") && !ImageURL(s) {
-		l.addAt(placeOf(n), "https://host/image.qcow2", "this is no URL of an image: https, http or file, without a password and spaces")
+	if problem, right := BaseProblem(s); problem != "" {
+		l.addAt(placeOf(n), right, "%s", problem)
 	}
 	return s
+}
+
+// BaseProblem tells what is wrong with how a base is written, and how one that
+// is right looks; both are "" if nothing is. Whether it is there is not asked.
+func BaseProblem(s string) (problem, right string) {
+	if ref, ok := RegistryReference(s); ok {
+		if registryReference.MatchString(ref) {
+			return "", ""
+		}
+		return "this is no reference to an image of a registry", "docker://debian:12 or docker://host/path/name:tag"
+	}
+	if strings.Contains(s, "://") && !strings.HasPrefix(s, "oci:") && !ImageURL(s) {
+		return "this is no URL of an image: https, http or file, without a password and spaces", "https://host/image.qcow2"
+	}
+	return "", ""
 }
 
 // registryPrefix begins a base that is an image of containers in a registry.

@@ -22,7 +22,7 @@ type Need struct {
 
 func (n Need) String() string {
 	switch {
-	case n.Source != nil && (n.Source.Kind == SourceImage || n.Source.Kind == SourceRegistry):
+	case n.ofImage():
 		return fmt.Sprintf("the base image of %s (%s)", n.Machine, n.Source.URL)
 	case n.Source != nil:
 		return fmt.Sprintf("the kernel's source of %s (%s)", n.Machine, strings.TrimSpace(n.Source.URL+" "+n.Source.Ref))
@@ -32,6 +32,23 @@ func (n Need) String() string {
 		return fmt.Sprintf("the packages of %s (%s)", n.Machine, strings.Join(n.Packages, " "))
 	}
 	return fmt.Sprintf("the base system of %s %s, for %s", n.Suite, n.Arch, n.Machine)
+}
+
+// of tells whether it is the source that is needed.
+func (n Need) of(s Source) bool {
+	return n.Source != nil && n.Source.Kind == s.Kind && n.Source.URL == s.URL && n.Source.Ref == s.Ref
+}
+
+func (n Need) ofImage() bool {
+	return n.Source != nil && (n.Source.Kind == SourceImage || n.Source.Kind == SourceRegistry)
+}
+
+// OfKernel tells whether it is a kernel's source that is needed.
+func (n Need) OfKernel() bool { return n.Source != nil && !n.ofImage() }
+
+// Among tells whether the source that is needed is one of the needs.
+func (n Need) Among(needs []Need) bool {
+	return n.Source != nil && slices.ContainsFunc(needs, func(o Need) bool { return o.of(*n.Source) })
 }
 
 // SourceImage is the kind of a [Source] that is the image of a disk.
@@ -110,6 +127,11 @@ func (l *Lock) Needs() []Need {
 	return needs
 }
 
+// Images are what the pins of images are for.
+func (l *Lock) Images() []Need {
+	return slices.DeleteFunc(l.Needs(), func(n Need) bool { return !n.ofImage() })
+}
+
 // Unpinned are those of the needs that the lock does not pin.
 func (l *Lock) Unpinned(needs []Need) []Need {
 	return slices.DeleteFunc(slices.Clone(needs), l.Pins)
@@ -118,9 +140,7 @@ func (l *Lock) Unpinned(needs []Need) []Need {
 // Prune removes what is not among the needs.
 func (l *Lock) Prune(needs []Need) {
 	l.Sources = slices.DeleteFunc(l.Sources, func(s Source) bool {
-		return !slices.ContainsFunc(needs, func(n Need) bool {
-			return n.Source != nil && n.Source.Kind == s.Kind && n.Source.URL == s.URL && n.Source.Ref == s.Ref
-		})
+		return !slices.ContainsFunc(needs, func(n Need) bool { return n.of(s) })
 	})
 	l.Sections = slices.DeleteFunc(l.Sections, func(d SectionLock) bool {
 		return !slices.ContainsFunc(needs, d.serves)
@@ -163,9 +183,7 @@ func (d *SectionLock) serves(n Need) bool {
 func (l *Lock) Forget(needs []Need) {
 	for _, n := range needs {
 		l.Sections = slices.DeleteFunc(l.Sections, func(d SectionLock) bool { return d.serves(n) })
-		l.Sources = slices.DeleteFunc(l.Sources, func(s Source) bool {
-			return n.Source != nil && n.Source.Kind == s.Kind && n.Source.URL == s.URL && n.Source.Ref == s.Ref
-		})
+		l.Sources = slices.DeleteFunc(l.Sources, n.of)
 	}
 }
 

@@ -167,5 +167,8 @@ func Find(root string, m *constellations.Manifest, what, name string) (string, e
 			return "", fmt.Errorf("%s %s: %w", what, strconv.Quote(name), err)
 		}
 	}
+	if filepath.IsAbs(name) {
+		return "", fmt.Errorf("%s %s does not exist", what, name)
+	}
 	return "", fmt.Errorf("%s %s does not exist (looked for %s)", what, name, strings.Join(tried, " and "))
 }

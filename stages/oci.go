@@ -27,7 +27,7 @@ func (pl *planner) oci(vm *constellations.Machine, section *constellations.Secti
 	if len(vm.Packages) > 0 {
 		return nil, errNoPackages
 	}
-	file, tag, err := pl.findOCI(reference)
+	file, tag, err := FindOCI(pl.Root, pl.m, reference)
 	if err != nil {
 		return nil, err
 	}
@@ -76,9 +76,9 @@ func (pl *planner) registry(vm *constellations.Machine, section *constellations.
 // errNoPackages says what cannot be had of an image.
 var errNoPackages = errors.New("packages are not installed into an image that is there already (a hook with \"hooks: {network: true}\" can do that)")
 
-// findOCI finds the image of a reference; path and tag may have colons.
-func (pl *planner) findOCI(reference string) (file, tag string, err error) {
-	file, err = pl.find("image", reference)
+// FindOCI is [Find] for what is after [OCIPrefix]; path and tag may have colons.
+func FindOCI(root string, m *constellations.Manifest, reference string) (file, tag string, err error) {
+	file, err = Find(root, m, "image", reference)
 	if err == nil {
 		return file, "", nil
 	}
@@ -86,7 +86,7 @@ func (pl *planner) findOCI(reference string) (file, tag string, err error) {
 		if c != ':' {
 			continue
 		}
-		if f, err := pl.find("image", reference[:i]); err == nil {
+		if f, err := Find(root, m, "image", reference[:i]); err == nil {
 			return f, reference[i+1:], nil
 		}
 	}

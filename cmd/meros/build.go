@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +25,7 @@ type buildCmd struct {
 	Boot          bool          `help:"Boot each built machine once and keep the verdict."`
 	Locked        bool          `help:"Fail instead of changing meros.lock."`
 	Timeout       time.Duration `help:"Longest time one hook may take (such as 10m; default: no limit)."`
-	Use           string        `placeholder:"IMAGE" help:"Make the one machine of this image, which is never written to, instead of a base system."`
+	Use           string        `placeholder:"IMAGE" help:"Make the one machine of this image, which is never written to, instead of a base system: a file, a URL, oci:PATH or docker://NAME:TAG, as base: of the manifest."`
 	Check         bool          `help:"Then build all of it again, in fresh directories, and compare: what does not give the same bytes is named."`
 	KeepGoing     bool          `short:"k" help:"After a failure, build what does not depend on it."`
 	Rebuild       string        `placeholder:"STAGE" help:"Run the stages with this in their names again, although the cache has what they give."`
@@ -87,33 +86,6 @@ func (c *buildCmd) load(e *env) (*constellations.Manifest, []*constellations.Mac
 		err = c.useImage(e, machines)
 	}
 	return m, machines, err
-}
-
-// useImage makes the image the machine's base.
-func (c *buildCmd) useImage(e *env, machines []*constellations.Machine) error {
-	if len(machines) != 1 {
-		return usageError{fmt.Errorf("--use is for one machine, and these are %d (name one)", len(machines))}
-	}
-	path, container := strings.CutPrefix(c.Use, stages.OCIPrefix)
-	if fi, err := os.Stat(path); !container && (err != nil || !fi.Mode().IsRegular()) {
-		return usageError{fmt.Errorf("--use %s: there is no such image", c.Use)}
-	}
-	file, err := filepath.Abs(path)
-	if err != nil {
-		return err
-	}
-	if container {
-		file = stages.OCIPrefix + file
-	}
-	if len(machines[0].Packages) > 0 && !e.entered && !c.advised {
-		c.advised = true
-		e.ui.note("the manifest's packages are not installed into %s: it has its own", c.Use)
-	}
-	c.Use = file       // the namespace's process may be elsewhere
-	vm := *machines[0] // the manifest stays what it is: its lock is kept by it
-	vm.Base, vm.BaseSHA256, vm.Packages = file, "", nil
-	machines[0] = &vm
-	return nil
 }
 
 // selectMachines finds the named machines, or takes all.

@@ -115,6 +115,9 @@ func (c *updateCmd) update(e *env, name string) error {
 		return err
 	}
 	lock.KeepDates(&before)
+	if !c.Kernel && len(c.Machine) == 0 {
+		lock.Prune(allNeeds(m)) // the next build pins the image of --use anew
+	}
 	if string(lock.Encode()) == string(before.Encode()) {
 		e.ui.note("%s is up to date", lockFile(m))
 		return nil
@@ -125,7 +128,7 @@ func (c *updateCmd) update(e *env, name string) error {
 // only leaves out what is not to be pinned anew.
 func (c *updateCmd) only(needs []constellations.Need) []constellations.Need {
 	if c.Kernel {
-		return slices.DeleteFunc(needs, func(n constellations.Need) bool { return n.Source == nil })
+		return slices.DeleteFunc(needs, func(n constellations.Need) bool { return !n.OfKernel() })
 	}
 	return needs
 }
@@ -159,47 +162,6 @@ func allNeeds(m *constellations.Manifest) []constellations.Need {
 		all = append(all, &m.Machines[i])
 	}
 	return stages.Needs(all)
-}
-
-func lockFile(m *constellations.Manifest) string { return filepath.Join(m.Dir, "meros.lock") }
-
-func readLock(m *constellations.Manifest) (*constellations.Lock, error) {
-	lock, err := constellations.ReadLock(lockFile(m))
-	if errors.Is(err, os.ErrNotExist) {
-		return new(constellations.Lock), nil
-	}
-	return lock, err
-}
-
-func writeLock(e *env, m *constellations.Manifest, lock *constellations.Lock) error {
-	if m.Name != kernelsAlone || isConstellation(e, m.Name) {
-		lock.Prune(allNeeds(m)) // kernels of no constellation come and go
-	}
-	if err := constellations.WriteLock(lockFile(m), lock); err != nil {
-		return err
-	}
-	e.ui.note("wrote %s", lockFile(m))
-	return nil
-}
-
-// ensureLock returns a lock that pins all that is needed, and asks the
-// archives for what it does not pin yet.
-func ensureLock(e *env, m *constellations.Manifest, needs []constellations.Need, locked bool) (*constellations.Lock, error) {
-	lock, err := readLock(m)
-	if err != nil {
-		return nil, err
-	}
-	missing := lock.Unpinned(needs)
-	if len(missing) == 0 {
-		return lock, nil
-	}
-	if locked {
-		return nil, fmt.Errorf("%s does not pin %s, and --locked forbids to change it (meros lock %s)", lockFile(m), missing[0], m.Name)
-	}
-	if err := pin(e, m, lock, missing); err != nil {
-		return nil, err
-	}
-	return lock, writeLock(e, m, lock)
 }
 
 // pin asks whoever knows for what is missing in the lock: apt, once for each

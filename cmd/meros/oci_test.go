@@ -160,6 +160,13 @@ func ociRegistry(t *testing.T, p *lab.Project, image v1.Image, disks map[string]
 	manifest := func(base string) string {
 		return "virtual_machines:\n  m: {suite: bookworm, base: \"" + base + "\"}\n"
 	}
+	before := readFile(t, p.Path("constellations/again/meros.lock"))
+	p.Write(t, "constellations/again/manifest.yml", plain)
+	fails(t, p.Run(t, "build", "again", "--locked", "--rootfs-only", "--use", "docker://"+tag.Name()), 1, "meros build again m --use docker://"+tag.Name())
+	p.Must(t, "build", "again", "--rootfs-only", "--use", "docker://"+tag.Name())
+	p.Must(t, "plan", "again", "--rootfs-only", "--use", "docker://"+tag.Name())
+	disks[disk(t, p, "again-m")] = true
+	p.Write(t, "constellations/again/meros.lock", before)
 	p.Write(t, "constellations/again/manifest.yml", manifest("docker://"+tag.Name()))
 	fails(t, p.Run(t, "build", "again", "--locked", "--rootfs-only"), 1, "the base image of m (docker://"+tag.Name()+")")
 	p.Must(t, "build", "again", "--rootfs-only")

@@ -59,7 +59,7 @@ func (c *buildCmd) foresee(e *env) (*foreseen, error) {
 		return nil, err
 	}
 	if missing := lock.Unpinned(stages.Needs(machines)); len(missing) > 0 {
-		return nil, fmt.Errorf("%s does not pin %s: what it will be is not known yet (meros lock %s)", lockFile(m), missing[0], m.Name)
+		return nil, fmt.Errorf("%s does not pin %s: what it will be is not known yet (%s)", lockFile(m), missing[0], pinnedBy(m, missing[0]))
 	}
 	w := &workplace{data: filepath.Join(e.root, "data")}
 	if w.store, err = cache.Open(filepath.Join(w.data, "cache"), cache.Options{ReadOnly: true}); err != nil {

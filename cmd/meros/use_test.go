@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -35,6 +36,12 @@ func TestBaseURL(t *testing.T) {
 	}
 	p.Must(t, "build", "used", "--rootfs-only", "--use", image)
 	want := disk(t, p, "used-m")
+	once := server.URL + "/" + images["gpt"] + "?once"
+	fails(t, p.Run(t, "build", "used", "--rootfs-only", "--use", once, "--locked"), 1, "the base image of m ("+once+")", "meros build used m --use "+once)
+	p.Must(t, "build", "used", "--rootfs-only", "--use", once)
+	if got := disk(t, p, "used-m"); got != want {
+		t.Error("an image that --use fetches gives another disk")
+	}
 	for _, url := range []string{server.URL + "/" + images["gpt"], "file://" + image} {
 		manifest := strings.Replace(useFiles["manifest.yml"], "m: {", "m: {base: \""+url+"\", base_sha256: "+sum+", ", 1)
 		p.Write(t, "constellations/used/manifest.yml", strings.Replace(manifest, sum, strings.Repeat("0", 64), 1))
@@ -52,6 +59,7 @@ func TestBaseURL(t *testing.T) {
 			t.Error("an image that is fetched gives another disk")
 		}
 	}
+	p.Must(t, "build", "used", "--rootfs-only", "--use", once, "--locked") // others were pinned meanwhile
 	leftovers(t, p)
 }
 
@@ -320,9 +328,46 @@ qemu-img convert -O qcow2 data.raw damaged.qcow2; dd if=/dev/urandom of=damaged.
 			leftovers(t, p)
 		})
 	}
-	fails(t, p.Run(t, "build", "used", "--use", p.Path("nothing.qcow2")), 2, "there is no such image")
 	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: data.raw, packages: [nginx]}\n")
 	fails(t, p.Run(t, "build", "used", "--rootfs-only", "--locked"), 1, "does not pin")
+}
+
+// What --use names is what base: of a manifest may be, with paths from where
+// the user is.
+func TestUseNames(t *testing.T) {
+	t.Chdir(t.TempDir())
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a.qcow2", "b.tar"} {
+		if err := os.WriteFile(name, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for use, want := range map[string]string{
+		"a.qcow2": here + "/a.qcow2", "oci:b.tar": "oci:" + here + "/b.tar", "oci:b.tar:v1": "oci:" + here + "/b.tar:v1", "oci:.": "oci:" + here,
+		"https://example.org/a.qcow2": "https://example.org/a.qcow2", "file:///a.qcow2": "file:///a.qcow2", "docker://debian:12": "docker://debian:12",
+	} {
+		if got, err := baseFromHere(use); got != want || err != nil {
+			t.Errorf("%s is %s, %v", use, got, err)
+		}
+	}
+	for use, words := range map[string]string{
+		"c.qcow2":                   "there is no such image (one of a registry is docker://NAME:TAG)",
+		"debian:12":                 "docker://NAME:TAG",
+		".":                         "this is a directory (if an image of containers is in it: oci:PATH)",
+		"/dev/null":                 "this is no file (qemu-img convert",
+		"a.qcow2/b":                 "not a directory",
+		"oci:c.tar":                 "c.tar does not exist (an image of a registry is docker://NAME:TAG)",
+		"docker://-x":               "no reference to an image of a registry (such as docker://debian:12",
+		"ftp://example.org/a.qcow2": "no URL of an image: https, http or file",
+		"https://example.org/":      "such as https://host/image.qcow2",
+	} {
+		if _, err := baseFromHere(use); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: %v, want %q", use, err, words)
+		}
+	}
 }
 
 // The manifest stays what it is, whatever image is used once: its lock is kept
@@ -339,6 +384,9 @@ func TestUseLeavesTheManifest(t *testing.T) {
 	}
 	if machines[0].Base != file || len(machines[0].Packages) != 0 {
 		t.Errorf("it is made of %s and %q", machines[0].Base, machines[0].Packages)
+	}
+	if err := (&buildCmd{Use: "nothing.qcow2"}).useImage(&env{}, machines); !errors.As(err, new(usageError)) {
+		t.Errorf("an image that is not there is %v", err)
 	}
 	if kept := m.Machines[0]; kept.Base != "https://example.org/a.qcow2" || len(kept.Packages) != 1 {
 		t.Errorf("the manifest says %s and %q now", kept.Base, kept.Packages)
