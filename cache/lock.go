@@ -24,7 +24,7 @@ func (s *Store) Lock(ctx context.Context, name string, busy func(pid int)) (unlo
 		if err != nil {
 			return nil, err
 		}
-		if err = s.flock(ctx, f, &busy); err != nil {
+		if err = waitFlock(ctx, f, &busy); err != nil {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", name, err)
 		}
@@ -32,6 +32,21 @@ func (s *Store) Lock(ctx context.Context, name string, busy func(pid int)) (unlo
 			return unlock, nil
 		}
 	}
+}
+
+// LockDirectory is [Store.Lock] for what is in any directory, in which nothing
+// is written for it: whoever changes a file there holds it meanwhile.
+func LockDirectory(ctx context.Context, dir string, busy func()) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("lock a directory: %w", err)
+	}
+	tell := func(int) { busy() }
+	if err := waitFlock(ctx, f, &tell); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
 }
 
 // TryLock is Lock without waiting: unlock is nil if the lock is taken.
@@ -71,7 +86,7 @@ func (s *Store) holdLock(f *os.File) (unlock func()) {
 // worthTelling is the pause from which on a wait is no moment any more.
 const worthTelling = 4 * time.Millisecond
 
-func (s *Store) flock(ctx context.Context, f *os.File, busy *func(int)) error {
+func waitFlock(ctx context.Context, f *os.File, busy *func(int)) error {
 	wait := time.Millisecond
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)

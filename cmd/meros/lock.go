@@ -99,6 +99,11 @@ func (c *updateCmd) update(e *env, name string) error {
 	if err != nil {
 		return err
 	}
+	unlock, err := holdLock(e, m)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	lock, err := readLock(m)
 	if damaged := (*constellations.Errors)(nil); errors.As(err, &damaged) && len(c.Machine) == 0 {
 		lock, err = new(constellations.Lock), nil // all of it is made anew
@@ -116,7 +121,7 @@ func (c *updateCmd) update(e *env, name string) error {
 	}
 	lock.KeepDates(&before)
 	if !c.Kernel && len(c.Machine) == 0 {
-		lock.Prune(allNeeds(m)) // the next build pins the image of --use anew
+		lock.Prune(needsNow(e, m)) // the next build pins the image of --use anew
 	}
 	if string(lock.Encode()) == string(before.Encode()) {
 		e.ui.note("%s is up to date", lockFile(m))
@@ -137,6 +142,11 @@ func (c *updateCmd) only(needs []constellations.Need) []constellations.Need {
 // constellation.
 func (c *updateCmd) updateKernels(e *env) error {
 	m := kernelManifest(e)
+	unlock, err := holdLock(e, m)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	lock, err := readLock(m)
 	if err != nil {
 		return err

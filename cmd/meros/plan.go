@@ -54,11 +54,11 @@ func (c *buildCmd) foresee(e *env) (*foreseen, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := readLock(m)
+	lock, missing, err := lacking(m, stages.Needs(machines))
 	if err != nil {
 		return nil, err
 	}
-	if missing := lock.Unpinned(stages.Needs(machines)); len(missing) > 0 {
+	if len(missing) > 0 {
 		return nil, fmt.Errorf("%s does not pin %s: what it will be is not known yet (%s)", lockFile(m), missing[0], pinnedBy(m, missing[0]))
 	}
 	w := &workplace{data: filepath.Join(e.root, "data")}

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"meros/cmd/lab"
+	"meros/constellations"
+)
+
+// lockServer has an archive for each machine of a constellation; who asks for
+// the first one's is kept waiting.
+type lockServer struct {
+	*httptest.Server
+	asked   chan bool // for the first one's
+	release chan bool
+}
+
+func newLockServer(t *testing.T) *lockServer {
+	s := &lockServer{asked: make(chan bool), release: make(chan bool)}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/one.tar.gz" {
+			s.asked <- true
+			select {
+			case <-s.release:
+			case <-r.Context().Done():
+			}
+		}
+		fmt.Fprint(w, r.URL.Path)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// sourceLine is what the lock has to say of a machine's archive.
+func (s *lockServer) sourceLine(machine string) string {
+	name := "/" + machine + ".tar.gz"
+	return fmt.Sprintf("source tarball %s%s %d %x\n", s.URL, name, len(name), sha256.Sum256([]byte(name)))
+}
+
+// project has a lock of which only the kernels' sources are to be asked for.
+func (s *lockServer) project(t *testing.T) *lab.Project {
+	t.Helper()
+	p := lab.New(t, map[string]string{"constellations/c/manifest.yml": fmt.Sprintf("virtual_machines:\n  one: {kernel: {source: '%[1]s/one.tar.gz'}}\n  two: {kernel: {source: '%[1]s/two.tar.gz'}}\n", s.URL)})
+	m, err := constellations.Find(p.Root, "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := strings.Repeat("0", 64)
+	some := []constellations.Package{{Name: "base-files", Version: "1", Arch: "amd64", Archive: "debian", Filename: "pool/b.deb", Size: 1, SHA256: sum}}
+	lock := new(constellations.Lock)
+	for _, n := range lock.Unpinned(allNeeds(m)) {
+		switch section := lock.Section(n.Section); {
+		case lock.Pins(n):
+		case n.Source != nil:
+			old := *n.Source
+			old.Size, old.SHA256 = 1, sum
+			lock.Sources = append(lock.Sources, old)
+		case len(n.Packages) > 0:
+			section.Sets = append(section.Sets, constellations.PackageSet{Names: n.Packages, Packages: some})
+		default:
+			lock.Sections = append(lock.Sections, constellations.SectionLock{Distribution: n.Distribution, Suite: n.Suite, Arch: n.Arch, Date: time.Unix(1e9, 0), Base: some})
+		}
+	}
+	if err := constellations.WriteLock(lockFile(m), lock); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// started is a process of the program that changes the lock.
+type started struct {
+	*exec.Cmd
+	waits chan bool // for another one; closed when it ends
+	ended chan error
+}
+
+func startUpdate(t *testing.T, p *lab.Project, machine string) *started {
+	t.Helper()
+	s := &started{Cmd: p.Command(t, "update", "c", machine, "--kernel"), waits: make(chan bool, 1), ended: make(chan error, 1)}
+	stderr, err := s.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			if strings.Contains(lines.Text(), "waiting: another meros changes "+p.Path("constellations/c/meros.lock")) {
+				s.waits <- true
+			}
+		}
+		close(s.waits)
+		s.ended <- s.Wait()
+	}()
+	t.Cleanup(func() { s.Process.Kill() })
+	return s
+}
+
+// within fails the test if a process does not come to something.
+func within[T any](t *testing.T, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(time.Minute):
+		t.Fatal("nothing comes of it")
+		panic("unreachable")
+	}
+}
+
+// Of two processes that change one lock at the same time, neither loses what
+// the other pins.
+func TestLockTwice(t *testing.T) {
+	s := newLockServer(t)
+	p := s.project(t)
+	one := startUpdate(t, p, "one")
+	within(t, s.asked)
+	two := startUpdate(t, p, "two")
+	if !within(t, two.waits) {
+		t.Error("the second one does not wait")
+	}
+	s.release <- true
+	for _, c := range []*started{one, two} {
+		if err := within(t, c.ended); err != nil {
+			t.Error(err)
+		}
+	}
+	lock := readFile(t, p.Path("constellations/c/meros.lock"))
+	for _, machine := range []string{"one", "two"} {
+		if !strings.Contains(lock, s.sourceLine(machine)) {
+			t.Errorf("what was pinned for %s is lost:\n%s", machine, lock)
+		}
+	}
+}
+
+// Who waits for a lock can be interrupted, and goes on when its holder is killed.
+func TestLockHeld(t *testing.T) {
+	s := newLockServer(t)
+	p := s.project(t)
+	one := startUpdate(t, p, "one")
+	within(t, s.asked)
+	two := startUpdate(t, p, "two")
+	within(t, two.waits)
+	two.Process.Signal(syscall.SIGTERM)
+	within(t, two.ended)
+	if code := two.ProcessState.ExitCode(); code != exitInterrupted {
+		t.Errorf("it ends with %d", code)
+	}
+	again := startUpdate(t, p, "two")
+	within(t, again.waits)
+	one.Process.Kill()
+	if err := within(t, again.ended); err != nil {
+		t.Error(err)
+	}
+	if lock := readFile(t, p.Path("constellations/c/meros.lock")); !strings.Contains(lock, s.sourceLine("two")) {
+		t.Errorf("nothing is pinned:\n%s", lock)
+	}
+}
