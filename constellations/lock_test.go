@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -109,4 +110,44 @@ func FuzzParseLock(f *testing.F) {
 			t.Error("reading and writing changes it")
 		}
 	})
+}
+
+// A writer that is killed leaves the lock whole, and what it has not finished
+// is found.
+func TestWriteLockKilled(t *testing.T) {
+	const where = "MEROS_TEST_LOCK"
+	lock := &Lock{Sources: []Source{{Kind: KernelTarball, URL: "https://example.org/linux.tar.xz", Size: 1, SHA256: strings.Repeat("0", 64)}}}
+	if file := os.Getenv(where); file != "" {
+		for {
+			if err := WriteLock(file, lock); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "meros.lock")
+	for range 100 {
+		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), where+"="+file)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			if _, err := os.Stat(file); err == nil {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+		got, err := ReadLock(file)
+		if err != nil || string(got.Encode()) != string(lock.Encode()) {
+			t.Fatalf("the lock is %v, %v", got, err)
+		}
+		if left := UnfinishedLocks(dir); len(left) > 0 {
+			return
+		}
+		os.Remove(file)
+	}
+	t.Error("it was never killed while it wrote")
 }

@@ -151,7 +151,7 @@ func TestMemo(t *testing.T) {
 	if sum(m) != first || len(m.sums) != 1 {
 		t.Errorf("%d remembered", len(m.sums))
 	}
-	if err := m.Write(index); err != nil {
+	if err := m.Write(index, filepath.Dir(index)); err != nil {
 		t.Fatal(err)
 	}
 	// It is believed: a wrong sum in it shows.
@@ -213,7 +213,7 @@ func TestMemoOfTrees(t *testing.T) {
 	if digest(m) != first || len(m.trees) != 1 {
 		t.Fatalf("%d trees are remembered", len(m.trees))
 	}
-	if err := m.Write(index); err != nil {
+	if err := m.Write(index, filepath.Dir(index)); err != nil {
 		t.Fatal(err)
 	}
 	// It is believed: a wrong digest in the file shows.

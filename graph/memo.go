@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -71,15 +70,16 @@ func ReadMemo(file string, now time.Time) *Memo {
 	return m
 }
 
-// Write stores the memo if anything was added to it since it was read.
-func (m *Memo) Write(file string) error {
+// Write stores the memo if anything was added to it since it was read. Until it
+// is whole it is in scratch, a directory of the same file system.
+func (m *Memo) Write(file, scratch string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.fresh {
 		return nil
 	}
 	full := len(m.sums) > memoMax
-	f, err := os.CreateTemp(filepath.Dir(file), ".memo-*")
+	f, err := os.CreateTemp(scratch, "memo-*")
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	w.remember(r, x.name)
 	defer w.makeRoom(e, r)
 	if x.verb != "" {
-		if err := recordsOf(e.root).keep(rec.record(plan, r, x, err), func(b *buildRecord) { rec.stages(plan, targets, r, b) }); err != nil {
+		if err := recordsOf(e.root).keep(w.scratch.Dir(), rec.record(plan, r, x, err), func(b *buildRecord) { rec.stages(plan, targets, r, b) }); err != nil {
 			e.ui.note("the build is not remembered, and cache gc does not know of its images: %v", err)
 		}
 	}

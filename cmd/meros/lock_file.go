@@ -22,9 +22,15 @@ func readLock(m *constellations.Manifest) (*constellations.Lock, error) {
 
 // holdLock keeps other processes from changing the lock until unlock is called,
 // so that what is read meanwhile is what is written over. One that is killed
-// holds it no more.
+// holds it no more, and what it has not finished is removed.
 func holdLock(e *env, m *constellations.Manifest) (unlock func(), err error) {
-	return cache.LockDirectory(e.ctx, m.Dir, func() { e.ui.note("waiting: another meros changes %s", lockFile(m)) })
+	unlock, err = cache.LockDirectory(e.ctx, m.Dir, func() { e.ui.note("waiting: another meros changes %s", lockFile(m)) })
+	if err == nil {
+		for _, f := range constellations.UnfinishedLocks(m.Dir) {
+			os.Remove(f)
+		}
+	}
+	return unlock, err
 }
 
 // writeLock replaces the lock by one that has what the manifest needs. An image
@@ -55,6 +61,13 @@ func needsNow(e *env, m *constellations.Manifest) []constellations.Need {
 // ensureLock returns a lock that pins all that is needed, and asks the
 // archives for what it does not pin yet.
 func ensureLock(e *env, m *constellations.Manifest, needs []constellations.Need, locked bool) (*constellations.Lock, error) {
+	if len(constellations.UnfinishedLocks(m.Dir)) > 0 {
+		unlock, err := holdLock(e, m)
+		if err != nil {
+			return nil, err
+		}
+		unlock()
+	}
 	lock, missing, err := lacking(m, needs)
 	if err != nil || len(missing) == 0 {
 		return lock, err

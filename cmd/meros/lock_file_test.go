@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -164,5 +165,15 @@ func TestLockHeld(t *testing.T) {
 	}
 	if lock := readFile(t, p.Path("constellations/c/meros.lock")); !strings.Contains(lock, s.sourceLine("two")) {
 		t.Errorf("nothing is pinned:\n%s", lock)
+	}
+	// What they left is removed by the next build, whatever comes of that.
+	p.Write(t, "constellations/c/.meros.lock-123", "meros-l")
+	p.Write(t, "constellations/c/manifest.yml", "virtual_machines:\n  one: {base: nowhere.qcow2}\n")
+	fails(t, p.Run(t, "build", "c", "--rootfs-only", "--locked"), 1, "nowhere.qcow2 does not exist")
+	leftovers(t, p)
+	for _, pattern := range []string{"constellations/c/.*", "data/cache/.*", "data/cache/partial/*"} {
+		if left, _ := filepath.Glob(p.Path(pattern)); len(left) > 0 && filepath.Base(left[0]) != strings.Fields(s.sourceLine("two"))[4] {
+			t.Errorf("left behind: %q", left)
+		}
 	}
 }

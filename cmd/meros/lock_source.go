@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 
+	"meros/cache"
 	"meros/constellations"
 	"meros/runner/fetch"
 	"meros/runner/kernel"
@@ -155,36 +156,49 @@ func pinFile(e *env, s *constellations.Source, keyring string) error {
 
 // kept is a download whose digest was not known beforehand.
 type kept struct {
-	file string // where it is until it is kept
-	sum  string // SHA-256, in hexadecimal
-	size int64  // bytes
+	file    string // where it is until it is kept
+	sum     string // SHA-256, in hexadecimal
+	size    int64  // bytes
+	partial string // directory of the files that fetches go on from
+	scratch *cache.Scratch
 }
 
-// keepDownload downloads a file beside those that fetches go on from.
+// keepDownload downloads a file to where the next build removes it, should this
+// process be killed.
 func keepDownload(e *env, servers *servers, from string, limit int64) (*kept, error) {
-	dir := filepath.Join(e.root, "data", "cache", "partial")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	build, partial := filepath.Join(e.root, "data", "build"), filepath.Join(e.root, "data", "cache", "partial")
+	if err := errors.Join(os.MkdirAll(build, 0o700), os.MkdirAll(partial, 0o755)); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(dir, ".source-*")
+	scratch, err := cache.NewScratch(build)
 	if err != nil {
 		return nil, err
+	}
+	k := &kept{file: filepath.Join(scratch.Dir(), "download"), partial: partial, scratch: scratch}
+	if err := k.download(e.ctx, servers, from, limit); err != nil {
+		k.close()
+		return nil, err
+	}
+	return k, nil
+}
+
+func (k *kept) download(ctx context.Context, servers *servers, from string, limit int64) error {
+	f, err := os.OpenFile(k.file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
 	}
 	defer f.Close()
 	h := sha256.New()
-	n, err := download(e.ctx, servers, from, io.MultiWriter(f, h), limit)
-	if err != nil {
-		os.Remove(f.Name())
-		return nil, err
-	}
-	return &kept{f.Name(), hex.EncodeToString(h.Sum(nil)), n}, nil
+	k.size, err = download(ctx, servers, from, io.MultiWriter(f, h), limit)
+	k.sum = hex.EncodeToString(h.Sum(nil))
+	return err
 }
 
 // keep gives the file the name by which the build's fetch takes it.
-func (k *kept) keep() error { return os.Rename(k.file, filepath.Join(filepath.Dir(k.file), k.sum)) }
+func (k *kept) keep() error { return os.Rename(k.file, filepath.Join(k.partial, k.sum)) }
 
 // close removes the file if it was not kept.
-func (k *kept) close() { os.Remove(k.file) }
+func (k *kept) close() { k.scratch.Close() }
 
 // download writes what is at a URL to w and returns its size, bytes.
 func download(ctx context.Context, servers *servers, from string, w io.Writer, limit int64) (int64, error) {
@@ -235,7 +249,7 @@ func gpgv(ctx context.Context, file, compression string, signature []byte, keyri
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "meros-sig-")
+	dir, err := os.MkdirTemp(filepath.Dir(file), "gpgv-") // the download's own
 	if err != nil {
 		return err
 	}

@@ -21,9 +21,10 @@ type records struct{ dir string }
 func recordsOf(root string) records { return records{filepath.Join(root, "data", "cache", "builds")} }
 
 // keep writes a record down, unless the newest of its name says the same: of
-// that, only the time is kept. fill adds the stages. It is a memory that costs
+// that, only the time is kept. fill adds the stages. Until it is whole it is
+// in scratch, a directory of the same file system. It is a memory that costs
 // nothing to lose.
-func (rs records) keep(b *buildRecord, fill func(*buildRecord)) error {
+func (rs records) keep(scratch string, b *buildRecord, fill func(*buildRecord)) error {
 	if err := os.MkdirAll(rs.dir, 0o755); err != nil {
 		return err
 	}
@@ -48,7 +49,7 @@ func (rs records) keep(b *buildRecord, fill func(*buildRecord)) error {
 		b.ID = fmt.Sprintf("%s.%d-%s", b.Began.Format("20060102-150405"), i, name)
 	}
 	fill(b)
-	if err := rs.write(b); err != nil {
+	if err := rs.write(scratch, b); err != nil {
 		return err
 	}
 	return rs.prune(b.Name)
@@ -72,7 +73,7 @@ func (rs records) prune(name string) error {
 	return nil
 }
 
-func (rs records) write(b *buildRecord) error {
+func (rs records) write(scratch string, b *buildRecord) error {
 	var buf bytes.Buffer
 	z, err := zstd.NewWriter(&buf, zstd.WithEncoderConcurrency(1))
 	if err != nil {
@@ -82,7 +83,7 @@ func (rs records) write(b *buildRecord) error {
 	if err := errors.Join(enc.Encode(b.recordHead), enc.Encode(b.Stages), z.Close()); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(rs.dir, ".new-*")
+	f, err := os.CreateTemp(scratch, "record-*")
 	if err != nil {
 		return err
 	}

@@ -171,7 +171,7 @@ func TestRecords(t *testing.T) {
 	for i := range keptRecords + 3 {
 		b := syntheticBuild(1)
 		b.Began = b.Began.Add(time.Duration(i/2) * time.Second)
-		if err := rs.keep(b, func(*buildRecord) {}); err != nil {
+		if err := rs.keep(rs.dir, b, func(*buildRecord) {}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -65,7 +65,7 @@ func (w *workplace) historyFile() string { return filepath.Join(w.data, "cache",
 
 // remember keeps what helps the next build and costs nothing to lose.
 func (w *workplace) remember(r *graph.Result, of string) {
-	w.memo.Write(w.memoFile())
+	w.memo.Write(w.memoFile(), w.scratch.Dir())
 	w.rememberLast(r, of, time.Now())
 	for _, outputs := range r.Outputs {
 		w.store.Use(outputs)
