@@ -14,7 +14,7 @@ import (
 	"meros/graph"
 )
 
-const personalizeRevision = 3
+const personalizeRevision = 4
 
 // Personality is what the personalize stage writes, as JSON in its parameter
 // "machine".
@@ -38,8 +38,8 @@ type Mount struct {
 	Pass    int    `json:"pass,omitempty"` // when it is checked
 }
 
-// mounts are what a machine mounts. A directory of the host may be missing,
-// and nobody waits for it; a disk is there.
+// mounts are what a machine mounts, what is below another mount after it. A
+// directory of the host may be missing, and nobody waits for it; a disk is there.
 func mounts(vm *constellations.Machine) []Mount {
 	var all []Mount
 	for i, m := range vm.Mounts {
@@ -61,6 +61,7 @@ func mounts(vm *constellations.Machine) []Mount {
 		}
 		all = append(all, m)
 	}
+	slices.SortStableFunc(all, func(a, b Mount) int { return strings.Compare(a.Where, b.Where) })
 	return all
 }
 

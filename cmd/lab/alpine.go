@@ -213,8 +213,8 @@ func (m *AlpineMirror) SignRelease(t testing.TB) {
 type APK struct {
 	Name, Version string
 	Depends       string
-	Files         map[string]string // by path; those below bin and sbin can be run
-	Sources       map[string]string // files of the host, by path
+	Files         map[string]string // by path; those below bin, sbin and etc/init.d can be run
+	Sources       map[string]string // files of the host, by path; those too that can be run there
 	PostInstall   string            // a script
 	Triggers      string            // paths that its trigger, which writes /etc/triggered, watches
 }
@@ -248,7 +248,7 @@ func (m *AlpineMirror) Add(t testing.TB, p APK) {
 
 func (p APK) writeFiles(t testing.TB, w *tar.Writer) {
 	t.Helper()
-	all := make(map[string][]byte)
+	all, programs := make(map[string][]byte), make(map[string]bool)
 	for name, text := range p.Files {
 		all[name] = []byte(text)
 	}
@@ -257,7 +257,11 @@ func (p APK) writeFiles(t testing.TB, w *tar.Writer) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all[name] = b
+		fi, err := os.Stat(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[name], programs[name] = b, fi.Mode()&0o100 != 0
 	}
 	dirs := make(map[string]bool)
 	for name := range all {
@@ -281,7 +285,7 @@ func (p APK) writeFiles(t testing.TB, w *tar.Writer) {
 			continue
 		}
 		mode := int64(0o644)
-		if strings.Contains(n, "bin/") || strings.HasPrefix(n, "etc/init.d/") {
+		if programs[n] || strings.Contains(n, "bin/") || strings.HasPrefix(n, "etc/init.d/") {
 			mode = 0o755
 		}
 		member(t, w, n, mode, all[n])

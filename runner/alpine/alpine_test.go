@@ -191,8 +191,10 @@ func TestSetup(t *testing.T) {
 	if b, _ := os.ReadFile(filepath.Join(plain, "etc/inittab")); string(b) != inittab {
 		t.Errorf("inittab is %q", b)
 	}
-	if fi, err := os.Stat(filepath.Join(plain, "etc/init.d/rcS")); err != nil || fi.Mode().Perm() != 0o755 {
-		t.Errorf("%v, %v", fi, err)
+	for _, name := range []string{"etc/init.d/rcS", "etc/init.d/rcK", pressed} {
+		if fi, err := os.Stat(filepath.Join(plain, name)); err != nil || fi.Mode().Perm() != 0o755 {
+			t.Errorf("%v, %v", fi, err)
+		}
 	}
 	if err := Setup(tree("bin/busybox"), "openrc"); err == nil || !strings.Contains(err.Error(), "the package openrc") {
 		t.Errorf("%v", err)
@@ -203,14 +205,27 @@ func TestSetup(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if b, _ := os.ReadFile(filepath.Join(full, "etc/inittab")); string(b) != "x\n"+serial {
+	if b, _ := os.ReadFile(filepath.Join(full, "etc/inittab")); string(b) != "x\n"+serial+button {
 		t.Errorf("inittab is %q", b)
 	}
+	if b, _ := os.ReadFile(filepath.Join(full, "etc/conf.d/sshd")); string(b) != hostKeys {
+		t.Errorf("the service sshd is set up by %q", b)
+	}
 	links, _ := filepath.Glob(filepath.Join(full, "etc/runlevels/*/*"))
-	if len(links) != 2 {
+	if len(links) != 3 {
 		t.Errorf("%q", links)
 	}
 	if to, err := os.Readlink(filepath.Join(full, "etc/runlevels/default/sshd")); err != nil || to != "/etc/init.d/sshd" {
+		t.Errorf("%q, %v", to, err)
+	}
+	heard := tree("sbin/openrc", "etc/inittab", "etc/init.d/acpid")
+	if err := Setup(heard, "openrc"); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := os.ReadFile(filepath.Join(heard, "etc/inittab")); string(b) != "x\n"+serial {
+		t.Errorf("with the service acpid, inittab is %q", b)
+	}
+	if to, err := os.Readlink(filepath.Join(heard, "etc/runlevels/boot", mountPoints)); err != nil || to != "/etc/init.d/mountpoints" {
 		t.Errorf("%q, %v", to, err)
 	}
 	// A tree whose links lead out of it.

@@ -11,24 +11,60 @@ import (
 )
 
 // runlevels are the services of openrc that a virtual machine has, as far as
-// its packages bring them: those that setup-alpine(8) enables.
+// its packages bring them: those that setup-alpine(8) enables, and ours. The
+// kernel sets the clock, so that osclock spares reading it once more.
 var runlevels = map[string][]string{
 	"sysinit":  {"devfs", "dmesg", "mdev", "hwdrivers"},
-	"boot":     {"modules", "sysctl", "hostname", "bootmisc", "syslog", "swap", "localmount", "networking", "seedrng"},
+	"boot":     {"modules", "sysctl", "hostname", "bootmisc", "syslog", "swap", mountPoints, "localmount", "networking", "seedrng", "osclock"},
 	"default":  {"acpid", "crond", "sshd", "local"},
 	"shutdown": {"killprocs", "mount-ro", "savecache"},
 }
 
-// serial is the line of inittab(5) that has a login prompt on the console.
-const serial = "console::respawn:/sbin/getty -L 115200 console vt100\n"
+// Lines of inittab(5): a login prompt on the console, and what hears the power
+// button.
+const (
+	serial = "console::respawn:/sbin/getty -L 115200 console vt100\n"
+	button = "::respawn:/sbin/acpid -f\n"
+)
+
+// What acpid runs when the button is pressed.
+const (
+	pressed = "etc/acpi/PWRF/00000080"
+	off     = "#!/bin/sh\nexec /sbin/poweroff\n"
+)
+
+// mountPoints is a service of ours: localmount of openrc fails, and all that
+// needs it, where a directory is missing. What is mounted below a mount is
+// there once that is mounted, so each is mounted at once, after those above it
+// in fstab(5).
+const mountPoints = "mountpoints"
+
+const mountPointsService = `#!/sbin/openrc-run
+# Written by meros: directories that /etc/fstab mounts on, and what is there.
+
+depend() {
+	after clock fsck modules root
+	before localmount
+}
+
+start() {
+	ebegin "Making mount points"
+` + mountAll + `	eend 0
+}
+`
+
+// mountAll mounts file systems of this machine on directories that it makes.
+const mountAll = `	awk '$1 !~ /^#/ && $2 ~ /^\// && $4 !~ /noauto|_netdev/ { print $2 }' /etc/fstab | while read -r dir; do
+		mkdir -p "$dir"
+		mountpoint -q "$dir" || mount "$dir"
+	done
+`
 
 // inittab is that of busybox' init without openrc.
 const inittab = `# Written by meros for a system without openrc.
 ::sysinit:/etc/init.d/rcS
-` + serial + `::respawn:/sbin/acpid -f
-::ctrlaltdel:/sbin/reboot
-::shutdown:/sbin/swapoff -a
-::shutdown:/bin/umount -a -r
+` + serial + button + `::ctrlaltdel:/sbin/reboot
+::shutdown:/etc/init.d/rcK
 `
 
 // start is what busybox' init runs first.
@@ -42,8 +78,8 @@ mount -t devpts -o gid=5,mode=0620,noexec,nosuid devpts /dev/pts
 mount -t tmpfs -o mode=1777,nosuid,nodev shm /dev/shm
 hostname -F /etc/hostname
 swapon -a
-awk '$1 !~ /^#/ && $2 ~ /^\// { print $2 }' /etc/fstab | xargs -r mkdir -p
-mount -a
+if test -e /etc/fstab; then
+` + mountAll + `fi
 ifup -a
 if test -x /usr/sbin/sshd; then
 	mkdir -p /run/sshd
@@ -54,6 +90,25 @@ for f in /etc/local.d/*.start; do
 done
 `
 
+// stop is what busybox' init runs last. It would end processes only after that,
+// and what they have open could not be unmounted.
+const stop = `#!/bin/sh
+# Written by meros for a system without openrc. What is executable in
+# /etc/local.d and ends in .stop is run first.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+for f in /etc/local.d/*.stop; do
+	if test -x "$f"; then "$f"; fi
+done
+killall5 -TERM
+for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+	killall5 -CONT || break # there is none left
+	sleep 0.2
+done
+killall5 -KILL
+swapoff -a
+umount -a -r
+`
+
 // Setup makes a system one that can be booted, by openrc or by busybox' init
 // alone; kind "" is openrc if it is there.
 func Setup(tree, kind string) error {
@@ -62,22 +117,26 @@ func Setup(tree, kind string) error {
 		return err
 	}
 	defer root.Close()
-	_, err = root.Lstat("sbin/openrc")
-	openrc := err == nil
-	switch {
-	case kind == "openrc" && !openrc:
+	openrc := has(root, "sbin/openrc")
+	if kind == "openrc" && !openrc {
 		return errors.New("setup is openrc, and the package openrc is not among its packages")
-	case kind == "busybox" || !openrc:
-		return errors.Join(
-			write(root, "etc/inittab", inittab, 0o644), keep(root, "etc/init.d/rcS", start, 0o755),
-			keep(root, "etc/acpi/PWRF/00000080", "#!/bin/sh\nexec /sbin/poweroff\n", 0o755))
 	}
-	if err := console(root); err != nil {
-		return err
+	err = keep(root, pressed, off, 0o755)
+	if kind == "busybox" || !openrc {
+		return errors.Join(err, write(root, "etc/inittab", inittab, 0o644), keep(root, "etc/init.d/rcS", start, 0o755), keep(root, "etc/init.d/rcK", stop, 0o755))
 	}
+	return errors.Join(err, keep(root, "etc/init.d/"+mountPoints, mountPointsService, 0o755), enable(root), configure(root))
+}
+
+// hostKeys is a setting of the service sshd: a machine has its key from meros,
+// and those of other kinds take seconds to make.
+const hostKeys = "sshd_disable_keygen=yes\n"
+
+// enable adds services to the runlevels of openrc.
+func enable(root *os.Root) error {
 	for level, services := range runlevels {
 		for _, s := range services {
-			if _, err := root.Lstat(path.Join("etc/init.d", s)); err != nil {
+			if !has(root, "etc/init.d/"+s) {
 				continue
 			}
 			dir := path.Join("etc/runlevels", level)
@@ -92,21 +151,51 @@ func Setup(tree, kind string) error {
 	return nil
 }
 
-// console adds a login prompt on the console to what openrc has.
-func console(root *os.Root) error {
-	b, err := root.ReadFile("etc/inittab")
+// configure adds to inittab what openrc does not have, a login prompt on the
+// console, and what hears the power button if no service does.
+func configure(root *os.Root) error {
+	if has(root, "etc/init.d/sshd") {
+		if err := appendLines(root, "etc/conf.d/sshd", hostKeys); err != nil {
+			return err
+		}
+	}
+	lines := []string{serial}
+	if !has(root, "etc/init.d/acpid") {
+		lines = append(lines, button)
+	}
+	return appendLines(root, "etc/inittab", lines...)
+}
+
+// appendLines adds those lines to a file that it does not have.
+func appendLines(root *os.Root, name string, lines ...string) error {
+	b, err := root.ReadFile(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if slices.Contains(strings.SplitAfter(string(b), "\n"), serial) {
+	text := string(b)
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	for _, l := range lines {
+		if !slices.Contains(strings.SplitAfter(text, "\n"), l) {
+			text += l
+		}
+	}
+	if text == string(b) {
 		return nil
 	}
-	return write(root, "etc/inittab", string(b)+serial, 0o644)
+	return write(root, name, text, 0o644)
+}
+
+// has tells whether a tree has a file.
+func has(root *os.Root, name string) bool {
+	_, err := root.Lstat(name)
+	return err == nil
 }
 
 // keep writes a file if there is none.
 func keep(root *os.Root, name, text string, mode os.FileMode) error {
-	if _, err := root.Lstat(name); err == nil {
+	if has(root, name) {
 		return nil
 	}
 	return write(root, name, text, mode)

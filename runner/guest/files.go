@@ -120,8 +120,8 @@ type Mount struct {
 	Pass                       int // when it is checked
 }
 
-// Fstab adds mounts to those that the system has, and makes the directories
-// that they need.
+// Fstab adds mounts to those that the system has, which makes the directories
+// that they need when it starts.
 func (a Accounts) Fstab(mounts []Mount) []File {
 	if len(mounts) == 0 {
 		return nil

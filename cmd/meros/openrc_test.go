@@ -1,0 +1,104 @@
+package main
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"meros/cmd/lab"
+)
+
+// openrcManifest is what follows the packages in the manifest of a machine that
+// openrc starts.
+const openrcManifest = `    packages: [openrc, openssh-server]
+    setup: openrc
+    user: admin
+    disks:
+      - {label: deep, size_gb: 64M, mount_point: /srv/data/deep/er}
+      - {label: data, size_gb: 64M, mount_point: /srv/data}
+      - {label: swap, size_gb: 64M, fs_type: swap}
+    networks: [{label: rc-lan, bridge: lan, ip_addr: 10.23.0.11}]
+bridges:
+  lan: {subnet: 10.23.0.0/24, policy_type: host-access}
+`
+
+// openrcStarted are the services that have to be started in a machine, sorted.
+const openrcStarted = "acpid bootmisc devfs dmesg fsck hostname hwdrivers local localmount mdev modules mountpoints networking osclock seedrng sshd swap sysctl sysfs syslog"
+
+// A machine of Alpine that openrc starts and ends, of an ordinary user.
+func TestOpenRC(t *testing.T) {
+	t.Parallel()
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-system-x86_64", "e2fsck", "qemu-img", "pasta", "dnsmasq")
+	p := lab.Downloaded(t, "rc")
+	m := lab.NewAlpineMirror(t, "x86_64")
+	m.AddOpenRC(t, "testdata/openrc")
+	bootMirror(t, m, p, "constellations/rc/meros.lock")
+	p.Write(t, "constellations/rc/manifest.yml", alpineManifest(m, openrcManifest))
+	meros := func(args ...string) *lab.Outcome {
+		t.Helper()
+		o := lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, args...)))
+		if o.Exit != 0 {
+			t.Fatalf("meros %q: exit status %d\n%s%s", args, o.Exit, o.Stdout, o.Stderr)
+		}
+		return o
+	}
+	in := func(line string) string {
+		t.Helper()
+		return meros("connect", "rc", "m", "--", line).Stdout
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("its console:\n%s", readFile(t, p.Path("data/state/rc/m/console.log")))
+		}
+		lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "shutdown", "rc", "--wait=0")))
+		if left := processes(t, p.Root); len(left) > 0 {
+			t.Errorf("still running: %q", left)
+		}
+	})
+	meros("build", "rc")
+	soundDisk(t, p.Path("data/disks/rc-m.qcow2"))
+	o := meros("init", "rc", "--wait=2m")
+	t.Logf("ready after %v", o.Wall)
+	for _, c := range []struct{ line, want string }{
+		{"cat /proc/1/comm /etc/hostname; grep -c ^admin: /etc/passwd", "init\nm\n1\n"},
+		{"echo $(ls /run/openrc/started | sort)", openrcStarted + "\n"},
+		{"echo $(ls /run/openrc/failed; cd /run; ls -d keys-made hwclock-started 2>&1 | grep -v 'No such file')", "\n"},
+		{"for d in /srv/data /srv/data/deep/er; do mountpoint $d; done", "/srv/data is a mountpoint\n/srv/data/deep/er is a mountpoint\n"},
+		{"tail -n +2 /proc/swaps | wc -l", "1\n"},
+		{"ip route | grep ^default", "default via 10.23.0.1 dev eth1 \n"},
+	} {
+		if got := in(c.line); got != c.want {
+			t.Errorf("%s: %q, want %q", c.line, got, c.want)
+		}
+	}
+	// One that has a file open must not keep its file system from being unmounted.
+	const writer = "mkdir -p /etc/local.d && echo kept > /root/mark && nohup setsid sh -c 'exec >/srv/data/log; while :; do date; sleep 0.1; done' </dev/null >/dev/null 2>&1 &"
+	in(writer)
+	t.Logf("restarted in %v", meros("restart", "rc").Wall)
+	if got := in("cat /root/mark; test -s /srv/data/log && echo written"); got != "kept\nwritten\n" {
+		t.Errorf("after a restart: %q", got)
+	}
+	in(writer)
+	o = meros("shutdown", "rc")
+	if t.Logf("down in %v", o.Wall); !strings.Contains(o.Stderr, "shut down by its power button") {
+		t.Errorf("shutdown said\n%s", o.Stderr)
+	}
+	cleanDisk(t, p.Path("data/state/rc/m/disk-data.qcow2"))
+	cleanDisk(t, p.Path("data/state/rc/m/disk-deep.qcow2"))
+	leftovers(t, p)
+}
+
+// cleanDisk expects the file system of a further disk to have been unmounted.
+func cleanDisk(t *testing.T, file string) {
+	t.Helper()
+	raw := filepath.Join(t.TempDir(), "raw")
+	if out, err := exec.Command("qemu-img", "convert", "-O", "raw", file, raw).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	out, err := exec.Command("dumpe2fs", "-h", raw).CombinedOutput()
+	if err != nil || strings.Contains(string(out), "needs_recovery") || !strings.Contains(string(out), "Filesystem state:         clean\n") {
+		t.Errorf("%s was not unmounted, %v:\n%s", filepath.Base(file), err, out)
+	}
+}
