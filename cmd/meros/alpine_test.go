@@ -148,9 +148,11 @@ func TestAlpine(t *testing.T) {
 		if got := readFile(t, p.Path("back/tree/a/b")); got != strings.Repeat("0123456789", 100_000) {
 			t.Errorf("a file came back with %d bytes", len(got))
 		}
+		meros("connect", "alp", "m", "--", writer)
 		if o := meros("shutdown", "alp"); !strings.Contains(o.Stderr, "shut down by its power button") {
 			t.Errorf("shutdown said\n%s", o.Stderr)
 		}
+		cleanDisk(t, p.Path("data/state/alp/m/disk-data.qcow2"))
 	})
 	leftovers(t, p)
 }

@@ -26,6 +26,10 @@ bridges:
 // openrcStarted are the services that have to be started in a machine, sorted.
 const openrcStarted = "acpid bootmisc devfs dmesg fsck hostname hwdrivers local localmount mdev modules mountpoints networking osclock seedrng sshd swap sysctl sysfs syslog"
 
+// writer is a process of a machine that has a file of /srv/data open, which must
+// not keep the file system from being unmounted.
+const writer = "nohup setsid sh -c 'exec >/srv/data/log; while :; do date; sleep 0.1; done' </dev/null >/dev/null 2>&1 &"
+
 // A machine of Alpine that openrc starts and ends, of an ordinary user.
 func TestOpenRC(t *testing.T) {
 	t.Parallel()
@@ -63,7 +67,7 @@ func TestOpenRC(t *testing.T) {
 	t.Logf("ready after %v", o.Wall)
 	for _, c := range []struct{ line, want string }{
 		{"cat /proc/1/comm /etc/hostname; grep -c ^admin: /etc/passwd", "init\nm\n1\n"},
-		{"echo $(ls /run/openrc/started | sort)", openrcStarted + "\n"},
+		{"while ! test -e /run/openrc/started/local; do sleep 0.2; done; echo $(ls /run/openrc/started | sort)", openrcStarted + "\n"},
 		{"echo $(ls /run/openrc/failed; cd /run; ls -d keys-made hwclock-started 2>&1 | grep -v 'No such file')", "\n"},
 		{"for d in /srv/data /srv/data/deep/er; do mountpoint $d; done", "/srv/data is a mountpoint\n/srv/data/deep/er is a mountpoint\n"},
 		{"tail -n +2 /proc/swaps | wc -l", "1\n"},
@@ -73,15 +77,13 @@ func TestOpenRC(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.line, got, c.want)
 		}
 	}
-	// One that has a file open must not keep its file system from being unmounted.
-	const writer = "mkdir -p /etc/local.d && echo kept > /root/mark && nohup setsid sh -c 'exec >/srv/data/log; while :; do date; sleep 0.1; done' </dev/null >/dev/null 2>&1 &"
-	in(writer)
+	in("echo kept > /root/mark; " + writer)
 	t.Logf("restarted in %v", meros("restart", "rc").Wall)
 	if got := in("cat /root/mark; test -s /srv/data/log && echo written"); got != "kept\nwritten\n" {
 		t.Errorf("after a restart: %q", got)
 	}
 	in(writer)
-	o = meros("shutdown", "rc")
+	o = meros("shutdown", "rc", "--wait=3m")
 	if t.Logf("down in %v", o.Wall); !strings.Contains(o.Stderr, "shut down by its power button") {
 		t.Errorf("shutdown said\n%s", o.Stderr)
 	}
