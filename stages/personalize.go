@@ -14,7 +14,7 @@ import (
 	"meros/graph"
 )
 
-const personalizeRevision = 4
+const personalizeRevision = 5
 
 // Personality is what the personalize stage writes, as JSON in its parameter
 // "machine".

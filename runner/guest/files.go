@@ -163,21 +163,25 @@ func Network(interfaces []Interface) []File {
 	return append(fs, File{Path: "etc/systemd/system/multi-user.target.wants/" + unit, Link: "/lib/systemd/system/" + unit})
 }
 
+// atOnce begins an interface in interfaces(5). Alpine's scripts wait until it is
+// known that nobody else has the IPv6 address, which takes seconds; it follows
+// from a MAC address that nobody else has.
+const atOnce = "\nauto %[1]s\niface %[1]s inet %[2]s\n\tpre-up sysctl -qw net.ipv6.conf.%[1]s.accept_dad=0 || true\n"
+
 // Interfaces gives the files by which ifupdown sets up a machine's first
 // interface by DHCP and those after it as they say, interfaces(5). It knows
 // them by their order, which is that of the devices.
 func Interfaces(interfaces []Interface) []File {
 	var b strings.Builder
-	b.WriteString("auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet dhcp\n")
+	fmt.Fprintf(&b, "auto lo\niface lo inet loopback\n"+atOnce, "eth0", "dhcp")
 	for i, n := range interfaces {
 		name := fmt.Sprintf("eth%d", i+1)
-		fmt.Fprintf(&b, "\nauto %s\n", name)
 		p, err := netip.ParsePrefix(n.Address)
 		if err != nil {
-			fmt.Fprintf(&b, "iface %s inet dhcp\n", name)
+			fmt.Fprintf(&b, atOnce, name, "dhcp")
 			continue
 		}
-		fmt.Fprintf(&b, "iface %s inet static\n\taddress %s\n\tnetmask %s\n", name, p.Addr(), net.IP(net.CIDRMask(p.Bits(), p.Addr().BitLen())))
+		fmt.Fprintf(&b, atOnce+"\taddress %[3]s\n\tnetmask %[4]s\n", name, "static", p.Addr(), net.IP(net.CIDRMask(p.Bits(), p.Addr().BitLen())))
 		if n.Gateway != "" {
 			fmt.Fprintf(&b, "\tgateway %s\n", n.Gateway)
 		}

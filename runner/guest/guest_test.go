@@ -261,3 +261,40 @@ func TestFstab(t *testing.T) {
 		t.Errorf("%+v", files)
 	}
 }
+
+// What ifupdown reads has all interfaces, each there at once.
+func TestInterfaces(t *testing.T) {
+	fs := Interfaces([]Interface{
+		{MAC: "52:54:00:00:00:01", Address: "10.1.0.5/24", Gateway: "10.1.0.1"},
+		{MAC: "52:54:00:00:00:02"},
+		{MAC: "52:54:00:00:00:03", Address: "10.2.0.5/28", Routes: []string{"192.0.2.0/28"}, Via: "10.2.0.1"},
+	})
+	const want = `auto lo
+iface lo inet loopback
+
+auto eth0
+iface eth0 inet dhcp
+	pre-up sysctl -qw net.ipv6.conf.eth0.accept_dad=0 || true
+
+auto eth1
+iface eth1 inet static
+	pre-up sysctl -qw net.ipv6.conf.eth1.accept_dad=0 || true
+	address 10.1.0.5
+	netmask 255.255.255.0
+	gateway 10.1.0.1
+
+auto eth2
+iface eth2 inet dhcp
+	pre-up sysctl -qw net.ipv6.conf.eth2.accept_dad=0 || true
+
+auto eth3
+iface eth3 inet static
+	pre-up sysctl -qw net.ipv6.conf.eth3.accept_dad=0 || true
+	address 10.2.0.5
+	netmask 255.255.255.240
+	up ip route add 192.0.2.0/28 via 10.2.0.1
+`
+	if len(fs) != 1 || fs[0].Path != "etc/network/interfaces" || string(fs[0].Data) != want {
+		t.Errorf("%+v", fs)
+	}
+}
