@@ -18,6 +18,18 @@ func (l *loader) base(n ast.Node) string {
 	return s
 }
 
+// diskBase reads what a further disk is made of.
+func (l *loader) diskBase(n ast.Node) string {
+	s := l.text(n)
+	switch problem, right := BaseProblem(s); {
+	case OfRegistry(s) || strings.HasPrefix(s, "oci:"):
+		l.addAt(placeOf(n), "https://host/image.qcow2", "a disk is made of the image of a disk, not of containers")
+	case problem != "":
+		l.addAt(placeOf(n), right, "%s", problem)
+	}
+	return s
+}
+
 // BaseProblem tells what is wrong with how a base is written, and how one that
 // is right looks; both are "" if nothing is. Whether it is there is not asked.
 func BaseProblem(s string) (problem, right string) {

@@ -1,6 +1,7 @@
 package constellations
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -257,14 +258,22 @@ func (l *loader) kvm(n ast.Node) KVM {
 func (l *loader) disks(n ast.Node) []Disk {
 	var ds []Disk
 	for _, e := range l.sequence(n) {
-		d := Disk{Size: 2 << 30, FSType: "ext4"}
+		var d Disk
 		mountAt := placeOf(e)
 		l.fields(e, "a disk", map[string]func(ast.Node){
 			"label":       func(n ast.Node) { d.Label = l.pattern(n, "label", diskLabel) },
 			"size_gb":     func(n ast.Node) { d.Size = l.size(n, 1<<30, minDisk, maxDisk) },
 			"fs_type":     func(n ast.Node) { d.FSType = l.word(n, "file system", fsTypes...) },
 			"mount_point": func(n ast.Node) { d.MountPoint, mountAt = l.mountPoint(n), placeOf(n) },
+			"base":        func(n ast.Node) { d.Base = l.diskBase(n) },
+			"partition":   func(n ast.Node) { d.Partition = int(l.integer(n, 1, 128)) },
 		})
+		if d.Base == "" {
+			d.Size, d.FSType = cmp.Or(d.Size, 2<<30), cmp.Or(d.FSType, "ext4")
+			if d.Partition > 0 {
+				l.addAt(placeOf(e), "", "an empty disk has no partitions, one with a base may")
+			}
+		}
 		if d.Label == "" {
 			l.addAt(placeOf(e), "", "a disk needs a label")
 		} else if slices.ContainsFunc(ds, func(o Disk) bool { return o.Label == d.Label }) {
@@ -277,10 +286,15 @@ func (l *loader) disks(n ast.Node) []Disk {
 		case slices.ContainsFunc(ds, func(o Disk) bool { return o.MountPoint == d.MountPoint }):
 			l.addAt(mountAt, "", "two disks are mounted at %s", d.MountPoint)
 		}
-		ds = append(ds, d)
+		if ds = append(ds, d); len(ds) == maxDisks+1 {
+			l.addAt(placeOf(e), "", "a machine has at most %d further disks", maxDisks)
+		}
 	}
 	return ds
 }
+
+// maxDisks is how many letters there are for /dev/vdb and those after it.
+const maxDisks = 'z' - 'b' + 1
 
 func (l *loader) mountPoint(n ast.Node) string {
 	s := l.text(n)

@@ -92,7 +92,7 @@ func TestAncestorsManifestLoads(t *testing.T) {
 	want := Machine{
 		Name: "vm_one", Arch: "x86_64", Distribution: "debian", Suite: "bookworm", Kernel: Kernel{Kind: KernelImage, Location: "data/disks/bzImage", Line: 15},
 		DiskSize: 2 << 30, Memory: 512 << 20, CPUs: 1, KVM: KVMAuto, BuildFreeMB: 500, Bootstrap: "meros", User: "root", Line: 9,
-		Disks:    []Disk{{"data", 4 << 30, "ext4", "/srv"}},
+		Disks:    []Disk{{Label: "data", Size: 4 << 30, FSType: "ext4", MountPoint: "/srv"}},
 		Networks: []Network{{"tap_vmname_01_", "lab_br0", netip.MustParseAddr("10.0.10.21"), "virtio-net-pci", "52:54:00:ab:cd:ef"}},
 		QEMUArgs: []string{"-no-reboot", "-device", "virtio-gpu", "-name", "a b"},
 	}

@@ -104,9 +104,11 @@ const (
 // the machine is reset.
 type Disk struct {
 	Label      string // at most 16 bytes, of the file system too
-	Size       int64  // bytes
-	FSType     string
+	Size       int64  // bytes; 0 is that of the image it is made of
+	FSType     string // "" is what the image has
 	MountPoint string // absolute, or ""
+	Base       string // path or URL of an image that it is made of, or ""
+	Partition  int    // of the image, that is mounted; 0 if the file system fills the disk
 }
 
 // Network is an interface of a machine.

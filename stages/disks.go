@@ -3,6 +3,7 @@ package stages
 import (
 	"crypto/sha256"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,7 +12,10 @@ import (
 	"meros/graph"
 )
 
-const formatRevision = 2
+const (
+	formatRevision  = 2
+	convertRevision = 1
+)
 
 // Disk is a further disk of a machine, as it is before anything is written to
 // it.
@@ -33,20 +37,43 @@ var fileSystemModules = map[string][]string{
 
 // disks are the machine's further disks: those of one size, file system and
 // label are the same for all machines.
-func (pl *planner) disks(vm *constellations.Machine) []Disk {
+func (pl *planner) disks(vm *constellations.Machine) ([]Disk, error) {
 	var all []Disk
 	for _, d := range vm.Disks {
-		n := pl.plan.Add(&graph.Node{
+		n := &graph.Node{
 			Stage: "format", Revision: formatRevision, Name: fmt.Sprintf("empty disk %s (%s, %d MiB)", d.Label, d.FSType, d.Size>>20),
 			Params: append([]graph.Param{
 				{Name: "fs", Value: d.FSType}, {Name: "size", Value: strconv.FormatInt(d.Size, 10)}, {Name: "label", Value: d.Label},
 				{Name: "uuid", Value: fileSystemID(d)},
 			}, pl.tools(formatters[d.FSType])...),
 			Outputs: []string{"image"},
-		})
-		all = append(all, Disk{d, n})
+		}
+		if d.Base != "" {
+			n = &graph.Node{
+				Stage: "convert", Revision: convertRevision, Name: fmt.Sprintf("disk %s of %s", d.Label, path.Base(d.Base)),
+				Params:  append([]graph.Param{{Name: "size", Value: strconv.FormatInt(d.Size, 10)}}, pl.tools("qemu-img")...),
+				Outputs: []string{"image"},
+			}
+			if err := pl.imageOf(n, "the base of disk "+d.Label, d.Base, ""); err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, Disk{d, pl.plan.Add(n)})
 	}
-	return all
+	return all, nil
+}
+
+// diskSource is how fstab(5) calls the file system of a machine's nth further
+// disk. What is in an image is known when it is built only, but its place is: a
+// machine has its disks in their order, the first being its own.
+func diskSource(n int, d constellations.Disk) string {
+	switch {
+	case d.Base == "":
+		return "UUID=" + fileSystemID(d)
+	case d.Partition > 0:
+		return fmt.Sprintf("/dev/vd%c%d", 'b'+n, d.Partition)
+	}
+	return fmt.Sprintf("/dev/vd%c", 'b'+n)
 }
 
 // fileSystemID is what a disk's file system is known by in a machine: a UUID of

@@ -13,6 +13,11 @@ func Needs(machines []*constellations.Machine) []constellations.Need {
 		if constellations.ImageURL(vm.Base) {
 			needs = append(needs, constellations.Need{Machine: vm.Name, Source: &constellations.Source{Kind: constellations.SourceImage, URL: vm.Base, SHA256: vm.BaseSHA256}})
 		}
+		for _, d := range vm.Disks {
+			if constellations.ImageURL(d.Base) {
+				needs = append(needs, constellations.Need{Machine: vm.Name, Source: &constellations.Source{Kind: constellations.SourceImage, URL: d.Base}})
+			}
+		}
 		if constellations.OfRegistry(vm.Base) {
 			needs = append(needs, constellations.Need{Machine: vm.Name, Source: &constellations.Source{Kind: constellations.SourceRegistry, URL: vm.Base, Ref: GoArch(vm.Arch)}})
 		}

@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -49,8 +50,8 @@ func mounts(vm *constellations.Machine) []Mount {
 		}
 		all = append(all, Mount{What: MountTag(i), Where: m.Target, Type: "virtiofs", Options: options})
 	}
-	for _, d := range vm.Disks {
-		m := Mount{What: "UUID=" + fileSystemID(d), Where: d.MountPoint, Type: d.FSType, Options: "defaults"}
+	for i, d := range vm.Disks {
+		m := Mount{What: diskSource(i, d), Where: d.MountPoint, Type: cmp.Or(d.FSType, "auto"), Options: "defaults"}
 		switch {
 		case d.FSType == "swap":
 			m.Where = "none"

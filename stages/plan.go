@@ -144,7 +144,9 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	}
 	pm.DiskPath = filepath.Join(pl.Root, "data", "disks", pl.m.Name+"-"+vm.Name+".qcow2")
 	pm.Disk = pl.disk(vm, pm)
-	pm.Disks = pl.disks(vm)
+	if pm.Disks, err = pl.disks(vm); err != nil {
+		return nil, err
+	}
 	if pl.RootfsOnly {
 		pm.Kernel, pm.Initrd = nil, nil // whoever runs hooks has them as inputs
 		return pm, nil

@@ -23,7 +23,11 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.M
 	names := map[string]bool{"mke2fs": true, "debugfs": true}
 	for _, m := range machines {
 		for _, d := range m.Disks {
-			names[formatters[d.FSType]] = true
+			if d.Base != "" {
+				names["qemu-img"] = true
+			} else {
+				names[formatters[d.FSType]] = true
+			}
 		}
 		if isImage(m) {
 			for _, n := range useTools {

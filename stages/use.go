@@ -55,27 +55,35 @@ func (pl *planner) use(pm *Machine, section *constellations.SectionLock) (*graph
 	if err := pl.inGuest(pm, n); err != nil {
 		return nil, err
 	}
-	if constellations.ImageURL(vm.Base) {
-		locked := pl.lock.Source(constellations.SourceImage, vm.Base, "")
-		if locked == nil {
-			return nil, fmt.Errorf("the lock does not have %s (meros lock %s)", vm.Base, pl.m.Name)
-		}
-		if vm.BaseSHA256 != "" && vm.BaseSHA256 != locked.SHA256 {
-			return nil, fmt.Errorf("%s has the digest %s in the manifest and %s in the lock (meros update %s)", vm.Base, vm.BaseSHA256, locked.SHA256, pl.m.Name)
-		}
-		n.Inputs = append(n.Inputs, graph.Input{Name: "image", Node: pl.fetchURLs(path.Base(vm.Base), []string{vm.Base}, locked.SHA256, locked.Size), Output: "file"})
-		return pl.plan.Add(n), nil
-	}
-	file, err := pl.find("base image", vm.Base)
-	if err != nil {
+	if err := pl.imageOf(n, "base image", vm.Base, vm.BaseSHA256); err != nil {
 		return nil, err
+	}
+	return pl.plan.Add(n), nil
+}
+
+// imageOf gives a node an image, by path or URL. Errors call it what; sha256 is
+// what the manifest says of the URL, or "".
+func (pl *planner) imageOf(n *graph.Node, what, base, sha256 string) error {
+	if constellations.ImageURL(base) {
+		locked := pl.lock.Source(constellations.SourceImage, base, "")
+		if locked == nil {
+			return fmt.Errorf("the lock does not have %s (meros lock %s)", base, pl.m.Name)
+		}
+		if sha256 != "" && sha256 != locked.SHA256 {
+			return fmt.Errorf("%s has the digest %s in the manifest and %s in the lock (meros update %s)", base, sha256, locked.SHA256, pl.m.Name)
+		}
+		n.Inputs = append(n.Inputs, graph.Input{Name: "image", Node: pl.fetchURLs(path.Base(base), []string{base}, locked.SHA256, locked.Size), Output: "file"})
+		return nil
+	}
+	file, err := pl.find(what, base)
+	if err != nil {
+		return err
 	}
 	l, err := pl.file("image", file)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		n.Locals = append(n.Locals, *l)
 	}
-	n.Locals = append(n.Locals, *l)
-	return pl.plan.Add(n), nil
+	return err
 }
 
 // inGuest lets a node of an image start the machine, if the manifest has hooks

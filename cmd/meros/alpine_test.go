@@ -93,7 +93,8 @@ func TestAlpine(t *testing.T) {
 	if err := os.Remove(p.Path("constellations/alp/meros.lock")); err != nil {
 		t.Fatal(err)
 	}
-	p.Write(t, "constellations/alp/manifest.yml", alpineManifest(m, "    packages: [hello, openssh-server]\n    user: admin\n    disks: [{label: data, size_gb: 64M, mount_point: /srv/data}]\n"))
+	old := "{label: old, size_gb: 96M, mount_point: /srv/old, partition: 1, base: \"" + dataImage(t, p, "old.qcow2") + "\"}"
+	p.Write(t, "constellations/alp/manifest.yml", alpineManifest(m, "    packages: [hello, openssh-server]\n    user: admin\n    disks: [{label: data, size_gb: 64M, mount_point: /srv/data}, "+old+"]\n"))
 	p.Write(t, "constellations/alp/m/includes.chroot/etc/motd", "welcome\n")
 	p.Write(t, "constellations/alp/m/hooks/01.chroot", "#!/bin/sh\nset -e\napk info -e hello openssh-server > /etc/hooked\n")
 	meros := func(args ...string) *lab.Outcome {
@@ -108,7 +109,7 @@ func TestAlpine(t *testing.T) {
 	lock := readFile(t, p.Path("constellations/alp/meros.lock"))
 	for _, want := range []string{
 		"\nalpine latest-stable x86_64 file://", "\ndate 2024-09-06T11:39:46Z\n", "\nindex main v3.20 ", "\npackage alpine-minirootfs 3.20.3 x86_64 releases v3.20/releases/x86_64/alpine-minirootfs-3.20.3-x86_64.tar.gz ",
-		"\nset hello openssh-server\n", "\npackage hello 1.2-r3 x86_64 main v3.20/main/x86_64/hello-1.2-r3.apk ", "\npackage hello-data 1.0-r0 ", "\nkernel\npackage linux-virt 6.6.52-r0 ",
+		"\nset hello openssh-server\n", "\nsource image file://", "\npackage hello 1.2-r3 x86_64 main v3.20/main/x86_64/hello-1.2-r3.apk ", "\npackage hello-data 1.0-r0 ", "\nkernel\npackage linux-virt 6.6.52-r0 ",
 	} {
 		if !strings.Contains(lock, want) {
 			t.Errorf("the lock has no %q:\n%s", want, lock)
@@ -138,8 +139,8 @@ func TestAlpine(t *testing.T) {
 		})
 		o := meros("init", "alp")
 		t.Logf("ready after %v", o.Wall)
-		out := meros("connect", "alp", "m", "--", "cat /proc/1/comm /etc/hostname /etc/motd /etc/hello-installed /etc/hooked /etc/triggered; grep -c ^admin: /etc/passwd; df /srv/data | tail -1 | grep -c /srv/data; hello").Stdout
-		if want := "init\nm\nwelcome\nhello\nhello\nopenssh-server\n/usr/share/hello\n1\n1\nhello\n"; out != want {
+		out := meros("connect", "alp", "m", "--", "cat /proc/1/comm /etc/hostname /etc/motd /etc/hello-installed /etc/hooked /etc/triggered; grep -c ^admin: /etc/passwd; df /srv/data | tail -1 | grep -c /srv/data; cat /srv/old/from; cat /sys/block/vdc/size; hello").Stdout
+		if want := "init\nm\nwelcome\nhello\nhello\nopenssh-server\n/usr/share/hello\n1\n1\nanother tool\n196608\nhello\n"; out != want {
 			t.Errorf("the machine says %q, want %q", out, want)
 		}
 		p.Write(t, "tree/a/b", strings.Repeat("0123456789", 100_000))
@@ -284,4 +285,21 @@ func TestAlpineMirrorFails(t *testing.T) {
 			leftovers(t, p)
 		})
 	}
+}
+
+// dataImage makes an image with a file system in its one partition, and is its
+// URL.
+func dataImage(t *testing.T, p *lab.Project, name string) string {
+	t.Helper()
+	const script = `set -e
+mkdir "$1/tree"; echo another tool > "$1/tree/from"
+truncate -s 64M "$1/raw"
+printf 'label: gpt\n2048,,L\n' | sfdisk -q "$1/raw"
+mke2fs -q -t ext4 -E offset=1048576 -d "$1/tree" "$1/raw" 61440k
+qemu-img convert -O qcow2 "$1/raw" "$2"
+chmod 644 "$2"`
+	if out, err := exec.Command("sh", "-c", script, "sh", t.TempDir(), p.Path(name)).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return "file://" + p.Path(name)
 }

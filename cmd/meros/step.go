@@ -45,6 +45,7 @@ var steps = map[string]func(context.Context, *step) error{
 	"delta":       stepDelta,
 	"disk":        stepDisk,
 	"format":      stepFormat,
+	"convert":     stepConvert,
 	"use":         stepUse,
 	"oci":         stepOCI,
 	"export":      stepExport,

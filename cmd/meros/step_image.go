@@ -91,6 +91,29 @@ func stepFormat(ctx context.Context, s *step) error {
 	return s.output("image", func(f *os.File) error { return image.Format(ctx, f, o) })
 }
 
+// stepConvert makes a further disk of an image.
+func stepConvert(ctx context.Context, s *step) error {
+	file := s.local("image")
+	if file == "" {
+		file = s.paths("image")[0]
+	}
+	size, err := strconv.ParseInt(s.Params["size"], 10, 64)
+	if err != nil {
+		return err
+	}
+	disk, err := image.OpenUsed(ctx, file, image.Options{Work: s.Work})
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
+	if size > 0 {
+		if err := disk.Resize(size); err != nil {
+			return err
+		}
+	}
+	return s.output("image", disk.Write)
+}
+
 // chainOf is the chain of an image that may need base below it, the top
 // first.
 func chainOf(file, base string) ([]string, error) {

@@ -49,6 +49,18 @@ func (d *UsedDisk) Grow(ctx context.Context, l *Layout, free int64) (bool, error
 	return true, growPartition(ctx, d.f, l, behind, more/mib*mib)
 }
 
+// Resize makes the disk larger, and nothing that is on it.
+func (d *UsedDisk) Resize(size int64) error {
+	fi, err := d.f.Stat()
+	if err != nil {
+		return err
+	}
+	if size < fi.Size() {
+		return fmt.Errorf("the disk is %d MiB, and %d MiB are asked for: it is not made smaller", fi.Size()/mib, size/mib)
+	}
+	return d.f.Truncate(size)
+}
+
 // partitionsBehind are those that lie behind another one, the last first.
 func partitionsBehind(ctx context.Context, disk *os.File, l *Layout) ([]Layout, error) {
 	all, err := readTable(ctx, disk)

@@ -118,7 +118,11 @@ func (s *System) do(in Inside, r *SystemResult) (err error) {
 func (s *System) find() (device int, flags string, err error) {
 	var errs []error
 	for i, d := range s.Devices {
-		if err := mountRoot(d.Path, d.Kind, ""); err != nil {
+		err := mountRoot(d.Path, d.Kind, "")
+		if errors.Is(err, unix.ENODEV) {
+			err = fmt.Errorf("%w (the machine's kernel does not have %s)", err, d.Kind)
+		}
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
