@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -24,12 +25,16 @@ func (d Difference) String() string {
 	return fmt.Sprintf("%s: %s -> %s", d.Name, d.Before, d.After)
 }
 
+// Called is what an input is called: a name and, if it has one, the version that
+// tells it from others of that name; of one that has none, the digest does.
+type Called struct{ Name, Version string }
+
 // Differences are what two key texts do not have in common, in the order of the
-// second, and then what only the first has. Digests are cut. n, if it is not
-// nil, is the node of the second, and names what its inputs are.
-func Differences(before, after []byte, n *Node) []Difference {
+// second, and then what only the first has. Digests are cut. called tells of
+// inputs what they are, by their digests; it need not know all.
+func Differences(before, after []byte, called map[string]Called) []Difference {
 	was, now := keyLines(before), keyLines(after)
-	all := inputDifferences(&was, &now, n)
+	all := inputDifferences(&was, &now, called)
 	values := make(map[string]string)
 	for _, l := range was {
 		values[l.name] = l.value
@@ -92,40 +97,85 @@ func keyLines(text []byte) []keyLine {
 // inputMark begins the name of an input's line: those of a list have one name.
 const inputMark = "input "
 
-// inputDifferences takes the inputs out of both and tells which differ. What
-// both have counts for nothing, wherever it is in a list; what remains of a
-// list is told in pairs, if it is as much in both.
-func inputDifferences(was, now *[]keyLine, n *Node) []Difference {
-	names := make(map[keyLine]string)
-	i := 0
-	for _, l := range *now {
+// InputDigests are those of the inputs of a key text, in the order in which its
+// node has them.
+func InputDigests(text []byte) []string {
+	var all []string
+	for _, l := range keyLines(text) {
 		if strings.HasPrefix(l.name, inputMark) {
-			if n != nil && i < len(n.Inputs) {
-				names[l] = n.Inputs[i].Node.Name
-			}
-			i++
+			all = append(all, l.value)
 		}
 	}
+	return all
+}
+
+// inputDifferences takes the inputs out of both and tells which differ. What
+// both have counts for nothing, wherever it is in a list.
+func inputDifferences(was, now *[]keyLine, called map[string]Called) []Difference {
 	before, after := *was, *now
 	gone, fresh := take(was, after), take(now, before)
+	of := partners(fresh, gone, called)
 	var all []Difference
-	for _, l := range fresh {
-		d := Difference{Name: l.name, After: short(l.value)}
-		if name := names[l]; name != "" {
-			d.Name = name
-		}
-		if count(fresh, l.name) == count(gone, l.name) {
-			k := slices.IndexFunc(gone, func(g keyLine) bool { return g.name == l.name && g.value != "" })
-			d.Before, gone[k].value = short(gone[k].value), ""
+	for i, l := range fresh {
+		d, c := inputDifference(l, called)
+		d.Before, d.After = "", d.Before
+		if of[i] >= 0 {
+			old, was := inputDifference(gone[of[i]], called)
+			d.Before, gone[of[i]].name = old.Before, ""
+			if was.Version != "" && was == c { // it was made again
+				d = Difference{c.Name + " " + c.Version, short(gone[of[i]].value), short(l.value)}
+			}
 		}
 		all = append(all, d)
 	}
 	for _, l := range gone {
-		if l.value != "" {
-			all = append(all, Difference{Name: l.name, Before: short(l.value)})
+		if l.name != "" {
+			d, _ := inputDifference(l, called)
+			all = append(all, d)
 		}
 	}
 	return all
+}
+
+// inputDifference tells of an input as of one that is gone.
+func inputDifference(l keyLine, called map[string]Called) (Difference, Called) {
+	c := called[l.value]
+	return Difference{Name: cmp.Or(c.Name, l.name), Before: cmp.Or(c.Version, short(l.value))}, c
+}
+
+// partners finds, for each of the fresh inputs, the place of the one that is gone
+// and that it stands for, or -1: the one of its name in its list. What has no
+// version may be called by what is in it; what is left of that is told in pairs,
+// if it is as much in both.
+func partners(fresh, gone []keyLine, called map[string]Called) []int {
+	of := slices.Repeat([]int{-1}, len(fresh))
+	taken := make(map[int]bool)
+	for i, l := range fresh {
+		for k, g := range gone {
+			if name := called[l.value].Name; name != "" && !taken[k] && g.name == l.name && called[g.value].Name == name {
+				of[i], taken[k] = k, true
+				break
+			}
+		}
+	}
+	left := func(lines []keyLine, told func(int) bool) map[string][]int {
+		places := make(map[string][]int)
+		for i, l := range lines {
+			if !told(i) && called[l.value].Version == "" {
+				places[l.name] = append(places[l.name], i)
+			}
+		}
+		return places
+	}
+	others := left(gone, func(k int) bool { return taken[k] })
+	for list, places := range left(fresh, func(i int) bool { return of[i] >= 0 }) {
+		if len(places) == len(others[list]) {
+			for n, i := range places {
+				of[i] = others[list][n]
+			}
+		}
+	}
+	return of
 }
 
 // take removes the inputs from lines, and returns those that others lack.
@@ -145,16 +195,6 @@ func take(lines *[]keyLine, others []keyLine) []keyLine {
 	}
 	*lines = rest
 	return taken
-}
-
-// count is how many were taken under a name, told ones included.
-func count(lines []keyLine, name string) (n int) {
-	for _, l := range lines {
-		if l.name == name {
-			n++
-		}
-	}
-	return n
 }
 
 // dropWholes leaves out the digest of what is listed file by file.

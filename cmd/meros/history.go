@@ -199,7 +199,7 @@ func differencesBetween(store *cache.Store, from, to *buildRecord, part string) 
 		x := explanation{Name: s.Name, Stage: s.Stage, When: "between"}
 		if !ok {
 			x.Reason = "it is new"
-		} else if x.Differences = recordedDifferences(store, was, s); len(x.Differences) == 0 {
+		} else if x.Differences = recordedDifferences(store, from, to, was, s); len(x.Differences) == 0 {
 			x.Reason = fmt.Sprintf("its key went from %.12s to %.12s; the key texts are gone", was.Key, s.Key)
 		}
 		all = append(all, x)
@@ -212,7 +212,8 @@ func differencesBetween(store *cache.Store, from, to *buildRecord, part string) 
 	return all
 }
 
-func recordedDifferences(store *cache.Store, before, after recordStage) []graph.Difference {
+// recordedDifferences are those of a stage's key texts in two builds.
+func recordedDifferences(store *cache.Store, from, to *buildRecord, before, after recordStage) []graph.Difference {
 	was, err := before.keyText(store)
 	if err != nil {
 		return nil
@@ -221,7 +222,10 @@ func recordedDifferences(store *cache.Store, before, after recordStage) []graph.
 	if err != nil {
 		return nil
 	}
-	return graph.Differences(was, now, nil)
+	called := make(map[string]graph.Called)
+	from.inputsCalled(before, called)
+	to.inputsCalled(after, called)
+	return graph.Differences(was, now, called)
 }
 
 func (s *recordStage) keyText(store *cache.Store) ([]byte, error) {

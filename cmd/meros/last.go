@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -81,16 +82,18 @@ func (w *workplace) rememberLast(r *graph.Result, of string, now time.Time) {
 	}
 }
 
-// differences are what the key text of an action does not share with another,
-// or nil if one of them is not known.
-func differences(store *cache.Store, n *graph.Node, before string, text []byte) []graph.Difference {
+// differencesOf are what the key text of a node's action does not share with
+// another, or nil if one of them is not known.
+func (f *foreseen) differencesOf(n *graph.Node, before string, text []byte) []graph.Difference {
 	id, err := cache.ParseActionID(before)
 	if err != nil {
 		return nil
 	}
-	was, err := store.KeyText(id)
+	was, err := f.store.KeyText(id)
 	if err != nil {
 		return nil
 	}
-	return graph.Differences(was, text, n)
+	called := maps.Clone(f.packages())
+	nodeInputsCalled(n, text, called)
+	return graph.Differences(was, text, called)
 }

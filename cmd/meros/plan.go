@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"meros/cache"
@@ -46,6 +47,7 @@ type foreseen struct {
 	store    *cache.Store
 	history  graph.History
 	last     last
+	packages func() map[string]graph.Called // of the newest builds, by digest
 }
 
 // foresee finds out what the verb would do, and changes nothing.
@@ -70,7 +72,8 @@ func (c *buildCmd) foresee(e *env) (*foreseen, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &foreseen{m, graph.Foresee(plan, targets, w.store), make(map[*graph.Node]bool), w.store, w.history, readLast(w.lastFile())}
+	packages := func() map[string]graph.Called { return recordsOf(e.root).packagesOf(m.Name) }
+	f := &foreseen{m, graph.Foresee(plan, targets, w.store), make(map[*graph.Node]bool), w.store, w.history, readLast(w.lastFile()), sync.OnceValue(packages)}
 	for _, t := range targets {
 		f.targets[t] = true
 	}
@@ -148,7 +151,7 @@ func (f *foreseen) differences(s graph.Foresight) []graph.Difference {
 	if !ok || s.KeyText == nil || was.action == s.Action.Hex() {
 		return nil
 	}
-	return differences(f.store, s.Node, was.action, s.KeyText)
+	return f.differencesOf(s.Node, was.action, s.KeyText)
 }
 
 // maxDownloads is how many downloads are told one by one.

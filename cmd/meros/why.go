@@ -147,7 +147,7 @@ func (f *foreseen) lastTime(part string) []explanation {
 		if err == nil {
 			var text []byte
 			if text, err = f.store.KeyText(id); err == nil {
-				x.Differences = differences(f.store, s.Node, was.before, text)
+				x.Differences = f.differencesOf(s.Node, was.before, text)
 			}
 		}
 		if len(x.Differences) == 0 {
