@@ -54,15 +54,11 @@ func guestOverlay(dir, over string) (string, error) {
 
 // guestMachine is a machine that does something for a stage, and ends.
 func (s *step) guestMachine(memory int64, cpus int, disk []string) *qemu.Machine {
-	q := &qemu.Machine{
-		Name: s.Stage, Arch: s.Params["arch"], Memory: memory, CPUs: cpus, Initrd: guestInitrd, Once: true, Disks: [][]string{disk},
+	return &qemu.Machine{
+		Name: s.Stage, Kernel: s.given("kernel"), Arch: s.Params["arch"], Memory: memory, CPUs: cpus, Initrd: guestInitrd, Once: true, Disks: [][]string{disk},
 		Console: guestConsole, QMP: "qmp", Append: "quiet panic=-1", Clock: s.epoch().UTC().Format("2006-01-02T15:04:05"),
 		Ports: []qemu.Port{{Name: initrd.HooksResultPort, File: guestResult}},
 	}
-	if q.Kernel = s.local("kernel"); q.Kernel == "" {
-		q.Kernel = s.paths("kernel")[0]
-	}
-	return q
 }
 
 // errSilent is the end of a guest that has crashed, or was turned off inside.

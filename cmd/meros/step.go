@@ -154,6 +154,15 @@ func (s *step) local(name string) string {
 	return ""
 }
 
+// given is the path of an input that is a local one or the output of another
+// node.
+func (s *step) given(name string) string {
+	if file := s.local(name); file != "" {
+		return file
+	}
+	return s.paths(name)[0]
+}
+
 // workDir makes a directory of that name to work in.
 func (s *step) workDir(name string) (string, error) {
 	dir := filepath.Join(s.Work, name)

@@ -122,9 +122,7 @@ func stepBoot(ctx context.Context, s *step) error {
 	if args := s.Params["args"]; args != "" {
 		m.Extra = strings.Split(args, "\x00")
 	}
-	if m.Kernel = s.local("kernel"); m.Kernel == "" {
-		m.Kernel = s.paths("kernel")[0]
-	}
+	m.Kernel = s.given("kernel")
 	g := &vm.Group{Name: "check", State: filepath.Join(s.Work, "state"), Keys: filepath.Join(s.Work, "keys"), SSH: filepath.Join(s.Work, "keys", "ssh")}
 	v, err := g.Check(ctx, m, bootPatience)
 	if err != nil {

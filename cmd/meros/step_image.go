@@ -93,15 +93,11 @@ func stepFormat(ctx context.Context, s *step) error {
 
 // stepConvert makes a further disk of an image.
 func stepConvert(ctx context.Context, s *step) error {
-	file := s.local("image")
-	if file == "" {
-		file = s.paths("image")[0]
-	}
 	size, err := strconv.ParseInt(s.Params["size"], 10, 64)
 	if err != nil {
 		return err
 	}
-	disk, err := image.OpenUsed(ctx, file, image.Options{Work: s.Work})
+	disk, err := image.OpenUsed(ctx, s.given("image"), image.Options{Work: s.Work})
 	if err != nil {
 		return err
 	}

@@ -32,11 +32,7 @@ func stepOCI(ctx context.Context, s *step) error {
 		}
 	}
 	tree := filepath.Join(s.Work, "tree")
-	file := s.local("layer")
-	if file == "" {
-		file = s.paths("layer")[0]
-	}
-	l := oci.Layer{File: file, Entry: s.Params["entry"], DiffID: s.Params["diff-id"]}
+	l := oci.Layer{File: s.given("layer"), Entry: s.Params["entry"], DiffID: s.Params["diff-id"]}
 	if err := l.Read(func(r io.Reader) error { return layer.Import(ctx, r, tree, lower) }); err != nil {
 		return err
 	}

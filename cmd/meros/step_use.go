@@ -20,11 +20,7 @@ import (
 
 // stepUse makes a base of somebody else's image.
 func stepUse(ctx context.Context, s *step) error {
-	file := s.local("image")
-	if file == "" {
-		file = s.paths("image")[0]
-	}
-	disk, err := image.OpenUsed(ctx, file, s.imageOptions(nil))
+	disk, err := image.OpenUsed(ctx, s.given("image"), s.imageOptions(nil))
 	if err != nil {
 		return err
 	}

@@ -67,16 +67,9 @@ type Around func(root string) (after func() error, err error)
 // runHooks does what the initrd says of hooks, and tells the result. false is
 // that there are none.
 func runHooks(around Around) (bool, error) {
-	b, err := os.ReadFile("/" + hooksDir + "/config")
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
 	var h Hooks
-	if err == nil {
-		err = json.Unmarshal(b, &h)
-	}
-	if err != nil {
-		return true, err
+	if there, err := readConfig(hooksDir+"/config", &h); !there || err != nil {
+		return there, err
 	}
 	log, err := openPort(HooksLogPort)
 	if err != nil {
@@ -93,8 +86,25 @@ func runHooks(around Around) (bool, error) {
 	if err != nil {
 		r.Error = err.Error()
 	}
-	if err := json.NewEncoder(result).Encode(r); err != nil {
-		return true, err
+	return true, end(result, r)
+}
+
+// readConfig reads what an initrd says into v, if it has the file.
+func readConfig(name string, v any) (there bool, err error) {
+	b, err := os.ReadFile("/" + name)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, v)
+	}
+	return true, err
+}
+
+// end tells the result and turns the machine off.
+func end(port *os.File, result any) error {
+	if err := json.NewEncoder(port).Encode(result); err != nil {
+		return err
 	}
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {}

@@ -56,16 +56,9 @@ func WriteSystem(file, base string, s System) error {
 // runSystem does what the initrd says of a root file system, and tells the
 // result. false is that it says nothing.
 func runSystem(in Inside) (bool, error) {
-	b, err := os.ReadFile("/" + systemConfig)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
 	var s System
-	if err == nil {
-		err = json.Unmarshal(b, &s)
-	}
-	if err != nil {
-		return true, err
+	if there, err := readConfig(systemConfig, &s); !there || err != nil {
+		return there, err
 	}
 	result, err := openPort(HooksResultPort)
 	if err != nil {
@@ -79,11 +72,7 @@ func runSystem(in Inside) (bool, error) {
 	if err != nil {
 		r.Error = err.Error()
 	}
-	if err := json.NewEncoder(result).Encode(r); err != nil {
-		return true, err
-	}
-	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	select {}
+	return true, end(result, r)
 }
 
 func (s *System) do(in Inside, r *SystemResult) (err error) {
