@@ -28,6 +28,7 @@ type Personality struct {
 	User       string            `json:"user,omitempty"`   // login user besides root
 	System     string            `json:"system,omitempty"` // "alpine"; "" is a system with systemd
 	Mounts     []Mount           `json:"mounts,omitempty"`
+	Modules    bool              `json:"modules,omitempty"` // of a kernel that was built lie where Alpine has none
 }
 
 // Mount is a line of the machine's fstab(5).
@@ -82,7 +83,8 @@ type Interface struct {
 // personalize is the layer of what differs between machines but not in
 // substance. All of it comes from the manifest; only a user's account and the
 // file systems to mount need to know what accounts and fstab(5) are below.
-func (pl *planner) personalize(vm *constellations.Machine, section *constellations.SectionLock, below []*graph.Node) *graph.Node {
+func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock, below []*graph.Node) *graph.Node {
+	vm := pm.Machine
 	p := Personality{Hostname: vm.Name, Hosts: make(map[string]string)}
 	for _, other := range pl.m.Machines {
 		for _, n := range other.Networks {
@@ -92,7 +94,7 @@ func (pl *planner) personalize(vm *constellations.Machine, section *constellatio
 		}
 	}
 	if vm.Distribution == "alpine" {
-		p.System = vm.Distribution
+		p.System, p.Modules = vm.Distribution, pm.Built != nil && pm.Built.Modules
 	}
 	gateway := false // one of them is enough
 	for _, n := range vm.Networks {

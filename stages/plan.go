@@ -236,7 +236,7 @@ func (pl *planner) upper(pm *Machine, section *constellations.SectionLock, lower
 	if hooks != nil {
 		below, upper = append(below, hooks), append(upper, hooks)
 	}
-	upper = append(upper, pl.personalize(vm, section, below))
+	upper = append(upper, pl.personalize(pm, section, below))
 	if pm.Built != nil && pm.Built.Modules && !vm.Kernel.Headers {
 		upper = append(upper, pm.Built.Compile)
 	}

@@ -383,6 +383,9 @@ func stepPersonalize(ctx context.Context, s *step) error {
 	if len(p.Resolvers) > 0 {
 		files = append(files, guest.Resolver(p.Domain, p.Resolvers))
 	}
+	if p.Modules { // Alpine's /lib is another directory than its /usr/lib
+		files = append(files, guest.File{Path: "lib/modules", Link: "../usr/lib/modules"})
+	}
 	accounts, err := s.accounts()
 	if err != nil {
 		return err
