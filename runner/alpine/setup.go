@@ -128,9 +128,10 @@ func Setup(tree, kind string) error {
 	return errors.Join(err, keep(root, "etc/init.d/"+mountPoints, mountPointsService, 0o755), enable(root), configure(root))
 }
 
-// hostKeys is a setting of the service sshd: a machine has its key from meros,
-// and those of other kinds take seconds to make.
-const hostKeys = "sshd_disable_keygen=yes\n"
+// hostKeys is a setting of the service sshd, a line of shell: a machine has its
+// key from meros, and those of other kinds take seconds to make. One that is
+// started without meros has none.
+const hostKeys = "if [ -e /etc/ssh/ssh_host_ed25519_key ]; then sshd_disable_keygen=yes; fi\n"
 
 // enable adds services to the runlevels of openrc.
 func enable(root *os.Root) error {
@@ -152,7 +153,8 @@ func enable(root *os.Root) error {
 }
 
 // configure adds to inittab what openrc does not have, a login prompt on the
-// console, and what hears the power button if no service does.
+// console and what hears the power button if no service does, and tells sshd
+// which keys it needs.
 func configure(root *os.Root) error {
 	if has(root, "etc/init.d/sshd") {
 		if err := appendLines(root, "etc/conf.d/sshd", hostKeys); err != nil {
