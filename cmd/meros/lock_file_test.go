@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -175,5 +178,42 @@ func TestLockHeld(t *testing.T) {
 		if left, _ := filepath.Glob(p.Path(pattern)); len(left) > 0 && filepath.Base(left[0]) != strings.Fields(s.sourceLine("two"))[4] {
 			t.Errorf("left behind: %q", left)
 		}
+	}
+}
+
+// What is written has what the manifest needs that was read, and what it needs
+// by now; images that only --use names stay, and nothing else.
+func TestWriteLockPrunes(t *testing.T) {
+	s := newLockServer(t)
+	p := s.project(t)
+	m, err := constellations.Find(p.Root, "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Write(t, "constellations/c/manifest.yml", "virtual_machines:\n  new: {kernel: {source: '"+s.URL+"/new.tar.gz'}}\n")
+	lock, err := readLock(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := strings.Repeat("0", 64)
+	for kind, name := range map[constellations.KernelKind][]string{constellations.KernelTarball: {"new", "gone"}, constellations.SourceImage: {"used"}} {
+		for _, n := range name {
+			lock.Sources = append(lock.Sources, constellations.Source{Kind: kind, URL: s.URL + "/" + n + ".tar.gz", Size: 1, SHA256: sum})
+		}
+	}
+	e := &env{ctx: t.Context(), root: p.Root, ui: newUI(io.Discard, io.Discard, "plain", false)}
+	if err := writeLock(e, m, lock); err != nil {
+		t.Fatal(err)
+	}
+	if lock, err = readLock(m); err != nil {
+		t.Fatal(err)
+	}
+	var kept []string
+	for _, source := range lock.Sources {
+		kept = append(kept, strings.TrimSuffix(path.Base(source.URL), ".tar.gz"))
+	}
+	slices.Sort(kept)
+	if want := []string{"new", "one", "two", "used"}; !slices.Equal(kept, want) {
+		t.Errorf("it has %q, want %q", kept, want)
 	}
 }
