@@ -79,5 +79,7 @@ func TestTopLevel(t *testing.T) {
 
 // The first program of a machine of 32 bits is this one as well.
 func TestCompilesFor32Bits(t *testing.T) {
-	lab.BuildFor(t, filepath.Join(t.TempDir(), "meros-arm"), "meros/cmd/meros", "arm")
+	for _, arch := range []string{"arm", "386"} {
+		lab.BuildFor(t, filepath.Join(t.TempDir(), "meros-"+arch), "meros/cmd/meros", arch)
+	}
 }
