@@ -80,7 +80,7 @@ var boards = map[string]board{
 	"x86_64":  {"q35", "ttyS0", "pci"},
 	"i386":    {"q35", "ttyS0", "pci"},
 	"aarch64": {"virt", "ttyAMA0", "pci"},
-	"arm":     {"virt", "ttyAMA0", "device"},
+	"arm":     {"virt,highmem=off", "ttyAMA0", "pci"}, // a processor of 32 bits reaches no more
 	"riscv64": {"virt", "ttyS0", "pci"},
 	"ppc64":   {"pseries", "hvc0", "pci"},
 	"s390x":   {"s390-ccw-virtio", "ttysclp0", "ccw"},

@@ -67,7 +67,7 @@ func TestArgv(t *testing.T) {
 	for arch, want := range map[string]string{
 		"x86_64":  "-machine q35 | -vnc unix:screen -device virtio-vga | console=ttyS0 | virtio-blk-pci | virtio-net-pci,netdev=net1,mac=M1 | virtio-rng-pci",
 		"aarch64": "-machine virt | -vnc unix:screen -device virtio-gpu-pci | console=ttyAMA0 | virtio-blk-pci | virtio-net-pci,netdev=net1,mac=M1 | virtio-rng-pci",
-		"arm":     "-machine virt | console=ttyAMA0 | virtio-blk-device | virtio-net-device,netdev=net1,mac=M1 | virtio-rng-device",
+		"arm":     "-machine virt,highmem=off | console=ttyAMA0 | virtio-blk-pci | virtio-net-pci,netdev=net1,mac=M1 | virtio-rng-pci",
 		"riscv64": "-machine virt | console=ttyS0 | virtio-blk-pci | virtio-net-pci,netdev=net1,mac=M1",
 		"s390x":   "-machine s390-ccw-virtio | console=ttysclp0 | virtio-blk-ccw | virtio-net-ccw,netdev=net1,mac=M1",
 	} {
