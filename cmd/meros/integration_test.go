@@ -25,7 +25,9 @@ var sharedDir string
 const plain = "virtual_machines:\n  m: {suite: bookworm}\n"
 
 // shared is a project whose cache holds the base of plain machines. Each test
-// has a constellation of its own in it; the first to come builds the base.
+// has a constellation of its own in it; the first to come builds the base. Of the
+// tests that run beside others only one may have it: what is left behind would be
+// another's.
 func shared(t *testing.T, constellation string, files map[string]string) *lab.Project {
 	t.Helper()
 	lab.NeedRoot(t)
