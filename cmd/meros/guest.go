@@ -45,11 +45,7 @@ const (
 // guestOverlay makes the disk of a guest over an image, and is its path.
 func guestOverlay(dir, over string) (string, error) {
 	disk := filepath.Join(dir, guestDisk)
-	f, err := os.Create(disk)
-	if err != nil {
-		return "", err
-	}
-	return disk, errors.Join(image.Overlay(f, over), f.Close())
+	return disk, writeFile(disk, func(f *os.File) error { return image.Overlay(f, over) })
 }
 
 // guestMachine is a machine that does something for a stage, and ends.

@@ -25,7 +25,7 @@ func (s *step) useInGuest(ctx context.Context, disk *image.UsedDisk, candidates 
 	if err := writeFile(base, disk.Write); err != nil {
 		return nil, err
 	}
-	r, dir, err := s.system(ctx, "read", []string{base}, candidates, initrd.System{Read: true}, nil)
+	r, dir, err := s.system(ctx, "read", base, candidates, initrd.System{Read: true}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (s *step) growInGuest(ctx context.Context, disk *image.UsedDisk, l image.La
 	if err := writeFile(base, disk.Write); err != nil {
 		return err
 	}
-	_, dir, err := s.system(ctx, "grow", []string{base}, []image.Layout{l}, initrd.System{Grow: true}, nil)
+	_, dir, err := s.system(ctx, "grow", base, []image.Layout{l}, initrd.System{Grow: true}, nil)
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (s *step) deltaInGuest(ctx context.Context, l *image.Layout) error {
 		}
 		return nil
 	}
-	_, dir, err := s.system(ctx, "apply", []string{base.Path}, []image.Layout{*l}, initrd.System{Layers: len(s.paths("upper"))}, layers)
+	_, dir, err := s.system(ctx, "apply", base.Path, []image.Layout{*l}, initrd.System{Layers: len(s.paths("upper"))}, layers)
 	if err != nil {
 		return err
 	}
@@ -90,13 +90,13 @@ func (s *step) deltaInGuest(ctx context.Context, l *image.Layout) error {
 // word of a kernel's command line.
 var subvolume = regexp.MustCompile(`^(subvol=[A-Za-z0-9@._-]+)?$`)
 
-// system runs a guest on an overlay over images, with the layers on a disk of
+// system runs a guest on an overlay over an image, with the layers on a disk of
 // their own, and gives the directory it ran in.
-func (s *step) system(ctx context.Context, name string, images []string, candidates []image.Layout, what initrd.System, layers func(io.Writer) error) (r initrd.SystemResult, dir string, err error) {
+func (s *step) system(ctx context.Context, name, base string, candidates []image.Layout, what initrd.System, layers func(io.Writer) error) (r initrd.SystemResult, dir string, err error) {
 	if dir, err = s.workDir(name); err != nil {
 		return r, "", err
 	}
-	if _, err := guestOverlay(dir, images[0]); err != nil {
+	if _, err := guestOverlay(dir, base); err != nil {
 		return r, "", err
 	}
 	for _, l := range candidates {
@@ -105,7 +105,7 @@ func (s *step) system(ctx context.Context, name string, images []string, candida
 	if err := initrd.WriteSystem(filepath.Join(dir, guestInitrd), s.paths("initrd")[0], what); err != nil {
 		return r, "", err
 	}
-	q := s.guestMachine(guestMemory, 1, append([]string{guestDisk}, images...))
+	q := s.guestMachine(guestMemory, 1, []string{guestDisk, base})
 	if what.Read {
 		q.Ports = append(q.Ports, qemu.Port{Name: initrd.SystemTreePort, File: guestTree})
 	}

@@ -139,14 +139,7 @@ func TestUseInGuestBoots(t *testing.T) {
 	}
 	guestImage(t, p.Path("constellations/used/old.qcow2"), filepath.Join(tree, "tree"), guestFormats["btrfs"])
 	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {base: old.qcow2, memory: 512M, cpus: 2, disk_size: 2G, hooks: {in: vm}}\n")
-	p.Write(t, "constellations/used/m/includes.chroot/etc/motd", "patched\n")
-	t.Cleanup(func() {
-		p.Run(t, "shutdown", "used", "--wait=0")
-		if left := processes(t, p.Root); len(left) > 0 {
-			t.Errorf("still running: %q", left)
-		}
-	})
-	p.Must(t, "init", "used")
+	startUsed(t, p)
 	out := p.Must(t, "connect", "used", "m", "--", "cat /etc/motd; hostname; findmnt -no FSTYPE,FSROOT /; df --output=size -BM / | tail -1").Stdout
 	f := strings.Fields(out)
 	if len(f) != 5 || f[0] != "patched" || f[1] != "m" || f[2] != "btrfs" || f[3] != "/@root" || len(f[4]) != len("1700M") {

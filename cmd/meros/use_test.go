@@ -279,6 +279,17 @@ func TestUseBoots(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {base: old.vmdk, memory: 512M, cpus: 2, disk_size: 2G}\n")
+	startUsed(t, p)
+	out := p.Must(t, "connect", "used", "m", "--", "cat /etc/motd; hostname; df --output=size -BM / | tail -1").Stdout
+	f := strings.Fields(out)
+	if len(f) != 3 || f[0] != "patched" || f[1] != "m" || len(f[2]) != len("1900M") {
+		t.Errorf("the machine says %q", out)
+	}
+}
+
+// startUsed gives the machine a file and starts it, until the test ends.
+func startUsed(t *testing.T, p *lab.Project) {
+	t.Helper()
 	p.Write(t, "constellations/used/m/includes.chroot/etc/motd", "patched\n")
 	t.Cleanup(func() {
 		p.Run(t, "shutdown", "used", "--wait=0")
@@ -287,11 +298,6 @@ func TestUseBoots(t *testing.T) {
 		}
 	})
 	p.Must(t, "init", "used")
-	out := p.Must(t, "connect", "used", "m", "--", "cat /etc/motd; hostname; df --output=size -BM / | tail -1").Stdout
-	f := strings.Fields(out)
-	if len(f) != 3 || f[0] != "patched" || f[1] != "m" || len(f[2]) != len("1900M") {
-		t.Errorf("the machine says %q", out)
-	}
 }
 
 // What is no image, or would reach further than its own file, is refused.

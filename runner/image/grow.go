@@ -89,10 +89,10 @@ func growPartition(ctx context.Context, disk *os.File, l *Layout, behind []Layou
 			return err
 		}
 	}
+	if by == 0 {
+		behind = nil
+	}
 	for _, p := range behind {
-		if by == 0 {
-			break
-		}
 		if err := moveUp(disk, p.Offset, p.Size, by); err != nil {
 			return fmt.Errorf("move partition %d: %w", p.Partition, err)
 		}

@@ -3,14 +3,11 @@ package layer
 import (
 	"archive/tar"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // Apply makes of the tree dir what it is with the layer that r begins with, in
@@ -48,7 +45,7 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 			return err
 		}
 		a.dirs = append(a.dirs, dirTime{name, h.ModTime})
-		if err := removeKept(fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), base)); err != nil {
+		if err := removeXattrs(fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), base), keptXattr); err != nil {
 			return err
 		}
 		return a.attributes(int(parent.Fd()), base, h)
@@ -57,17 +54,6 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 		return err
 	}
 	return a.unpacker.entry(h, r)
-}
-
-// removeKept removes the extended attributes of a file that a layer would set.
-func removeKept(file string) error {
-	names, err := listXattrs(file)
-	for _, n := range names {
-		if keptXattr(n) {
-			err = errors.Join(err, unix.Lremovexattr(file, n))
-		}
-	}
-	return err
 }
 
 // empty removes what is in a directory.

@@ -128,7 +128,7 @@ func (c *capture) entry(name string, fi fs.FileInfo) error {
 		return err
 	}
 	if c.settle {
-		if err := removeXattrs(file); err != nil {
+		if err := removeXattrs(file, foreignXattr); err != nil {
 			return err
 		}
 	}
@@ -206,15 +206,20 @@ func (c *capture) content(file string, size int64) error {
 	return err
 }
 
-// removeXattrs removes the extended attributes that a layer does not keep, but
-// for those that a security module of the host gives every file.
-func removeXattrs(file string) error {
+// foreignXattr tells which extended attributes a layer does not keep, but for
+// those that a security module of the host gives every file.
+func foreignXattr(name string) bool {
+	return !keptXattr(name) && !strings.HasPrefix(name, "security.")
+}
+
+// removeXattrs removes those extended attributes of a file.
+func removeXattrs(file string, which func(name string) bool) error {
 	names, err := listXattrs(file)
 	if err != nil {
 		return err
 	}
 	for _, n := range names {
-		if keptXattr(n) || strings.HasPrefix(n, "security.") {
+		if !which(n) {
 			continue
 		}
 		if err := unix.Lremovexattr(file, n); err != nil && !errors.Is(err, unix.ENODATA) {

@@ -3,6 +3,7 @@
 package qemu
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -226,11 +227,7 @@ var emulatedCPUs = map[string]string{"riscv64": "rv64", "ppc64": "power9"}
 // is auto, on or off. Hardware virtualization needs /dev/kvm to open and the
 // processor to show svm or vmx: where only the first holds, guests hang.
 func Accel(mode, arch, cpuinfo string, kvmOpens error) (args []string, reason string, err error) {
-	cpu := "max"
-	if own, ok := emulatedCPUs[arch]; ok {
-		cpu = own
-	}
-	tcg := []string{"-accel", "tcg,thread=multi", "-cpu", cpu}
+	tcg := []string{"-accel", "tcg,thread=multi", "-cpu", cmp.Or(emulatedCPUs[arch], "max")}
 	why := ""
 	switch {
 	case mode == "off":
