@@ -165,43 +165,75 @@ func (c *consoleCmd) Run(e *env) error {
 	return talk(conn, os.Stdin, os.Stdout)
 }
 
+// talkSilence is how long a console that has said nothing more is taken to be
+// done with the last line of an input that has ended.
+const talkSilence = time.Second
+
 // talk copies both ways until the machine ends, or the escape key is typed, or
-// the input is at its end.
+// the input is at its end and the answer to it, too.
 func talk(conn net.Conn, in io.Reader, out io.Writer) error {
-	over := make(chan error, 2)
+	over := make(chan error, 1)
+	said := make(chan struct{}, 1)
 	go func() {
-		_, err := io.Copy(out, conn)
-		over <- err
-	}()
-	go func() {
-		b := make([]byte, 1024)
+		b := make([]byte, 32<<10)
 		for {
-			n, err := in.Read(b)
-			typed, _, leave := strings.Cut(string(b[:n]), string(rune(escapeKey)))
-			if typed != "" {
-				if _, werr := io.WriteString(conn, typed); werr != nil {
-					err = werr
-				}
+			n, err := conn.Read(b)
+			if _, werr := out.Write(b[:n]); werr != nil {
+				err = werr
 			}
-			switch {
-			case leave:
-				over <- nil
-			case err == io.EOF:
-				time.Sleep(500 * time.Millisecond) // for the answer to the last line
-				over <- nil
-			case err != nil:
+			if err != nil {
 				over <- err
-			default:
-				continue
+				return
 			}
-			return
+			select {
+			case said <- struct{}{}:
+			default:
+			}
 		}
 	}()
-	err := <-over
-	if errors.Is(err, net.ErrClosed) {
-		return nil
+	typed := make(chan error, 1)
+	go func() { typed <- typeInto(conn, in) }()
+	var silence <-chan time.Time
+	for {
+		select {
+		case err := <-over:
+			if err == io.EOF || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			return err
+		case err := <-typed:
+			if err != io.EOF {
+				return err
+			}
+			silence = time.After(talkSilence)
+		case <-said:
+			if silence != nil {
+				silence = time.After(talkSilence)
+			}
+		case <-silence:
+			return nil
+		}
 	}
-	return err
+}
+
+// typeInto copies what is typed until the escape key; [io.EOF] is the input's end.
+func typeInto(conn io.Writer, in io.Reader) error {
+	b := make([]byte, 1024)
+	for {
+		n, err := in.Read(b)
+		typed, _, leave := strings.Cut(string(b[:n]), string(rune(escapeKey)))
+		if typed != "" {
+			if _, werr := io.WriteString(conn, typed); werr != nil {
+				err = werr
+			}
+		}
+		if leave {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 type viewCmd struct {
