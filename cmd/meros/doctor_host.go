@@ -136,10 +136,10 @@ func findProgram(name string) string {
 	return ""
 }
 
-func lookAtDevices(*env) []finding {
+func lookAtDevices(e *env) []finding {
 	var all []finding
 	kvm := finding{Name: "kvm", Status: findingOK}
-	args, why, err := qemu.HostAccel("auto", runner.HostArch())
+	args, why, err := qemu.HostAccel(e.ctx, "auto", runner.HostArch(), 2)
 	kvm.Detail = why
 	if err != nil || !slices.Contains(args, "kvm") && !strings.Contains(strings.Join(args, " "), "kvm") {
 		kvm.Status, kvm.Without = findingLimited, "machines are emulated, ten times slower"

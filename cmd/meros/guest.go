@@ -63,7 +63,7 @@ var errSilent = errors.New("the machine ended and did not say how")
 // runGuest runs QEMU in a sandbox of its own, and reads what the guest says of
 // the end into result.
 func (s *step) runGuest(ctx context.Context, dir string, q *qemu.Machine, out io.Writer, result any) error {
-	accel, why, err := qemu.HostAccel(s.Hints["kvm"], q.Arch)
+	accel, why, err := qemu.HostAccel(ctx, s.Hints["kvm"], q.Arch, q.CPUs)
 	if err != nil {
 		return err
 	}

@@ -384,7 +384,7 @@ func TestRealKernel(t *testing.T) {
 	lab.Need(t, "qemu-system-x86_64")
 	p, compiled := lab.DownloadedKernel(t, "real")
 	manifest := func(kernel string) {
-		p.Write(t, "constellations/real/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, memory: 512M, cpus: 2, packages: "+lab.ModulePackages+", kernel: {"+kernel+"}}\n")
+		p.Write(t, "constellations/real/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, memory: 512M, cpus: 1, packages: "+lab.ModulePackages+", kernel: {"+kernel+"}}\n")
 	}
 	manifest(lab.Kernel)
 	for name, text := range helloModule {

@@ -138,7 +138,7 @@ func TestUseInGuestBoots(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	guestImage(t, p.Path("constellations/used/old.qcow2"), filepath.Join(tree, "tree"), guestFormats["btrfs"])
-	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {base: old.qcow2, memory: 512M, cpus: 2, disk_size: 2G, hooks: {in: vm}}\n")
+	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {base: old.qcow2, memory: 512M, cpus: 1, disk_size: 2G, hooks: {in: vm}}\n")
 	startUsed(t, p)
 	out := p.Must(t, "connect", "used", "m", "--", "cat /etc/motd; hostname; findmnt -no FSTYPE,FSROOT /; df --output=size -BM / | tail -1").Stdout
 	f := strings.Fields(out)

@@ -278,7 +278,7 @@ func TestUseBoots(t *testing.T) {
 	if out, err := exec.Command("qemu-img", "convert", "-O", "vmdk", p.Path("data/disks/from-m.qcow2"), p.Path("constellations/used/old.vmdk")).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {base: old.vmdk, memory: 512M, cpus: 2, disk_size: 2G}\n")
+	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {base: old.vmdk, memory: 512M, cpus: 1, disk_size: 2G}\n")
 	startUsed(t, p)
 	out := p.Must(t, "connect", "used", "m", "--", "cat /etc/motd; hostname; df --output=size -BM / | tail -1").Stdout
 	f := strings.Fields(out)

@@ -4,11 +4,13 @@ package qemu
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 )
@@ -223,11 +225,14 @@ func blockdevs(name string, chain []string) ([]string, error) {
 // since version 8.2 only.
 var emulatedCPUs = map[string]string{"riscv64": "rv64", "ppc64": "power9"}
 
+// parallelTCG emulates each processor in a thread of its own.
+const parallelTCG = "tcg,thread=multi"
+
 // Accel chooses how the processor is provided, and says in a line why. mode
 // is auto, on or off. Hardware virtualization needs /dev/kvm to open and the
 // processor to show svm or vmx: where only the first holds, guests hang.
 func Accel(mode, arch, cpuinfo string, kvmOpens error) (args []string, reason string, err error) {
-	tcg := []string{"-accel", "tcg,thread=multi", "-cpu", cmp.Or(emulatedCPUs[arch], "max")}
+	tcg := []string{"-accel", parallelTCG, "-cpu", cmp.Or(emulatedCPUs[arch], "max")}
 	why := ""
 	switch {
 	case mode == "off":
@@ -249,8 +254,8 @@ func Accel(mode, arch, cpuinfo string, kvmOpens error) (args []string, reason st
 	return tcg, "software emulation: " + why, nil
 }
 
-// HostAccel is [Accel] for this host.
-func HostAccel(mode, arch string) (args []string, reason string, err error) {
+// HostAccel is [Accel] for this host and a machine of so many processors.
+func HostAccel(ctx context.Context, mode, arch string, cpus int) (args []string, reason string, err error) {
 	f, kvmErr := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if kvmErr == nil {
 		f.Close()
@@ -259,7 +264,17 @@ func HostAccel(mode, arch string) (args []string, reason string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	return Accel(mode, arch, string(cpuinfo), kvmErr)
+	args, reason, err = Accel(mode, arch, string(cpuinfo), kvmErr)
+	if err != nil || cpus == 1 || args[1] != parallelTCG {
+		return args, reason, err
+	}
+	// A program that is missing is named when it is to start.
+	version, _ := exec.CommandContext(ctx, "qemu-system-"+arch, "--version").Output()
+	if stale(string(version)) {
+		args[1] = "tcg,thread=single"
+		reason += fmt.Sprintf("; its %d processors take turns, as QEMU before %d.%d may run code that another of them has changed (with cpus: 1 it is faster)", cpus, fresh[0], fresh[1])
+	}
+	return args, reason, nil
 }
 
 func hasFlag(cpuinfo, flag string) bool {

@@ -279,13 +279,45 @@ func TestMonitor(t *testing.T) {
 	}
 }
 
-func TestTooOld(t *testing.T) {
-	for version, want := range map[string]string{
-		"QEMU emulator version 7.2.9 (Debian 1:7.2)": "", "QEMU emulator version 6.0.0": "", "nothing": "",
-		"QEMU emulator version 5.2.0 (Debian 1:5.2)": " (this is QEMU 5.2; meros needs 6.0 or newer)",
+func TestVersions(t *testing.T) {
+	for version, want := range map[string]struct {
+		tooOld string
+		stale  bool
+	}{
+		"QEMU emulator version 7.2.9 (Debian 1:7.2)":   {"", true},
+		"QEMU emulator version 6.0.0":                  {"", true},
+		"QEMU emulator version 8.0.4":                  {"", true},
+		"QEMU emulator version 8.1.0":                  {"", false},
+		"QEMU emulator version 10.0.2 (Debian 1:10.0)": {"", false},
+		"nothing": {"", false},
+		"QEMU emulator version 5.2.0 (Debian 1:5.2)": {" (this is QEMU 5.2; meros needs 6.0 or newer)", true},
 	} {
-		if got := tooOld(version); got != want {
-			t.Errorf("%q: %q, want %q", version, got, want)
+		if got := tooOld(version); got != want.tooOld {
+			t.Errorf("%q: %q, want %q", version, got, want.tooOld)
+		}
+		if got := stale(version); got != want.stale {
+			t.Errorf("%q is stale: %t", version, got)
+		}
+	}
+}
+
+func TestHostAccel(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	for _, test := range []struct {
+		version string
+		cpus    int
+		accel   string
+	}{
+		{"7.2.9", 2, "tcg,thread=single"}, {"7.2.9", 1, "tcg,thread=multi"}, {"8.1.0", 2, "tcg,thread=multi"},
+	} {
+		script := "#!/bin/sh\necho QEMU emulator version " + test.version + "\n"
+		if err := os.WriteFile(filepath.Join(dir, "qemu-system-x86_64"), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		args, why, err := HostAccel(t.Context(), "off", "x86_64", test.cpus)
+		if err != nil || args[1] != test.accel || strings.Contains(why, "take turns") != strings.HasSuffix(test.accel, "single") {
+			t.Errorf("%+v: %q, %q, %v", test, args, why, err)
 		}
 	}
 }

@@ -161,7 +161,7 @@ const downPatience = time.Minute
 
 // start prepares the machine's directory and starts QEMU.
 func (g *Group) start(ctx context.Context, m *Machine, note func(string)) (*running, error) {
-	accel, why, err := qemu.HostAccel(string(m.KVM), m.Arch)
+	accel, why, err := qemu.HostAccel(ctx, string(m.KVM), m.Arch, m.CPUs)
 	if err != nil {
 		return nil, err
 	}
