@@ -117,7 +117,7 @@ func TestGUI(t *testing.T) {
 	if part := red(t, dir); part > 0.01 {
 		t.Errorf("after its end %.2f of the desktop is red", part)
 	}
-	if found, _ := filepath.Glob(filepath.Join(dir, "meros-run-*")); len(found) > 0 {
+	if found, _ := filepath.Glob(filepath.Join(dir, "meros", "run-*")); len(found) > 0 {
 		t.Errorf("left behind: %q", found)
 	}
 	if o := meros("connect", "gui", "desk", "--", "ls -d /tmp/.meros* 2>/dev/null; pgrep waypipe"); o.Stdout != "" {

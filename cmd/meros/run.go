@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"meros/cache"
 	"meros/runner/ssh"
 )
 
@@ -41,7 +42,7 @@ func (c *runCmd) Run(e *env) error {
 	command := ssh.Line(program)
 	var more []string
 	if !c.NoGUI && compositor() {
-		w, err := startWaypipe(e.ctx)
+		w, err := startWaypipe(e)
 		if err != nil {
 			return err
 		}
@@ -88,8 +89,8 @@ func compositor() bool {
 
 // waypipe is the end of a waypipe that is on this host.
 type waypipe struct {
-	dir    string // private, with the socket
-	remote string // the socket in the machine
+	dir    *cache.Scratch // private, with the socket
+	remote string         // the socket in the machine
 	cmd    *exec.Cmd
 	ended  chan struct{}
 	said   strings.Builder
@@ -102,19 +103,30 @@ var waypipeArgs = []string{"--no-gpu", "--compress", "lz4"}
 // waypipeWait is how long waypipe may take to listen.
 const waypipeWait = 5 * time.Second
 
-func startWaypipe(ctx context.Context) (*waypipe, error) {
-	dir, err := os.MkdirTemp(os.Getenv("XDG_RUNTIME_DIR"), "meros-run-*")
+func startWaypipe(e *env) (*waypipe, error) {
+	// The path of a socket is short, unix(7); that of the data directory may not be.
+	parent := filepath.Join(e.root, "data", "build")
+	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
+		parent = filepath.Join(d, "meros")
+	}
+	if _, err := cache.Reclaim(parent); err != nil {
+		return nil, err
+	}
+	dir, err := cache.NewScratch(parent)
 	if err != nil {
 		return nil, err
+	}
+	if err := os.Chmod(dir.Dir(), 0o700); err != nil {
+		return nil, errors.Join(err, dir.Close())
 	}
 	var id [12]byte
 	rand.Read(id[:])
 	w := &waypipe{dir: dir, remote: "/tmp/.meros-waypipe-" + hex.EncodeToString(id[:]), ended: make(chan struct{})}
-	w.cmd = exec.CommandContext(ctx, "waypipe", append(waypipeArgs, "--socket", w.socket(), "client")...)
+	w.cmd = exec.CommandContext(e.ctx, "waypipe", append(waypipeArgs, "--socket", w.socket(), "client")...)
 	w.cmd.Stderr = &w.said
 	w.cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := w.cmd.Start(); err != nil {
-		os.RemoveAll(dir)
+		dir.Close()
 		return nil, fmt.Errorf("%w: it shows windows of machines (Debian: apt install waypipe; --no-gui does without)", err)
 	}
 	go func() { w.cmd.Wait(); close(w.ended) }()
@@ -136,7 +148,7 @@ func startWaypipe(ctx context.Context) (*waypipe, error) {
 	}
 }
 
-func (w *waypipe) socket() string { return filepath.Join(w.dir, "s") }
+func (w *waypipe) socket() string { return filepath.Join(w.dir.Dir(), "s") }
 
 // options make ssh(1) listen in the machine for what goes to our socket.
 func (w *waypipe) options() []string {
@@ -162,5 +174,5 @@ exit "$(cat "$d/status" 2>/dev/null || echo $status)"`
 func (w *waypipe) close() {
 	w.cmd.Process.Kill()
 	<-w.ended
-	os.RemoveAll(w.dir)
+	w.dir.Close()
 }
