@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 )
 
 // Key is an ed25519 key pair.
@@ -27,7 +28,21 @@ func EnsureKey(file, comment string) (*Key, error) {
 	if !errors.Is(err, os.ErrNotExist) {
 		return k, err
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+	dir := filepath.Dir(file)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := lockDirectory(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	// Of two that make it at once, the first one's stays.
+	if k, err := readKey(file); !errors.Is(err, os.ErrNotExist) {
+		return k, err
+	}
+	unfinished := filepath.Join(dir, ".new-"+filepath.Base(file))
+	if err := os.Remove(unfinished); err != nil && !errors.Is(err, os.ErrNotExist) { // a dead run's
 		return nil, err
 	}
 	_, private, err := ed25519.GenerateKey(rand.Reader)
@@ -38,20 +53,32 @@ func EnsureKey(file, comment string) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(file), ".new-*") // 0600
+	tmp, err := os.OpenFile(unfinished, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	defer os.Remove(tmp.Name())
 	_, err = tmp.Write(pem.EncodeToMemory(block))
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return nil, err
+		return nil, errors.Join(err, os.Remove(unfinished))
 	}
-	// Of two that make it at once, the first one's stays.
-	if err := os.Link(tmp.Name(), file); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Rename(unfinished, file); err != nil {
 		return nil, err
 	}
 	return readKey(file)
+}
+
+// lockDirectory waits for an flock(2) on the directory, which ends with the file
+// that is returned.
+func lockDirectory(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return f, nil
 }
 
 func readKey(file string) (*Key, error) {

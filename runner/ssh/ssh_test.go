@@ -22,6 +22,12 @@ import (
 // it.
 func TestEnsureKey(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "keys", "id")
+	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(file), ".new-id"), []byte("of a run that was killed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	publics := make([]string, 10)
 	var wg sync.WaitGroup
 	for i := range publics {
