@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // delivery is what the store remembers of a file it put outside of itself.
@@ -28,8 +30,8 @@ func (s *Store) deliveryPath(path string) string {
 }
 
 // Deliver moves the file name, on the store's file system, to path, outside
-// of the store, and remembers what it put there. The file is complete and
-// durable before it has its name.
+// of the store and perhaps on another file system, and remembers what it put
+// there. The file is complete and durable before it has its name.
 func (s *Store) Deliver(ctx context.Context, name, path string) (Artifact, error) {
 	a, err := s.deliver(ctx, name, path)
 	if err != nil {
@@ -58,10 +60,14 @@ func (s *Store) deliver(ctx context.Context, name, path string) (Artifact, error
 	if err != nil {
 		return a, err
 	}
-	d.Path, d.Content = path, a
-	if err := s.rename(name, path); err != nil {
+	err = s.rename(name, path)
+	if errors.Is(err, unix.EXDEV) {
+		d, err = s.deliverCopy(ctx, f, path)
+	}
+	if err != nil {
 		return a, err
 	}
+	d.Path, d.Content = path, a
 	b, err := json.Marshal(d)
 	if err != nil {
 		return a, err
@@ -70,6 +76,27 @@ func (s *Store) deliver(ctx context.Context, name, path string) (Artifact, error
 		return a, err
 	}
 	return a, s.writeFile(s.deliveryPath(path), b, 0o644)
+}
+
+// deliverCopy puts a copy of the file at path.
+func (s *Store) deliverCopy(ctx context.Context, f *os.File, path string) (delivery, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return delivery{}, err
+	}
+	u, err := NewUnfinished(path)
+	if err != nil {
+		return delivery{}, err
+	}
+	defer u.Close()
+	if err := copySparse(u.File, f, func(r io.Reader) io.Reader { return ctxReader{ctx, r} }); err != nil {
+		return delivery{}, err
+	}
+	d, err := statDelivery(u.Name())
+	if err != nil {
+		return d, err
+	}
+	return d, errors.Join(u.Finish(fi.Mode().Perm()), s.syncDir(filepath.Dir(path)))
 }
 
 // Delivered tells whether path still is the artifact that was put there, else

@@ -96,11 +96,10 @@ func (c *cacheExportCmd) Run(e *env) error {
 
 // write writes the bundle; it has its name when it is complete.
 func (c *cacheExportCmd) write(ctx context.Context, f *foreseen) (size int64, err error) {
-	out, err := os.CreateTemp(filepath.Dir(c.Output), ".meros-export-*")
+	out, err := cache.NewUnfinished(c.Output)
 	if err != nil {
 		return 0, err
 	}
-	defer os.Remove(out.Name())
 	defer out.Close()
 	buffered := bufio.NewWriterSize(out, 1<<20)
 	z, err := zstd.NewWriter(buffered, zstd.WithEncoderLevel(zstd.SpeedDefault))
@@ -119,7 +118,7 @@ func (c *cacheExportCmd) write(ctx context.Context, f *foreseen) (size int64, er
 		err = bundleDirectory(w, f.manifest, out.Name(), c.Output)
 	}
 	if err == nil {
-		err = errors.Join(w.Close(), z.Close(), buffered.Flush(), out.Chmod(0o644), out.Sync())
+		err = errors.Join(w.Close(), z.Close(), buffered.Flush())
 	}
 	if err != nil {
 		return 0, err
@@ -128,7 +127,7 @@ func (c *cacheExportCmd) write(ctx context.Context, f *foreseen) (size int64, er
 	if err != nil {
 		return 0, err
 	}
-	return fi.Size(), os.Rename(out.Name(), c.Output)
+	return fi.Size(), out.Finish(0o644)
 }
 
 // writeStore writes what is of the store. The images have to be there.

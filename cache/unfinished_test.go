@@ -1,0 +1,108 @@
+package cache
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"meros/cmd/lab"
+)
+
+// otherFileSystem is a directory that is not on the file system of the others.
+func otherFileSystem(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "meros-test-")
+	if err != nil {
+		lab.Skip(t, "needs another file system: %v", err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	var here, there syscall.Stat_t
+	if err := syscall.Stat(t.TempDir(), &here); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Stat(dir, &there); err != nil {
+		t.Fatal(err)
+	}
+	if here.Dev == there.Dev {
+		lab.Skip(t, "needs temporary files on another file system than /dev/shm")
+	}
+	return dir
+}
+
+func TestDeliverElsewhere(t *testing.T) {
+	s := open(t)
+	from := filepath.Join(s.Dir(), "tmp", "x")
+	f, err := os.OpenFile(from, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const size = 64 << 20
+	if _, err := f.WriteAt([]byte("content"), 32<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	dir := otherFileSystem(t)
+	dead := filepath.Join(dir, unfinishedPrefix+"1")
+	if err := os.WriteFile(dead, []byte("of a run that was killed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	alive, err := NewUnfinished(filepath.Join(dir, "other"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(dir, "disk")
+	a, err := s.Deliver(t.Context(), from, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delivered(to, a); err != nil {
+		t.Error(err)
+	}
+	got, err := os.ReadFile(to)
+	if err != nil || len(got) != size || string(got[32<<20:][:7]) != "content" || len(bytes.Trim(got, "\x00")) != 7 {
+		t.Errorf("%d bytes are there, %v", len(got), err)
+	}
+	fi, err := os.Stat(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if allocated := fi.Sys().(*syscall.Stat_t).Blocks * 512; fi.Mode() != 0o644 || allocated > 1<<20 {
+		t.Errorf("mode %v, %d bytes allocated", fi.Mode(), allocated)
+	}
+	if _, err := os.Stat(dead); !os.IsNotExist(err) {
+		t.Errorf("what a dead run left: %v", err)
+	}
+	if err := alive.Finish(0o600); err != nil {
+		t.Errorf("what another run writes: %v", err)
+	}
+	if err := alive.Close(); err != nil {
+		t.Error(err)
+	}
+	// A full disk leaves nothing.
+	const small = 4 << 20
+	full := filepath.Join(t.TempDir(), "full")
+	if err := os.Mkdir(full, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lab.NeedRoot(t)
+	if err := unix.Mount("none", full, "tmpfs", 0, "size=64k"); err != nil {
+		lab.Skip(t, "mount a tmpfs: %v", err)
+	}
+	defer unix.Unmount(full, unix.MNT_DETACH)
+	if err := os.WriteFile(from, bytes.Repeat([]byte("x"), small), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Deliver(t.Context(), from, filepath.Join(full, "disk")); err == nil {
+		t.Error("4 MiB fit into 64 KiB")
+	}
+	if left, err := os.ReadDir(full); err != nil || len(left) > 0 {
+		t.Errorf("left on the full disk: %v, %v", left, err)
+	}
+}
