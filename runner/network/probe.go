@@ -14,8 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is how long a packet may take on its way through one kernel.
-const patience = 700 * time.Millisecond
+// How long a packet may take on its way through one kernel. One that is to
+// arrive is waited for longer: beside other work it may be late, and the first
+// of a connection is sent again after a second, RFC 6298.
+const (
+	patience     = 700 * time.Millisecond
+	openPatience = 5 * time.Second
+)
+
+func (w Way) patience() time.Duration {
+	if w.Open {
+		return openPatience
+	}
+	return patience
+}
 
 // Proof is what came of a way when it was tried.
 type Proof struct {
@@ -99,10 +111,12 @@ func (w Way) try(ctx context.Context, ends map[string][2]*endpoint, uplink strin
 	var err error
 	switch {
 	case w.kind == fromHost:
-		err = ends[w.bridge][0].serve(func(to netip.AddrPort) error { return dial(ctx, to) }, w.port)
+		err = ends[w.bridge][0].serve(func(to netip.AddrPort) error { return dial(ctx, w.patience(), to) }, w.port)
 	case w.kind == toPeer || w.kind == toOther:
 		to := ends[w.bridge][1]
-		err = to.serve(func(a netip.AddrPort) error { return ends[w.From][0].run(func() error { return dial(ctx, a) }) }, w.port)
+		err = to.serve(func(a netip.AddrPort) error {
+			return ends[w.From][0].run(func() error { return dial(ctx, w.patience(), a) })
+		}, w.port)
 	case w.kind == toOutside:
 		seen, serr := w.leaves(ctx, ends[w.From][0], uplink)
 		if p.Reached = seen; seen {
@@ -110,9 +124,9 @@ func (w Way) try(ctx context.Context, ends map[string][2]*endpoint, uplink strin
 		}
 		return p, serr
 	case w.port == 0:
-		err = ends[w.From][0].run(func() error { return ping(w.addr) })
+		err = ends[w.From][0].run(func() error { return ping(w.patience(), w.addr) })
 	default:
-		err = ends[w.From][0].run(func() error { return dial(ctx, netip.AddrPortFrom(w.addr, w.port)) })
+		err = ends[w.From][0].run(func() error { return dial(ctx, w.patience(), netip.AddrPortFrom(w.addr, w.port)) })
 	}
 	// A port that nobody listens at says so itself, and one whose service is not
 	// there ends the connection: the packet was there. The filter answers by
@@ -124,8 +138,8 @@ func (w Way) try(ctx context.Context, ends map[string][2]*endpoint, uplink strin
 	return p, nil
 }
 
-func dial(ctx context.Context, a netip.AddrPort) error {
-	d := net.Dialer{Timeout: patience}
+func dial(ctx context.Context, wait time.Duration, a netip.AddrPort) error {
+	d := net.Dialer{Timeout: wait}
 	c, err := d.DialContext(ctx, "tcp", a.String())
 	if err != nil {
 		return err
@@ -152,18 +166,19 @@ func (w Way) leaves(ctx context.Context, e *endpoint, uplink string) (bool, erro
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Index}); err != nil {
 		return false, err
 	}
-	wait := unix.NsecToTimeval(int64(patience))
+	wait := unix.NsecToTimeval(int64(w.patience()))
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
 		return false, err
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		e.run(func() error { return dial(ctx, netip.AddrPortFrom(w.addr, w.port)) })
+		e.run(func() error { return dial(ctx, w.patience(), netip.AddrPortFrom(w.addr, w.port)) })
 	}()
-	defer func() { <-done }()
+	defer func() { cancel(); <-done }()
 	b := make([]byte, 2048)
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	for end := time.Now().Add(w.patience()); time.Now().Before(end); {
 		n, from, err := unix.Recvfrom(fd, b, 0)
 		if err == unix.EAGAIN || err == unix.EINTR {
 			continue
@@ -185,7 +200,7 @@ func (w Way) leaves(ctx context.Context, e *endpoint, uplink string) (bool, erro
 }
 
 // ping sends an echo request, RFC 792, and waits for the answer.
-func ping(a netip.Addr) error {
+func ping(wait time.Duration, a netip.Addr) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
 	if err != nil {
 		return err
@@ -194,8 +209,8 @@ func ping(a netip.Addr) error {
 	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: a.As4()}); err != nil {
 		return err
 	}
-	wait := unix.NsecToTimeval(int64(patience))
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
+	timeout := unix.NsecToTimeval(int64(wait))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		return err
 	}
 	// Type 8, code 0, sum, identifier 0x4d45, sequence 0.
@@ -203,7 +218,7 @@ func ping(a netip.Addr) error {
 		return err
 	}
 	b := make([]byte, 512)
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	for end := time.Now().Add(wait); time.Now().Before(end); {
 		n, err := unix.Read(fd, b)
 		if err != nil {
 			return fmt.Errorf("no answer: %w", err)
