@@ -24,17 +24,14 @@ type Host struct {
 	HostKey *Key   // the guest's: no other is accepted
 }
 
-// bannerWait is how long a server has for its first line. QEMU's forwarder
-// accepts connections long before there is a guest to answer.
-const bannerWait = time.Second
-
-// handshakeWait is how long keys and login may take. Emulated guests need a
-// second or more.
+// handshakeWait is how long a server that is there has for its first line, and
+// then for keys and login. Emulated guests need a second or more for each.
 const handshakeWait = 20 * time.Second
 
-// Banner asks who is there, without logging in, and returns sshd's first line.
-func (h *Host) Banner(ctx context.Context) (string, error) {
-	conn, line, err := h.dial(ctx)
+// Banner asks who is there, without logging in, and returns sshd's first line,
+// which has to come before wait is over.
+func (h *Host) Banner(ctx context.Context, wait time.Duration) (string, error) {
+	conn, line, err := h.dial(ctx, wait)
 	if err != nil {
 		return "", err
 	}
@@ -50,17 +47,19 @@ type peeked struct {
 
 func (p *peeked) Read(b []byte) (int, error) { return p.r.Read(b) }
 
-func (h *Host) dial(ctx context.Context) (net.Conn, string, error) {
+func (h *Host) dial(ctx context.Context, wait time.Duration) (net.Conn, string, error) {
+	end := time.Now().Add(wait)
 	dial := h.Dial
 	if dial == nil {
-		d := net.Dialer{Timeout: bannerWait}
+		d := net.Dialer{Deadline: end}
 		dial = func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", h.Address) }
 	}
 	conn, err := dial(ctx)
 	if err != nil {
 		return nil, "", err
 	}
-	conn.SetDeadline(time.Now().Add(bannerWait))
+	conn.SetDeadline(end)
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 	r := bufio.NewReader(conn)
 	line, err := r.Peek(4)
 	if err == nil && string(line) != "SSH-" {
@@ -68,6 +67,9 @@ func (h *Host) dial(ctx context.Context) (net.Conn, string, error) {
 	}
 	if err != nil {
 		conn.Close()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return nil, "", err
 	}
 	n := r.Buffered()
@@ -80,9 +82,15 @@ func (h *Host) dial(ctx context.Context) (net.Conn, string, error) {
 // guest's: something else answers.
 var ErrHostKey = errors.New("the server's key is not the machine's")
 
-// Connect logs in.
+// Connect logs in to a server that is there.
 func (h *Host) Connect(ctx context.Context) (*ssh.Client, error) {
-	conn, _, err := h.dial(ctx)
+	return h.Try(ctx, handshakeWait)
+}
+
+// Try logs in if the server greets before wait is over: QEMU's forwarder accepts
+// connections long before there is a guest to answer.
+func (h *Host) Try(ctx context.Context, wait time.Duration) (*ssh.Client, error) {
+	conn, _, err := h.dial(ctx, wait)
 	if err != nil {
 		return nil, fmt.Errorf("ssh %s: %w", h.Name, err)
 	}

@@ -44,7 +44,7 @@ type Status struct {
 }
 
 // bannerPatience is how long a guest that computes may take to greet.
-const bannerPatience = 3 * time.Second
+const bannerPatience = 5 * time.Second
 
 // info looks how a machine is: it asks the process and, where that can be
 // reached, the guest's sshd.
@@ -87,9 +87,10 @@ func (g *Group) info(ctx context.Context, machine string) (Status, error) {
 		return s, err
 	}
 	for end := time.Now().Add(bannerPatience); ; {
-		if _, err = h.Banner(ctx); err == nil || time.Now().After(end) || ctx.Err() != nil {
+		if _, err = h.Banner(ctx, time.Until(end)); err == nil || time.Now().After(end) || ctx.Err() != nil {
 			break
 		}
+		time.Sleep(20 * time.Millisecond) // it refuses: sshd is being started
 	}
 	switch {
 	case err == nil:

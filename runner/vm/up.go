@@ -375,7 +375,7 @@ func (g *Group) wait(ctx context.Context, r *running, o UpOptions) error {
 	defer cancel()
 	var last error
 	for {
-		c, err := r.host.Connect(ctx)
+		c, err := r.host.Try(ctx, greetWait(time.Since(r.record.Started)))
 		if err == nil {
 			g.keep(r.machine.Name, c)
 			err = g.probes(ctx, r)
@@ -407,6 +407,12 @@ func (g *Group) wait(ctx context.Context, r *running, o UpOptions) error {
 			return g.died(r)
 		}
 	}
+}
+
+// greetWait is how long one of many tries to log in waits for the guest's first
+// line: a slow guest, which needs longer than a second for it, is old by then.
+func greetWait(age time.Duration) time.Duration {
+	return max(time.Second, min(age/10, 10*time.Second))
 }
 
 // probeError is what a probe of the manifest says of a machine that can be
