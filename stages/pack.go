@@ -9,7 +9,7 @@ import (
 
 const (
 	packRevision  = 1
-	deltaRevision = 2
+	deltaRevision = 3
 	diskRevision  = 1
 )
 

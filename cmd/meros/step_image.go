@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -53,8 +54,12 @@ func stepDelta(ctx context.Context, s *step) error {
 	err = s.output("image", func(f *os.File) error {
 		return image.Delta(ctx, f, base.Path, imageName(base), lower, s.paths("upper"), o)
 	})
-	if errors.Is(err, image.ErrRepack) && layout != nil {
-		return errors.New("the image has no room for what is added (build_free_mb or disk_size gives it more), or a hook makes of it what cannot be written into an image: it removes a directory, or makes a device or socket")
+	switch {
+	case layout == nil:
+	case errors.Is(err, image.ErrNoRoom):
+		return errors.New("the image has no room for what is added (build_free_mb or disk_size gives it more)")
+	case errors.Is(err, image.ErrRepack):
+		return fmt.Errorf("%w (with hooks: {in: vm} the image's own kernel writes what hooks make)", err)
 	}
 	if !errors.Is(err, image.ErrRepack) {
 		return err

@@ -64,12 +64,13 @@ func TestBaseURL(t *testing.T) {
 }
 
 // useFiles are what is made of an image: a file that is new, one that is
-// changed, one that is removed, a directory that is, and one that a hook makes.
+// changed, one that is removed, a directory that is, and one that a hook makes
+// with two names, as some packages have them.
 var useFiles = map[string]string{
 	"manifest.yml":               "virtual_machines:\n  m: {suite: bookworm, memory: 384M, cpus: 1, build_free_mb: 64}\n",
 	"m/includes.chroot/etc/motd": "patched\n",
 	"m/includes.chroot/srv/new":  "new\n",
-	"m/hooks/01.chroot":          "#!/bin/sh\nset -e\nrm /etc/issue.net\nrm -r /etc/skel\ncat /etc/debian_version > /etc/hooked\n",
+	"m/hooks/01.chroot":          "#!/bin/sh\nset -e\nrm /etc/issue.net\nrm -r /etc/skel\ncat /etc/debian_version > /etc/hooked\nln /etc/hooked \"/etc/systemd/hard\\\\x2dlink\"\n",
 }
 
 // foreignTree is a root file system that mmdebstrap makes.

@@ -20,6 +20,12 @@ import (
 // whole tree anew.
 var ErrRepack = errors.New("the difference is too large or too odd to be applied to an image")
 
+// ErrNoRoom is the [ErrRepack] of an image that has no room for the difference.
+var ErrNoRoom = fmt.Errorf("%w: it has no room", ErrRepack)
+
+// odd is the [ErrRepack] of a path.
+func odd(name, why string) error { return fmt.Errorf("%w: /%s %s", ErrRepack, name, why) }
+
 // Past these a whole new image is made faster than a difference is applied.
 const (
 	maxChanges     = 1500
@@ -37,7 +43,8 @@ type change struct {
 
 // changes is the difference that layers, unpacked as overlay directories and
 // applied in order, make to the tree base: in the order in which to apply it.
-// all says that there is no other way, however many there are.
+// all says that there is no other way, however many there are; hard links become
+// files of their own then.
 func changes(base string, layers []string, all bool) ([]change, error) {
 	final := make(map[string]change)
 	bytes := int64(0)
@@ -60,7 +67,7 @@ func changes(base string, layers []string, all bool) ([]change, error) {
 			if !all && (len(final) > maxChanges || bytes > maxChangeBytes) {
 				return ErrRepack
 			}
-			return enter(final, base, name, file, fi)
+			return enter(final, base, name, file, fi, all)
 		})
 		if err != nil {
 			return nil, err
@@ -77,8 +84,8 @@ func changes(base string, layers []string, all bool) ([]change, error) {
 		if c.needed() {
 			list = append(list, c)
 		}
-		if c.odd() {
-			return nil, ErrRepack
+		if why := c.odd(); why != "" {
+			return nil, odd(c.name, why)
 		}
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].name < list[j].name })
@@ -87,7 +94,7 @@ func changes(base string, layers []string, all bool) ([]change, error) {
 
 // enter notes what an entry of a layer makes of the layers before it, and of
 // the base.
-func enter(final map[string]change, base, name, file string, fi fs.FileInfo) error {
+func enter(final map[string]change, base, name, file string, fi fs.FileInfo, all bool) error {
 	st := fi.Sys().(*syscall.Stat_t)
 	if fi.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0 {
 		final[name] = change{name: name}
@@ -95,7 +102,7 @@ func enter(final map[string]change, base, name, file string, fi fs.FileInfo) err
 	}
 	if fi.IsDir() {
 		if before := final[name]; before.file != "" && !before.fi.IsDir() {
-			return ErrRepack
+			return odd(name, "is a file in one layer and a directory in the next")
 		}
 		final[name] = change{name: name, file: file, fi: fi}
 		if n, err := unix.Lgetxattr(file, "user.overlay.opaque", make([]byte, 8)); err == nil && n > 0 {
@@ -103,11 +110,11 @@ func enter(final map[string]change, base, name, file string, fi fs.FileInfo) err
 		}
 		return nil
 	}
-	if st.Nlink > 1 {
-		return ErrRepack
+	if st.Nlink > 1 && !all {
+		return odd(name, "has hard links")
 	}
 	if before := final[name]; before.file != "" && before.fi.IsDir() {
-		return ErrRepack
+		return odd(name, "is a directory in one layer and a file in the next")
 	}
 	final[name] = change{name: name, file: file, fi: fi}
 	if was, err := os.Lstat(filepath.Join(base, name)); err != nil || !was.IsDir() {
@@ -151,23 +158,43 @@ func (c change) needed() bool {
 	return a.Mode != b.Mode || a.Uid != b.Uid || a.Gid != b.Gid || a.Mtim.Sec != b.Mtim.Sec
 }
 
-// odd is true for what debugfs cannot do, or cannot be told to do.
-func (c change) odd() bool {
-	if strings.ContainsAny(c.name, "\"\n\\") || len(c.name) > maxCommand/2 {
-		return true
-	}
-	if c.file == "" {
-		return false
+// odd is what debugfs cannot do, or cannot be told to do, of a change, or "".
+func (c change) odd() string {
+	if why := unnameable(c.name); why != "" || c.file == "" {
+		return why
 	}
 	switch c.fi.Mode().Type() {
 	case 0, fs.ModeDir:
-		return oddXattrs(c.file, c.name)
+		if oddXattrs(c.file, path.Base(c.name)) {
+			return "has an odd extended attribute"
+		}
+		return ""
 	case fs.ModeSymlink:
 		to, err := os.Readlink(c.file)
-		return err != nil || strings.ContainsAny(to, "\"\n\\") || len(to)+len(c.name) > maxCommand-32
+		if err != nil || strings.Contains(to, "\n") || len(quoted(to))+len(quoted(path.Base(c.name))) > maxCommand-32 {
+			return "is a link that leads to an odd name"
+		}
+		return ""
 	}
-	return true
+	return "is a device, a socket or a pipe"
 }
+
+// unnameable is why debugfs cannot be told a path, or "".
+func unnameable(name string) string {
+	for part := range strings.SplitSeq(name, "/") {
+		if strings.Contains(part, "\n") {
+			return "has the end of a line in its name"
+		}
+		if len(quoted(part)) > maxCommand-32 {
+			return "has a name that is too long"
+		}
+	}
+	return ""
+}
+
+// quoted is an argument of a command of debugfs(8): libss knows no other escape
+// than the doubled quotation mark.
+func quoted(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
 
 // plainXattr is a name that can be no other command of debugfs(8).
 var plainXattr = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
@@ -203,70 +230,92 @@ func oddXattrs(file, name string) bool {
 		return true
 	}
 	for _, x := range names {
-		if !plainXattr.MatchString(x) || len(x)+len(name) > maxCommand-128 {
+		if !plainXattr.MatchString(x) || len(x)+len(quoted(name)) > maxCommand-32 {
 			return true
 		}
 	}
 	return false
 }
 
+// commands is a script of debugfs(8). Its commands name files in the current
+// directory, as a whole path may be too long for a line of it.
+type commands struct {
+	strings.Builder
+	dir string // where it is
+}
+
+// in goes to the directory of a path, and returns the quoted name of the path
+// there.
+func (b *commands) in(name string) string {
+	dir, base := path.Split(name)
+	if dir != b.dir {
+		b.WriteString("cd /\n")
+		for part := range strings.SplitSeq(strings.TrimSuffix(dir, "/"), "/") {
+			if part != "" {
+				fmt.Fprintf(b, "cd %s\n", quoted(part))
+			}
+		}
+		b.dir = dir
+	}
+	return quoted(base)
+}
+
 // script is the list of debugfs(8) commands that apply the changes. Regular
-// files are taken from links that it makes in the directory files, because
-// their own paths may be too long for a command.
+// files are taken from links that it makes in the directory files, where
+// debugfs is to run.
 func script(list []change, files string) (string, error) {
-	var b strings.Builder
+	b := new(commands)
 	for _, c := range slices.Backward(list) { // what is in a directory goes before it
 		switch {
 		case c.exists == nil || c.file != "" && c.fi.IsDir() && c.exists.IsDir():
 		case c.exists.IsDir():
-			fmt.Fprintf(&b, "rmdir \"/%s\"\n", c.name)
+			fmt.Fprintf(b, "rmdir %s\n", b.in(c.name))
 		default:
-			fmt.Fprintf(&b, "rm \"/%s\"\n", c.name)
+			fmt.Fprintf(b, "rm %s\n", b.in(c.name))
 		}
 	}
 	for i, c := range list {
 		if c.file == "" {
 			continue
 		}
-		link := filepath.Join(files, fmt.Sprint(i))
+		name, link := b.in(c.name), fmt.Sprint(i)
 		switch c.fi.Mode().Type() {
 		case fs.ModeDir:
 			if c.exists == nil || !c.exists.IsDir() {
-				fmt.Fprintf(&b, "mkdir \"/%s\"\n", c.name)
+				fmt.Fprintf(b, "mkdir %s\n", name)
 			}
 		case fs.ModeSymlink:
 			to, err := os.Readlink(c.file)
 			if err != nil {
 				return "", err
 			}
-			fmt.Fprintf(&b, "symlink \"/%s\" \"%s\"\n", c.name, to)
+			fmt.Fprintf(b, "symlink %s %s\n", name, quoted(to))
 		default:
-			if err := os.Symlink(c.file, link); err != nil {
+			if err := os.Symlink(c.file, filepath.Join(files, link)); err != nil {
 				return "", err
 			}
-			// In its own directory: write(8) of debugfs takes a name, not a path.
-			fmt.Fprintf(&b, "cd \"/%s\"\nwrite %s \"%s\"\ncd /\n", path.Dir(c.name), link, path.Base(c.name))
+			fmt.Fprintf(b, "write %s %s\n", link, name)
 		}
-		attributes(&b, c)
-		if err := xattrCommands(&b, c, link); err != nil {
+		attributes(b, c, name)
+		if err := xattrCommands(b, c, name, files, link); err != nil {
 			return "", err
 		}
 	}
 	return b.String(), nil
 }
 
-func attributes(b *strings.Builder, c change) {
+func attributes(b *commands, c change, name string) {
 	st := c.fi.Sys().(*syscall.Stat_t)
 	t := st.Mtim.Sec
 	for _, f := range []struct{ field, value string }{
 		{"mode", fmt.Sprintf("0%o", st.Mode)}, {"uid", fmt.Sprint(st.Uid)}, {"gid", fmt.Sprint(st.Gid)},
 		{"atime", fmt.Sprintf("@%d", t)}, {"mtime", fmt.Sprintf("@%d", t)}, {"ctime", fmt.Sprintf("@%d", t)}, {"crtime", fmt.Sprintf("@%d", t)},
 	} {
-		fmt.Fprintf(b, "sif \"/%s\" %s %s\n", c.name, f.field, f.value)
+		fmt.Fprintf(b, "sif %s %s %s\n", name, f.field, f.value)
 	}
 }
 
-func xattrCommands(b *strings.Builder, c change, link string) error {
+func xattrCommands(b *commands, c change, name, files, link string) error {
 	if c.fi.Mode()&fs.ModeSymlink != 0 {
 		return nil
 	}
@@ -274,20 +323,21 @@ func xattrCommands(b *strings.Builder, c change, link string) error {
 	if err != nil {
 		return err
 	}
-	for i, name := range names {
-		if !keptXattr(name) {
+	for i, attr := range names {
+		if !keptXattr(attr) {
 			continue
 		}
 		value := make([]byte, 1<<16)
-		n, err := unix.Lgetxattr(c.file, name, value)
+		n, err := unix.Lgetxattr(c.file, attr, value)
 		if err != nil {
-			return fmt.Errorf("read %s of %s: %w", name, c.name, err)
+			return fmt.Errorf("read %s of %s: %w", attr, c.name, err)
 		}
 		file := fmt.Sprintf("%s.x%d", link, i)
-		if err := os.WriteFile(file, value[:n], 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(files, file), value[:n], 0o600); err != nil {
 			return err
 		}
-		fmt.Fprintf(b, "ea_set -f %s \"/%s\" %s\n", file, c.name, name)
+		// Only ea_set(8) of debugfs would take a name for an option.
+		fmt.Fprintf(b, "ea_set -f %s \"./%s %s\n", file, name[1:], attr)
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func Delta(ctx context.Context, out *os.File, base, backing, baseTree string, la
 		return err
 	}
 	defer q.Close()
-	files := filepath.Join(o.Work, "f")
+	files := o.files()
 	if err := os.Mkdir(files, 0o700); err != nil {
 		return err
 	}
@@ -58,6 +58,9 @@ func Delta(ctx context.Context, out *os.File, base, backing, baseTree string, la
 	}
 	return writeQcow2(out, q.size, clusters, backing)
 }
+
+// files is where debugfs runs, and finds what it is to write.
+func (o Options) files() string { return filepath.Join(o.Work, "f") }
 
 func (o Options) offset() int64 {
 	if o.Patch {
@@ -120,7 +123,7 @@ func applyExported(ctx context.Context, base string, size int64, cmds string, o 
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(debugfs(ctx, raw, cmds, o), stop())
+	err = errors.Join(debugfs(ctx, raw, cmds, o.files(), o), stop())
 	if err != nil {
 		return nil, err
 	}
@@ -139,16 +142,19 @@ func canExport() bool {
 	return true
 }
 
+// escaped doubles the commas of an option's value, qemu(1).
+func escaped(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
 // export shows the overlay on base as the file raw until stop is called.
 func export(ctx context.Context, base, overlay, raw, work string) (stop func() error, err error) {
 	pidFile := filepath.Join(work, "export.pid")
 	var said bytes.Buffer
 	cmd := exec.CommandContext(ctx, "qemu-storage-daemon",
-		"--blockdev", "driver=file,node-name=base-file,read-only=on,filename="+base,
+		"--blockdev", "driver=file,node-name=base-file,read-only=on,filename="+escaped(base),
 		"--blockdev", "driver=qcow2,node-name=base,read-only=on,file=base-file",
-		"--blockdev", "driver=file,node-name=top-file,filename="+overlay,
+		"--blockdev", "driver=file,node-name=top-file,filename="+escaped(overlay),
 		"--blockdev", "driver=qcow2,node-name=top,file=top-file,backing=base",
-		"--export", "type=fuse,id=top,node-name=top,mountpoint="+raw+",writable=on",
+		"--export", "type=fuse,id=top,node-name=top,mountpoint="+escaped(raw)+",writable=on",
 		"--pidfile", pidFile)
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Start(); err != nil {
@@ -192,7 +198,7 @@ func applyCopied(ctx context.Context, base *qcow2, cmds string, o Options) (*qco
 			}
 		}
 	}
-	if err := debugfs(ctx, raw.Name(), cmds, o); err != nil {
+	if err := debugfs(ctx, raw.Name(), cmds, o.files(), o); err != nil {
 		return nil, err
 	}
 	clusters, err := rawClusters(raw, base.size)
@@ -218,11 +224,11 @@ func (q *qcow2) sorted() []cluster {
 	return cs
 }
 
-// debugfs runs the commands on the partition of a raw image. debugfs(8) exits
+// debugfs runs the commands in dir on the partition of a raw image. debugfs(8) exits
 // with 0 whatever happens, so that anything it complains of is an error.
-func debugfs(ctx context.Context, raw, cmds string, o Options) error {
+func debugfs(ctx context.Context, raw, cmds, dir string, o Options) error {
 	cmd := exec.CommandContext(ctx, "debugfs", "-w", "-f", cmds, fmt.Sprintf("%s?offset=%d", raw, o.offset()))
-	cmd.Env = clockEnv(o.Epoch)
+	cmd.Env, cmd.Dir = clockEnv(o.Epoch), dir
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Run(); err != nil {
@@ -232,7 +238,7 @@ func debugfs(ctx context.Context, raw, cmds string, o Options) error {
 		switch {
 		case line == "" || strings.HasPrefix(line, "debugfs 1."):
 		case strings.Contains(line, "Could not allocate"):
-			return ErrRepack // no room: a new image is made large enough, or says what is missing
+			return ErrNoRoom // a new image is made large enough, or says what is missing
 		default:
 			return fmt.Errorf("debugfs: %s", line)
 		}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -87,7 +88,7 @@ func FromTree(ctx context.Context, out *os.File, tree string, o Options) error {
 // tree and that are the host's: labels of a security module, for one. Only
 // from version 1.47.1 on it can be told to copy none.
 func removeForeign(ctx context.Context, raw, tree string, o Options) error {
-	var commands strings.Builder
+	b := new(commands)
 	err := filepath.WalkDir(tree, func(file string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -104,21 +105,21 @@ func removeForeign(ctx context.Context, raw, tree string, o Options) error {
 			if keptXattr(x) {
 				continue
 			}
-			if strings.ContainsAny(name, "\"\n\\") || !plainXattr.MatchString(x) || len(name)+len(x) > maxCommand-16 {
+			if unnameable(name) != "" || !plainXattr.MatchString(x) || len(path.Base(name))+len(x) > maxCommand-32 {
 				return fmt.Errorf("%q has the attribute %q, which cannot be named to debugfs", name, x)
 			}
-			fmt.Fprintf(&commands, "ea_rm \"/%s\" %s\n", name, x)
+			fmt.Fprintf(b, "ea_rm %s %s\n", b.in(name), x)
 		}
 		return nil
 	})
-	if err != nil || commands.Len() == 0 {
+	if err != nil || b.Len() == 0 {
 		return err
 	}
 	file := filepath.Join(o.Work, "foreign")
-	if err := os.WriteFile(file, []byte(commands.String()), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
 		return err
 	}
-	return debugfs(ctx, raw, file, o)
+	return debugfs(ctx, raw, file, o.Work, o)
 }
 
 func mke2fs(ctx context.Context, raw, tree string, size, inodes int64, o Options) error {
