@@ -50,10 +50,21 @@ func TestReceiveHostile(t *testing.T) {
 	link := func(name, to string) tar.Header {
 		return tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: to}
 	}
+	dir := func(name string) tar.Header { return tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755} }
+	hard := func(name, to string) tar.Header {
+		return tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: to}
+	}
 	for name, test := range map[string]struct {
 		headers []tar.Header
 		fails   bool
 	}{
+		"another name":      {[]tar.Header{file("d/f"), file(".bashrc")}, true},
+		"another directory": {[]tar.Header{dir(".ssh/")}, true},
+		"a link to here":    {[]tar.Header{link("d", "."), file("d/.bashrc")}, true},
+		"by two links":      {[]tar.Header{link("d/up", ".."), hard("d/too", "d/up"), file("d/too/.bashrc")}, true},
+		"directory at link": {[]tar.Header{link("d", "."), dir("d/")}, true},
+		"of another name":   {[]tar.Header{hard("h", ".profile")}, true},
+		"within":            {[]tar.Header{dir("d/"), file("d/f"), link("d/l", "f"), hard("d/h", "d/f"), file("./d/.bashrc")}, false},
 		"dots":              {[]tar.Header{file("../victim")}, true},
 		"absolute":          {[]tar.Header{file(victim)}, true},
 		"through a link":    {[]tar.Header{link("d", outside), file("d/victim")}, true},
@@ -65,7 +76,7 @@ func TestReceiveHostile(t *testing.T) {
 		"a device":          {[]tar.Header{{Typeflag: tar.TypeBlock, Name: "b", Devmajor: 8, Mode: 0o666}}, false},
 		"a pipe":            {[]tar.Header{{Typeflag: tar.TypeFifo, Name: "p", Mode: 0o666}}, false},
 		"directory mode":    {[]tar.Header{{Typeflag: tar.TypeDir, Name: "d/", Mode: 0o7000}, file("d/f")}, false},
-		"the directory":     {[]tar.Header{{Typeflag: tar.TypeDir, Name: "./", Mode: 0}}, false},
+		"the directory":     {[]tar.Header{{Typeflag: tar.TypeDir, Name: "./", Mode: 0}}, true},
 		"file over a tree":  {[]tar.Header{file("d/f"), file("d")}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -73,7 +84,10 @@ func TestReceiveHostile(t *testing.T) {
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			err := receive(t.Context(), dir, bytes.NewReader(archive(t, test.headers...)), func(string) {})
+			if err := os.WriteFile(filepath.Join(dir, ".profile"), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			err := newArrival(dir, []string{"x/d", "/h/", "f", "b", "p"}, func(string) {}).receive(t.Context(), bytes.NewReader(archive(t, test.headers...)))
 			if (err != nil) != test.fails {
 				t.Errorf("%v", err)
 			}
@@ -91,12 +105,25 @@ func TestReceiveHostile(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What arrives is changed by nobody else and runs as nobody else, and has any
+// name if the names were not known.
+func TestReceiveModes(t *testing.T) {
 	dir := t.TempDir()
-	if err := receive(t.Context(), dir, bytes.NewReader(archive(t, tar.Header{Typeflag: tar.TypeReg, Name: "s", Mode: 0o4755})), nil); err != nil {
+	sent := archive(t, tar.Header{Typeflag: tar.TypeDir, Name: "./", Mode: 0}, tar.Header{Typeflag: tar.TypeReg, Name: "./s", Mode: 0o6777},
+		tar.Header{Typeflag: tar.TypeReg, Name: "./k", Mode: 0o600}, tar.Header{Typeflag: tar.TypeReg, Name: "./r", Mode: 0o754},
+		tar.Header{Typeflag: tar.TypeDir, Name: "./d/", Mode: 0o3777})
+	if err := newArrival(dir, []string{"x", "logs/."}, nil).receive(t.Context(), bytes.NewReader(sent)); err == nil {
+		t.Error("what was not asked for arrives")
+	}
+	if err := newArrival(dir, []string{"x", ".."}, nil).receive(t.Context(), bytes.NewReader(sent)); err != nil {
 		t.Fatal(err)
 	}
-	if fi, err := os.Stat(filepath.Join(dir, "s")); err != nil || fi.Mode() != 0o755 {
-		t.Errorf("%v, %v", fi, err)
+	for name, want := range map[string]os.FileMode{"s": 0o755, "k": 0o600, "r": 0o754, "d": 0o755 | os.ModeDir} {
+		if fi, err := os.Stat(filepath.Join(dir, name)); err != nil || fi.Mode() != want {
+			t.Errorf("%s: %v, %v, want %v", name, fi, err, want)
+		}
 	}
 }
 
@@ -107,7 +134,7 @@ func TestReceiveTruncated(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := archive(t, tar.Header{Typeflag: tar.TypeReg, Name: strings.Repeat("x", 90), Mode: 0o644})
-	if err := receive(t.Context(), dir, bytes.NewReader(whole[:512+40]), nil); err == nil {
+	if err := newArrival(dir, []string{strings.Repeat("x", 90)}, nil).receive(t.Context(), bytes.NewReader(whole[:512+40])); err == nil {
 		t.Error("nobody saw that the end is missing")
 	}
 	found, err := os.ReadDir(dir)
