@@ -116,7 +116,8 @@ type pushCmd struct {
 
 // unpack is what runs in the machine. Files get their names there when they
 // are whole: they are unpacked beside the directory's content, and then linked
-// into it. It begins by telling which tar it has.
+// into it. What cannot be linked, as another file system is mounted there, is
+// copied beside its name. It begins by telling which tar it has.
 const unpack = `set -e
 if tar --version 2>/dev/null | grep -q GNU; then kind=gnu; else kind=other; fi
 ` + findBulk + `
@@ -134,7 +135,31 @@ rm -- "$t/.meros-whole"
 trap '' HUP INT TERM PIPE
 for f in "$t"/* "$t"/.[!.]* "$t"/..?*; do
 	if test -e "$f" || test -L "$f"; then
-		if cp --help 2>&1 | grep -q remove-destination; then cp -al --remove-destination -- "$f" .; else cp -alf -- "$f" .; fi
+		if cp --help 2>&1 | grep -q remove-destination; then force=--remove-destination; else force=-f; fi
+		cp -al "$force" -- "$f" . 2>/dev/null || find "$f" -exec sh -c '` + copyUnlinked + `' sh "$t" {} +
+		test ! -e "$t/.meros-failed" || exit 1
+	fi
+done
+`
+
+// copyUnlinked copies those of the files of the directory $1 that are not
+// linked into the current one. Not every find tells how it ended.
+const copyUnlinked = `
+t=$1
+shift
+for f; do
+	to=.${f#"$t"}
+	as=${to%/*}/.meros-$$
+	if test -d "$f" && test ! -L "$f"; then
+		test -d "$to" || mkdir -- "$to" || : >"$t/.meros-failed"
+	elif test -L "$f" || test -L "$to" || test ! "$f" -ef "$to"; then
+		if test -d "$to" && test ! -L "$to"; then
+			echo "$to is a directory" >&2
+			: >"$t/.meros-failed"
+			continue
+		fi
+		cp -a -- "$f" "$as" && { test ! -L "$to" || rm -- "$to"; } && mv -f -- "$as" "$to" || : >"$t/.meros-failed"
+		rm -f -- "$as"
 	fi
 done
 `

@@ -3,6 +3,8 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -215,4 +217,69 @@ func TestUnpack(t *testing.T) {
 			t.Errorf("%q can be pushed", bad)
 		}
 	}
+}
+
+// Where something is mounted below the destination nothing can be linked.
+func TestUnpackMounted(t *testing.T) {
+	lab.Need(t, "tar", "unshare", "mount")
+	src := filepath.Join(t.TempDir(), "site")
+	for _, name := range []string{"plain/f", "mounted/deep/a b\n'ü\xff$x", "mounted/g"} {
+		file := filepath.Join(src, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte("new"), 0o640)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Symlink("g", filepath.Join(src, "mounted/link")), os.Symlink("f", filepath.Join(src, "plain/link"))); err != nil {
+		t.Fatal(err)
+	}
+	p, err := newPush([]string{src})
+	if err == nil {
+		err = p.markIn(t.TempDir())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stream bytes.Buffer
+	if err := p.send(t.Context(), &stream, true, &copied{ui: newUI(os.Stdout, os.Stderr, "plain", false), began: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	const mount = `mkdir -p srv/site/mounted && mount -t tmpfs none srv/site/mounted && echo longer >srv/site/mounted/g && ln -s plain srv/site/mounted/link && %s
+`
+	const look = `
+cd "$HOME"/srv/site && find . -name '.meros*' && cat plain/f plain/link mounted/deep/* mounted/g mounted/link && stat -c %a mounted/g && readlink mounted/link && test plain/f -ef plain/link`
+	for name, test := range map[string]struct{ prepare, want string }{
+		"mounted":     {"true", "newnewnewnewnew640\ng\n"},
+		"a directory": {"mkdir -p srv/site/mounted/deep srv/site/mounted/g.d && rm srv/site/mounted/g && mkdir srv/site/mounted/g", "./site/mounted/g is a directory\n"},
+	} {
+		for _, tools := range []string{"", "busybox"} {
+			t.Run(strings.TrimSpace(name+" "+tools), func(t *testing.T) {
+				home := t.TempDir()
+				env := append(os.Environ(), "HOME="+home)
+				if tools != "" {
+					env = append(env, "PATH="+busyboxTools(t))
+				}
+				cmd := exec.Command("unshare", "--mount", "--map-root-user", "sh", "-c", fmt.Sprintf(mount, test.prepare)+"DEST=srv\n"+unpack+look)
+				cmd.Dir, cmd.Env = home, env
+				cmd.Stdin = io.MultiReader(strings.NewReader("\n"), bytes.NewReader(stream.Bytes()))
+				out, err := cmd.CombinedOutput()
+				_, got, _ := strings.Cut(string(out), "\n") // what tar it has
+				if got != test.want || (err == nil) != (name == "mounted") {
+					t.Errorf("%q, %v, want %q", got, err, test.want)
+				}
+			})
+		}
+	}
+}
+
+// busyboxTools is a directory with the tools of busybox, which Alpine has.
+func busyboxTools(t *testing.T) string {
+	program, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Skip("there is no busybox")
+	}
+	dir := t.TempDir()
+	if out, err := exec.Command(program, "--install", "-s", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return dir
 }
