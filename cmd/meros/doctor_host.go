@@ -199,7 +199,7 @@ const mirrorWait = 5 * time.Second
 
 func lookAtMirror(e *env) []finding {
 	f := finding{Name: "mirror", Status: findingLimited, Without: "nothing can be downloaded (what is in the cache can be built)"}
-	archives, err := debian.Archives("debian", "/", "bookworm", "")
+	archives, err := debian.Archives("debian", "/", "bookworm", runner.HostArch(), "")
 	if err != nil || len(archives) == 0 {
 		f.Detail = fmt.Sprint("no mirror of Debian is known: ", err)
 		return []finding{f}

@@ -211,7 +211,7 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 	if err != nil {
 		return err
 	}
-	archives, err := debian.Archives(s.Distribution, "/", s.Suite, s.Mirror)
+	archives, err := debian.Archives(s.Distribution, "/", s.Suite, arch, s.Mirror)
 	if err != nil {
 		return err
 	}
@@ -375,10 +375,10 @@ func (ms *mirrors) urls(section *constellations.SectionLock, p constellations.Pa
 	if section.Distribution == "alpine" {
 		return []string{alpineMirror(section.Mirror) + "/" + p.Filename}
 	}
-	key := section.Distribution + " " + section.Suite + " " + section.Mirror
+	key := section.Distribution + " " + section.Suite + " " + section.Arch + " " + section.Mirror
 	archives, ok := ms.archives[key]
 	if !ok {
-		archives, _ = debian.Archives(section.Distribution, "/", section.Suite, section.Mirror) // without any, the fetch says so
+		archives, _ = debian.Archives(section.Distribution, "/", section.Suite, section.Arch, section.Mirror) // without any, the fetch says so
 		ms.archives[key] = archives
 	}
 	var urls []string

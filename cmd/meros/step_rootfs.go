@@ -104,7 +104,7 @@ func stepBootstrap(ctx context.Context, s *step) error {
 	if err := s.settle(tree); err != nil {
 		return err
 	}
-	sources, err := debian.SourcesList(s.Params["distribution"], s.Params["suite"], s.Params["mirror"])
+	sources, err := debian.SourcesList(s.Params["distribution"], s.Params["suite"], arch, s.Params["mirror"])
 	if err != nil {
 		return err
 	}

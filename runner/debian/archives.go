@@ -29,12 +29,14 @@ const (
 	Ubuntu         = "ubuntu"
 	ubuntuArchive  = "http://archive.ubuntu.com/ubuntu"
 	ubuntuSecurity = "http://security.ubuntu.com/ubuntu"
+	ubuntuPorts    = "http://ports.ubuntu.com/ubuntu-ports"
 )
 
-// Archives are the archives of a distribution to take suite from: of Debian,
-// [HostArchives]; of Ubuntu its own, whatever the host has. A mirror, if given,
-// is the only archive, with only suite.
-func Archives(distribution, root, suite, mirror string) ([]Archive, error) {
+// Archives are the archives of a distribution to take suite from for an
+// architecture, by dpkg's name or QEMU's: of Debian, [HostArchives]; of Ubuntu
+// its own, whatever the host has. A mirror, if given, is the only archive, with
+// only suite.
+func Archives(distribution, root, suite, arch, mirror string) ([]Archive, error) {
 	if distribution != Ubuntu {
 		return HostArchives(root, suite, mirror)
 	}
@@ -46,21 +48,33 @@ func Archives(distribution, root, suite, mirror string) ([]Archive, error) {
 		return []Archive{a}, a.check()
 	}
 	parts := []string{"main", "universe"}
+	archive, security := ubuntuServers(arch)
 	return []Archive{
-		{Name: Ubuntu, URL: ubuntuArchive, Suites: []string{suite, suite + "-updates"}, Components: parts},
-		{Name: "security", URL: ubuntuSecurity, Suites: []string{suite + "-security"}, Components: parts},
+		{Name: Ubuntu, URL: archive, Suites: []string{suite, suite + "-updates"}, Components: parts},
+		{Name: "security", URL: security, Suites: []string{suite + "-security"}, Components: parts},
 	}, nil
 }
 
-// SourcesList is a file for a system of the suite, sources.list(5), that names
-// mirror ("" is the default one) and nothing of this host.
-func SourcesList(distribution, suite, mirror string) (string, error) {
+// ubuntuServers are where Ubuntu keeps an architecture: all but the PC's are
+// on a server of their own, which has their security updates too.
+func ubuntuServers(arch string) (archive, security string) {
+	switch arch {
+	case "amd64", "x86_64", "i386":
+		return ubuntuArchive, ubuntuSecurity
+	}
+	return ubuntuPorts, ubuntuPorts
+}
+
+// SourcesList is a file for a system of the suite and architecture, by dpkg's
+// name or QEMU's, sources.list(5), that names mirror ("" is the default one)
+// and nothing of this host.
+func SourcesList(distribution, suite, arch, mirror string) (string, error) {
 	none, err := os.MkdirTemp("", "meros-sources-")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(none)
-	archives, err := Archives(distribution, none, suite, mirror)
+	archives, err := Archives(distribution, none, suite, arch, mirror)
 	if err != nil {
 		return "", err
 	}
