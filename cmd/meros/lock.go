@@ -220,11 +220,11 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 		return err
 	}
 	defer scratch.Close()
-	keyring, err := keyringFor(e, m, s, scratch.Dir())
+	keyrings, err := keyringsFor(e, m, s, scratch.Dir())
 	if err != nil {
 		return err
 	}
-	r, err := debian.OpenResolver(e.ctx, debian.ResolverOptions{Dir: scratch.Dir(), Archives: archives, Suite: s.Suite, Arch: arch, Ubuntu: s.Distribution == debian.Ubuntu, Keyring: keyring})
+	r, err := debian.OpenResolver(e.ctx, debian.ResolverOptions{Dir: scratch.Dir(), Archives: archives, Suite: s.Suite, Arch: arch, Ubuntu: s.Distribution == debian.Ubuntu, Keyrings: keyrings})
 	if err != nil {
 		return err
 	}
@@ -273,30 +273,6 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 func forgetSection(m *constellations.Manifest, lock *constellations.Lock, s constellations.Section) []constellations.Need {
 	lock.Forget([]constellations.Need{{Section: s}})
 	return slices.DeleteFunc(lock.Unpinned(allNeeds(m)), func(n constellations.Need) bool { return n.Source != nil || n.Section != s })
-}
-
-// keyringFor is the keyring among the keys that the manifest has for a
-// section, where apt's own user can read it, or "".
-func keyringFor(e *env, m *constellations.Manifest, s constellations.Section, dir string) (string, error) {
-	for i := range m.Machines {
-		vm := &m.Machines[i]
-		if vm.Section() != s {
-			continue
-		}
-		files, err := keyFiles(e.root, m, vm)
-		if err != nil {
-			return "", err
-		}
-		for _, f := range files {
-			b, err := os.ReadFile(f)
-			if err != nil {
-				return "", err
-			}
-			file := filepath.Join(dir, "keyring.gpg")
-			return file, os.WriteFile(file, b, 0o644)
-		}
-	}
-	return "", nil
 }
 
 // aptScratch is a directory where apt's own user can work, whatever the mode of

@@ -161,7 +161,7 @@ func (r *Resolver) explainUpdate(err error) error {
 	}
 	for _, h := range updateHints {
 		if strings.Contains(e.stderr, h.said) {
-			hint := strings.ReplaceAll(h.hint, "%keyring", r.opts.Keyring)
+			hint := strings.ReplaceAll(h.hint, "%keyring", strings.Join(r.opts.Keyrings, " or "))
 			return fmt.Errorf("the archives of %s cannot be used: %s: %w", r.opts.Suite, hint, err)
 		}
 	}

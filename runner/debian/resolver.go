@@ -33,7 +33,7 @@ type ResolverOptions struct {
 	Suite    string
 	Ubuntu   bool      // the archives are those of Ubuntu
 	Arch     string    // as dpkg names it
-	Keyring  string    // whose keys may sign; empty: the distribution's, as installed on the host
+	Keyrings []string  // files with the keys that may sign, armored ones named *.asc; none: the distribution's, as installed on the host
 	Log      io.Writer // what apt says; may be nil
 }
 
@@ -58,14 +58,16 @@ func OpenResolver(ctx context.Context, o ResolverOptions) (*Resolver, error) {
 	if o.Ubuntu {
 		keys = keyrings[Ubuntu]
 	}
-	if o.Keyring == "" {
-		o.Keyring = keys.file
+	if len(o.Keyrings) == 0 {
+		o.Keyrings = []string{keys.file}
 	}
-	if _, err := os.Stat(o.Keyring); err != nil {
-		return nil, fmt.Errorf("the keys of the archive: %w (apt install %s; or a keyring among the manifest's \"keys\")", err, keys.pkg)
+	for _, k := range o.Keyrings {
+		if _, err := os.Stat(k); err != nil {
+			return nil, fmt.Errorf("the keys of the archive: %w (apt install %s; or a keyring among the manifest's \"keys\")", err, keys.pkg)
+		}
 	}
-	if !validArch(o.Arch) || !validSuite(o.Suite) || len(o.Archives) == 0 || strings.ContainsAny(o.Keyring, " \t\n,") {
-		return nil, fmt.Errorf("resolver: bad architecture %q, suite %q or keyring %q, or no archive", o.Arch, o.Suite, o.Keyring)
+	if !validArch(o.Arch) || !validSuite(o.Suite) || len(o.Archives) == 0 || strings.ContainsAny(strings.Join(o.Keyrings, ""), " \t\n,") {
+		return nil, fmt.Errorf("resolver: bad architecture %q, suite %q or keyring among %q, or no archive", o.Arch, o.Suite, o.Keyrings)
 	}
 	dir, err := filepath.Abs(o.Dir)
 	if err != nil {
@@ -108,7 +110,7 @@ func (r *Resolver) configure(ctx context.Context) error {
 			return err
 		}
 		fmt.Fprintf(&sources, "Types: deb\nURIs: %s\nSuites: %s\nComponents: %s\nArchitectures: %s\nSigned-By: %s\n\n",
-			a.URL, strings.Join(a.Suites, " "), strings.Join(a.Components, " "), r.opts.Arch, r.opts.Keyring)
+			a.URL, strings.Join(a.Suites, " "), strings.Join(a.Components, " "), r.opts.Arch, strings.Join(r.opts.Keyrings, ","))
 	}
 	transport, err := hostTransport(ctx)
 	if err != nil {

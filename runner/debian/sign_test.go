@@ -132,7 +132,7 @@ func TestSignatures(t *testing.T) {
 			t.Cleanup(func() { os.RemoveAll(work) })
 			os.Chmod(work, 0o755)
 			r, err := OpenResolver(t.Context(), ResolverOptions{
-				Dir: work, Suite: "bookworm", Arch: "amd64", Keyring: known.keyring,
+				Dir: work, Suite: "bookworm", Arch: "amd64", Keyrings: []string{known.keyring},
 				Archives: []Archive{{Name: "debian", URL: "file://" + dir, Suites: []string{"bookworm"}, Components: []string{"main"}}},
 			})
 			switch {
