@@ -303,3 +303,23 @@ chmod 644 "$2"`
 	}
 	return "file://" + p.Path(name)
 }
+
+// A lock runs the release's programs, where those of /tmp must not run as well.
+// What one that was killed has left behind is removed, and its own.
+func TestAlpineLockScratch(t *testing.T) {
+	t.Parallel()
+	lab.NeedRoot(t)
+	lab.Need(t, "unshare")
+	p := lab.New(t, map[string]string{
+		"constellations/alp/manifest.yml": alpineManifest(stockMirror(t, "x86_64"), "    packages: [hello]\n    kernel: bzImage\n"),
+		"data/build/run-dead/private/x":   "x",
+	})
+	lock := p.Command(t, "lock", "alp")
+	const script = `mount -t tmpfs -o noexec,mode=1777 tmp "$TMPDIR" && exec "$@"`
+	cmd := exec.Command("unshare", append([]string{"-m", "sh", "-c", script, "sh"}, lock.Args...)...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
+	if o := lab.Finish(t, cmd); o.Exit != 0 || !strings.Contains(readFile(t, p.Path("constellations/alp/meros.lock")), "\npackage hello 1.2-r3 ") {
+		t.Fatalf("exit status %d\n%s", o.Exit, o.Stderr)
+	}
+	leftovers(t, p)
+}

@@ -63,7 +63,7 @@ func pinAlpine(e *env, m *constellations.Manifest, lock *constellations.Lock, s 
 	if err != nil {
 		return err
 	}
-	scratch, err := aptScratch()
+	scratch, err := e.scratch() // programs of the release run from it, which /tmp may forbid
 	if err != nil {
 		return err
 	}

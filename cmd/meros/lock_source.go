@@ -163,14 +163,13 @@ type kept struct {
 	scratch *cache.Scratch
 }
 
-// keepDownload downloads a file to where the next build removes it, should this
-// process be killed.
+// keepDownload downloads a file to a scratch directory of the project.
 func keepDownload(e *env, servers *servers, from string, limit int64) (*kept, error) {
-	build, partial := filepath.Join(e.root, "data", "build"), filepath.Join(e.root, "data", "cache", "partial")
-	if err := errors.Join(os.MkdirAll(build, 0o700), os.MkdirAll(partial, 0o755)); err != nil {
+	partial := filepath.Join(e.root, "data", "cache", "partial")
+	if err := os.MkdirAll(partial, 0o755); err != nil {
 		return nil, err
 	}
-	scratch, err := cache.NewScratch(build)
+	scratch, err := e.scratch()
 	if err != nil {
 		return nil, err
 	}

@@ -85,3 +85,18 @@ func (w *workplace) remember(r *graph.Result, of string) {
 }
 
 func (w *workplace) close() { w.scratch.Close() }
+
+// scratch is a directory of the project for files on their way, outside of a
+// build. Close removes it; if this process is killed, the next that makes one
+// does, or the next build.
+func (e *env) scratch() (*cache.Scratch, error) {
+	build := filepath.Join(e.root, "data", "build")
+	// Programs of guests may be in it, setuid ones among them.
+	if err := os.MkdirAll(build, 0o700); err != nil {
+		return nil, fmt.Errorf("make a work directory: %w (the data directory must be writable; --root DIR chooses another)", err)
+	}
+	if _, err := cache.Reclaim(build); err != nil {
+		e.ui.note("what a killed run left behind could not be removed: %v", err)
+	}
+	return cache.NewScratch(build)
+}
