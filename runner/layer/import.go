@@ -21,7 +21,8 @@ import (
 // as [Unpack] does from ours: names may begin with "./", come in any order and
 // more than once. A directory above a file that the layer does not have itself
 // is as in lower, the tree of the layers below ("" is none). Device nodes are
-// left out: a guest makes its own. What leads out of the tree is refused.
+// left out: a guest makes its own. What leads out of the tree is refused, and an
+// owner whose id is 65536 or more.
 func Import(ctx context.Context, r io.Reader, dir, lower string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
@@ -44,6 +45,11 @@ func Import(ctx context.Context, r io.Reader, dir, lower string) error {
 // maxImport bounds what all files of a layer hold together, bytes: a few bytes
 // of an archive can stand for a file of any size.
 const maxImport = 64 << 30
+
+// maxID is how many ids of users, and of groups, a file may have: those that an
+// ordinary user's namespace maps. Root, who could give a file any, does not
+// either, or what it made would be of no use to others.
+const maxID = 65536
 
 // maxPath is PATH_MAX without its end, limits.h.
 const maxPath = 4095
@@ -97,6 +103,9 @@ func (i *importer) entry(h *tar.Header, r io.Reader) error {
 	}
 	if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
 		return nil
+	}
+	if h.Uid < 0 || h.Uid >= maxID || h.Gid < 0 || h.Gid >= maxID {
+		return fmt.Errorf("belongs to %d:%d, and a root file system has the ids 0 to %d (chown it where the image is made)", h.Uid, h.Gid, maxID-1)
 	}
 	if h.Typeflag == tar.TypeLink {
 		to := path.Clean(h.Linkname)

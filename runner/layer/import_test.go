@@ -78,6 +78,8 @@ func TestImport(t *testing.T) {
 			[]string{"5 0755 0:0 run/", "0 0755 0:0 run/z", "5 0755 0:0 usr/", "5 0755 0:0 usr/lib/", "5 0755 0:0 usr/lib/x/", "0 0755 0:0 usr/lib/x/y"}},
 		"all below hidden": {[]tar.Header{{Name: "var/new", Typeflag: reg}, {Name: ".wh..wh..opq", Typeflag: reg}},
 			[]string{"0 0644 0:0 .wh.lib", "0 0644 0:0 .wh.usr", "5 0755 0:0 var/", "0 0644 0:0 var/.wh..wh..opq", "0 0755 0:0 var/new"}},
+		"owners": {[]tar.Header{{Name: "a", Typeflag: reg, Uid: 65535, Gid: 65535}, {Name: ".wh.x", Typeflag: reg, Uid: 1 << 20}, {Name: "sda", Typeflag: tar.TypeBlock, Uid: 1 << 20}},
+			[]string{"0 0755 65535:65535 a", "0 0644 0:0 .wh.x"}},
 		"times":      {[]tar.Header{{Name: "a", Typeflag: reg, ModTime: time.Unix(1<<40, 0), Format: tar.FormatPAX}}, []string{"0 0755 0:0 a"}},
 		"no devices": {[]tar.Header{{Name: "dev", Typeflag: dir}, {Name: "dev/sda", Typeflag: tar.TypeBlock, Devmajor: 8}, {Name: "gone", Typeflag: tar.TypeChar}}, []string{"5 0755 0:0 dev/"}},
 		"links":      {[]tar.Header{{Name: "./z", Typeflag: reg}, {Name: "./y", Typeflag: hard, Linkname: "./z"}, {Name: "s", Typeflag: sym, Linkname: "/etc/../.."}}, []string{"2 0777 0:0 s /etc/../..", "0 0755 0:0 y", "1 0755 0:0 z y"}},
@@ -116,6 +118,9 @@ func TestImportRefuses(t *testing.T) {
 		"a whiteout upwards":   {[]tar.Header{{Name: "d/.wh...", Typeflag: reg}}, "removes nothing that has a name"},
 		"a whiteout of itself": {[]tar.Header{{Name: "d/.wh..", Typeflag: reg}}, "removes nothing that has a name"},
 		"a name too long":      {[]tar.Header{{Name: strings.Repeat("a/", 2500), Typeflag: dir, Format: tar.FormatPAX}}, "is longer than"},
+		"a user's id":          {[]tar.Header{{Name: "d/f", Typeflag: reg, Uid: 1000660000, Format: tar.FormatPAX}}, `"d/f": belongs to 1000660000:0, and a root file system has the ids 0 to 65535`},
+		"a group's id":         {[]tar.Header{{Name: "d", Typeflag: dir, Gid: 65536}}, `"d": belongs to 0:65536`},
+		"a link's owner":       {[]tar.Header{{Name: "l", Typeflag: sym, Linkname: "x", Uid: 65536}}, `"l": belongs to 65536:0`},
 		"below a file":         {[]tar.Header{{Name: "f", Typeflag: reg}, {Name: "f/x", Typeflag: reg}}, "not a directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
