@@ -100,7 +100,7 @@ func fill(b *testing.B, p *lab.Project) int {
 	if err != nil {
 		b.Fatal(err)
 	}
-	scratch, err := store.NewScratch(p.Path("data/build"))
+	scratch, err := store.NewScratch(p.Path("data/cache/build"))
 	if err != nil {
 		b.Fatal(err)
 	}

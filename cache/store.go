@@ -10,15 +10,16 @@
 //	trees/<boot>/<view>/<sha256>.look  what stat(2) said of all of it
 //	locks/<name>             flock(2) files, one for each key in work
 //	tmp/                     files on their way; a dead run's are reclaimed
+//	build/                   scratch directories of runs, see [Store.NewScratch]
 //	pins/<name>              what is never collected, see [Store.Pin]
 //	collect.lock             flock(2), see [Store.Collect]
 //
 // # Promises
 //
-// Everything is written to tmp/, synced, and renamed to its name: a name that
-// exists was complete once. A file that is damaged later, or an entry that
-// cannot be read, is a [Miss] with a reason, never a failed build and never a
-// wrong answer. The package knows nothing of stages or graphs.
+// Everything is written to tmp/ or a scratch directory, synced, and renamed to
+// its name: a name that exists was complete once. A file that is damaged later,
+// or an entry that cannot be read, is a [Miss] with a reason, never a failed
+// build and never a wrong answer. The package knows nothing of stages or graphs.
 package cache
 
 import (

@@ -311,8 +311,8 @@ func TestAlpineLockScratch(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.Need(t, "unshare")
 	p := lab.New(t, map[string]string{
-		"constellations/alp/manifest.yml": alpineManifest(stockMirror(t, "x86_64"), "    packages: [hello]\n    kernel: bzImage\n"),
-		"data/build/run-dead/private/x":   "x",
+		"constellations/alp/manifest.yml":     alpineManifest(stockMirror(t, "x86_64"), "    packages: [hello]\n    kernel: bzImage\n"),
+		"data/cache/build/run-dead/private/x": "x",
 	})
 	lock := p.Command(t, "lock", "alp")
 	const script = `mount -t tmpfs -o noexec,mode=1777 tmp "$TMPDIR" && exec "$@"`

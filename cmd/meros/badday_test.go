@@ -317,12 +317,44 @@ func TestDiskFull(t *testing.T) {
 			p.Write(t, "constellations/full/manifest.yml", plain)
 			o := inSmallData(t, p, size, `"$MEROS" --progress=plain build full --rootfs-only; echo "first: $?"
 mount -o remount,size=4G data
-"$MEROS" --progress=plain build full --rootfs-only; echo "second: $?"; ls data/build | wc -l`)
+"$MEROS" --progress=plain build full --rootfs-only; echo "second: $?"; ls data/cache/build | wc -l`)
 			if !strings.Contains(o.Stdout, "first: 1") || !strings.Contains(o.Stdout, "second: 0") {
 				t.Errorf("%s\n%s", o.Stdout, o.Stderr)
 			}
 			if !strings.Contains(o.Stderr, "no space left on device") && !strings.Contains(o.Stderr, "No space left on device") {
 				t.Errorf("it does not say that the disk is full (while making the %s):\n%s", stage, o.Stderr)
+			}
+		})
+	}
+}
+
+// The cache may be on a disk of its own: mounted at data/cache, if only a
+// directory of the same file system, or linked from there. What a run of an
+// earlier version left beside it goes.
+func TestCacheElsewhere(t *testing.T) {
+	lab.NeedRoot(t)
+	for name, script := range map[string]string{
+		"mount": `mv data/cache "$ELSE/cache"; mkdir data/cache; mount --bind "$ELSE/cache" data/cache`,
+		"link":  `mount -t tmpfs none "$ELSE"; mv data/cache "$ELSE/cache"; ln -s "$ELSE/cache" data/cache`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := lab.Downloaded(t, "apart")
+			p.Write(t, "constellations/apart/manifest.yml", plain)
+			p.Write(t, "data/build/run-1/left", "of a killed run")
+			cmd := exec.Command("unshare", "--mount", "sh", "-e", "-c", "mount --make-rprivate /\n"+script+`
+"$MEROS" --progress=plain build apart --rootfs-only --locked
+"$MEROS" --progress=plain cache export apart --rootfs-only -o apart.meros
+"$MEROS" cache gc --max-size=1G
+"$MEROS" cache verify
+ls -A data data/cache/build`)
+			cmd.Dir = p.Root
+			cmd.Env = append(os.Environ(), "MEROS="+lab.Program(t), "ELSE="+t.TempDir())
+			o := lab.Finish(t, cmd)
+			if o.Exit != 0 || !strings.HasSuffix(o.Stdout, "data:\ncache\ndisks\n\ndata/cache/build:\n") {
+				t.Errorf("exit status %d\n%s\n%s", o.Exit, o.Stdout, o.Stderr)
+			}
+			if !strings.Contains(o.Stderr, "removed what 1 killed builds had left behind") {
+				t.Errorf("it does not say what it removed:\n%s", o.Stderr)
 			}
 		})
 	}

@@ -80,7 +80,7 @@ func (c *cacheExportCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	scratch, err := store.NewScratch(filepath.Join(e.root, "data", "build"))
+	scratch, err := store.NewScratch(e.scratchDir())
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"path/filepath"
 	"time"
 )
 
@@ -43,7 +42,7 @@ func (c *verifyCmd) Run(e *env) error {
 		return err
 	}
 	if c.Repair {
-		scratch, err := store.NewScratch(filepath.Join(e.root, "data", "build")) // what is dropped goes there
+		scratch, err := store.NewScratch(e.scratchDir()) // what is dropped goes there
 		if err != nil {
 			return err
 		}

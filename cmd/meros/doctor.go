@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"meros/cache"
@@ -35,7 +34,7 @@ type finding struct {
 func (c *doctorCmd) Run(e *env) error {
 	switch {
 	case c.Inside && c.Fix:
-		_, err := cache.Reclaim(filepath.Join(e.root, "data", "build"))
+		_, err := e.eachScratchDir(cache.Reclaim)
 		return err
 	case c.Inside:
 		return trySandbox(e.ctx)
@@ -123,7 +122,7 @@ func install(family string, names map[string]string) string {
 // lookAtLeftovers looks for what runs that were killed left behind.
 func (c *doctorCmd) lookAtLeftovers(e *env) []finding {
 	f := finding{Name: "leftovers", Status: findingOK, Detail: "no killed build left anything behind"}
-	n, err := cache.Dead(filepath.Join(e.root, "data", "build"))
+	n, err := e.eachScratchDir(cache.Dead)
 	if n > 0 && c.Fix {
 		// They may have files of the ids that only a namespace of ours has.
 		if err = inside(e, "doctor", "--inside", "--fix"); err == nil {

@@ -63,7 +63,7 @@ func (c *gcCmd) Run(e *env) error {
 	}
 	o := cache.CollectOptions{MaxSize: int64(c.MaxSize), MinFree: int64(c.MinFree), OlderThan: time.Duration(c.OlderThan), DryRun: c.DryRun}
 	if !c.DryRun {
-		scratch, err := store.NewScratch(filepath.Join(e.root, "data", "build"))
+		scratch, err := store.NewScratch(e.scratchDir())
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func collect(e *env, store *cache.Store, o cache.CollectOptions) (*cache.Collect
 		}
 		return cache.Roots{Keep: need.keep, KeepEntry: need.entries}, nil
 	}
-	o.Runs = filepath.Join(e.root, "data", "build")
+	o.Runs = e.scratchDir()
 	return store.Collect(e.ctx, o)
 }
 

@@ -67,7 +67,7 @@ func fails(t *testing.T, o *lab.Outcome, exit int, words ...string) {
 // leftovers are files that a build may only have while it runs.
 func leftovers(t *testing.T, p *lab.Project) {
 	t.Helper()
-	for _, pattern := range []string{"data/build/*", "data/cache/tmp/*", "data/cache/locks/*"} {
+	for _, pattern := range []string{"data/build", "data/cache/build/*", "data/cache/tmp/*", "data/cache/locks/*"} {
 		found, _ := filepath.Glob(p.Path(pattern))
 		if len(found) > 0 {
 			t.Errorf("left behind: %v", found)

@@ -172,7 +172,7 @@ func TestRounds(t *testing.T) {
 func traces(t *testing.T, p *lab.Project) string {
 	t.Helper()
 	var b strings.Builder
-	for _, dir := range []string{p.Path("data/state"), p.Path("data/ssh"), p.Path("data/build")} {
+	for _, dir := range []string{p.Path("data/state"), p.Path("data/ssh"), p.Path("data/cache/build")} {
 		filepath.WalkDir(dir, func(file string, _ os.DirEntry, err error) error {
 			fmt.Fprintln(&b, file, err)
 			return nil

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -48,7 +47,7 @@ func (c *pinCmd) Run(e *env) error {
 	if len(builds) == 0 {
 		return fmt.Errorf("%s was never built here: there is nothing to pin (meros build %s)", c.What, strings.Replace(c.What, "/", " ", 1))
 	}
-	scratch, err := store.NewScratch(filepath.Join(e.root, "data", "build"))
+	scratch, err := store.NewScratch(e.scratchDir())
 	if err != nil {
 		return err
 	}

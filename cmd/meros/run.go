@@ -105,7 +105,7 @@ const waypipeWait = 5 * time.Second
 
 func startWaypipe(e *env) (*waypipe, error) {
 	// The path of a socket is short, unix(7); that of the data directory may not be.
-	parent := filepath.Join(e.root, "data", "build")
+	parent := e.scratchDir()
 	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
 		parent = filepath.Join(d, "meros")
 	}

@@ -2,10 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"meros/cache"
 	"meros/graph"
@@ -25,18 +28,36 @@ func (e *env) openStore(readOnly bool) (*cache.Store, error) {
 	return cache.Open(filepath.Join(e.root, "data", "cache"), cache.Options{ReadOnly: readOnly})
 }
 
+// scratchDir is where runs have their scratch directories: within the store, so
+// that what they make can be renamed into it. data/cache may be a link, or
+// mounted by itself, and even a directory of the same file system that is
+// mounted is another one to rename(2).
+func (e *env) scratchDir() string { return filepath.Join(e.root, "data", "cache", "build") }
+
+// oldScratchDir is where earlier versions had them.
+func (e *env) oldScratchDir() string { return filepath.Join(e.root, "data", "build") }
+
+// eachScratchDir does something to both, and returns the sum.
+func (e *env) eachScratchDir(do func(parent string) (int, error)) (int, error) {
+	n, err := do(e.scratchDir())
+	if err != nil {
+		return n, err
+	}
+	old, err := do(e.oldScratchDir())
+	return n + old, err
+}
+
 func openWorkplace(e *env) (*workplace, error) {
 	w := &workplace{data: filepath.Join(e.root, "data")}
 	hint := func(err error) error {
 		return fmt.Errorf("%w (the data directory must be writable; --root DIR chooses another)", err)
 	}
-	build := filepath.Join(w.data, "build")
 	if err := os.MkdirAll(filepath.Join(w.data, "cache", "partial"), 0o755); err != nil {
 		return nil, hint(err)
 	}
 	// In them are the programs of guests, setuid ones among them, and their
 	// shadow files: nobody else's to run or to read.
-	for _, d := range []string{build, filepath.Join(w.data, "cache")} {
+	for _, d := range []string{filepath.Join(w.data, "cache"), e.scratchDir()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, hint(err)
 		}
@@ -44,16 +65,17 @@ func openWorkplace(e *env) (*workplace, error) {
 			return nil, hint(err)
 		}
 	}
-	if n, err := cache.Reclaim(build); err != nil {
+	if n, err := e.eachScratchDir(cache.Reclaim); err != nil {
 		e.ui.note("what a killed build left behind could not be removed: %v", err)
 	} else if n > 0 {
 		e.ui.note("removed what %d killed builds had left behind", n)
 	}
+	unix.Rmdir(e.oldScratchDir()) // once it is empty
 	var err error
 	if w.store, err = cache.Open(filepath.Join(w.data, "cache"), cache.Options{}); err != nil {
 		return nil, hint(err)
 	}
-	if w.scratch, err = w.store.NewScratch(build); err != nil {
+	if w.scratch, err = w.store.NewScratch(e.scratchDir()); err != nil {
 		return nil, hint(err)
 	}
 	w.readMemory()
@@ -90,13 +112,13 @@ func (w *workplace) close() { w.scratch.Close() }
 // build. Close removes it; if this process is killed, the next that makes one
 // does, or the next build.
 func (e *env) scratch() (*cache.Scratch, error) {
-	build := filepath.Join(e.root, "data", "build")
 	// Programs of guests may be in it, setuid ones among them.
-	if err := os.MkdirAll(build, 0o700); err != nil {
+	err := errors.Join(os.MkdirAll(filepath.Join(e.root, "data"), 0o755), os.MkdirAll(e.scratchDir(), 0o700))
+	if err != nil {
 		return nil, fmt.Errorf("make a work directory: %w (the data directory must be writable; --root DIR chooses another)", err)
 	}
-	if _, err := cache.Reclaim(build); err != nil {
+	if _, err := e.eachScratchDir(cache.Reclaim); err != nil {
 		e.ui.note("what a killed run left behind could not be removed: %v", err)
 	}
-	return cache.NewScratch(build)
+	return cache.NewScratch(e.scratchDir())
 }
