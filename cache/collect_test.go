@@ -166,8 +166,14 @@ func TestCollectRace(t *testing.T) {
 	}
 	all := aged(t, s, 300)
 	ctx, cancel := context.WithCancel(t.Context())
+	marked := make(chan struct{}) // the first one is found
+	var first sync.Once
 	var collected sync.WaitGroup
 	collected.Go(func() {
+		select {
+		case <-marked:
+		case <-ctx.Done():
+		}
 		for ctx.Err() == nil {
 			other.Collect(ctx, collectable(CollectOptions{MaxSize: 1}, runs))
 		}
@@ -181,6 +187,7 @@ func TestCollectRace(t *testing.T) {
 				if s.Has(all[len(all)-1-i]) != nil {
 					continue
 				}
+				first.Do(func() { close(marked) })
 				time.Sleep(time.Millisecond)
 				if _, err := os.ReadFile(s.Path(all[len(all)-1-i].Digest)); err != nil {
 					t.Error(err)

@@ -302,7 +302,7 @@ func TestFailureLetsRunningNodesFinish(t *testing.T) {
 	p := new(Plan)
 	bad, slow := node(p, "bad", "1"), node(p, "slow", "2")
 	user, later := node(p, "user", "3", bad), node(p, "later", "4", slow)
-	started := make(chan struct{})
+	started, handled := make(chan struct{}), make(chan struct{})
 	w.runner.before = func(_ context.Context, j *Job) error {
 		switch j.Node {
 		case bad:
@@ -310,9 +310,14 @@ func TestFailureLetsRunningNodesFinish(t *testing.T) {
 			return errors.New("exit status 3")
 		case slow:
 			close(started)
-			time.Sleep(50 * time.Millisecond)
+			<-handled
 		}
 		return nil
+	}
+	w.opts.Observe = func(e Event) {
+		if w.observe(e); e.Kind == Failed && e.Node == bad {
+			close(handled)
+		}
 	}
 	r, err := w.build(context.Background(), p, user, later)
 	if ne := (*NodeError)(nil); !errors.As(err, &ne) || ne.Node != bad || err.Error() != "build bad: exit status 3" {
