@@ -174,8 +174,17 @@ func TestStaleNeighbour(t *testing.T) {
 		c.Close()
 		up(t, it.link)
 		err = it.settle(t.Context())
+		var known []netlink.Neigh
 		if err == nil {
-			err = it.serve(func(a netip.AddrPort) error { return dial(t.Context(), patience, a) }, to.Port())
+			known, err = netlink.NeighList(l.Attrs().Index, netlink.FAMILY_V4)
+		}
+		for _, n := range known {
+			if n.IP.Equal(to.Addr().AsSlice()) && n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 {
+				t.Errorf("it is still known as one that nobody answers for: %+v", n)
+			}
+		}
+		if err == nil {
+			err = it.serve(func(a netip.AddrPort) error { return dial(t.Context(), openPatience, a) }, to.Port())
 		}
 		if err != nil {
 			t.Error(err)
