@@ -159,7 +159,7 @@ func TestMemory(t *testing.T) {
 	if err := checkMemory([]*Machine{{Memory: 1 << 20}}); err != nil {
 		t.Error(err)
 	}
-	if err := checkMemory([]*Machine{{Memory: 1 << 20}, {Memory: have}}); err == nil || !strings.Contains(err.Error(), "the host has") {
+	if err := checkMemory([]*Machine{{Memory: 1 << 20}, {Memory: 2 * have}}); err == nil || !strings.Contains(err.Error(), "the host has") {
 		t.Errorf("%v", err)
 	}
 }
