@@ -18,9 +18,9 @@ const (
 	hooksRevision   = 2
 )
 
-// includes is the directory, within a machine's and within common/, whose
+// Includes is the directory, within a machine's and within common/, whose
 // files are copied into the root file system.
-const includes = "includes.chroot"
+const Includes = "includes.chroot"
 
 // sources are the directories of a constellation that a machine is made of,
 // the later over the earlier.
@@ -59,14 +59,14 @@ func (pl *planner) overlay(vm *constellations.Machine, section *constellations.S
 	}
 	files := false
 	for i, dir := range sources(vm) {
-		for _, kind := range []string{includes, "owners"} {
+		for _, kind := range []string{Includes, "owners"} {
 			l, err := pl.local([]string{"common ", ""}[i]+kind, filepath.Join(dir, kind))
 			if err != nil {
 				return nil, err
 			}
 			if l != nil {
 				n.Locals = append(n.Locals, *l)
-				files = files || kind == includes
+				files = files || kind == Includes
 			}
 		}
 	}

@@ -160,7 +160,7 @@ func (pl *planner) resolvers(vm *constellations.Machine) []string {
 		}
 	}
 	for _, dir := range sources(vm) {
-		if _, err := os.Lstat(filepath.Join(pl.m.Dir, dir, includes, "etc/resolv.conf")); err == nil {
+		if _, err := os.Lstat(filepath.Join(pl.m.Dir, dir, Includes, "etc/resolv.conf")); err == nil {
 			return nil
 		}
 	}

@@ -13,14 +13,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sys/unix"
 
 	"meros/cache"
 	"meros/constellations"
 	"meros/graph"
+	"meros/stages"
 )
 
 // A bundle is a tar archive, compressed by zstd: bundleFile, artifacts, entries
@@ -73,6 +74,10 @@ func (c *cacheExportCmd) Run(e *env) error {
 			return fmt.Errorf("%s is not in the cache: %s (meros build %s)", s.Node.Name, f.reason(s), c.Constellation)
 		}
 	}
+	d, err := newBundleDir(f)
+	if err != nil {
+		return fmt.Errorf("export %s: %w", c.Constellation, err)
+	}
 	if done, err := e.inNamespace(c.args()...); done {
 		return err
 	}
@@ -86,7 +91,7 @@ func (c *cacheExportCmd) Run(e *env) error {
 	}
 	defer scratch.Close()
 	f.store = store
-	size, err := c.write(e.ctx, f)
+	size, err := c.write(e.ctx, f, d)
 	if err != nil {
 		return fmt.Errorf("export %s: %w", c.Constellation, err)
 	}
@@ -95,7 +100,7 @@ func (c *cacheExportCmd) Run(e *env) error {
 }
 
 // write writes the bundle; it has its name when it is complete.
-func (c *cacheExportCmd) write(ctx context.Context, f *foreseen) (size int64, err error) {
+func (c *cacheExportCmd) write(ctx context.Context, f *foreseen, d *bundleDir) (size int64, err error) {
 	out, err := cache.NewUnfinished(c.Output)
 	if err != nil {
 		return 0, err
@@ -115,7 +120,7 @@ func (c *cacheExportCmd) write(ctx context.Context, f *foreseen) (size int64, er
 		err = c.writeStore(ctx, w, f)
 	}
 	if err == nil {
-		err = bundleDirectory(w, f.manifest, out.Name(), c.Output)
+		err = d.write(w, out.Name(), c.Output)
 	}
 	if err == nil {
 		err = errors.Join(w.Close(), z.Close(), buffered.Flush())
@@ -197,36 +202,89 @@ func writeMember(w *tar.Writer, name string, mode int64, content []byte) error {
 	return err
 }
 
-// bundleDirectory adds the constellation's files, but for those.
-func bundleDirectory(w *tar.Writer, m *constellations.Manifest, but ...string) error {
-	return filepath.WalkDir(m.Dir, func(file string, d fs.DirEntry, err error) error {
+// bundleDir is the directory of a constellation, of which is known that it can
+// be carried as it is.
+type bundleDir struct {
+	name string // of the constellation
+	dir  string // no link
+}
+
+func newBundleDir(f *foreseen) (*bundleDir, error) {
+	dir, err := filepath.EvalSymlinks(f.manifest.Dir)
+	if err != nil {
+		return nil, err
+	}
+	d := &bundleDir{f.manifest.Name, dir}
+	return d, d.check()
+}
+
+// check refuses what an import would refuse.
+func (d *bundleDir) check() error {
+	root, err := os.OpenRoot(d.dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return d.walk(func(rel, file string, fi fs.FileInfo) error {
+		switch mode := fi.Mode(); {
+		case mode.IsRegular() && mode&(fs.ModeSetuid|fs.ModeSetgid) != 0:
+			return fmt.Errorf("%s runs as another user, and no import makes such a file (%s)", file, ownersHint)
+		case mode.Type() == fs.ModeSymlink && followed(rel):
+			if err := checkLinks(root, []string{rel}); err != nil {
+				return fmt.Errorf("%w (replace it by what it leads to, or by a relative link within %s)", err, d.dir)
+			}
+		case !mode.IsRegular() && !mode.IsDir() && mode.Type() != fs.ModeSymlink:
+			return fmt.Errorf("%s is neither a file nor a directory nor a link", file)
+		}
+		return nil
+	})
+}
+
+// walk calls do for each file of the directory, and for that itself as ".".
+func (d *bundleDir) walk(do func(rel, file string, fi fs.FileInfo) error) error {
+	return filepath.WalkDir(d.dir, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if abs, err := filepath.Abs(file); err != nil || slices.Contains(but, abs) {
-			return err
-		}
-		rel, err := filepath.Rel(m.Dir, file)
+		rel, err := filepath.Rel(d.dir, file)
 		if err != nil {
 			return err
 		}
-		name := filepath.Join("constellations", m.Name, rel)
-		fi, err := d.Info()
+		fi, err := entry.Info()
 		if err != nil {
 			return err
 		}
-		h := &tar.Header{Name: name, Mode: int64(fi.Mode().Perm()), ModTime: time.Time{}, Format: tar.FormatPAX}
+		return do(rel, file, fi)
+	})
+}
+
+// write adds the files of the directory, but for those.
+func (d *bundleDir) write(w *tar.Writer, but ...string) error {
+	for i, file := range but {
+		dir, err := filepath.EvalSymlinks(filepath.Dir(file))
+		if err != nil {
+			return err
+		}
+		but[i] = filepath.Join(dir, filepath.Base(file))
+	}
+	return d.walk(func(rel, file string, fi fs.FileInfo) (err error) {
+		if slices.Contains(but, file) {
+			return nil
+		}
+		h := &tar.Header{
+			Name: filepath.Join("constellations", d.name, rel), Mode: int64(fi.Sys().(*syscall.Stat_t).Mode & 0o7777), ModTime: time.Time{}, Format: tar.FormatPAX,
+		}
 		switch {
-		case d.IsDir():
-			h.Typeflag, h.Name = tar.TypeDir, name+"/"
+		case fi.IsDir():
+			h.Typeflag, h.Name = tar.TypeDir, h.Name+"/"
 			return w.WriteHeader(h)
-		case d.Type() == fs.ModeSymlink:
+		case fi.Mode().Type() == fs.ModeSymlink:
 			h.Typeflag = tar.TypeSymlink
 			if h.Linkname, err = os.Readlink(file); err != nil {
 				return err
 			}
 			return w.WriteHeader(h)
-		case d.Type().IsRegular():
+		case fi.Mode().IsRegular():
 			return bundleRegular(w, h, file)
 		}
 		return fmt.Errorf("%s is neither a file nor a directory nor a link", file)
@@ -272,40 +330,89 @@ func (c *cacheImportCmd) Run(e *env) error {
 		return err
 	}
 	defer w.close()
-	i := &bundleImport{store: w.store, scratch: w.scratch.Dir()}
-	if err := i.read(e.ctx, file); err != nil {
+	home := filepath.Join(e.root, "constellations")
+	unlock, err := cache.LockDirectory(e.ctx, home, func() { e.ui.note("waiting: another meros imports into %s", home) })
+	if err != nil {
 		return fmt.Errorf("import %s: %w", c.File, err)
 	}
-	dir := filepath.Join(e.root, "constellations", i.head.Constellation)
-	if _, err := os.Lstat(dir); err == nil {
-		e.ui.note("%s is there already and is left as it is", dir)
-	} else if err := moveDirectory(i.dir(), dir); err != nil {
+	defer unlock()
+	i := &bundleImport{store: w.store, home: home, scratch: w.scratch.Dir()}
+	err = i.read(e.ctx, file)
+	if err == nil {
+		err = i.place(func() { e.ui.note("%s is there already and is left as it is", i.target()) })
+	}
+	if err = errors.Join(err, i.close()); err != nil {
 		return fmt.Errorf("import %s: %w", c.File, err)
 	}
 	e.ui.say("%s: %d files of the cache, %s; meros build %s finds them", i.head.Constellation, i.files, bytesText(i.bytes), i.head.Constellation)
 	return nil
 }
 
-// moveDirectory moves a directory, to another file system if need be.
-func moveDirectory(from, to string) error {
-	err := os.Rename(from, to)
-	if errors.Is(err, unix.EXDEV) {
-		err = os.CopyFS(to, os.DirFS(from))
-	}
-	return err
-}
+// unfinishedImport begins the name of a directory beside the constellations, in
+// which one is until it is whole. It may be a file system of its own, so that
+// nothing can be moved there from elsewhere.
+const unfinishedImport = ".meros-import-"
 
 // bundleImport reads a bundle. Nothing of it can be relied on.
 type bundleImport struct {
 	store   *cache.Store
-	scratch string
+	home    string // where constellations are, locked
+	scratch string // for one that is only read, as it is there already
 	head    bundleHead
+	tmp     string // holds the constellation's directory until that is whole
+	exists  bool   // the constellation
 	files   int
 	bytes   int64
 	links   []string // of the constellation that a build would follow
+	dirs    []bundledDir
 }
 
-func (i *bundleImport) dir() string { return filepath.Join(i.scratch, "import") }
+// bundledDir is a directory whose mode is set when nothing is written any more.
+type bundledDir struct {
+	name string
+	mode fs.FileMode
+}
+
+func (i *bundleImport) target() string { return filepath.Join(i.home, i.head.Constellation) }
+
+// open makes the directory to unpack into, and removes what an import that was
+// killed has left.
+func (i *bundleImport) open() (*os.Root, error) {
+	left, _ := filepath.Glob(filepath.Join(i.home, unfinishedImport+"*"))
+	for _, dir := range left {
+		os.RemoveAll(dir)
+	}
+	parent := i.home
+	if _, err := os.Lstat(i.target()); err == nil {
+		i.exists, parent = true, i.scratch // where it is need not be writable
+	}
+	var err error
+	if i.tmp, err = os.MkdirTemp(parent, unfinishedImport+"*"); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(i.tmp, i.head.Constellation)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return os.OpenRoot(dir)
+}
+
+// place gives the constellation its name, or calls exists if that is taken.
+func (i *bundleImport) place(exists func()) error {
+	if i.exists {
+		exists()
+		return nil
+	}
+	return os.Rename(filepath.Join(i.tmp, i.head.Constellation), i.target())
+}
+
+// close removes what was not placed.
+func (i *bundleImport) close() error {
+	if i.tmp == "" {
+		return nil
+	}
+	return os.RemoveAll(i.tmp)
+}
 
 func (i *bundleImport) read(ctx context.Context, file string) error {
 	f, err := os.Open(file)
@@ -318,34 +425,49 @@ func (i *bundleImport) read(ctx context.Context, file string) error {
 		return err
 	}
 	defer z.Close()
-	if err := os.Mkdir(i.dir(), 0o755); err != nil {
+	r := tar.NewReader(z)
+	if err := i.readHead(r); err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(i.dir())
+	root, err := i.open()
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	r := tar.NewReader(z)
-	for first := true; ; first = false {
+	for {
 		h, err := r.Next()
-		switch {
-		case err == io.EOF && !first:
-			return i.checkLinks(root)
-		case err != nil:
-			return fmt.Errorf("it is no bundle, or was cut off: %w", err)
-		case first:
-			err = i.readHead(h, r)
-		default:
-			err = i.member(ctx, root, h, r)
+		if err == io.EOF {
+			return i.finish(root)
 		}
 		if err != nil {
+			return cutOff(err)
+		}
+		if err := i.member(ctx, root, h, r); err != nil {
 			return err
 		}
 	}
 }
 
-func (i *bundleImport) readHead(h *tar.Header, r io.Reader) error {
+func cutOff(err error) error { return fmt.Errorf("it is no bundle, or was cut off: %w", err) }
+
+// finish is called when all is written.
+func (i *bundleImport) finish(root *os.Root) error {
+	if err := checkLinks(root, i.links); err != nil {
+		return err
+	}
+	for _, d := range slices.Backward(i.dirs) { // what is in one before it
+		if err := root.Chmod(d.name, d.mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (i *bundleImport) readHead(r *tar.Reader) error {
+	h, err := r.Next()
+	if err != nil {
+		return cutOff(err)
+	}
 	if h.Name != bundleFile {
 		return errors.New("it is no bundle of meros cache export")
 	}
@@ -375,8 +497,11 @@ func (i *bundleImport) member(ctx context.Context, root *os.Root, h *tar.Header,
 	if err != nil || !filepath.IsLocal(name) {
 		return fmt.Errorf("%q: it is neither of the cache nor of the constellation", h.Name)
 	}
-	if h.Typeflag == tar.TypeSymlink && !strings.Contains("/"+name, "/includes.chroot/") {
+	if h.Typeflag == tar.TypeSymlink && followed(name) {
 		i.links = append(i.links, name)
+	}
+	if h.Typeflag == tar.TypeDir {
+		i.dirs = append(i.dirs, bundledDir{name, exactMode(h)})
 	}
 	if err := writeConstellation(root, name, h, r); err != nil {
 		return fmt.Errorf("%q: %w", h.Name, err)
@@ -384,10 +509,18 @@ func (i *bundleImport) member(ctx context.Context, root *os.Root, h *tar.Header,
 	return nil
 }
 
-// checkLinks refuses links that would make a build read files of this host. A
-// link that is only copied into a machine may lead anywhere there.
-func (i *bundleImport) checkLinks(root *os.Root) error {
-	for _, name := range i.links {
+// exactMode is the mode as the key of a stage has it, see [graph.ReadLocal].
+func exactMode(h *tar.Header) fs.FileMode {
+	return h.FileInfo().Mode() & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
+}
+
+// followed tells whether a build would follow a link of that name. One that is
+// only copied into a machine may lead anywhere there.
+func followed(name string) bool { return !strings.Contains("/"+name, "/"+stages.Includes+"/") }
+
+// checkLinks refuses links that would make a build read files of this host.
+func checkLinks(root *os.Root, links []string) error {
+	for _, name := range links {
 		if _, err := root.Stat(name); err != nil {
 			return fmt.Errorf("%q is a link that leads to nothing of the constellation: %w", name, err)
 		}
@@ -395,24 +528,31 @@ func (i *bundleImport) checkLinks(root *os.Root) error {
 	return nil
 }
 
-// writeConstellation writes a file of a constellation below root.
+// writeConstellation writes a file of a constellation below root, with its mode
+// whatever the umask is. A directory's is set at the end.
 func writeConstellation(root *os.Root, name string, h *tar.Header, r io.Reader) error {
-	mode := fs.FileMode(h.Mode) & fs.ModePerm
+	mode := exactMode(h)
 	switch h.Typeflag {
 	case tar.TypeDir:
-		return root.MkdirAll(name, mode|0o700)
+		return root.MkdirAll(name, 0o700)
 	case tar.TypeSymlink:
 		return root.Symlink(h.Linkname, name)
 	case tar.TypeReg:
 		if h.Size > maxBundled {
 			return errors.New("it is too large")
 		}
-		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode|0o600)
+		if mode&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
+			return errors.New("it would run as another user on this host (" + ownersHint + ")")
+		}
+		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return err
 		}
 		_, err = io.Copy(f, r)
-		return errors.Join(err, f.Chmod(mode|0o600), f.Close())
+		return errors.Join(err, f.Chmod(mode), f.Close())
 	}
 	return errors.New("it is neither a file nor a directory nor a link")
 }
+
+// ownersHint says how a machine gets a file that no bundle carries.
+const ownersHint = "chmod ug-s it where it is from, and give its mode in the file owners beside " + stages.Includes + ": /PATH root:root 4755"

@@ -3,14 +3,19 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
 
 	"meros/cache"
+	"meros/constellations"
 )
 
 // bundle makes an archive of members, after a head.
@@ -27,7 +32,7 @@ func bundle(t testing.TB, members ...tar.Header) []byte {
 	}
 	for _, h := range members {
 		content := h.Uname // only a way to say it in a table
-		h.Uname, h.Size, h.Mode = "", int64(len(content)), 0o644
+		h.Uname, h.Size, h.Mode = "", int64(len(content)), cmp.Or(h.Mode, 0o644)
 		if h.Typeflag == 0 {
 			h.Typeflag = tar.TypeReg
 		}
@@ -56,8 +61,15 @@ func importBundle(t testing.TB, b []byte) (*bundleImport, error) {
 	if err := os.WriteFile(file, b, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	i := &bundleImport{store: store, scratch: scratch.Dir()}
-	return i, i.read(t.Context(), file)
+	i := &bundleImport{store: store, home: t.TempDir(), scratch: scratch.Dir()}
+	if err := os.WriteFile(filepath.Join(i.home, ".meros-import-killed"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	err = i.read(t.Context(), file)
+	if err == nil {
+		err = i.place(func() { t.Error("it is there already") })
+	}
+	return i, errors.Join(err, i.close())
 }
 
 const hexOfA = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb" // of "a"
@@ -76,6 +88,8 @@ func TestHostileBundle(t *testing.T) {
 		"an entry without a key": {[]tar.Header{{Name: "actions/" + hexOfA, Uname: "{}"}}, "key text of ca978112ca1b"},
 		"a damaged entry":        {[]tar.Header{{Name: "actions/" + hexOfA + ".key", Uname: "a"}, {Name: "actions/" + hexOfA, Uname: `{"entry":{},"sum":"sha256:00"}`}}, "is damaged"},
 		"files":                  {[]tar.Header{{Name: lab + "m", Typeflag: tar.TypeDir}, {Name: lab + "manifest.yml", Uname: "x"}}, ""},
+		"a setuid file":          {[]tar.Header{{Name: lab + "x", Mode: 0o4755, Uname: "x"}}, "would run as another user"},
+		"a setgid file":          {[]tar.Header{{Name: lab + "x", Mode: 0o2755, Uname: "x"}}, "would run as another user"},
 		"above":                  {[]tar.Header{{Name: lab + "../../x", Uname: "x"}}, "neither of the cache nor of the constellation"},
 		"absolute":               {[]tar.Header{{Name: "/etc/x", Uname: "x"}}, "neither of the cache nor of the constellation"},
 		"another constellation":  {[]tar.Header{{Name: "constellations/lab2/x", Uname: "x"}}, "neither of the cache nor of the constellation"},
@@ -92,8 +106,115 @@ func TestHostileBundle(t *testing.T) {
 			{Name: lab + "m/hooks", Typeflag: tar.TypeSymlink, Linkname: "includes.chroot/x"}}, "leads to nothing of the constellation"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := importBundle(t, bundle(t, test.members...))
+			i, err := importBundle(t, bundle(t, test.members...))
+			if left, _ := filepath.Glob(filepath.Join(i.home, "*")); len(left) > 0 && test.want != "" {
+				t.Errorf("left behind: %q", left)
+			}
+			if left, _ := filepath.Glob(filepath.Join(i.home, ".*")); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("%v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// The modes are of the keys: what is imported has those of the original, and
+// is where it was written, whatever the umask is.
+func TestBundleCarriesModes(t *testing.T) {
+	modes := map[string]os.FileMode{
+		".": 0o775 | os.ModeDir, "m": 0o775 | os.ModeDir | os.ModeSetgid, "m/ro": 0o555 | os.ModeDir, "m/ro/open": 0o666, "m/key": 0o600, "m/secret": 0o440, "m/tmp": 0o777 | os.ModeDir | os.ModeSticky,
+	}
+	dir := t.TempDir()
+	var files []string
+	for name, mode := range modes {
+		if mode.IsDir() {
+			if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		files = append(files, name)
+	}
+	slices.Sort(files)
+	for _, name := range slices.Backward(files) {
+		file, mode := filepath.Join(dir, name), modes[name]
+		if !mode.IsDir() {
+			if err := os.WriteFile(file, []byte(name), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chmod(file, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { os.Chmod(filepath.Join(dir, "m/ro"), 0o755) })
+	link := filepath.Join(t.TempDir(), "lab")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	b := exported(t, link)
+	defer syscall.Umask(syscall.Umask(0o077))
+	i, err := importBundle(t, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, mode := range modes {
+		fi, err := os.Lstat(filepath.Join(i.target(), name))
+		if err != nil || fi.Mode() != mode {
+			t.Errorf("%s: %v, %v, want %v", name, fi.Mode(), err, mode)
+		}
+	}
+	os.Chmod(filepath.Join(i.target(), "m/ro"), 0o755)
+}
+
+// exported is a bundle of a constellation's directory and nothing else.
+func exported(t *testing.T, dir string) []byte {
+	t.Helper()
+	d, err := newBundleDir(&foreseen{manifest: &constellations.Manifest{Name: "lab", Dir: dir}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	z, err := zstd.NewWriter(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(z)
+	err = writeMember(w, bundleFile, 0o644, []byte(`{"format":1,"constellation":"lab"}`))
+	if err = errors.Join(err, d.write(w), w.Close(), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// What would be missing elsewhere, or be refused there, is told where it is.
+func TestBundleRefuses(t *testing.T) {
+	for name, test := range map[string]struct {
+		file, to string
+		mode     os.FileMode
+		want     string
+	}{
+		"a link out":          {file: "m/hooks", to: "/etc", want: `"m/hooks" is a link that leads to nothing of the constellation`},
+		"a link up":           {file: "m/hooks", to: "../../x", want: "relative link within"},
+		"a link within":       {file: "m/hooks", to: "../manifest.yml"},
+		"a link of a machine": {file: "m/includes.chroot/x", to: "/etc"},
+		"a setuid file":       {file: "m/includes.chroot/x", mode: 0o755 | os.ModeSetuid, want: "in the file owners"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			file := filepath.Join(dir, test.file)
+			err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(filepath.Join(dir, "manifest.yml"), nil, 0o644))
+			if test.to != "" {
+				err = errors.Join(err, os.Symlink(test.to, file))
+			} else {
+				err = errors.Join(err, os.WriteFile(file, nil, 0o644), os.Chmod(file, test.mode))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := &foreseen{manifest: &constellations.Manifest{Name: "lab", Dir: dir}}
+			if _, err = newBundleDir(f); test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("%v, want %q", err, test.want)
 			}
 		})
