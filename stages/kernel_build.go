@@ -150,7 +150,14 @@ func Copy(p *graph.Plan, from *graph.Node, output, name, file string) *graph.Nod
 	})
 }
 
-func (pl *planner) find(what, name string) (string, error) { return Find(pl.Root, pl.m, what, name) }
+// find is [Find], and remembers what was found.
+func (pl *planner) find(what, name string) (string, error) {
+	file, err := Find(pl.Root, pl.m, what, name)
+	if err == nil {
+		pl.named = append(pl.named, file)
+	}
+	return file, err
+}
 
 // Find finds a file or directory that the manifest names: relative to the
 // root directory, as the ancestor had it, or to the constellation. Errors call

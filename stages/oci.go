@@ -31,6 +31,7 @@ func (pl *planner) oci(vm *constellations.Machine, section *constellations.Secti
 	if err != nil {
 		return nil, err
 	}
+	pl.named = append(pl.named, file)
 	layers, err := pl.OCI(file, tag, GoArch(vm.Arch))
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", file, err)

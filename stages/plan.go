@@ -59,6 +59,7 @@ type Machine struct {
 	KernelPath    string
 	Initrd        *graph.Node // nil with --rootfs-only
 	Boot          *graph.Node // nil if it is not to be booted
+	Named         []string    // files and directories that the manifest names; what machines share is of the first
 }
 
 // Targets are the last nodes of the machine.
@@ -81,7 +82,8 @@ type planner struct {
 	plan   *graph.Plan
 	m      *constellations.Manifest
 	lock   *constellations.Lock
-	locals map[string]*graph.Local  // by path; common/ is read once for all machines
+	locals map[string]*graph.Local // by path; common/ is read once for all machines
+	named  []string
 	bases  map[string][]*graph.Node // by what makes a base; it has hundreds of packages, machines share it
 }
 
@@ -95,10 +97,12 @@ func Plan(p *graph.Plan, m *constellations.Manifest, machines []*constellations.
 	pl := newPlanner(p, m, lock, o)
 	var out []*Machine
 	for _, vm := range machines {
+		pl.named = nil
 		pm, err := pl.machine(vm)
 		if err != nil {
 			return nil, fmt.Errorf("plan %s/%s: %w", m.Name, vm.Name, err)
 		}
+		pm.Named = pl.named
 		out = append(out, pm)
 	}
 	return out, nil

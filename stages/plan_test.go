@@ -2,8 +2,10 @@ package stages
 
 import (
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -305,6 +307,24 @@ func TestKernelFile(t *testing.T) {
 		m := addTo(t, new(graph.Plan), root, "one", options(root))[0]
 		if m.KernelPath != file || m.Kernel != nil {
 			t.Errorf("%q, %v; want %q", m.KernelPath, m.Kernel, file)
+		}
+	}
+}
+
+// All that a manifest names as a file of the host is known of the machines.
+func TestNamed(t *testing.T) {
+	for name, want := range map[string]string{
+		"kernels": "a.config b.config linux modules.config old.config one.patch two.patch", "systems": "k.rsa.pub old.vmdk",
+	} {
+		root := project(t, "testdata/"+name+".txtar")
+		found := make(map[string]bool)
+		for _, m := range addTo(t, new(graph.Plan), root, name, options(root)) {
+			for _, file := range m.Named {
+				found[strings.TrimPrefix(file, filepath.Join(root, "constellations", name)+"/")] = true
+			}
+		}
+		if got := strings.Join(slices.Sorted(maps.Keys(found)), " "); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
 		}
 	}
 }

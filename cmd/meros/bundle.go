@@ -69,14 +69,14 @@ func (c *cacheExportCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	d, err := newBundleDir(f)
+	if err != nil {
+		return fmt.Errorf("export %s: %w", c.Constellation, err)
+	}
 	for _, s := range f.all {
 		if s.Outcome != graph.WouldReuse && s.Node.Deliver == "" {
 			return fmt.Errorf("%s is not in the cache: %s (meros build %s)", s.Node.Name, f.reason(s), c.Constellation)
 		}
-	}
-	d, err := newBundleDir(f)
-	if err != nil {
-		return fmt.Errorf("export %s: %w", c.Constellation, err)
 	}
 	if done, err := e.inNamespace(c.args()...); done {
 		return err
@@ -203,7 +203,7 @@ func writeMember(w *tar.Writer, name string, mode int64, content []byte) error {
 }
 
 // bundleDir is the directory of a constellation, of which is known that it can
-// be carried as it is.
+// be carried as it is and that a build needs nothing else.
 type bundleDir struct {
 	name string // of the constellation
 	dir  string // no link
@@ -215,7 +215,28 @@ func newBundleDir(f *foreseen) (*bundleDir, error) {
 		return nil, err
 	}
 	d := &bundleDir{f.manifest.Name, dir}
-	return d, d.check()
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	return d, d.holds(f.named)
+}
+
+// holds refuses files outside of the directory that the manifest names.
+func (d *bundleDir) holds(named []string) error {
+	var outside []string
+	for _, file := range named {
+		real, err := filepath.EvalSymlinks(file)
+		if err != nil {
+			return err
+		}
+		if rel, err := filepath.Rel(d.dir, real); (err != nil || !filepath.IsLocal(rel)) && !slices.Contains(outside, file) {
+			outside = append(outside, file)
+		}
+	}
+	if len(outside) > 0 {
+		return fmt.Errorf("the manifest names what is not in the constellation's directory, and would be missing elsewhere: %s (put it into %s, and name it in the manifest relative to that)", strings.Join(outside, ", "), d.dir)
+	}
+	return nil
 }
 
 // check refuses what an import would refuse.

@@ -190,16 +190,24 @@ func exported(t *testing.T, dir string) []byte {
 
 // What would be missing elsewhere, or be refused there, is told where it is.
 func TestBundleRefuses(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "vmlinuz")
+	if err := os.WriteFile(outside, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]struct {
 		file, to string
 		mode     os.FileMode
+		named    string
 		want     string
 	}{
-		"a link out":          {file: "m/hooks", to: "/etc", want: `"m/hooks" is a link that leads to nothing of the constellation`},
-		"a link up":           {file: "m/hooks", to: "../../x", want: "relative link within"},
-		"a link within":       {file: "m/hooks", to: "../manifest.yml"},
-		"a link of a machine": {file: "m/includes.chroot/x", to: "/etc"},
-		"a setuid file":       {file: "m/includes.chroot/x", mode: 0o755 | os.ModeSetuid, want: "in the file owners"},
+		"a link out":                  {file: "m/hooks", to: "/etc", want: `"m/hooks" is a link that leads to nothing of the constellation`},
+		"a link up":                   {file: "m/hooks", to: "../../x", want: "relative link within"},
+		"a link within":               {file: "m/hooks", to: "../manifest.yml"},
+		"a link of a machine":         {file: "m/includes.chroot/x", to: "/etc"},
+		"a setuid file":               {file: "m/includes.chroot/x", mode: 0o755 | os.ModeSetuid, want: "in the file owners"},
+		"a file elsewhere":            {file: "x", mode: 0o644, named: outside, want: outside + " (put it into "},
+		"a file by a link":            {file: "m/includes.chroot/x", to: outside, named: "m/includes.chroot/x", want: "x (put it into "},
+		"a file of the constellation": {file: "x", mode: 0o644, named: "x"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -214,6 +222,11 @@ func TestBundleRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			f := &foreseen{manifest: &constellations.Manifest{Name: "lab", Dir: dir}}
+			if filepath.IsAbs(test.named) {
+				f.named = []string{test.named}
+			} else if test.named != "" {
+				f.named = []string{filepath.Join(dir, test.named)}
+			}
 			if _, err = newBundleDir(f); test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("%v, want %q", err, test.want)
 			}

@@ -48,6 +48,7 @@ type foreseen struct {
 	history  graph.History
 	last     last
 	packages func() map[string]graph.Called // of the newest builds, by digest
+	named    []string                       // files and directories of the host, by the manifest
 }
 
 // foresee finds out what the verb would do, and changes nothing.
@@ -68,12 +69,15 @@ func (c *buildCmd) foresee(e *env) (*foreseen, error) {
 		return nil, err
 	}
 	w.readMemory()
-	plan, _, targets, err := c.plan(e, w, m, machines, lock)
+	plan, planned, targets, err := c.plan(e, w, m, machines, lock)
 	if err != nil {
 		return nil, err
 	}
 	packages := func() map[string]graph.Called { return recordsOf(e.root).packagesOf(m.Name) }
-	f := &foreseen{m, graph.Foresee(plan, targets, w.store), make(map[*graph.Node]bool), w.store, w.history, readLast(w.lastFile()), sync.OnceValue(packages)}
+	f := &foreseen{m, graph.Foresee(plan, targets, w.store), make(map[*graph.Node]bool), w.store, w.history, readLast(w.lastFile()), sync.OnceValue(packages), nil}
+	for _, pm := range planned {
+		f.named = append(f.named, pm.Named...)
+	}
 	for _, t := range targets {
 		f.targets[t] = true
 	}
