@@ -30,6 +30,7 @@ qemu-aarch64-static qemu-user-static qemu-aarch64
 qemu-system-aarch64 qemu-system-arm  qemu-system-aarch64
 /usr/share/qemu-efi-aarch64/QEMU_EFI.fd qemu-efi-aarch64 aavmf
 cpio              cpio               cpio
+busybox           busybox-static     busybox
 dpkg-deb          dpkg               dpkg
 gpg               gnupg              gnupg
 git               git                git
