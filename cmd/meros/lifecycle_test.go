@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -41,7 +42,12 @@ func TestTail(t *testing.T) {
 		}
 	}
 	expect("one")
-	if err := os.WriteFile(file, []byte("one\r\ntwo and a half\n"), 0o600); err != nil {
+	// Not written anew: for a moment it would be empty, a log of another start.
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = f.WriteString(" and a half\n")
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	expect("two and a half")
@@ -67,6 +73,9 @@ func TestTalk(t *testing.T) {
 			sent := make(chan string, 1)
 			go func() {
 				theirs.Write([]byte("login: "))
+				if test.ends {
+					theirs.Close()
+				}
 				b := make([]byte, 64)
 				n, _ := theirs.Read(b)
 				sent <- string(b[:n])
@@ -78,7 +87,6 @@ func TestTalk(t *testing.T) {
 			defer in.Close()
 			w.WriteString(test.typed)
 			if test.ends {
-				time.AfterFunc(50*time.Millisecond, func() { theirs.Close() })
 				defer w.Close()
 			} else {
 				w.Close()

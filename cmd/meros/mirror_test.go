@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"meros/cmd/lab"
 	"meros/constellations"
 )
@@ -79,9 +81,21 @@ func TestLocalMirror(t *testing.T) {
 
 func TestMirrorDown(t *testing.T) {
 	lab.NeedRoot(t)
-	server := httptest.NewServer(http.NotFoundHandler())
-	url := server.URL
-	server.Close()
+	// Bound, so that no other process gets the port, and nobody listens.
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+	var a unix.Sockaddr
+	if err == nil {
+		a, err = unix.Getsockname(fd)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := fmt.Sprintf("http://127.0.0.1:%d", a.(*unix.SockaddrInet4).Port)
 	p := lab.New(t, map[string]string{
 		"constellations/far/manifest.yml": "virtual_machines:\n  m: {suite: bookworm, mirror: '" + url + "'}\n",
 		"constellations/far/meros.lock":   pinnedLock(url, "x"),

@@ -33,13 +33,12 @@ func TestShellOnError(t *testing.T) {
 	var said bytes.Buffer
 	asked := false
 	buf := make([]byte, 4096)
-	timer := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
-	defer timer.Stop()
 	for {
 		n, err := tty.Read(buf)
 		said.Write(buf[:n])
 		if !asked && strings.Contains(said.String(), "(meros) #") {
 			asked = true
+			defer time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() }).Stop()
 			io.WriteString(tty, "cat /opt/made; test -e /run/meros/0100-bad.chroot && echo script-is-here; exit\n")
 		}
 		if err != nil {

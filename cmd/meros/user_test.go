@@ -83,7 +83,5 @@ func TestRootAndUserBuildTheSame(t *testing.T) {
 		t.Errorf("the user's machine says %q", o.Stdout)
 	}
 	asUser("shutdown", "same")
-	if left := processes(t, user.Root); len(left) > 0 {
-		t.Errorf("still running: %q", left)
-	}
+	settled(t, user.Root) // the connection that ssh keeps ends a moment after the machine
 }
