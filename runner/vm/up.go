@@ -423,6 +423,9 @@ func notReady(patience time.Duration, last error) error {
 	if errors.As(last, new(probeError)) {
 		return fmt.Errorf("it can be logged in to, but is not ready after %v: %w (the machine still runs; --wait gives it more time)", patience, last)
 	}
+	if last == nil {
+		last = errors.New("the first attempt is still under way")
+	}
 	return fmt.Errorf("ssh does not answer after %v: %w (the machine still runs; is openssh-server among its packages? --wait gives it more time)", patience, last)
 }
 

@@ -178,6 +178,18 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
+func TestNotReady(t *testing.T) {
+	for want, last := range map[string]error{
+		"ssh does not answer after 1s: the first attempt is still under way (the machine": nil,
+		"ssh does not answer after 1s: refused (the machine":                              errors.New("refused"),
+		"it can be logged in to, but is not ready after 1s: tcp 80: refused (the machine": probeError{errors.New("tcp 80: refused")},
+	} {
+		if got := notReady(time.Second, last).Error(); !strings.HasPrefix(got, want) {
+			t.Errorf("%v: %s", last, got)
+		}
+	}
+}
+
 func TestConsoleTail(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "console")
 	for text, want := range map[string][]string{
