@@ -23,10 +23,14 @@ type Down struct {
 
 // downStep is one way to end a machine and the time it is given.
 type downStep struct {
-	way  string
-	wait time.Duration
-	do   func(context.Context) error
+	way   string
+	wait  time.Duration
+	again time.Duration // after which it is done once more; 0: it is done once
+	do    func(context.Context) error
 }
+
+// againPause is how long a guest is left alone that did not hear.
+const againPause = 5 * time.Second
 
 // shutdown ends a machine: by its power button and by poweroff over ssh, the
 // surer of the two first, then by ending QEMU, then by killing it, the first two with patience each, or not at all
@@ -49,7 +53,7 @@ func (g *Group) shutdown(ctx context.Context, machine string, patience time.Dura
 			if err := step.do(ctx); err != nil && ctx.Err() == nil {
 				continue // the next way is a harder one
 			}
-			if g.gone(ctx, machine, step.wait) {
+			if g.took(ctx, machine, step) {
 				d.Way = step.way
 				break
 			}
@@ -87,12 +91,14 @@ func (g *Group) downSteps(machine string, r *record, patience time.Duration) []d
 		}
 	}
 	gentle := []downStep{
-		{"acpi", patience, monitor((*raw.Monitor).SystemPowerdown)},
-		{"ssh", patience, func(ctx context.Context) error { return g.poweroff(ctx, machine, r) }},
+		// Nobody in a guest that still boots listens to its button.
+		{"acpi", patience, againPause, monitor((*raw.Monitor).SystemPowerdown)},
+		{"ssh", patience, 0, func(ctx context.Context) error { return g.poweroff(ctx, machine, r) }},
 	}
 	hard := []downStep{
-		{"quit", 5 * time.Second, monitor((*raw.Monitor).Quit)},
-		{"kill", 5 * time.Second, func(context.Context) error { return r.kill(unix.SIGKILL) }},
+		// It writes what it holds of the disks first, which may be much.
+		{"quit", 30 * time.Second, 0, monitor((*raw.Monitor).Quit)},
+		{"kill", 5 * time.Second, 0, func(context.Context) error { return r.kill(unix.SIGKILL) }},
 	}
 	if patience <= 0 {
 		return hard
@@ -125,6 +131,22 @@ func (g *Group) poweroff(ctx context.Context, machine string, r *record) error {
 		return err
 	}
 	return nil
+}
+
+// took waits until the machine has ended by a step.
+func (g *Group) took(ctx context.Context, machine string, step downStep) bool {
+	for left := step.wait; ; left -= step.again {
+		if step.again == 0 || left <= step.again {
+			return g.gone(ctx, machine, left)
+		}
+		if g.gone(ctx, machine, step.again) {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		step.do(ctx) // where that fails, it ends or the next step follows
+	}
 }
 
 // gone waits until the machine's process has ended.

@@ -190,6 +190,37 @@ func TestNotReady(t *testing.T) {
 	}
 }
 
+// A button is pressed until the machine ends, a command is given once.
+func TestPressedAgain(t *testing.T) {
+	g := newGroup(t)
+	if err := os.MkdirAll(g.dir("m"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for again, want := range map[time.Duration]int{time.Millisecond: 3, 0: 0} {
+		lock, err := openLock(g.file("m", lockFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := tryLock(lock); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		pressed := 0
+		step := downStep{"acpi", 50 * time.Millisecond, again, func(context.Context) error {
+			if pressed++; pressed == 3 {
+				lock.Close() // it has heard
+			}
+			return errors.New("is not asked")
+		}}
+		if again > 0 {
+			step.wait = time.Minute
+		}
+		if ended := g.took(t.Context(), "m", step); ended != (want > 0) || pressed != want {
+			t.Errorf("again after %v: ended: %v, pressed %d times", again, ended, pressed)
+		}
+		lock.Close()
+	}
+}
+
 func TestConsoleTail(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "console")
 	for text, want := range map[string][]string{
