@@ -137,6 +137,9 @@ func (g *Group) startSupervisor(ctx context.Context, argv []string) error {
 // just when it is asked.
 const supervisorTries = 3
 
+// supervisorEnd is how long one that takes no more questions may take to end.
+const supervisorEnd = 30 * time.Second
+
 // Bring makes the networks what they are to be and starts those of the
 // machines that do not run. It tells of networks with an empty machine.
 // supervisor is the call of this program that runs [Supervise] with descriptor
@@ -148,6 +151,13 @@ func (g *Group) Bring(ctx context.Context, supervisor []string, ns *Networks, ma
 		}
 		if err = g.bring(ctx, ns, machines, o); !errors.Is(err, errNoSupervisor) {
 			return err
+		}
+		// One that ends gives up its lock in a moment; one whose socket is gone
+		// does not, and there can be no other.
+		for end := time.Now().Add(supervisorEnd); g.Supervised() && ctx.Err() == nil; time.Sleep(2 * time.Millisecond) {
+			if time.Now().After(end) {
+				return err
+			}
 		}
 	}
 	return err
