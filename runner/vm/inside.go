@@ -119,6 +119,8 @@ func (s *inside) serve(ctx context.Context, l *net.UnixListener) error {
 			return context.Cause(ctx)
 		}
 		if open == 0 && !s.anyAlive() {
+			// Whoever asks next is to find how each ended.
+			s.ends.Range(func(machine, _ any) bool { s.awaitEnd(machine.(string)); return true })
 			return nil
 		}
 	}
@@ -382,6 +384,7 @@ func (s *inside) status(ctx context.Context, r request, say func(answer)) error 
 	var wg sync.WaitGroup
 	for i, m := range r.Machines {
 		wg.Go(func() {
+			s.awaitEnd(m)
 			st, err := s.info(ctx, m)
 			if errs[i] = err; err == nil {
 				st.Received, st.Sent = s.traffic(m)

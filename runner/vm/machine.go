@@ -23,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"meros/constellations"
 	"meros/runner/initrd"
@@ -79,7 +80,9 @@ type Group struct {
 	Keys  string // directory: what stays with a machine: keys and machine id
 	SSH   string // file: the key that logs in to all machines
 
-	inside *inside // of a supervisor; nil where machines are only looked at or checked
+	inside  *inside    // of a supervisor; nil where machines are only looked at or checked
+	records sync.Mutex // held while a record is written or removed
+	ends    sync.Map   // by machine that this process started, a channel: closed when its end is written down
 }
 
 // Files of a machine's state directory.

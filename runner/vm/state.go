@@ -62,6 +62,22 @@ func (g *Group) writeRecord(machine string, r *record) error {
 	return os.Rename(file+".new", file)
 }
 
+// updateRecord changes the record of a machine. It is left alone if it is
+// there no more, or is another start's.
+func (g *Group) updateRecord(machine string, pid int, change func(*record)) error {
+	g.records.Lock()
+	defer g.records.Unlock()
+	r, err := g.readRecord(machine)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil || r.PID != pid {
+		return err
+	}
+	change(r)
+	return g.writeRecord(machine, r)
+}
+
 // openLock opens a lock file. Its locks are those of open file descriptions,
 // F_OFD_SETLK in fcntl(2): a child that inherits the descriptor holds them.
 func openLock(file string) (*os.File, error) {

@@ -184,7 +184,7 @@ func (g *Group) start(ctx context.Context, m *Machine, note func(string)) (*runn
 		return nil, errors.Join(err, g.clear(m.Name))
 	}
 	r.record.Accel = why
-	return r, g.writeRecord(m.Name, r.record)
+	return r, g.updateRecord(m.Name, r.record.PID, func(now *record) { now.Accel = why })
 }
 
 func (g *Group) startLocked(ctx context.Context, m *Machine, accel []string, lock *os.File, note func(string)) (*running, error) {
@@ -207,6 +207,8 @@ func (g *Group) startLocked(ctx context.Context, m *Machine, accel []string, loc
 
 // clear removes what an ended run left, except the console log.
 func (g *Group) clear(machine string) error {
+	g.records.Lock()
+	defer g.records.Unlock()
 	// The record last: without it nobody would look for the rest.
 	for _, f := range []string{diskFile, initrdFile, socketFile, serialFile, bulkFile, bulkLock, screenFile, controlFile, knownFile, pidFile, recordFile} {
 		if err := os.Remove(g.file(machine, f)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -308,11 +310,18 @@ func (g *Group) launch(ctx context.Context, m *Machine, h *ssh.Host, accel []str
 	}
 	stopShares := stop
 	stop = nil // from here on they end with the machine
+	g.ends.Store(m.Name, r.exited)
 	go func() {
 		r.status = cmd.Wait()
 		stopShares()
 		g.ended(m.Name, r)
 		close(r.exited)
+		if g.inside != nil {
+			select {
+			case g.inside.idle <- struct{}{}:
+			default: // it is to look already
+			}
+		}
 	}()
 	if err == nil {
 		err = g.greet(ctx, r)
@@ -346,16 +355,20 @@ func (g *Group) greet(ctx context.Context, r *running) error {
 // ended writes down how a machine's process ended. Whoever has cleared the
 // machine's directory meanwhile knows already.
 func (g *Group) ended(machine string, r *running) {
-	if now, err := g.readRecord(machine); err == nil && now.PID == r.record.PID {
+	g.updateRecord(machine, r.record.PID, func(now *record) {
 		if now.Exit = exitOK; r.status != nil {
 			now.Exit = r.status.Error()
 		}
-		g.writeRecord(machine, now)
-	}
-	if g.inside != nil {
+	})
+}
+
+// awaitEnd waits until the end of a machine whose process is gone is written
+// down: the process gives up its lock a moment before.
+func (g *Group) awaitEnd(machine string) {
+	if ended, ok := g.ends.Load(machine); ok && !g.alive(machine) {
 		select {
-		case g.inside.idle <- struct{}{}:
-		default: // it is to look already
+		case <-ended.(chan struct{}):
+		case <-time.After(10 * time.Second): // it runs, and its lock file was removed by somebody
 		}
 	}
 }
@@ -385,7 +398,7 @@ func (g *Group) wait(ctx context.Context, r *running, o UpOptions) error {
 			if o.Report != nil {
 				o.Report(r.machine.Name)
 			}
-			return g.writeRecord(r.machine.Name, r.record)
+			return g.updateRecord(r.machine.Name, r.record.PID, func(now *record) { now.Ready = r.record.Ready })
 		}
 		if errors.Is(err, ssh.ErrHostKey) {
 			return err

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode"
@@ -218,6 +219,42 @@ func TestPressedAgain(t *testing.T) {
 			t.Errorf("again after %v: ended: %v, pressed %d times", again, ended, pressed)
 		}
 		lock.Close()
+	}
+}
+
+// Who clears a machine's directory while its end is written down finds nothing
+// of it afterwards, and the end of an earlier start is no later one's.
+func TestEndWhileCleared(t *testing.T) {
+	g := newGroup(t)
+	if err := os.MkdirAll(g.dir("m"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 300 {
+		r := &running{record: &record{PID: 7}}
+		if err := g.writeRecord("m", r.record); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { g.ended("m", r) })
+		if err := g.clear("m"); err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		if r, err := g.readRecord("m"); !errors.Is(err, os.ErrNotExist) {
+			t.Fatalf("there is %+v, %v", r, err)
+		}
+	}
+	if err := g.writeRecord("m", &record{PID: 8}); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		pid  int
+		want string
+	}{{7, ""}, {8, exitOK}} {
+		g.ended("m", &running{record: &record{PID: test.pid}})
+		if r, err := g.readRecord("m"); err != nil || r.Exit != test.want {
+			t.Errorf("after the end of %d: %+v, %v", test.pid, r, err)
+		}
 	}
 }
 
