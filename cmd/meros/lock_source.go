@@ -205,7 +205,7 @@ func download(ctx context.Context, servers *servers, from string, w io.Writer, l
 	if err != nil {
 		return 0, err
 	}
-	r, err := fetch.Open(ctx, from, map[string]fetch.Reach{u.Hostname(): servers.to(ctx, u)})
+	r, err := fetch.Open(ctx, from, map[string]fetch.Reach{fetch.ServerOf(u): servers.to(ctx, u)})
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", from, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"sync"
 
 	"meros/graph"
@@ -14,8 +15,13 @@ import (
 )
 
 // serversEnv tells a fetch how servers are reached: a JSON object of
-// [fetch.Reach] by host. It may hold a proxy's password, so it is in no file.
+// [fetch.Reach] by [fetch.ServerOf]. It may hold a proxy's password, so it is
+// in no file.
 const serversEnv = "MEROS_SERVERS"
+
+// proxyEnv are what a fetch is told besides, for the servers that it is
+// redirected to, net/http.ProxyFromEnvironment.
+var proxyEnv = []string{"http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"}
 
 // servers finds out once for a build how each server is reached. Hundreds of
 // downloads that ask for one name at the same time are more than some
@@ -32,14 +38,20 @@ func (s *servers) env(ctx context.Context, j *graph.Job) []string {
 	all := make(map[string]fetch.Reach)
 	for _, text := range urlsOf(j.Node) {
 		if u, err := url.Parse(text); err == nil && u.Hostname() != "" {
-			all[u.Hostname()] = s.to(ctx, u)
+			all[fetch.ServerOf(u)] = s.to(ctx, u)
 		}
 	}
 	b, err := json.Marshal(all)
 	if err != nil || len(all) == 0 {
 		return nil
 	}
-	return []string{serversEnv + "=" + string(b)}
+	env := []string{serversEnv + "=" + string(b)}
+	for _, name := range proxyEnv {
+		if v := os.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
 }
 
 // urlsOf are the places that a node fetches from.
@@ -54,7 +66,10 @@ func urlsOf(n *graph.Node) (urls []string) {
 
 // to is how u's server is reached. Those who ask while it is found out wait.
 func (s *servers) to(ctx context.Context, u *url.URL) fetch.Reach {
-	key := u.Scheme + "://" + u.Host
+	key := fetch.ServerOf(u)
+	if debian.OfArchive(u) {
+		key += " apt" // it may be reached in another way than the rest of the server
+	}
 	s.mu.Lock()
 	if s.known == nil {
 		s.known, s.reach, s.proxy = make(map[string]*sync.Once), make(map[string]fetch.Reach), debian.HostProxy(ctx)
@@ -76,17 +91,22 @@ func (s *servers) to(ctx context.Context, u *url.URL) fetch.Reach {
 	return s.reach[key]
 }
 
-// find asks apt's configuration, the environment and the resolver. What cannot
-// be found out is left to the download, which says what is wrong.
+// find asks the environment and the resolver, and before them apt's
+// configuration if the file is one that apt would fetch. What cannot be found
+// out is left to the download, which says what is wrong.
 func (s *servers) find(ctx context.Context, u *url.URL) fetch.Reach {
-	switch p := s.proxy(u); p {
+	apt := ""
+	if debian.OfArchive(u) {
+		apt = s.proxy(u)
+	}
+	switch apt {
 	case debian.DirectProxy:
 	case "":
 		if e, err := http.ProxyFromEnvironment(&http.Request{URL: u}); err == nil && e != nil {
 			return fetch.Reach{Proxy: e.String()}
 		}
 	default:
-		return fetch.Reach{Proxy: p}
+		return fetch.Reach{Proxy: apt}
 	}
 	addresses, _ := net.DefaultResolver.LookupHost(ctx, u.Hostname())
 	return fetch.Reach{Addresses: addresses}

@@ -12,6 +12,13 @@ const DirectProxy = "DIRECT"
 
 var proxyOption = regexp.MustCompile(`^Acquire::(https?)::Proxy(?:::([^" ]+))? "([^"]*)";$`)
 
+var archiveFile = regexp.MustCompile(`\.u?deb$|/dists/.+/(InRelease|Release|Release\.gpg|Packages)(\.[a-z0-9]+)?$`)
+
+// OfArchive tells whether a URL is of a package or an index of an archive of
+// Debian or Ubuntu, by the name of the file: the host's apt configuration is
+// for no others.
+func OfArchive(u *url.URL) bool { return archiveFile.MatchString(u.Path) }
+
 // HostProxy tells through which proxy the host's apt would reach a URL:
 // [DirectProxy], a URL, or "" if its configuration does not say.
 func HostProxy(ctx context.Context) func(*url.URL) string {

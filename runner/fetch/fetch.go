@@ -23,7 +23,7 @@ type Options struct {
 	Size    int64    // bytes; no more than these are ever read
 	Partial string   // directory in which an unfinished download is kept for the next try
 	Report  func(done, total int64)
-	Servers map[string]Reach // how each server is reached, by the host in its URL; others are looked up
+	Servers map[string]Reach // how each server is reached, by [ServerOf]; others as the environment says
 }
 
 // stall is how long a server may send nothing before the next one is tried.

@@ -174,8 +174,12 @@ func TestServersReach(t *testing.T) {
 		"proxy":     {"http://mirror.invalid/x.deb", Reach{Proxy: "http://" + at.Host}, "http://mirror.invalid/x.deb of mirror.invalid"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := To(t.Context(), filepath.Join(t.TempDir(), "dst"), Options{
-				URLs: []string{test.url}, SHA256: sum(file), Size: int64(len(file)), Partial: t.TempDir(), Servers: map[string]Reach{"mirror.invalid": test.reach},
+			from, err := url.Parse(test.url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = To(t.Context(), filepath.Join(t.TempDir(), "dst"), Options{
+				URLs: []string{test.url}, SHA256: sum(file), Size: int64(len(file)), Partial: t.TempDir(), Servers: map[string]Reach{ServerOf(from): test.reach},
 			})
 			if err != nil || asked.Load() != test.asked {
 				t.Errorf("asked %v, want %q; %v", asked.Load(), test.asked, err)

@@ -15,23 +15,48 @@ type Reach struct {
 	Addresses []string `json:"addresses,omitempty"` // of the server, tried in this order; none: look it up
 }
 
-// client is an HTTP client that reaches servers as they say.
+// ServerOf is what tells the servers of two URLs apart.
+func ServerOf(u *url.URL) string { return u.Scheme + "://" + u.Host }
+
+// client is an HTTP client that reaches servers as they say, and others, which
+// it is redirected to, as the environment does.
 func client(servers map[string]Reach) *http.Client {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.Proxy = func(r *http.Request) (*url.URL, error) {
-		if p := servers[r.URL.Hostname()].Proxy; p != "" {
-			return url.Parse(p)
+		switch reach, known := servers[ServerOf(r.URL)]; {
+		case !known:
+			return http.ProxyFromEnvironment(r)
+		case reach.Proxy != "":
+			return url.Parse(reach.Proxy)
 		}
 		return nil, nil
 	}
-	dial := t.DialContext
-	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+	t.DialContext = dialAny(addresses(servers), t.DialContext)
+	return &http.Client{Transport: t}
+}
+
+// addresses are those of servers by the host in their URLs.
+func addresses(servers map[string]Reach) map[string][]string {
+	all := make(map[string][]string)
+	for server, reach := range servers {
+		if u, err := url.Parse(server); err == nil && len(reach.Addresses) > 0 {
+			all[u.Hostname()] = reach.Addresses
+		}
+	}
+	return all
+}
+
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// dialAny tries the addresses that are known of a host.
+func dialAny(known map[string][]string, dial dialer) dialer {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		host, port, err := net.SplitHostPort(address)
-		if err != nil || len(servers[host].Addresses) == 0 {
+		if err != nil || len(known[host]) == 0 {
 			return dial(ctx, network, address)
 		}
 		var errs []error
-		for _, a := range servers[host].Addresses {
+		for _, a := range known[host] {
 			conn, err := dial(ctx, network, net.JoinHostPort(a, port))
 			if err == nil {
 				return conn, nil
@@ -40,5 +65,4 @@ func client(servers map[string]Reach) *http.Client {
 		}
 		return nil, errors.Join(errs...)
 	}
-	return &http.Client{Transport: t}
 }

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"sync"
+	"testing"
+
+	"meros/cmd/lab"
+	"meros/runner/fetch"
+)
+
+// apt's proxy is for what apt would fetch, and for nothing else, not even of
+// the same server.
+func TestServersOfApt(t *testing.T) {
+	const proxy = "http://apt.example:3142"
+	s := &servers{known: make(map[string]*sync.Once), reach: make(map[string]fetch.Reach), proxy: func(*url.URL) string { return proxy }}
+	for u, want := range map[string]string{
+		"http://localhost/debian/pool/x.deb":     proxy,
+		"http://localhost/debian/images/x.qcow2": "",
+	} {
+		at, err := url.Parse(u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.to(t.Context(), at).Proxy; got != want {
+			t.Errorf("%s: %q, want %q", u, got, want)
+		}
+	}
+}
+
+// What a server redirects to is reached as the environment says, in a lock and
+// in a build.
+func TestRedirectedProxy(t *testing.T) {
+	t.Parallel()
+	lab.NeedRoot(t)
+	lab.Need(t, "qemu-img")
+	const content = "no archive"
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host != "far.invalid" {
+			http.NotFound(w, r)
+			return
+		}
+		w.Write([]byte(content))
+	}))
+	t.Cleanup(proxy.Close)
+	near := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://far.invalid"+r.URL.Path, http.StatusFound)
+	}))
+	t.Cleanup(near.Close)
+	p := lab.New(t, map[string]string{
+		"constellations/far/manifest.yml":  "virtual_machines:\n  m: {suite: bookworm, mirror: '" + near.URL + "'}\n",
+		"constellations/far/meros.lock":    pinnedLock(near.URL, content),
+		"constellations/used/manifest.yml": "virtual_machines:\n  m: {mirror: '" + near.URL + "', base: '" + near.URL + "/x.qcow2'}\n",
+	})
+	run := func(args ...string) *lab.Outcome {
+		cmd := p.Command(t, args...)
+		cmd.Env = append(os.Environ(), "http_proxy="+proxy.URL)
+		return lab.Finish(t, cmd)
+	}
+	fails(t, run("build", "far", "--rootfs-only"), 1, "is not an ar archive")
+	o := run("lock", "used") // there are no packages for it
+	if kept := p.Path(fmt.Sprintf("data/cache/partial/%x", sha256.Sum256([]byte(content)))); readFile(t, kept) != content {
+		t.Errorf("the image was not downloaded: exit status %d\n%s", o.Exit, o.Stderr)
+	}
+}
