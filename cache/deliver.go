@@ -31,7 +31,8 @@ func (s *Store) deliveryPath(path string) string {
 
 // Deliver moves the file name, on the store's file system, to path, outside
 // of the store and perhaps on another file system, and remembers what it put
-// there. The file is complete and durable before it has its name.
+// there. The file is complete and durable before it has its name. Only a regular
+// file, or a link to one, is ever replaced.
 func (s *Store) Deliver(ctx context.Context, name, path string) (Artifact, error) {
 	a, err := s.deliver(ctx, name, path)
 	if err != nil {
@@ -58,6 +59,9 @@ func (s *Store) deliver(ctx context.Context, name, path string) (Artifact, error
 	// Before it has its name: then another's file may be there.
 	d, err := statDelivery(name)
 	if err != nil {
+		return a, err
+	}
+	if err := replaceable(path); err != nil {
 		return a, err
 	}
 	err = s.rename(name, path)

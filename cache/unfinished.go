@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,8 +25,12 @@ type Unfinished struct {
 }
 
 // NewUnfinished makes it beside path, and removes what dead runs left there.
-// Only its owner may read it.
+// Only its owner may read it. What is no regular file, nor a link to one, is not
+// replaced.
 func NewUnfinished(path string) (*Unfinished, error) {
+	if err := replaceable(path); err != nil {
+		return nil, err
+	}
 	dir := filepath.Dir(path)
 	reclaimUnfinished(dir)
 	for {
@@ -51,7 +56,25 @@ func (u *Unfinished) Finish(mode os.FileMode) error {
 	if err := errors.Join(u.Chmod(mode), u.Sync()); err != nil {
 		return err
 	}
+	if err := replaceable(u.path); err != nil {
+		return err // it came after
+	}
 	return os.Rename(u.Name(), u.path)
+}
+
+// replaceable tells whether a file may get this name: rename(2) would put it in
+// the place of a device node or a FIFO, too, which others then write into.
+func replaceable(path string) error {
+	fi, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !fi.Mode().IsRegular():
+		return fmt.Errorf("%s is no regular file, and is not replaced by one (remove it, or name another file)", path)
+	}
+	return nil
 }
 
 // Close removes it if it is not finished.

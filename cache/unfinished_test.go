@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -104,5 +105,61 @@ func TestDeliverElsewhere(t *testing.T) {
 	}
 	if left, err := os.ReadDir(full); err != nil || len(left) > 0 {
 		t.Errorf("left on the full disk: %v, %v", left, err)
+	}
+}
+
+// What is no regular file stays what it is, for who writes into it.
+func TestReplaces(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for _, err := range []error{
+		syscall.Mkfifo(at("fifo"), 0o600), os.Mkdir(at("directory"), 0o755), os.WriteFile(at("file"), nil, 0o644),
+		os.Symlink("fifo", at("link to a FIFO")), os.Symlink("file", at("link")), os.Symlink("nothing", at("dangling link")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, replaced := range map[string]bool{
+		"fifo": false, "directory": false, "link to a FIFO": false, "file": true, "link": true, "dangling link": true, "new": true,
+	} {
+		t.Run(name, func(t *testing.T) {
+			before, _ := os.Lstat(at(name))
+			s := open(t)
+			from := filepath.Join(s.Dir(), "tmp", "x")
+			if err := os.WriteFile(from, []byte("content"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			_, err := s.Deliver(t.Context(), from, at(name))
+			u, uerr := NewUnfinished(at(name))
+			if uerr == nil {
+				uerr = errors.Join(u.Finish(0o644), u.Close())
+			}
+			if (err == nil) != replaced || (uerr == nil) != replaced {
+				t.Errorf("%v; %v", err, uerr)
+			}
+			after, err := os.Lstat(at(name))
+			switch {
+			case err != nil:
+				t.Error(err)
+			case replaced && !after.Mode().IsRegular(), !replaced && !os.SameFile(before, after):
+				t.Errorf("it is %v now", after.Mode())
+			}
+		})
+	}
+	if left, _ := filepath.Glob(at(unfinishedPrefix + "*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	// It came while the file was written.
+	u, err := NewUnfinished(at("late"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	if err := syscall.Mkfifo(at("late"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Finish(0o644); err == nil {
+		t.Error("a FIFO was replaced")
 	}
 }

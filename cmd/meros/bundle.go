@@ -62,11 +62,19 @@ func (c *cacheExportCmd) Run(e *env) error {
 		c.Output = c.Constellation + ".meros"
 	}
 	var err error
-	if c.Output, err = filepath.Abs(c.Output); err != nil {
+	if c.Output != "-" {
+		if c.Output, err = filepath.Abs(c.Output); err != nil {
+			return err
+		}
+	}
+	if err := e.checkOutput(c.Output); err != nil {
 		return err
 	}
 	f, err := (&buildCmd{Constellation: c.Constellation, Machine: c.Machine, RootfsOnly: c.RootfsOnly, Boot: c.Boot}).foresee(e)
 	if err != nil {
+		return err
+	}
+	if err := checkInputs(c.Output, f.manifest, f.nodes()); err != nil {
 		return err
 	}
 	d, err := newBundleDir(f)

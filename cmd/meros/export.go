@@ -44,6 +44,9 @@ func (c *exportCmd) Run(e *env) error {
 			return err
 		}
 	}
+	if err := e.checkOutput(c.Output); err != nil {
+		return err
+	}
 	inside, err := stages.HasHooksInMachine(m, machines[0])
 	if err != nil {
 		return err
@@ -82,6 +85,9 @@ func (c *exportCmd) export(e *env, m *constellations.Manifest, machines []*const
 	plan := new(graph.Plan)
 	planned, err := stages.Plan(plan, m, machines, lock, o)
 	if err != nil {
+		return err
+	}
+	if err := checkInputs(c.Output, m, plan.Nodes); err != nil {
 		return err
 	}
 	target := stages.Export(plan, planned[0], o, c.Format, c.Compress, c.Output)

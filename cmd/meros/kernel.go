@@ -61,6 +61,11 @@ func (c *kernelBuildCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	if c.Output != "" {
+		if err := e.checkOutput(c.Output); err != nil {
+			return err
+		}
+	}
 	if done, err := e.inNamespace(c.args()...); done {
 		return err
 	}
@@ -76,6 +81,9 @@ func (c *kernelBuildCmd) Run(e *env) error {
 	file := c.Output
 	if file == "" {
 		file = filepath.Join(e.root, "data", "disks", "bzImage")
+	}
+	if err := checkInputs(file, m, plan.Nodes); err != nil {
+		return err
 	}
 	image := stages.Copy(plan, kernel.Compile, "kernel", filepath.Base(file), file)
 	if _, err := w.execute(e, plan, []*graph.Node{image}, execution{name: m.Name, verb: "kernel-build", machines: []string{vm.Name}, jobs: c.Jobs}); err != nil {

@@ -84,6 +84,14 @@ func (c *buildCmd) foresee(e *env) (*foreseen, error) {
 	return f, nil
 }
 
+// nodes are those of the plan that the build needs.
+func (f *foreseen) nodes() (all []*graph.Node) {
+	for _, s := range f.all {
+		all = append(all, s.Node)
+	}
+	return all
+}
+
 // forecast is what a build would do, for people and programs.
 type forecast struct {
 	Constellation string          `json:"constellation"`
