@@ -275,7 +275,7 @@ cd "$HOME"/srv/site && find . -name '.meros*' && cat plain/f plain/link mounted/
 func busyboxTools(t *testing.T) string {
 	program, err := exec.LookPath("busybox")
 	if err != nil {
-		t.Skip("there is no busybox")
+		lab.Skip(t, "there is no busybox")
 	}
 	dir := t.TempDir()
 	if out, err := exec.Command(program, "--install", "-s", dir).CombinedOutput(); err != nil {
