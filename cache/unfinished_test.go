@@ -16,11 +16,7 @@ import (
 // otherFileSystem is a directory that is not on the file system of the others.
 func otherFileSystem(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "meros-test-")
-	if err != nil {
-		lab.Skip(t, "needs another file system: %v", err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := lab.InMemory(t)
 	var here, there syscall.Stat_t
 	if err := syscall.Stat(t.TempDir(), &here); err != nil {
 		t.Fatal(err)

@@ -47,6 +47,18 @@ func Need(t testing.TB, programs ...string) {
 	}
 }
 
+// InMemory is a directory that no disk holds, and so of another file system
+// than most.
+func InMemory(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "meros-test-")
+	if err != nil {
+		Skip(t, "%v", err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 var program = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "meros-lab-")
 	if err != nil {

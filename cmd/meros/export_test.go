@@ -10,17 +10,6 @@ import (
 	"meros/cmd/lab"
 )
 
-// inMemory is a directory that no disk holds.
-func inMemory(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "meros-test-")
-	if err != nil {
-		lab.Skip(t, "%v", err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
 // A machine in every form holds the same files.
 func TestExport(t *testing.T) {
 	t.Parallel()
@@ -65,7 +54,7 @@ done`},
 				t.Errorf("it said %q", o.Stdout)
 			}
 			if name == "tar.zst" || name == "oci" {
-				again := filepath.Join(inMemory(t), "out") // on another file system
+				again := filepath.Join(lab.InMemory(t), "out") // on another file system
 				p.Must(t, append([]string{"export", "ex", "m", "--output=" + again}, test.args...)...)
 				one, _ := fileDigest(file)
 				if two, err := fileDigest(again); err != nil || one != two {
