@@ -1,9 +1,12 @@
 package bench
 
 import (
+	"bytes"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"meros/cmd/lab"
 )
@@ -31,4 +34,57 @@ func BenchmarkAlpine(b *testing.B) {
 		s.add("s/image", o.Wall.Seconds())
 		s.add("x/tar", base/tar.Seconds())
 	}
+}
+
+// BenchmarkAlpineLogin boots a system of Alpine up to the prompt on its console
+// (wanted: 5 s, without KVM) and up to ssh. The limit it is measured against is
+// what the kernel of the same boot takes to its first program.
+func BenchmarkAlpineLogin(b *testing.B) {
+	lab.NeedRoot(b)
+	lab.Need(b, "qemu-system-x86_64")
+	m := lab.NewAlpineMirror(b, "x86_64")
+	p := lab.Downloaded(b, "alp")
+	m.AddBoot(b, p, "constellations/alp/meros.lock")
+	p.Write(b, "constellations/alp/manifest.yml", fmt.Sprintf("virtual_machines:\n  m: {distribution: alpine, mirror: \"%s\", keys: [%s, %s], memory: 128M, cpus: 1, packages: [openssh-server]}\n",
+		m.URL(), filepath.Join(m.Keys, lab.AlpineKey), filepath.Join(m.Keys, lab.AlpineRelease)))
+	p.Must(b, "update", "alp")
+	p.Must(b, "build", "alp")
+	b.Cleanup(func() { p.Run(b, "shutdown", "alp", "--wait=0") })
+	s := make(samples)
+	defer s.report(b)
+	for b.Loop() {
+		console := p.Path("data/state/alp/m/console.log")
+		if err := os.Remove(console); err != nil && !os.IsNotExist(err) {
+			b.Fatal(err)
+		}
+		times := make(chan []time.Duration)
+		go func() { times <- printed(console, "Run /init", "login:") }()
+		ready := p.Must(b, "init", "alp").Wall
+		at := <-times
+		if at == nil {
+			b.Fatal("no prompt was seen")
+		}
+		p.Must(b, "shutdown", "alp", "--wait=0")
+		s.add("s/login", at[1].Seconds())
+		s.add("s/ssh", ready.Seconds())
+		s.add("x/kernel", at[1].Seconds()/at[0].Seconds())
+	}
+}
+
+// printed is how long it takes until each of the texts is in a file, or nil
+// when that takes too long.
+func printed(file string, texts ...string) []time.Duration {
+	start := time.Now()
+	var at []time.Duration
+	for time.Since(start) < time.Minute {
+		content, _ := os.ReadFile(file)
+		for len(at) < len(texts) && bytes.Contains(content, []byte(texts[len(at)])) {
+			at = append(at, time.Since(start))
+		}
+		if len(at) == len(texts) {
+			return at
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil
 }

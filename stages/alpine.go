@@ -11,7 +11,7 @@ import (
 
 const (
 	alpineRevision = 1
-	apkRevision    = 3
+	apkRevision    = 4
 )
 
 // alpineBase is the mini root file system of a release, and over it the

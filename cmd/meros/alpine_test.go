@@ -35,53 +35,6 @@ func stockMirror(t *testing.T, arch string) *lab.AlpineMirror {
 	return m
 }
 
-// bootMirror adds what a machine boots with: the kernel of Debian in a package
-// as Alpine's is, and a server of ssh.
-func bootMirror(t *testing.T, m *lab.AlpineMirror, p *lab.Project, lockFile string) {
-	t.Helper()
-	lab.Need(t, "dpkg-deb")
-	sshd := filepath.Join(t.TempDir(), "sshd")
-	lab.BuildFor(t, sshd, "meros/cmd/lab/sshd", map[string]string{"x86_64": "amd64", "aarch64": "arm64"}[m.Arch])
-	m.Add(t, lab.APK{Name: "openssh-server", Version: "9.7_p1-r4", Sources: map[string]string{"usr/sbin/sshd": sshd}})
-	lock := readFile(t, p.Path(lockFile))
-	deb := ""
-	for line := range strings.Lines(lock) {
-		if f := strings.Fields(line); len(f) == 8 && strings.HasPrefix(f[1], "linux-image-") {
-			deb = p.Path(filepath.Join("data/cache/cas", f[7][:2], f[7]))
-		}
-	}
-	tree := t.TempDir()
-	if out, err := exec.Command("dpkg-deb", "-x", deb, tree).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	files := make(map[string]string)
-	err := filepath.WalkDir(tree, func(file string, d os.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		name, _ := filepath.Rel(tree, file)
-		switch base := filepath.Base(name); {
-		case strings.HasPrefix(base, "vmlinuz-"):
-			files["boot/vmlinuz-virt"] = file
-		case strings.HasPrefix(base, "config-"):
-			files[filepath.Join("boot", base)] = file
-		case strings.HasSuffix(base, ".ko"):
-			if out, err := exec.Command("gzip", "-1", file).CombinedOutput(); err != nil {
-				return fmt.Errorf("%w: %s", err, out)
-			}
-			files[name+".gz"] = file + ".gz"
-		case base == "modules.builtin":
-			files[name] = file
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.Add(t, lab.APK{Name: kernelPackage, Version: "6.6.52-r0", Sources: files})
-	m.Index(t)
-}
-
 // A machine of Alpine from its lock to its last end, by root and by a user.
 func TestAlpine(t *testing.T) {
 	t.Parallel()
@@ -89,7 +42,7 @@ func TestAlpine(t *testing.T) {
 	lab.Need(t, "qemu-system-x86_64", "e2fsck", "qemu-img", "debugfs")
 	p := lab.Downloaded(t, "alp")
 	m := stockMirror(t, "x86_64")
-	bootMirror(t, m, p, "constellations/alp/meros.lock")
+	m.AddBoot(t, p, "constellations/alp/meros.lock")
 	if err := os.Remove(p.Path("constellations/alp/meros.lock")); err != nil {
 		t.Fatal(err)
 	}

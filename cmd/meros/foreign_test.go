@@ -57,7 +57,7 @@ func TestForeign(t *testing.T) {
 
 	t.Run("alpine", func(t *testing.T) {
 		m := stockMirror(t, "aarch64")
-		bootMirror(t, m, p, "constellations/deb/meros.lock")
+		m.AddBoot(t, p, "constellations/deb/meros.lock")
 		p.Write(t, "constellations/alp/manifest.yml", alpineManifest(m, "    arch: aarch64\n    packages: [hello, openssh-server]\n"))
 		p.Write(t, "constellations/alp/m/hooks/01.chroot", "#!/bin/sh\nset -e\nuname -m > /etc/hooked\n")
 		if err := os.Chmod(p.Path("constellations/alp/m/hooks/01.chroot"), 0o755); err != nil {

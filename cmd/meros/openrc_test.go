@@ -38,7 +38,7 @@ func TestOpenRC(t *testing.T) {
 	p := lab.Downloaded(t, "rc")
 	m := lab.NewAlpineMirror(t, "x86_64")
 	m.AddOpenRC(t, "testdata/openrc")
-	bootMirror(t, m, p, "constellations/rc/meros.lock")
+	m.AddBoot(t, p, "constellations/rc/meros.lock")
 	p.Write(t, "constellations/rc/manifest.yml", alpineManifest(m, openrcManifest))
 	meros := func(args ...string) *lab.Outcome {
 		t.Helper()

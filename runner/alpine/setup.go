@@ -80,14 +80,17 @@ hostname -F /etc/hostname
 swapon -a
 if test -e /etc/fstab; then
 ` + mountAll + `fi
-ifup -a
-if test -x /usr/sbin/sshd; then
-	mkdir -p /run/sshd
-	/usr/sbin/sshd
-fi
-for f in /etc/local.d/*.start; do
-	if test -x "$f"; then "$f"; fi
-done
+# In the background: a network that does not answer keeps nobody from the console.
+{
+	ifup -a >/run/ifup.log 2>&1 || cat /run/ifup.log
+	if test -x /usr/sbin/sshd; then
+		mkdir -p /run/sshd
+		/usr/sbin/sshd
+	fi
+	for f in /etc/local.d/*.start; do
+		if test -x "$f"; then "$f"; fi
+	done
+} &
 `
 
 // stop is what busybox' init runs last. It would end processes only after that,
