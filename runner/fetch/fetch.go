@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,25 +116,19 @@ func verify(part *os.File, o Options) error {
 
 // download appends to part, which has the first have bytes.
 func download(ctx context.Context, part *os.File, from string, have int64, o Options) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watchdog := time.AfterFunc(stall, func() { cancel(fmt.Errorf("sent nothing for %v", stall)) })
-	defer watchdog.Stop()
-
-	body, at, err := open(ctx, from, have, o.Servers)
-	if err != nil {
+	s := &stream{ctx: ctx, url: from, client: client(o.Servers), stall: stall, checked: true, at: have}
+	if err := s.open(); err != nil {
 		return err
 	}
-	defer body.Close()
-	if err := part.Truncate(at); err != nil {
+	defer s.Close()
+	if err := part.Truncate(s.at); err != nil {
 		return err
 	}
-	w := io.NewOffsetWriter(part, at)
+	w := io.NewOffsetWriter(part, s.at)
 	buf := make([]byte, 128<<10)
 	// One byte more than wanted tells a file that is too long.
-	for r := io.LimitReader(body, o.Size-at+1); ; {
+	for at, r := s.at, io.LimitReader(s, o.Size-s.at+1); ; {
 		n, err := r.Read(buf)
-		watchdog.Reset(stall)
 		if n > 0 {
 			if at == 0 {
 				if werr := looksWrong(buf[:n], from); werr != nil {
@@ -156,8 +148,6 @@ func download(ctx context.Context, part *os.File, from string, have int64, o Opt
 			return fmt.Errorf("ended after %d of %d bytes", at, o.Size)
 		case err == io.EOF:
 			return nil
-		case err != nil && context.Cause(ctx) != nil:
-			return context.Cause(ctx)
 		case err != nil:
 			return err
 		}
@@ -171,43 +161,4 @@ func looksWrong(begin []byte, from string) error {
 		return errors.New("sent an HTML page instead of the file (a captive portal or a proxy?)")
 	}
 	return nil
-}
-
-// Open returns the content of a URL that nothing is known of beforehand.
-func Open(ctx context.Context, from string, servers map[string]Reach) (io.ReadCloser, error) {
-	r, _, err := open(ctx, from, 0, servers)
-	return r, err
-}
-
-// open returns the content of from, and the offset that it begins at.
-func open(ctx context.Context, from string, have int64, servers map[string]Reach) (io.ReadCloser, int64, error) {
-	u, err := url.Parse(from)
-	if err != nil {
-		return nil, 0, err
-	}
-	if u.Scheme == "file" {
-		f, err := os.Open(u.Path)
-		return f, 0, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
-	if err != nil {
-		return nil, 0, err
-	}
-	req.Header.Set("User-Agent", "meros")
-	req.Header.Set("Accept-Encoding", "identity")
-	if have > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", have))
-	}
-	resp, err := client(servers).Do(req)
-	if err != nil {
-		return nil, 0, err
-	}
-	switch {
-	case resp.StatusCode == http.StatusOK:
-		return resp.Body, 0, nil
-	case resp.StatusCode == http.StatusPartialContent && strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", have)):
-		return resp.Body, have, nil
-	}
-	resp.Body.Close()
-	return nil, 0, fmt.Errorf("the server says %s", resp.Status)
 }
