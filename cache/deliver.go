@@ -53,7 +53,7 @@ func (s *Store) deliver(ctx context.Context, name, path string) (Artifact, error
 		return Artifact{}, err
 	}
 	a := Artifact{digest.NewDigestFromBytes(digest.SHA256, h.Sum(nil)), n}
-	if err := s.sync(f); err != nil {
+	if err := errors.Join(f.Chmod(s.delivered), s.sync(f)); err != nil {
 		return a, err
 	}
 	// Before it has its name: then another's file may be there.

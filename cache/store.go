@@ -23,6 +23,7 @@
 package cache
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -40,8 +41,9 @@ type Store struct {
 	view   string // of this process on owners, see idView
 	noSync bool
 
-	readOnly bool
-	now      func() time.Time
+	readOnly  bool
+	delivered os.FileMode
+	now       func() time.Time
 
 	guard   guard
 	started time.Time // when this run began, if it has a scratch directory
@@ -58,6 +60,9 @@ type Options struct {
 	// ReadOnly makes and removes nothing: a store that is not there is empty,
 	// and what is damaged stays.
 	ReadOnly bool
+	// Delivered is the mode of files that are put outside of the store; 0 is
+	// 0644.
+	Delivered os.FileMode
 	// Now is the clock, for the time an entry was made; nil is time.Now.
 	Now func() time.Time
 }
@@ -72,7 +77,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cache %s: %w", dir, err)
 	}
-	s := &Store{dir: dir, tmp: filepath.Join(dir, "tmp"), boot: strings.TrimSpace(string(boot)), view: view, noSync: o.NoSync, readOnly: o.ReadOnly, now: o.Now, trusted: make(map[string]bool)}
+	s := &Store{dir: dir, tmp: filepath.Join(dir, "tmp"), boot: strings.TrimSpace(string(boot)), view: view, noSync: o.NoSync, readOnly: o.ReadOnly, delivered: cmp.Or(o.Delivered, 0o644), now: o.Now, trusted: make(map[string]bool)}
 	for _, d := range []string{"cas", "actions", filepath.Join("trees", s.boot, s.view), "locks", "tmp"} {
 		if o.ReadOnly {
 			break

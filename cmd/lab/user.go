@@ -11,6 +11,7 @@ import (
 type UserOptions struct {
 	NoSubIDs bool     // no subordinate ids
 	Without  []string // programs that are not to be found
+	Umask    string   // "" is the test's
 }
 
 // userScript makes, in a mount namespace of its own, the user and the device
@@ -24,6 +25,7 @@ mknod -m 0666 "$LAB_DIR/dev/tun" c 10 200
 if [ -e /dev/fuse ]; then mount --bind "$LAB_DIR/dev/fuse" /dev/fuse; fi
 if [ -e /dev/net/tun ]; then mount --bind "$LAB_DIR/dev/tun" /dev/net/tun; fi
 for p in $LAB_WITHOUT; do f=$(command -v "$p") && mount --bind /dev/null "$f"; done
+${LAB_UMASK:+umask $LAB_UMASK}
 exec setpriv --reuid=61001 --regid=61001 --clear-groups env HOME="$LAB_DIR/home" USER=lab "$@"
 `
 
@@ -63,7 +65,7 @@ func (p *Project) AsUser(t testing.TB, o UserOptions, cmd *exec.Cmd) *exec.Cmd {
 	}
 	user := exec.Command("unshare", append([]string{"--mount", "sh", "-c", userScript, "sh"}, cmd.Args...)...)
 	user.Args[6] = cmd.Path
-	user.Env = append(os.Environ(), "LAB_DIR="+dir, "LAB_WITHOUT="+without)
+	user.Env = append(os.Environ(), "LAB_DIR="+dir, "LAB_WITHOUT="+without, "LAB_UMASK="+o.Umask)
 	user.Dir = p.Root
 	return user
 }

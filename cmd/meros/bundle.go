@@ -99,7 +99,7 @@ func (c *cacheExportCmd) Run(e *env) error {
 	}
 	defer scratch.Close()
 	f.store = store
-	size, err := c.write(e.ctx, f, d)
+	size, err := c.write(e.ctx, f, d, e.outputMode)
 	if err != nil {
 		return fmt.Errorf("export %s: %w", c.Constellation, err)
 	}
@@ -108,7 +108,7 @@ func (c *cacheExportCmd) Run(e *env) error {
 }
 
 // write writes the bundle; it has its name when it is complete.
-func (c *cacheExportCmd) write(ctx context.Context, f *foreseen, d *bundleDir) (size int64, err error) {
+func (c *cacheExportCmd) write(ctx context.Context, f *foreseen, d *bundleDir, mode fs.FileMode) (size int64, err error) {
 	out, err := cache.NewUnfinished(c.Output)
 	if err != nil {
 		return 0, err
@@ -140,7 +140,7 @@ func (c *cacheExportCmd) write(ctx context.Context, f *foreseen, d *bundleDir) (
 	if err != nil {
 		return 0, err
 	}
-	return fi.Size(), out.Finish(0o644)
+	return fi.Size(), out.Finish(mode)
 }
 
 // writeStore writes what is of the store. The images have to be there.

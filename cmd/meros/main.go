@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -41,7 +42,7 @@ func main() {
 // run is the program. The first calls are those by which it starts itself
 // anew: as the first process of a guest, as that of a sandbox, as a stage.
 func run(args []string, stdout, stderr io.Writer) int {
-	syscall.Umask(0o022) // the user's own would be seen in what is built
+	umask := syscall.Umask(0o022) // the user's own would be seen in what is built
 	switch {
 	case os.Getpid() == 1 && args[0] == "/init":
 		initrd.Main(insideGuest())
@@ -69,7 +70,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := interruptible()
 	defer stop()
-	return command(ctx, args[1:], stdout, stderr, entered)
+	return command(ctx, args[1:], stdout, stderr, entered, umask)
 }
 
 // errInterrupted is the cause with which the context ends.
@@ -99,6 +100,7 @@ type cli struct {
 	Verbose  bool             `short:"v" help:"Show each stage's output and why it runs." env:"MEROS_VERBOSE"`
 	Version  kong.VersionFlag `help:"Print the version."`
 	Progress string           `help:"How to show progress: ${enum}." enum:"auto,tty,plain,json" default:"auto" env:"MEROS_PROGRESS"`
+	Umask    *int             `hidden:"" help:"The user's umask, of files that are made for the user."`
 
 	KernelBuild kernelBuildCmd `cmd:"" help:"Build a Linux kernel."`
 	Build       buildCmd       `cmd:"" help:"Build the images of a constellation."`
@@ -157,6 +159,8 @@ type env struct {
 	ui      *ui
 	entered bool // this is root of a user namespace of ours
 	globals []string
+
+	outputMode os.FileMode // of files that are made for the user
 }
 
 // usageError is a mistake on the command line.
@@ -167,7 +171,9 @@ type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-func command(ctx context.Context, args []string, stdout, stderr io.Writer, entered bool) int {
+// command runs a verb. umask is the user's, but in a user namespace of ours,
+// where --umask tells it.
+func command(ctx context.Context, args []string, stdout, stderr io.Writer, entered bool, umask int) int {
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c, kong.Name("meros"),
@@ -189,7 +195,10 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, enter
 		u.fail(fmt.Errorf("%w (meros --help)", err))
 		return exitUsage
 	}
-	e := &env{ctx: ctx, ui: u, entered: entered}
+	if c.Umask != nil {
+		umask = *c.Umask
+	}
+	e := &env{ctx: ctx, ui: u, entered: entered, outputMode: 0o666 &^ os.FileMode(umask)}
 	e.root, err = findRoot(c.Root)
 	switch {
 	case err == nil || c.Root != "":
@@ -199,7 +208,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, enter
 		err = nil
 	}
 	if err == nil {
-		e.globals = []string{"--root=" + e.root, "--progress=" + c.Progress}
+		e.globals = []string{"--root=" + e.root, "--progress=" + c.Progress, "--umask=" + strconv.Itoa(umask)}
 		if c.Verbose {
 			e.globals = append(e.globals, "-v")
 		}

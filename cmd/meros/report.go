@@ -30,7 +30,7 @@ func (c *reportCmd) Run(e *env) error {
 		return err
 	}
 	if c.Trace != "" {
-		return writeTrace(c.Trace, b)
+		return writeTrace(c.Trace, b, e.outputMode)
 	}
 	store, err := e.openStore(true)
 	if err != nil {
@@ -48,7 +48,7 @@ func (c *reportCmd) Run(e *env) error {
 			return err
 		}
 	}
-	if err := os.WriteFile(file, page.Bytes(), 0o644); err != nil {
+	if err := os.WriteFile(file, page.Bytes(), e.outputMode); err != nil {
 		return err
 	}
 	e.ui.say("%s", file)

@@ -96,7 +96,7 @@ type traceEvent struct {
 	Args     map[string]any `json:"args,omitempty"`
 }
 
-func writeTrace(file string, b *buildRecord) error {
+func writeTrace(file string, b *buildRecord, mode os.FileMode) error {
 	all := b.reportStages()
 	row, _ := rows(all)
 	events := []traceEvent{{Name: "process_name", Phase: "M", Process: 1, Args: map[string]any{"name": "meros " + b.Verb + " " + b.Name}}}
@@ -112,7 +112,7 @@ func writeTrace(file string, b *buildRecord) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(file, append(text, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(file, append(text, '\n'), mode); err != nil {
 		return fmt.Errorf("write the trace of %s: %w", b.ID, err)
 	}
 	return nil

@@ -149,7 +149,7 @@ func TestMaterials(t *testing.T) {
 // The trace is what Perfetto reads.
 func TestTrace(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "trace.json")
-	if err := writeTrace(file, syntheticBuild(2)); err != nil {
+	if err := writeTrace(file, syntheticBuild(2), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(file)

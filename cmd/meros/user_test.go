@@ -30,8 +30,8 @@ func artifacts(t *testing.T, o *lab.Outcome) map[string]string {
 	return all
 }
 
-// One lock, two empty data directories, root and an ordinary user: every
-// artifact is the same. And the user's machine boots.
+// One lock, two empty data directories, root and an ordinary user who keeps
+// files from others: every artifact is the same. And the user's machine boots.
 func TestRootAndUserBuildTheSame(t *testing.T) {
 	t.Parallel()
 	lab.NeedRoot(t)
@@ -54,7 +54,7 @@ func TestRootAndUserBuildTheSame(t *testing.T) {
 	}
 	asUser := func(args ...string) *lab.Outcome {
 		t.Helper()
-		o := lab.Finish(t, user.AsUser(t, lab.UserOptions{}, user.Command(t, args...)))
+		o := lab.Finish(t, user.AsUser(t, lab.UserOptions{Umask: "077"}, user.Command(t, args...)))
 		if o.Exit != 0 {
 			t.Fatalf("as a user: meros %q: exit status %d\n%s", args, o.Exit, o.Stderr)
 		}
@@ -73,8 +73,10 @@ func TestRootAndUserBuildTheSame(t *testing.T) {
 		}
 	}
 	leftovers(t, user)
-	if fi, err := os.Stat(user.Path("data/disks/same-m.qcow2")); err != nil || fi.Mode().Perm()&0o200 == 0 {
-		t.Errorf("the user's disk: %v, %v", fi, err)
+	for p, want := range map[*lab.Project]os.FileMode{root: 0o644, user: 0o600} {
+		if fi, err := os.Stat(p.Path("data/disks/same-m.qcow2")); err != nil || fi.Mode() != want {
+			t.Errorf("a disk of mode %v, want %v; %v", fi.Mode(), want, err)
+		}
 	}
 
 	asUser("init", "same", "m")

@@ -72,7 +72,7 @@ func openWorkplace(e *env) (*workplace, error) {
 	}
 	unix.Rmdir(e.oldScratchDir()) // once it is empty
 	var err error
-	if w.store, err = cache.Open(filepath.Join(w.data, "cache"), cache.Options{}); err != nil {
+	if w.store, err = cache.Open(filepath.Join(w.data, "cache"), cache.Options{Delivered: e.outputMode}); err != nil {
 		return nil, hint(err)
 	}
 	if w.scratch, err = w.store.NewScratch(e.scratchDir()); err != nil {
