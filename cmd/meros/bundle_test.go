@@ -13,9 +13,12 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"meros/cache"
+	"meros/cmd/lab"
 	"meros/constellations"
+	"meros/graph"
 )
 
 // bundle makes an archive of members, after a head.
@@ -94,11 +97,20 @@ func TestHostileBundle(t *testing.T) {
 		"absolute":               {[]tar.Header{{Name: "/etc/x", Uname: "x"}}, "neither of the cache nor of the constellation"},
 		"another constellation":  {[]tar.Header{{Name: "constellations/lab2/x", Uname: "x"}}, "neither of the cache nor of the constellation"},
 		"a device":               {[]tar.Header{{Name: lab + "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}}, "neither a file nor a directory nor a link"},
-		"a hard link":            {[]tar.Header{{Name: lab + "x", Typeflag: tar.TypeLink, Linkname: "/etc/passwd"}}, "neither a file nor a directory nor a link"},
-		"through a link":         {[]tar.Header{{Name: lab + "d", Typeflag: tar.TypeSymlink, Linkname: "/tmp"}, {Name: lab + "d/x", Uname: "x"}}, "path escapes"},
-		"a link to the host":     {[]tar.Header{{Name: lab + "hooks", Typeflag: tar.TypeSymlink, Linkname: "/etc"}}, "leads to nothing of the constellation"},
-		"a link to nothing":      {[]tar.Header{{Name: lab + "hooks", Typeflag: tar.TypeSymlink, Linkname: "x"}}, "leads to nothing of the constellation"},
-		"a link within":          {[]tar.Header{{Name: lab + "x", Uname: "x"}, {Name: lab + "y", Typeflag: tar.TypeSymlink, Linkname: "x"}}, ""},
+		"a hard link":            {[]tar.Header{{Name: lab + "x", Uname: "x"}, {Name: lab + "y", Typeflag: tar.TypeLink, Linkname: lab + "x"}}, ""},
+		"a hard link out":        {[]tar.Header{{Name: lab + "x", Typeflag: tar.TypeLink, Linkname: "/etc/passwd"}}, "neither of the cache nor of the constellation"},
+		"a hard link to nothing": {[]tar.Header{{Name: lab + "x", Typeflag: tar.TypeLink, Linkname: lab + "y"}}, "which is no file of it"},
+		"a hard link to a link":  {[]tar.Header{{Name: lab + "y", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}, {Name: lab + "x", Typeflag: tar.TypeLink, Linkname: lab + "y"}}, "which is no file of it"},
+		"a hard link by a link":  {[]tar.Header{{Name: lab + "y", Typeflag: tar.TypeSymlink, Linkname: "/etc"}, {Name: lab + "x", Typeflag: tar.TypeLink, Linkname: lab + "y/passwd"}}, "which is no file of it"},
+		"over a hard link": {[]tar.Header{{Name: lab + "x", Uname: "x"}, {Name: lab + "y", Typeflag: tar.TypeLink, Linkname: lab + "x"}, {Name: lab + "y", Uname: "z"}},
+			"file exists"},
+		"an attribute":       {[]tar.Header{{Name: lab + "x", Uname: "x", PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}}}, ""},
+		"a capability":       {[]tar.Header{{Name: lab + "x", Uname: "x", PAXRecords: map[string]string{"SCHILY.xattr.security.capability": "b"}}}, "which is not a user's"},
+		"of a directory":     {[]tar.Header{{Name: lab + "x", Typeflag: tar.TypeDir, PAXRecords: map[string]string{"SCHILY.xattr.trusted.a": "b"}}}, "which is not a user's"},
+		"through a link":     {[]tar.Header{{Name: lab + "d", Typeflag: tar.TypeSymlink, Linkname: "/tmp"}, {Name: lab + "d/x", Uname: "x"}}, "path escapes"},
+		"a link to the host": {[]tar.Header{{Name: lab + "hooks", Typeflag: tar.TypeSymlink, Linkname: "/etc"}}, "leads to nothing of the constellation"},
+		"a link to nothing":  {[]tar.Header{{Name: lab + "hooks", Typeflag: tar.TypeSymlink, Linkname: "x"}}, "leads to nothing of the constellation"},
+		"a link within":      {[]tar.Header{{Name: lab + "x", Uname: "x"}, {Name: lab + "y", Typeflag: tar.TypeSymlink, Linkname: "x"}}, ""},
 		"a link of a machine": {[]tar.Header{
 			{Name: lab + "m/includes.chroot", Typeflag: tar.TypeDir}, {Name: lab + "m/includes.chroot/x", Typeflag: tar.TypeSymlink, Linkname: "/etc"}}, ""},
 		"a link by one of a machine": {[]tar.Header{
@@ -167,6 +179,49 @@ func TestBundleCarriesModes(t *testing.T) {
 	}
 	os.Chmod(filepath.Join(i.target(), "m/ro"), 0o755)
 }
+
+// What is imported is what was exported, as the keys of stages have it: hard
+// links, attributes of files and of directories.
+func TestBundleCarriesTrees(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	err := errors.Join(os.MkdirAll(at("m/includes.chroot/d"), 0o755), os.WriteFile(at("m/includes.chroot/a"), []byte("a"), 0o644),
+		os.Link(at("m/includes.chroot/a"), at("m/includes.chroot/d/b")), os.MkdirAll(at("n/includes.chroot"), 0o755),
+		os.Link(at("m/includes.chroot/a"), at("n/includes.chroot/c")), os.Symlink("d/b", at("m/includes.chroot/l")),
+		os.WriteFile(at("m/includes.chroot/ro"), nil, 0o444),
+		unix.Setxattr(at("m/includes.chroot/a"), "user.a", []byte("1"), 0), unix.Setxattr(at("m/includes.chroot/ro"), "user.ro", []byte{0, 2}, 0),
+		unix.Setxattr(at("m/includes.chroot/d"), "user.d", []byte("3"), 0), os.Chmod(at("m/includes.chroot/d"), 0o555))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Chmod(at("m/includes.chroot/d"), 0o755) })
+	i, err := importBundle(t, exported(t, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Chmod(filepath.Join(i.target(), "m/includes.chroot/d"), 0o755) })
+	want, err := graph.ReadLocal("x", dir, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := strings.Join(want.Entries, "\n"); strings.Count(text, " link ") != 2 || strings.Count(text, " xattr ") != 3 {
+		t.Fatalf("the tree is\n%s", text)
+	}
+	got, err := graph.ReadLocal("x", i.target(), nil, nil)
+	// The directory itself is a test's, of whatever mode.
+	if err != nil || !slices.Equal(got.Entries[1:], want.Entries[1:]) {
+		t.Errorf("%v, it is\n%s\nwant\n%s", err, strings.Join(got.Entries, "\n"), strings.Join(want.Entries, "\n"))
+	}
+	if err := unix.Setxattr(at("m/includes.chroot/a"), "security.capability", capability, 0); err != nil {
+		lab.Skip(t, "no file can have capabilities: %v", err)
+	}
+	if _, err := newBundleDir(&foreseen{manifest: &constellations.Manifest{Name: "lab", Dir: dir}}); err == nil || !strings.Contains(err.Error(), "setcap in a hook") {
+		t.Errorf("capabilities: %v", err)
+	}
+}
+
+// capability is cap_net_raw+ep, linux/capability.h.
+var capability = []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 // exported is a bundle of a constellation's directory and nothing else.
 func exported(t *testing.T, dir string) []byte {

@@ -283,6 +283,17 @@ func xattrRecords(file string) (records map[string]string, opaque bool, err erro
 	return records, opaque, nil
 }
 
+// Attributes are the extended attributes of a file that a layer keeps, as
+// records of a tar archive.
+func Attributes(file string) (map[string]string, error) {
+	records, _, err := xattrRecords(file)
+	return records, err
+}
+
+// Attribute is the extended attribute's name that a record of a tar archive is
+// of, if it is of one.
+func Attribute(record string) (name string, ok bool) { return strings.CutPrefix(record, xattrRecord) }
+
 // listXattrs are the names of a file's extended attributes, sorted.
 func listXattrs(file string) ([]string, error) {
 	var buf [1024]byte
