@@ -18,7 +18,8 @@ import (
 
 // kernelName is what people call the source of a kernel.
 func kernelName(k constellations.Kernel) string {
-	name := strings.TrimSuffix(path.Base(strings.TrimRight(k.Location, "/")), ".git")
+	location := strings.TrimSuffix(strings.TrimRight(k.Location, "/"), "/.git")
+	name := strings.TrimSuffix(path.Base(location), ".git")
 	if k.Ref != "" {
 		name += " " + k.Ref
 	}

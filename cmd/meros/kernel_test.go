@@ -2,11 +2,15 @@ package main
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/cgi"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -116,6 +120,7 @@ func TestKernelSources(t *testing.T) {
 	if !strings.Contains(string(lock), "source git "+p.Path("constellations/k/linux")+" master "+id) {
 		t.Errorf("the lock does not pin %s:\n%s", id, lock)
 	}
+	throughProxy(t, p, manifest)
 	archive := p.Path("linux-6.1.tar.xz")
 	if out, err := exec.Command("tar", "-C", p.Path("constellations/k"), "--exclude=.git", "-cJf", archive, "linux").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -203,6 +208,46 @@ func kernelInterrupted(t *testing.T, p *lab.Project, manifest func(string)) {
 		t.Errorf("the objects were not used:\n%s", o.Stderr)
 	}
 	leftovers(t, p)
+}
+
+// throughProxy takes the repository from a server that only a proxy reaches.
+func throughProxy(t *testing.T, p *lab.Project, manifest func(string)) {
+	t.Helper()
+	out, err := exec.Command("git", "--exec-path").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int64
+	backend := &cgi.Handler{
+		Path: filepath.Join(strings.TrimSpace(string(out)), "git-http-backend"), InheritEnv: []string{"PATH"},
+		Env: []string{"GIT_PROJECT_ROOT=" + p.Path("constellations/k"), "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
+	}
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Host != "git.invalid" {
+			http.Error(w, "this is a proxy", http.StatusBadRequest)
+			return
+		}
+		asked.Add(1)
+		backend.ServeHTTP(w, r)
+	}))
+	defer proxy.Close()
+	manifest("{source: git+http://git.invalid/linux/.git, ref: master, config: b.config}")
+	home := t.TempDir()
+	if err := os.WriteFile(filepath.Join(home, ".gitconfig"), []byte("[http \"http://git.invalid/\"]\n\tproxy = "+proxy.URL+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, env := range []string{"http_proxy=" + proxy.URL, "HOME=" + home} {
+		asked.Store(0)
+		removeResults(t, p, "kernel-source")
+		cmd := p.Command(t, "kernel-build", "k")
+		cmd.Env = append(os.Environ(), env)
+		if o := lab.Finish(t, cmd); o.Exit != 0 || !slices.Equal(o.Ran(), []string{"linux master source"}) {
+			t.Errorf("%s: exit status %d, ran %q\n%s", env, o.Exit, o.Ran(), o.Stderr)
+		}
+		if asked.Load() == 0 {
+			t.Errorf("%s: the proxy was not asked", env)
+		}
+	}
 }
 
 // kernelPins moves a branch: the lock holds until it is updated.

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
+	"strings"
 	"sync"
 
 	"meros/graph"
@@ -41,6 +43,9 @@ func (s *servers) env(ctx context.Context, j *graph.Job) []string {
 			all[fetch.ServerOf(u)] = s.to(ctx, u)
 		}
 	}
+	if u := repositoryOf(j.Node); u != nil {
+		all[fetch.ServerOf(u)] = gitReach(ctx, u)
+	}
 	b, err := json.Marshal(all)
 	if err != nil || len(all) == 0 {
 		return nil
@@ -62,6 +67,40 @@ func urlsOf(n *graph.Node) (urls []string) {
 		}
 	}
 	return urls
+}
+
+// repositoryOf is the repository of git that a node fetches from by http, or nil.
+func repositoryOf(n *graph.Node) *url.URL {
+	if n.Stage != "kernel-source" {
+		return nil
+	}
+	for _, h := range n.Hints {
+		if u, err := url.Parse(h.Value); h.Name == "url" && err == nil && (u.Scheme == "http" || u.Scheme == "https") {
+			return u
+		}
+	}
+	return nil
+}
+
+// gitReach is how git reaches a repository: the proxy that the user's git has
+// for it, git-config(1), or that of the environment.
+func gitReach(ctx context.Context, u *url.URL) fetch.Reach {
+	out, err := exec.CommandContext(ctx, "git", "config", "--get-urlmatch", "http.proxy", u.String()).Output()
+	if err == nil { // also with an empty one, which is none
+		return fetch.Reach{Proxy: strings.TrimSpace(string(out))}
+	}
+	if e, err := http.ProxyFromEnvironment(&http.Request{URL: u}); err == nil && e != nil {
+		return fetch.Reach{Proxy: e.String()}
+	}
+	return fetch.Reach{}
+}
+
+// reached are the servers that this process was told of.
+func reached() (servers map[string]fetch.Reach, err error) {
+	if v := os.Getenv(serversEnv); v != "" {
+		err = json.Unmarshal([]byte(v), &servers)
+	}
+	return servers, err
 }
 
 // to is how u's server is reached. Those who ask while it is found out wait.

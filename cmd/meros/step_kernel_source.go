@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -14,6 +15,7 @@ import (
 	"meros/graph"
 	"meros/runner"
 	"meros/runner/debian"
+	"meros/runner/fetch"
 	"meros/runner/kernel"
 	"meros/runner/layer"
 )
@@ -75,12 +77,20 @@ func (s *step) fromGit(ctx context.Context, t *kernel.Tree) error {
 	if fi, err := os.Stat(local); err != nil || !fi.IsDir() {
 		local = ""
 	}
+	servers, err := reached()
+	if err != nil {
+		return err
+	}
+	proxy := "" // and none of the environment's
+	if u, err := url.Parse(from); err == nil {
+		proxy = servers[fetch.ServerOf(u)].Proxy
+	}
 	run := func(ctx context.Context, stdin io.Reader, stdout io.Writer, argv ...string) error {
 		spec := runner.Spec{
 			Argv: argv, Dir: "/git", Hostname: "localhost", Network: runner.HostNetwork,
 			Env: []string{
 				"PATH=/usr/bin:/bin", "HOME=/nonexistent", "LC_ALL=C", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0",
-				"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*",
+				"GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*", "GIT_CONFIG_KEY_1=http.proxy", "GIT_CONFIG_VALUE_1=" + proxy,
 			},
 			Mounts: []runner.Mount{{Source: repository, Target: "/git", Writable: true}},
 		}

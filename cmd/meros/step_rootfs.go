@@ -39,11 +39,9 @@ func stepFetch(ctx context.Context, s *step) error {
 			return err
 		})
 	}
-	var servers map[string]fetch.Reach
-	if v := os.Getenv(serversEnv); v != "" {
-		if err := json.Unmarshal([]byte(v), &servers); err != nil {
-			return err
-		}
+	servers, err := reached()
+	if err != nil {
+		return err
 	}
 	last := time.Now()
 	return fetch.To(ctx, filepath.Join(s.Out, "file"), fetch.Options{
