@@ -1,6 +1,8 @@
 package main
 
 import (
+	"archive/tar"
+	"bytes"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -18,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	ociempty "github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -109,6 +112,7 @@ func TestOCI(t *testing.T) {
 		t.Errorf("the hook saw %q", hooked)
 	}
 
+	t.Run("repeated", func(t *testing.T) { ociRepeated(t, p, image, want) })
 	for base, words := range map[string][]string{
 		"oci:saved.tar":         {"has several images; name one after a colon", "lab/box:v1"},
 		"oci:saved.tar:v3":      {"has no image v3", "lab/box:v1"},
@@ -146,6 +150,47 @@ func TestOCI(t *testing.T) {
 		t.Error(o.Stderr)
 	}
 	leftovers(t, p)
+}
+
+// ociRepeated makes machines of images that have layers several times, as those
+// of Dockerfiles do, and of one that has what the machine adds.
+func ociRepeated(t *testing.T, p *lab.Project, image v1.Image, want string) {
+	made := func(files map[string]string) v1.Layer {
+		t.Helper()
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for name, text := range files {
+			if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text)), Typeflag: tar.TypeReg}); err != nil {
+				t.Fatal(err)
+			}
+			w.Write([]byte(text))
+		}
+		w.Close()
+		l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	adds, removes, empty := made(map[string]string{"srv/x": "there\n"}), made(map[string]string{"srv/.wh.x": ""}), made(nil)
+	all, err := mutate.AppendLayers(image, adds, empty, removes, empty, adds, empty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := p.Path("repeated")
+	if _, err := layout.Write(dir, mutate.AppendManifests(ociempty.Index, mutate.IndexAddendum{Add: all})); err != nil {
+		t.Fatal(err)
+	}
+	added := map[string]string{"etc/issue": "again\n", "etc/hooked": "from a container\n", "srv/x": "there\n"}
+	for _, base := range []string{"repeated", "again.tar"} {
+		p.Write(t, "constellations/again/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: \"oci:"+base+"\"}\n")
+		p.Must(t, "build", "again", "--locked", "--rootfs-only")
+		got := filesOf(t, soundDisk(t, p.Path("data/disks/again-m.qcow2")), 1<<20)
+		differingFiles(t, want, got, allModes, added)
+		if base == "repeated" {
+			p.Must(t, "export", "again", "m", "--format=oci", "--output="+p.Path("again.tar"))
+		}
+	}
 }
 
 // ociRegistry makes a machine of an image in a registry: the same one, pinned.

@@ -208,6 +208,10 @@ func (s *step) outputAccounts(tree string) error {
 // lower shows unpacked layers, the lowest first, as one directory that cannot
 // be written to.
 func (s *step) lower(layers []string) (string, error) {
+	layers, err := topmost(layers)
+	if err != nil {
+		return "", err
+	}
 	if len(layers) == 1 {
 		return layers[0], nil
 	}
@@ -230,14 +234,41 @@ func (s *step) writable(layers []string) (root, upper string, err error) {
 	return dirs["root"], dirs["upper"], mountOverlay(dirs["root"], layers, dirs["upper"], dirs["scratch"])
 }
 
+// topmost leaves each layer only where it is last, which shows the same: what it
+// has, and what it hides, counts there anyway. The kernel takes none twice.
+func topmost(layers []string) ([]string, error) {
+	var left []string
+	last := make(map[inode]bool)
+	for _, l := range slices.Backward(layers) {
+		var st unix.Stat_t
+		if err := unix.Stat(l, &st); err != nil {
+			return nil, fmt.Errorf("layer %s: %w", l, err)
+		}
+		if id := (inode{st.Dev, st.Ino}); !last[id] {
+			last[id] = true
+			left = append(left, l)
+		}
+	}
+	slices.Reverse(left)
+	return left, nil
+}
+
 // mountOverlay mounts layers, the lowest first. userxattr is what a user
 // namespace can have (kernel document filesystems/overlayfs); it is used by
 // root as well, so that both give the same.
 func mountOverlay(target string, layers []string, upper, work string) error {
-	top := make([]string, len(layers))
-	for i, l := range layers {
-		top[len(layers)-1-i] = l
+	layers, err := topmost(layers)
+	if err != nil {
+		return err
 	}
+	if len(layers) == 1 && upper == "" { // which is no overlay
+		if err := unix.Mount(layers[0], target, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount a layer: %w", err)
+		}
+		return nil
+	}
+	top := slices.Clone(layers)
+	slices.Reverse(top)
 	options := "userxattr,lowerdir=" + strings.Join(top, ":")
 	if upper != "" {
 		options += ",upperdir=" + upper + ",workdir=" + work
