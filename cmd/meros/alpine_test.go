@@ -177,6 +177,19 @@ func sameTree(t *testing.T, image, archive string) {
 	}
 }
 
+// releasesSay makes a mirror tell something else of a release.
+func releasesSay(t *testing.T, m *lab.AlpineMirror, release, old, now string) {
+	t.Helper()
+	file := filepath.Join(m.Dir, release, "releases", m.Arch, "latest-releases.yaml")
+	text := readFile(t, file)
+	if !strings.Contains(text, old) {
+		t.Fatalf("%q is not in\n%s", old, text)
+	}
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(text, old, now)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // What a mirror may get wrong is found out before anything is pinned.
 func TestAlpineMirrorFails(t *testing.T) {
 	lab.NeedRoot(t)
@@ -210,7 +223,23 @@ func TestAlpineMirrorFails(t *testing.T) {
 			flipAt(t, filepath.Join(m.Dir, "v3.20/main/x86_64/hello-1.2-r3.apk"), -30)
 		}, [2]string{}, []string{"package hello 1.2-r3", "hello-1.2-r3.apk"}},
 		"changed root file system": {good, func(t *testing.T, m *lab.AlpineMirror) { flipAt(t, m.RootFS(), -1000) }, [2]string{}, []string{"latest-releases.yaml says"}},
-		"no signature":             {good, func(t *testing.T, m *lab.AlpineMirror) { os.Remove(m.RootFS() + ".asc") }, [2]string{}, []string{"the signature of the release"}},
+		"size":                     {good, func(t *testing.T, m *lab.AlpineMirror) { releasesSay(t, m, "v3.20", "  size: 3", "  size: 4") }, [2]string{}, []string{"latest-releases.yaml says 4"}},
+		"downgraded":               {good + "    release: v3.20\n", func(t *testing.T, m *lab.AlpineMirror) { releasesSay(t, m, "v3.20", "branch: v3.20", "branch: v3.19") }, [2]string{}, []string{"is of v3.19, not of v3.20"}},
+		"replayed": {good + "    release: v3.21\n", func(t *testing.T, m *lab.AlpineMirror) {
+			if err := os.Rename(filepath.Join(m.Dir, "v3.20"), filepath.Join(m.Dir, "v3.21")); err != nil {
+				t.Fatal(err)
+			}
+			releasesSay(t, m, "v3.21", "branch: v3.20", "branch: v3.21")
+		}, [2]string{}, []string{`is of Alpine \"3.20.3\", and latest-releases.yaml says of v3.21`}},
+		"no signature": {good, func(t *testing.T, m *lab.AlpineMirror) { os.Remove(m.RootFS() + ".asc") }, [2]string{}, []string{"the signature of the release"}},
+		"two kernels": {"    packages: [hello, more]\n", func(t *testing.T, m *lab.AlpineMirror) {
+			for _, version := range []string{"6.6.9-r0", "6.6.10-r0", "6.6.2-r0"} {
+				m.Add(t, lab.APK{Name: kernelPackage, Version: version, Files: map[string]string{"boot/vmlinuz-virt": version}})
+			}
+			m.Index(t)
+			os.Remove(filepath.Join(m.Dir, "v3.20/main/x86_64/linux-virt-6.6.9-r0.apk"))
+			os.Remove(filepath.Join(m.Dir, "v3.20/main/x86_64/linux-virt-6.6.2-r0.apk"))
+		}, [2]string{}, []string{`the mirror has no package \"more\"`}}, // that is all that is wrong
 		"missing package": {good, func(t *testing.T, m *lab.AlpineMirror) {
 			os.Remove(filepath.Join(m.Dir, "v3.20/main/x86_64/hello-data-1.0-r0.apk"))
 		}, [2]string{}, []string{"hello-data-1.0-r0.apk", "no such file"}},

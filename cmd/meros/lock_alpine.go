@@ -139,10 +139,16 @@ func (a *alpineLock) open(s constellations.Section) error {
 	if a.release, err = alpine.ParseReleases(text, a.arch); err != nil {
 		return err
 	}
+	if s.Suite != latestStable && a.release.Branch != s.Suite {
+		return fmt.Errorf("%s is of %s, not of %s", a.url(alpine.ReleasesFile(s.Suite, a.arch)), a.release.Branch, s.Suite)
+	}
 	if err := a.readKeys(s); err != nil {
 		return err
 	}
 	if err := a.rootFS(); err != nil {
+		return err
+	}
+	if err := a.checkBranch(); err != nil {
 		return err
 	}
 	if err := a.treeKeys(); err != nil {
@@ -152,6 +158,28 @@ func (a *alpineLock) open(s constellations.Section) error {
 		if err := a.index(repository); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// latestStable is the release that a mirror says is the newest.
+const latestStable = "latest-stable"
+
+// checkBranch compares what the mirror said, unsigned, with the root file system
+// that was signed: an older release is not taken for a newer one.
+func (a *alpineLock) checkBranch() error {
+	root, err := os.OpenRoot(a.tree)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	b, err := root.ReadFile("etc/alpine-release")
+	if err != nil {
+		return fmt.Errorf("the mini root file system does not say of which release it is: %w", err)
+	}
+	is := strings.TrimSpace(string(b))
+	if numbers, ok := strings.CutPrefix(a.release.Branch, "v"); ok && !strings.HasPrefix(is, numbers+".") {
+		return fmt.Errorf("%s is of Alpine %.20q, and latest-releases.yaml says of %s (another mirror may be right)", a.url(a.release.File), is, a.release.Branch)
 	}
 	return nil
 }
@@ -231,6 +259,9 @@ func (a *alpineLock) rootFS() error {
 		return err
 	}
 	defer d.close()
+	if d.size != r.Size {
+		return fmt.Errorf("%s has %d bytes, and latest-releases.yaml says %d (the mirror may be in the middle of an update)", a.url(r.File), d.size, r.Size)
+	}
 	if d.sum != r.SHA256 {
 		return fmt.Errorf("%s has the digest sha256:%s, and latest-releases.yaml says sha256:%s (the mirror may be in the middle of an update)", a.url(r.File), d.sum, r.SHA256)
 	}
@@ -335,19 +366,9 @@ func (a *alpineLock) index(repository string) error {
 
 // solve asks the release's own apk what the packages need.
 func (a *alpineLock) solve(names []string) ([]constellations.Package, error) {
-	repositories := make(map[string]string)
-	for _, r := range alpine.Repositories {
-		repositories[r] = filepath.Join(a.dir, "repo", r)
-	}
-	keys := make(map[string]string)
-	for name, file := range a.further {
-		if strings.HasSuffix(name, ".pub") {
-			keys[name] = file
-		}
-	}
-	selected, err := alpine.Solve(a.e.ctx, apkIn(a.tree, a.foreign, nil), repositories, keys, names)
+	selected, err := a.choose(names)
 	if err != nil {
-		return nil, a.explain(err)
+		return nil, err
 	}
 	var pinned []constellations.Package
 	for i, key := range selected {
@@ -363,6 +384,25 @@ func (a *alpineLock) solve(names []string) ([]constellations.Package, error) {
 		pinned = append(pinned, pin)
 	}
 	return pinned, nil
+}
+
+// choose is what apk would install, as keys of a.known.
+func (a *alpineLock) choose(names []string) ([]string, error) {
+	repositories := make(map[string]string)
+	for _, r := range alpine.Repositories {
+		repositories[r] = filepath.Join(a.dir, "repo", r)
+	}
+	keys := make(map[string]string)
+	for name, file := range a.further {
+		if strings.HasSuffix(name, ".pub") {
+			keys[name] = file
+		}
+	}
+	selected, err := alpine.Solve(a.e.ctx, apkIn(a.tree, a.foreign, nil), repositories, keys, names)
+	if err != nil {
+		return nil, a.explain(err)
+	}
+	return selected, nil
 }
 
 // pin downloads a package, checks that it is the one that the signed index
@@ -386,11 +426,22 @@ func (a *alpineLock) pin(p pinnable) (constellations.Package, error) {
 
 // newest pins the package of that name alone.
 func (a *alpineLock) newest(name string) ([]constellations.Package, error) {
-	for _, p := range a.known {
+	var versions []string
+	for key, p := range a.known {
 		if p.Name == name {
-			pin, err := a.pin(p)
-			return []constellations.Package{pin}, err
+			versions = append(versions, key)
 		}
+	}
+	if len(versions) > 1 { // apk knows which is newer
+		chosen, err := a.choose([]string{name})
+		if err != nil {
+			return nil, err
+		}
+		versions = slices.DeleteFunc(versions, func(key string) bool { return !slices.Contains(chosen, key) })
+	}
+	if len(versions) > 0 {
+		pin, err := a.pin(a.known[versions[0]])
+		return []constellations.Package{pin}, err
 	}
 	return nil, fmt.Errorf("the mirror has no package %s, the kernel of Alpine's virtual machines (\"kernel:\" names another one)", name)
 }
