@@ -36,7 +36,7 @@ var (
 		{Name: "base", Kind: "string", Default: "none", Help: "what the machine is made of instead of a base system and packages, as `meros build --use` names it. It is never written to. The path or the URL (https, http, file) of an image: qcow2, raw, vmdk, vdi or vhdx, its root of ext2, ext3, ext4 or, with `hooks: {in: vm}`, btrfs or xfs; a URL's digest is pinned in the lock. Or `oci:PATH` or `oci:PATH:TAG`, an image of containers: a directory in OCI's image layout, or an archive of it or of `docker save`. Or `docker://NAME:TAG`, one of a registry, whose layers are pinned in the lock"},
 		{Name: "base_sha256", Kind: "string", Default: "as when locked", Help: "of what the URL of `base` gives"},
 		{Name: "setup", Kind: "string", Default: "`openrc` if it is among the packages", Help: "of Alpine, what starts the system: `openrc` or `busybox`", Values: []string{"openrc", "busybox"}},
-		{Name: "packages", Kind: "strings", Default: "none", Help: "names, beyond the base system and those given at the top", Top: true},
+		{Name: "packages", Kind: "strings", Default: "none", Help: "names, beyond the base system and those given at the top. A machine with a `base` has none of either", Top: true},
 		{Name: "bootstrap", Kind: "string", Default: "`meros`", Help: "`meros`, or `debootstrap` to make the base system with it", Values: []string{"meros", "debootstrap"}, Top: true},
 		{Name: "hooks", Kind: "object:hooks", Help: "how hooks run, see below: `{network: true}` gives them a network, `{in: vm}` runs them in the booted machine", Top: true},
 		{Name: "user", Kind: "string", Default: "`root`", Help: "who logs in; made if the system does not have it, with a key and no password", Top: true},

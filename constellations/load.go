@@ -197,8 +197,16 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 		l.addAt(p.at, "", "a machine cannot be called common: that directory is for all machines")
 	}
 	var qemuArgs, extraArgs []string
+	var own *place // of the machine's packages
 	fields := l.buildFields(&vm)
 	for k, f := range map[string]func(ast.Node){
+		"packages": func(n ast.Node) {
+			all := len(vm.Packages)
+			if vm.Packages = l.packages(n, vm.Packages); len(vm.Packages) > all {
+				at := placeOf(n)
+				own = &at
+			}
+		},
 		"arch": func(n ast.Node) {
 			if vm.Arch = l.word(n, "arch", arches...); vm.Arch == "armhf" {
 				vm.Arch = "arm" // Debian's name of what QEMU calls so
@@ -237,6 +245,12 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 		if vm.Bootstrap != "meros" {
 			l.addAt(p.at, "", "bootstrap: %s is of Debian; machine %s is of Alpine", vm.Bootstrap, vm.Name)
 		}
+	}
+	if vm.Base != "" {
+		if own != nil {
+			l.addAt(*own, `"hooks: {network: true}" and a hook that installs them`, "packages are not installed into an image that is there already, which is the base of machine %s", vm.Name)
+		}
+		vm.Packages = nil // those given at the top are of the other machines
 	}
 	if vm.BaseSHA256 != "" && !ImageURL(vm.Base) {
 		l.addAt(p.at, "", "base_sha256 is of a base that is a URL; machine %s has none", vm.Name)

@@ -127,6 +127,7 @@ virtual_machines:
     memory: 512M
     suite: bookworm
   three:
+  four: {base: image.qcow2}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +138,9 @@ virtual_machines:
 	}
 	if got := strings.Join(two.Packages, " "); got != "aa bb cc" || two.Memory != 512<<20 || two.Suite != "bookworm" {
 		t.Errorf("two: %+v", two)
+	}
+	if four := m.Machines[3]; len(four.Packages) > 0 {
+		t.Errorf("four: %+v", four)
 	}
 	if got := strings.Join(three.Packages, " "); got != "aa bb" || three.Kernel.Kind != KernelDistro || three.User != "root" {
 		t.Errorf("three: %+v", three)

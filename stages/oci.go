@@ -1,7 +1,6 @@
 package stages
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -24,9 +23,6 @@ type OCILayer struct {
 // oci is an image of containers as the layers that a machine begins with. Each
 // is a node, so that images share what they have in common.
 func (pl *planner) oci(vm *constellations.Machine, section *constellations.SectionLock, reference string) ([]*graph.Node, error) {
-	if len(vm.Packages) > 0 {
-		return nil, errNoPackages
-	}
 	file, tag, err := FindOCI(pl.Root, pl.m, reference)
 	if err != nil {
 		return nil, err
@@ -54,9 +50,6 @@ func (pl *planner) oci(vm *constellations.Machine, section *constellations.Secti
 
 // registry is an image of a registry, as the lock pins it.
 func (pl *planner) registry(vm *constellations.Machine, section *constellations.SectionLock, reference string) ([]*graph.Node, error) {
-	if len(vm.Packages) > 0 {
-		return nil, errNoPackages
-	}
 	locked := pl.lock.Source(constellations.SourceRegistry, vm.Base, GoArch(vm.Arch))
 	if locked == nil {
 		return nil, fmt.Errorf("the lock does not have %s for %s (meros lock %s)", vm.Base, vm.Arch, pl.m.Name)
@@ -73,9 +66,6 @@ func (pl *planner) registry(vm *constellations.Machine, section *constellations.
 	}
 	return nodes, nil
 }
-
-// errNoPackages says what cannot be had of an image.
-var errNoPackages = errors.New("packages are not installed into an image that is there already (a hook with \"hooks: {network: true}\" can do that)")
 
 // FindOCI is [Find] for what is after [OCIPrefix]; path and tag may have colons.
 func FindOCI(root string, m *constellations.Manifest, reference string) (file, tag string, err error) {

@@ -48,9 +48,6 @@ func useNode(name string, epoch graph.Param, size int64, freeMiB int, tools []gr
 // that differences are made to, and its files for the hooks.
 func (pl *planner) use(pm *Machine, section *constellations.SectionLock) (*graph.Node, error) {
 	vm := pm.Machine
-	if len(vm.Packages) > 0 {
-		return nil, errNoPackages
-	}
 	n := useNode(pl.name(vm, "base image"), epoch(section), vm.DiskSize, vm.BuildFreeMB, pl.tools(useTools...))
 	if err := pl.inGuest(pm, n); err != nil {
 		return nil, err
