@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	alpineRevision = 1
-	apkRevision    = 4
+	alpineRevision = 2
+	apkRevision    = 5
 )
 
 // alpineBase is the mini root file system of a release, and over it the

@@ -13,8 +13,8 @@ import (
 // same key text.
 const (
 	fetchRevision     = 1
-	bootstrapRevision = 2
-	packagesRevision  = 2
+	bootstrapRevision = 3
+	packagesRevision  = 3
 )
 
 // bootstrapMemory is what unpacking and configuring a base system takes at

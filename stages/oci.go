@@ -8,7 +8,7 @@ import (
 	"meros/graph"
 )
 
-const ociRevision = 1
+const ociRevision = 2
 
 // OCIPrefix begins a base that is an image of containers: oci:PATH[:TAG].
 const OCIPrefix = "oci:"

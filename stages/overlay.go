@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	overlayRevision = 2
-	hooksRevision   = 2
+	overlayRevision = 3
+	hooksRevision   = 3
 )
 
 // Includes is the directory, within a machine's and within common/, whose

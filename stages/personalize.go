@@ -15,7 +15,7 @@ import (
 	"meros/graph"
 )
 
-const personalizeRevision = 5
+const personalizeRevision = 6
 
 // Personality is what the personalize stage writes, as JSON in its parameter
 // "machine".
@@ -28,6 +28,7 @@ type Personality struct {
 	User       string            `json:"user,omitempty"`   // login user besides root
 	System     string            `json:"system,omitempty"` // "alpine"; "" is a system with systemd
 	Mounts     []Mount           `json:"mounts,omitempty"`
+	Base       bool              `json:"base,omitempty"`    // the system is of an image
 	Modules    bool              `json:"modules,omitempty"` // of a kernel that was built lie where Alpine has none
 }
 
@@ -81,11 +82,12 @@ type Interface struct {
 }
 
 // personalize is the layer of what differs between machines but not in
-// substance. All of it comes from the manifest; only a user's account and the
-// file systems to mount need to know what accounts and fstab(5) are below.
-func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock, below []*graph.Node) *graph.Node {
+// substance. All of it comes from the manifest; only a user's account, the file
+// systems to mount and hosts that others may have named need to know what
+// accounts, fstab(5) and hosts(5) are below.
+func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock, below []*graph.Node, ownHosts bool) *graph.Node {
 	vm := pm.Machine
-	p := Personality{Hostname: vm.Name, Hosts: make(map[string]string)}
+	p := Personality{Hostname: vm.Name, Hosts: make(map[string]string), Base: vm.Base != ""}
 	for _, other := range pl.m.Machines {
 		for _, n := range other.Networks {
 			if n.IPAddr.IsValid() && p.Hosts[other.Name] == "" && pl.reaches(vm, n.Bridge) {
@@ -112,9 +114,11 @@ func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock,
 	if vm.User != "root" {
 		p.User = vm.User
 	}
-	if vm.User != "root" || len(p.Mounts) > 0 {
+	if vm.User != "root" || len(p.Mounts) > 0 || p.Base || ownHosts {
 		for _, n := range below {
-			node.Inputs = append(node.Inputs, graph.Input{Name: "accounts", Node: n, Output: "accounts"})
+			if slices.Contains(n.Outputs, "accounts") { // a kernel's headers have none
+				node.Inputs = append(node.Inputs, graph.Input{Name: "accounts", Node: n, Output: "accounts"})
+			}
 		}
 	}
 	b, err := json.Marshal(p)
@@ -151,6 +155,14 @@ func (pl *planner) networkInterface(vm *constellations.Machine, n constellations
 // resolverPackages bring a resolver that writes /etc/resolv.conf itself.
 var resolverPackages = []string{"systemd-resolved", "resolvconf", "openresolv", "network-manager"}
 
+// includes tells whether a file is among those that are copied into vm.
+func (pl *planner) includes(vm *constellations.Machine, name string) bool {
+	return slices.ContainsFunc(sources(vm), func(dir string) bool {
+		_, err := os.Lstat(filepath.Join(pl.m.Dir, dir, Includes, name))
+		return err == nil
+	})
+}
+
 // resolvers are the name servers of vm's networks, those first that know the
 // world; none where somebody else says which there are.
 func (pl *planner) resolvers(vm *constellations.Machine) []string {
@@ -159,10 +171,8 @@ func (pl *planner) resolvers(vm *constellations.Machine) []string {
 			return nil
 		}
 	}
-	for _, dir := range sources(vm) {
-		if _, err := os.Lstat(filepath.Join(pl.m.Dir, dir, Includes, "etc/resolv.conf")); err == nil {
-			return nil
-		}
+	if pl.includes(vm, "etc/resolv.conf") {
+		return nil
 	}
 	var all []string
 	for _, policy := range []constellations.Policy{constellations.HostAccess, constellations.Isolated} {

@@ -240,7 +240,7 @@ func (pl *planner) upper(pm *Machine, section *constellations.SectionLock, lower
 	if hooks != nil {
 		below, upper = append(below, hooks), append(upper, hooks)
 	}
-	upper = append(upper, pl.personalize(pm, section, below))
+	upper = append(upper, pl.personalize(pm, section, below, hooks != nil || overlay != nil && pl.includes(vm, "etc/hosts")))
 	if pm.Built != nil && pm.Built.Modules && !vm.Kernel.Headers {
 		upper = append(upper, pm.Built.Compile)
 	}

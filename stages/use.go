@@ -10,7 +10,7 @@ import (
 	"meros/graph"
 )
 
-const useRevision = 4
+const useRevision = 5
 
 // useTools are the programs by which an image is opened.
 var useTools = []string{"qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs"}

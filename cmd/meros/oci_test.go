@@ -38,6 +38,7 @@ func TestOCI(t *testing.T) {
 	p := lab.Downloaded(t, "box")
 	p.Write(t, "constellations/box/manifest.yml", plain)
 	p.Write(t, "constellations/box/m/includes.chroot/etc/motd", "from a container\n")
+	p.Write(t, "constellations/box/m/includes.chroot/etc/hosts", "10.9.9.9 myserver\n")
 	p.Write(t, "constellations/box/m/hooks/01.chroot", "#!/bin/sh\nrm /etc/issue.net\nchown 7:9 /srv\nchmod 3775 /srv\n")
 	p.Must(t, "build", "box")
 	archive := p.Path("box.tar")
@@ -108,6 +109,11 @@ func TestOCI(t *testing.T) {
 	}
 	got := filesOf(t, soundDisk(t, p.Path("data/disks/again-m.qcow2")), 1<<20)
 	differingFiles(t, want, got, allModes, map[string]string{"etc/issue": "again\n", "etc/hooked": "from a container\n"})
+	for _, tree := range []string{want, got} {
+		if hosts := readFile(t, filepath.Join(tree, "etc/hosts")); !strings.HasPrefix(hosts, "127.0.0.1\tlocalhost\n127.0.1.1\tm\n") || !strings.HasSuffix(hosts, "\n10.9.9.9\tmyserver\n") {
+			t.Errorf("/etc/hosts is %q", hosts)
+		}
+	}
 	if hooked := readFile(t, filepath.Join(got, "etc/hooked")); hooked != "from a container\n" {
 		t.Errorf("the hook saw %q", hooked)
 	}

@@ -373,20 +373,23 @@ func stepPersonalize(ctx context.Context, s *step) error {
 	for _, i := range p.Interfaces {
 		interfaces = append(interfaces, guest.Interface(i))
 	}
+	accounts, err := s.accounts()
+	if err != nil {
+		return err
+	}
 	network, shell := guest.Network, "/bin/bash"
 	if p.System == "alpine" {
 		network, shell = guest.Interfaces, "/bin/sh"
 	}
-	files := append(guest.Name(p.Hostname, p.Domain, p.Hosts), network(interfaces)...)
+	if p.Base {
+		shell = accounts.Shell()
+	}
+	files := append(accounts.Name(p.Hostname, p.Domain, p.Hosts), network(interfaces)...)
 	if len(p.Resolvers) > 0 {
 		files = append(files, guest.Resolver(p.Domain, p.Resolvers))
 	}
 	if p.Modules { // Alpine's /lib is another directory than its /usr/lib
 		files = append(files, guest.File{Path: "lib/modules", Link: "../usr/lib/modules"})
-	}
-	accounts, err := s.accounts()
-	if err != nil {
-		return err
 	}
 	var mounts []guest.Mount
 	for _, m := range p.Mounts {

@@ -36,7 +36,7 @@ const skel = "etc/skel"
 const maxAccountFile = 1 << 20
 
 // WriteAccounts writes an archive of those files that hold accounts, of
-// /etc/fstab and of /etc/skel, as far as they are in the tree. It is what of a
+// /etc/fstab, /etc/hosts and /etc/skel, as far as they are in the tree. It is what of a
 // layer a machine's own layer depends on: if it is the same, so is that.
 func WriteAccounts(w io.Writer, tree string) error {
 	root, err := os.OpenRoot(tree)
@@ -49,7 +49,7 @@ func WriteAccounts(w io.Writer, tree string) error {
 	for _, f := range accountFiles {
 		names = append(names, f.name)
 	}
-	names = append(names, fstab)
+	names = append(names, fstab, hosts)
 	for _, n := range listIn(root, skel) {
 		names = append(names, path.Join(skel, n))
 	}
@@ -158,6 +158,17 @@ type unknownAccount struct{ kind, name string }
 
 func (e *unknownAccount) Error() string {
 	return fmt.Sprintf("the system has no %s %q", e.kind, e.name)
+}
+
+// Shell is the login shell of root, or "/bin/sh": where a system is whose
+// programs nobody else knows.
+func (a Accounts) Shell() string {
+	for line := range strings.Lines(string(a["etc/passwd"])) {
+		if f := strings.Split(strings.TrimSpace(line), ":"); f[0] == "root" && len(f) == 7 && path.IsAbs(f[6]) {
+			return f[6]
+		}
+	}
+	return "/bin/sh"
 }
 
 // isUnknown tells a missing account from a damaged one.

@@ -82,23 +82,46 @@ type Interface struct {
 	DNS     string
 }
 
-// Name gives the files that name a system: hostname(5) and hosts(5). The names
-// of hosts are known within the domain too, if there is one.
-func Name(host, domain string, hosts map[string]string) []File {
+// hosts are the names of hosts that a system knows by itself, hosts(5).
+const hosts = "etc/hosts"
+
+// Name gives the files that name a system: hostname(5) and hosts(5), in which
+// what the system knows stays. The names of others are known within the domain
+// too, if there is one.
+func (a Accounts) Name(host, domain string, others map[string]string) []File {
+	lines := [][]string{{"127.0.0.1", "localhost"}, {"127.0.1.1", host}, {"::1", "localhost", "ip6-localhost", "ip6-loopback"}, {"ff02::1", "ip6-allnodes"}, {"ff02::2", "ip6-allrouters"}}
+	for _, name := range slices.Sorted(maps.Keys(others)) {
+		if name == host {
+			continue
+		}
+		l := []string{others[name], name}
+		if domain != "" {
+			l = append(l, name+"."+domain)
+		}
+		lines = append(lines, l)
+	}
 	var b strings.Builder
-	b.WriteString("127.0.0.1\tlocalhost\n127.0.1.1\t" + host + "\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
-	for _, name := range slices.Sorted(maps.Keys(hosts)) {
-		if name != host {
-			full := ""
-			if domain != "" {
-				full = "\t" + name + "." + domain
-			}
-			fmt.Fprintf(&b, "%s\t%s%s\n", hosts[name], name, full)
+	known := make(map[string]bool)
+	for _, l := range lines {
+		b.WriteString(strings.Join(l, "\t") + "\n")
+		for _, name := range l[1:] {
+			known[l[0]+" "+name] = true
+		}
+	}
+	for line := range strings.Lines(string(a[hosts])) {
+		text, _, _ := strings.Cut(line, "#")
+		f := strings.Fields(text)
+		if len(f) < 2 {
+			continue // a comment, perhaps of what is not there any more
+		}
+		names := slices.DeleteFunc(f[1:], func(name string) bool { return known[f[0]+" "+name] })
+		if len(names) > 0 {
+			b.WriteString(f[0] + "\t" + strings.Join(names, "\t") + "\n")
 		}
 	}
 	return []File{
 		{Path: "etc/hostname", Mode: 0o644, Data: []byte(host + "\n")},
-		{Path: "etc/hosts", Mode: 0o644, Data: []byte(b.String())},
+		{Path: hosts, Mode: 0o644, Data: []byte(b.String())},
 	}
 }
 

@@ -157,7 +157,7 @@ func list(t *testing.T, archive io.Reader) (lines []string) {
 }
 
 func TestPersonalLayer(t *testing.T) {
-	files := append(Name("web", "lab", map[string]string{"web": "10.0.0.1", "db": "10.0.0.2"}),
+	files := append(Accounts{hosts: []byte("# of the image\n127.0.0.1 localhost app.local # ours\n10.9.9.9\tmyserver my\n10.0.0.2 db\n\nbroken\n")}.Name("web", "lab", map[string]string{"web": "10.0.0.1", "db": "10.0.0.2"}),
 		Network([]Interface{{MAC: "52:54:00:00:00:01", Address: "10.0.0.1/24", Gateway: "10.0.0.254", DNS: "10.0.0.254", Routes: []string{"192.0.2.0/28"}, Via: "10.0.0.253"}, {MAC: "52:54:00:00:00:02"}})...)
 	var b bytes.Buffer
 	if err := WriteLayer(&b, files, time.Unix(1, 0)); err != nil {
@@ -166,7 +166,7 @@ func TestPersonalLayer(t *testing.T) {
 	want := []string{
 		"0755 0:0 etc/ ",
 		"0644 0:0 etc/hostname web\n",
-		"0644 0:0 etc/hosts 127.0.0.1\tlocalhost\n127.0.1.1\tweb\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n10.0.0.2\tdb\tdb.lab\n",
+		"0644 0:0 etc/hosts 127.0.0.1\tlocalhost\n127.0.1.1\tweb\n::1\tlocalhost\tip6-localhost\tip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n10.0.0.2\tdb\tdb.lab\n127.0.0.1\tapp.local\n10.9.9.9\tmyserver\tmy\n",
 		"0755 0:0 etc/systemd/ ",
 		"0755 0:0 etc/systemd/network/ ",
 		"0644 0:0 etc/systemd/network/10-meros0.network [Match]\nMACAddress=52:54:00:00:00:01\n\n[Network]\nAddress=10.0.0.1/24\nGateway=10.0.0.254\nDNS=10.0.0.254\n\n[Route]\nDestination=192.0.2.0/28\nGateway=10.0.0.253\n",
@@ -178,6 +178,17 @@ func TestPersonalLayer(t *testing.T) {
 	}
 	if got := list(t, &b); !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// A user's shell is one that the system has.
+func TestShell(t *testing.T) {
+	for passwd, want := range map[string]string{
+		"root:x:0:0:root:/root:/bin/ash\nbin:x:1:1:bin:/bin:/sbin/nologin\n": "/bin/ash", "": "/bin/sh", "root:x:0:0\n": "/bin/sh", "root:x:0:0:::\n": "/bin/sh",
+	} {
+		if got := (Accounts{"etc/passwd": []byte(passwd)}).Shell(); got != want {
+			t.Errorf("%q: %s, want %s", passwd, got, want)
+		}
 	}
 }
 
