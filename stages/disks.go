@@ -14,7 +14,7 @@ import (
 
 const (
 	formatRevision  = 2
-	convertRevision = 1
+	convertRevision = 2
 )
 
 // Disk is a further disk of a machine, as it is before anything is written to

@@ -325,7 +325,7 @@ qemu-img convert -O qcow2 data.raw damaged.qcow2; dd if=/dev/urandom of=damaged.
 	}
 	for image, words := range map[string][]string{
 		"garbage.qcow2": {"used/m base image"}, "empty.raw": {"neither a file system nor a partition table"}, "data.raw": {"is no root"},
-		"backed.qcow2": {"a difference to another file", "/etc/shadow"}, "datafile.qcow2": {"its data is in another file"}, "encrypted.qcow2": {"it is encrypted"},
+		"backed.qcow2": {"a difference to another file", "/etc/shadow"}, "datafile.qcow2": {"its content is in another file", "outside.raw"}, "encrypted.qcow2": {"it is encrypted"},
 		"lvm.raw": {"LVM", "plain partition"}, "luks.raw": {"LUKS"}, "damaged.qcow2": {"used/m base image"},
 	} {
 		t.Run(image, func(t *testing.T) {

@@ -113,12 +113,16 @@ func partitioned(t *testing.T, table string) (file string, random []byte) {
 	output(t, "mke2fs", "-q", "-t", "ext4", "-E", fmt.Sprint("offset=", mib), "-d", tree, file, "65536k")
 	all, err := readTable(t.Context(), f)
 	check(t, err)
-	random = make([]byte, all[1].Size)
-	source := rand.NewChaCha8([32]byte{1})
-	source.Read(random)
+	random = randomBytes(int(all[1].Size))
 	if all[1].Kind != extended {
 		_, err = f.WriteAt(random, all[1].Offset)
 		check(t, err)
 	}
 	return file, random
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -57,11 +56,15 @@ type UsedDisk struct {
 // OpenUsed copies an image into o.Work. What it says of other files is not
 // followed: an image that needs them is refused.
 func OpenUsed(ctx context.Context, file string, o Options) (*UsedDisk, error) {
-	if err := selfContained(ctx, file); err != nil {
+	format, err := formatOf(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := selfContained(ctx, file, format); err != nil {
 		return nil, err
 	}
 	raw := filepath.Join(o.Work, "disk.raw")
-	if err := run(exec.CommandContext(ctx, "qemu-img", "convert", "-O", "raw", file, raw)); err != nil {
+	if err := run(exec.CommandContext(ctx, "qemu-img", "convert", "-f", format, "-O", "raw", file, raw)); err != nil {
 		return nil, fmt.Errorf("it cannot be read: %w", err)
 	}
 	f, err := os.OpenFile(raw, os.O_RDWR, 0)
@@ -121,37 +124,6 @@ func FromRaw(out, raw *os.File) error {
 		return err
 	}
 	return writeQcow2(out, fi.Size(), clusters, "")
-}
-
-// selfContained refuses images that are encrypted or whose content is in other
-// files too.
-func selfContained(ctx context.Context, file string) error {
-	cmd := exec.CommandContext(ctx, "qemu-img", "info", "--output=json", file)
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	text, err := cmd.Output()
-	if err != nil {
-		return fmt.Errorf("it is no image that QEMU can read: %s", strings.TrimSpace(said.String()))
-	}
-	var info struct {
-		Backing   string `json:"backing-filename"`
-		Encrypted bool   `json:"encrypted"`
-		Specific  struct {
-			Data map[string]any `json:"data"`
-		} `json:"format-specific"`
-	}
-	if err := json.Unmarshal(text, &info); err != nil {
-		return err
-	}
-	switch {
-	case info.Encrypted || info.Specific.Data["encrypt"] != nil:
-		return errors.New("it is encrypted (qemu-img convert decrypts it, given the key)")
-	case info.Backing != "":
-		return fmt.Errorf("it is a difference to another file, %q, which is not followed (qemu-img convert -O qcow2 makes it one image)", info.Backing)
-	case info.Specific.Data["data-file"] != nil:
-		return fmt.Errorf("its data is in another file, %q, which is not followed (qemu-img convert -O qcow2 makes it one image)", info.Specific.Data["data-file"])
-	}
-	return nil
 }
 
 // isRoot tells whether a file system has what a root file system has.

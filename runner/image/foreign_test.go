@@ -1,0 +1,74 @@
+package image
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// foreign are images of one disk in a directory, by the script that makes them of
+// disk.raw.
+func foreign(t *testing.T, script string) (dir string) {
+	t.Helper()
+	need(t, "mke2fs", "qemu-img")
+	dir = t.TempDir()
+	tree := filepath.Join(dir, "tree/etc")
+	check(t, os.MkdirAll(tree, 0o755))
+	check(t, os.WriteFile(filepath.Join(tree, "passwd"), []byte("root:x:0:0::/:/bin/sh\n"), 0o644))
+	check(t, os.WriteFile(filepath.Join(tree, "random"), randomBytes(8*mib), 0o644))
+	output(t, "sh", "-c", `set -e; cd "$0"; mke2fs -q -t ext4 -d tree disk.raw 64M; `+script, dir)
+	return dir
+}
+
+// refused tells of an image that is not refused, or not with these words.
+func refused(t *testing.T, file string, words ...string) {
+	t.Helper()
+	d, err := OpenUsed(t.Context(), file, Options{Work: t.TempDir()})
+	if err == nil {
+		d.Close()
+		t.Fatal("it is taken")
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("%v\nhas no %q", err, w)
+		}
+	}
+}
+
+// An image of each format is opened, and none whose content is elsewhere or
+// that has a format of which QEMU would open what it names.
+func TestForeignFormats(t *testing.T) {
+	dir := foreign(t, `
+for f in qcow2 vmdk vdi vhdx qcow vpc qed parallels; do qemu-img convert -O $f disk.raw whole.$f; done
+qemu-img convert -O qcow2 -o compat=0.10 disk.raw old.qcow2
+qemu-img convert -O vmdk -o subformat=streamOptimized disk.raw stream.vmdk
+for s in monolithicFlat twoGbMaxExtentFlat twoGbMaxExtentSparse; do qemu-img convert -O vmdk -o subformat=$s disk.raw $s.vmdk; done
+cp disk.raw disk.dmg; truncate -s +512 disk.dmg; printf koly | dd of=disk.dmg bs=1 seek=67108864 conv=notrunc status=none
+printf '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 131072 FLAT "/usr/bin/qemu-img" 0\n' > host.vmdk
+printf 'KDMV\001\0\0\0\003\0\0\0\0\0\0\0\0\0\0\0\200\0\0\0\0\0\0\0\001\0\0\0\0\0\0\0\024\0\0\0\0\0\0\0' > envelope.vmdk
+truncate -s 512 envelope.vmdk; cat host.vmdk >> envelope.vmdk; truncate -s 64K envelope.vmdk
+qemu-img create -q -f vmdk -b whole.vmdk -F vmdk child.vmdk
+qemu-img create -q -f qcow2 -o data_file=outside.raw,data_file_raw=on data.qcow2 64M`)
+	want := sum(t, filepath.Join(dir, "disk.raw"))
+	for _, name := range []string{"disk.raw", "whole.qcow2", "old.qcow2", "whole.vmdk", "stream.vmdk", "whole.vdi", "whole.vhdx"} {
+		t.Run(name, func(t *testing.T) {
+			work := t.TempDir()
+			d, err := OpenUsed(t.Context(), filepath.Join(dir, name), Options{Work: work})
+			check(t, err)
+			check(t, d.Close())
+			if sum(t, filepath.Join(work, "disk.raw")) != want {
+				t.Error("it has other content")
+			}
+		})
+	}
+	const elsewhere = "its content is in another file, "
+	for name, words := range map[string][]string{
+		"whole.qcow": {"the format qcow,", "qemu-img convert -O qcow2"}, "whole.vpc": {"the format vhd,"}, "whole.qed": {"the format qed,"}, "whole.parallels": {"the format parallels,"}, "disk.dmg": {"the format dmg,"},
+		"monolithicFlat.vmdk": {elsewhere + `"monolithicFlat-flat.vmdk"`, "qemu-img convert -O qcow2 makes one file"}, "twoGbMaxExtentFlat.vmdk": {elsewhere + `"twoGbMaxExtentFlat-f001.vmdk"`},
+		"twoGbMaxExtentSparse.vmdk": {elsewhere + `"twoGbMaxExtentSparse-s001.vmdk"`}, "host.vmdk": {elsewhere + `"/usr/bin/qemu-img"`}, "envelope.vmdk": {elsewhere + `"/usr/bin/qemu-img"`},
+		"child.vmdk": {"a difference to another file", "whole.vmdk"}, "data.qcow2": {elsewhere, "outside.raw"},
+	} {
+		t.Run(name, func(t *testing.T) { refused(t, filepath.Join(dir, name), words...) })
+	}
+}
