@@ -317,7 +317,9 @@ qemu-img create -q -f qcow2 -o data_file="$DIR/outside.raw",data_file_raw=on dat
 qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=aes,encrypt.key-secret=s encrypted.qcow2 64M
 truncate -s 64M lvm.raw; printf 'label: gpt\n,,E6D6D379-F507-44C2-A23C-238F2A3DF928\n' | sfdisk -q lvm.raw
 truncate -s 64M luks.raw; printf 'LUKS\272\276' | dd of=luks.raw conv=notrunc status=none
-qemu-img convert -O qcow2 data.raw damaged.qcow2; dd if=/dev/urandom of=damaged.qcow2 bs=64k seek=1 count=2 conv=notrunc status=none`
+qemu-img convert -O qcow2 data.raw damaged.qcow2; dd if=/dev/urandom of=damaged.qcow2 bs=64k seek=1 count=2 conv=notrunc status=none
+printf '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 131072 FLAT "/usr/bin/qemu-img" 0\n' > host.vmdk
+head -c 5M /dev/urandom > random; qemu-img convert -f raw -O qcow2 random cut.qcow2; truncate -s -1M cut.qcow2`
 	cmd := exec.Command("sh", "-c", script)
 	cmd.Env = append(os.Environ(), "DIR="+p.Root)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -326,7 +328,8 @@ qemu-img convert -O qcow2 data.raw damaged.qcow2; dd if=/dev/urandom of=damaged.
 	for image, words := range map[string][]string{
 		"garbage.qcow2": {"used/m base image"}, "empty.raw": {"neither a file system nor a partition table"}, "data.raw": {"is no root"},
 		"backed.qcow2": {"a difference to another file", "/etc/shadow"}, "datafile.qcow2": {"its content is in another file", "outside.raw"}, "encrypted.qcow2": {"it is encrypted"},
-		"lvm.raw": {"LVM", "plain partition"}, "luks.raw": {"LUKS"}, "damaged.qcow2": {"used/m base image"},
+		"lvm.raw": {"LVM", "plain partition"}, "luks.raw": {"LUKS"}, "damaged.qcow2": {"used/m base image", "damaged or was cut off"},
+		"host.vmdk": {"its content is in another file", "/usr/bin/qemu-img"}, "cut.qcow2": {"damaged or was cut off: qemu-img check finds"},
 	} {
 		t.Run(image, func(t *testing.T) {
 			fails(t, p.Run(t, "build", "used", "m", "--rootfs-only", "--use", p.Path(image)), 1, words...)
@@ -335,6 +338,10 @@ qemu-img convert -O qcow2 data.raw damaged.qcow2; dd if=/dev/urandom of=damaged.
 	}
 	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: data.raw, packages: [nginx]}\n")
 	fails(t, p.Run(t, "build", "used", "--rootfs-only", "--locked"), 1, "does not pin")
+	for image, words := range map[string]string{"host.vmdk": "its content is in another file", "cut.qcow2": "damaged or was cut off"} {
+		p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, disks: [{label: d, base: "+image+"}]}\n")
+		fails(t, p.Run(t, "build", "used", "--rootfs-only"), 1, "disk d of "+image, words)
+	}
 }
 
 // What --use names is what base: of a manifest may be, with paths from where

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -114,7 +115,7 @@ func selfContained(ctx context.Context, file, format string) error {
 		return errors.New("qemu-img is not installed, which reads images (Debian: apt install qemu-utils)")
 	}
 	if err != nil {
-		return fmt.Errorf("it is no image that QEMU can read: %s", strings.TrimSpace(said.String()))
+		return fmt.Errorf("it is no image that QEMU can read, is damaged or was cut off: %s (copy or download it again)", strings.TrimSpace(said.String()))
 	}
 	var info struct {
 		Backing   string `json:"backing-filename"`
@@ -145,6 +146,62 @@ func selfContained(ctx context.Context, file, format string) error {
 		if e.Filename != file {
 			return elsewhere(e.Filename)
 		}
+	}
+	return nil
+}
+
+// undamaged refuses an image that is not whole: what is missing of it would
+// read as zeros. Only what describes the content is read for that.
+func undamaged(ctx context.Context, file, format string) error {
+	switch format {
+	case "raw":
+		return nil // it has nothing that could be compared
+	case "vdi":
+		if err := vdiWhole(file); err != nil {
+			return err
+		}
+	}
+	cmd := exec.CommandContext(ctx, "qemu-img", "check", "--output=json", "-f", format, file)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	text, err := cmd.Output()
+	exit := (*exec.ExitError)(nil)
+	if err != nil && !errors.As(err, &exit) {
+		return err
+	}
+	var found struct {
+		Errors      int `json:"check-errors"`
+		Corruptions int `json:"corruptions"`
+	}
+	// What is leaked is not in the way, status 3 of qemu-img(1).
+	if jerr := json.Unmarshal(text, &found); jerr == nil && found.Errors+found.Corruptions == 0 && (exit == nil || exit.ExitCode() == 3) {
+		return nil
+	}
+	first, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
+	return fmt.Errorf("it is damaged or was cut off: qemu-img check finds %d errors, the first of them: %s (copy or download it again)",
+		max(found.Errors+found.Corruptions, 1), cmp.Or(first, "unknown"))
+}
+
+// vdiWhole looks for what qemu-img check does not: whether the file is as long
+// as the blocks that its header counts.
+func vdiWhole(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	header := make([]byte, 0x188)
+	if _, err := f.ReadAt(header, 0); err != nil {
+		return fmt.Errorf("it was cut off in its header (copy or download it again): %w", err)
+	}
+	u32 := func(at int) int64 { return int64(binary.LittleEndian.Uint32(header[at:])) }
+	data, block, extra, allocated := u32(0x158), u32(0x178), u32(0x17C), u32(0x184)
+	if whole := data + allocated*(block+extra); block <= 1<<30 && fi.Size() < whole {
+		return fmt.Errorf("it is damaged or was cut off: it has %d bytes, and its header speaks of %d (copy or download it again)", fi.Size(), whole)
 	}
 	return nil
 }

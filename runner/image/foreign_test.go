@@ -72,3 +72,27 @@ qemu-img create -q -f qcow2 -o data_file=outside.raw,data_file_raw=on data.qcow2
 		t.Run(name, func(t *testing.T) { refused(t, filepath.Join(dir, name), words...) })
 	}
 }
+
+// QEMU reads zeros where a file has ended.
+func TestForeignDamage(t *testing.T) {
+	dir := foreign(t, `
+qemu-img convert -O qcow2 -c disk.raw packed.qcow2
+qemu-img convert -O vmdk -o subformat=streamOptimized disk.raw stream.vmdk
+for f in qcow2 vmdk vdi vhdx; do qemu-img convert -O $f disk.raw whole.$f; done
+cp whole.qcow2 scribbled.qcow2; dd if=/dev/urandom of=scribbled.qcow2 bs=64k seek=1 count=1 conv=notrunc status=none
+cp whole.qcow2 leaks.qcow2; dd if=/dev/zero bs=64k count=1 status=none >> leaks.qcow2
+printf '\0\001' | dd of=leaks.qcow2 bs=1 seek=$((2 * 65536 + 2 * $(stat -c %s whole.qcow2) / 65536)) conv=notrunc status=none # its place in the only block of counts
+s=0; qemu-img check -q leaks.qcow2 || s=$?; [ $s = 3 ]
+head -c 100 whole.vdi > short.vdi
+for f in packed.qcow2 stream.vmdk whole.qcow2 whole.vmdk whole.vdi whole.vhdx; do truncate -s -1M $f; done`)
+	for _, name := range []string{"packed.qcow2", "stream.vmdk", "whole.qcow2", "whole.vmdk", "whole.vdi", "whole.vhdx", "short.vdi", "scribbled.qcow2"} {
+		t.Run(name, func(t *testing.T) {
+			refused(t, filepath.Join(dir, name), "is damaged or was cut off: ", "(copy or download it again)")
+		})
+	}
+	t.Run("leaks", func(t *testing.T) {
+		d, err := OpenUsed(t.Context(), filepath.Join(dir, "leaks.qcow2"), Options{Work: t.TempDir()})
+		check(t, err)
+		check(t, d.Close())
+	})
+}

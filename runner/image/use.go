@@ -54,13 +54,17 @@ type UsedDisk struct {
 }
 
 // OpenUsed copies an image into o.Work. What it says of other files is not
-// followed: an image that needs them is refused.
+// followed: an image that needs them is refused, and so is one that is not
+// whole.
 func OpenUsed(ctx context.Context, file string, o Options) (*UsedDisk, error) {
 	format, err := formatOf(file)
 	if err != nil {
 		return nil, err
 	}
 	if err := selfContained(ctx, file, format); err != nil {
+		return nil, err
+	}
+	if err := undamaged(ctx, file, format); err != nil {
 		return nil, err
 	}
 	raw := filepath.Join(o.Work, "disk.raw")
