@@ -96,3 +96,30 @@ for f in packed.qcow2 stream.vmdk whole.qcow2 whole.vmdk whole.vdi whole.vhdx; d
 		check(t, d.Close())
 	})
 }
+
+// What debugfs cannot read is no file system without /etc, and a file system
+// that is sound is not called damaged.
+func TestForeignFileSystems(t *testing.T) {
+	need(t, "sfdisk", "debugfs")
+	dir := foreign(t, `
+rm tree/etc/passwd; mke2fs -q -t ext4 -d tree none.raw 64M
+rm -r tree/etc; touch tree/etc; mke2fs -q -t ext4 -d tree file.raw 64M
+rm -r tree/etc; ln -s etc tree/etc; mke2fs -q -t ext4 -d tree loop.raw 64M
+bitmap=$(dumpe2fs disk.raw 2>/dev/null | sed -n 's/^ *Block bitmap at \([0-9]*\).*/\1/p' | head -1)
+block=$(dumpe2fs -h disk.raw 2>/dev/null | sed -n 's/^Block size: *//p')
+head -c $block /dev/urandom | dd of=disk.raw bs=$block seek=$bitmap conv=notrunc status=none
+truncate -s 80M parts.raw; printf 'label: dos\n2048,131072,83\n' | sfdisk -q parts.raw; dd if=disk.raw of=parts.raw bs=1M seek=1 conv=notrunc status=none`)
+	for name, words := range map[string]string{
+		"none.raw": "is no root: it has neither", "file.raw": "is no root", "loop.raw": "is no root",
+		"disk.raw": "its file system is damaged: debugfs: ", "parts.raw": "partition 1: its file system is damaged: debugfs: ",
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, err := OpenUsed(t.Context(), filepath.Join(dir, name), Options{Work: t.TempDir()})
+			check(t, err)
+			defer d.Close()
+			if l, err := d.Root(t.Context()); err == nil || !strings.Contains(err.Error(), words) {
+				t.Errorf("%v, %v, want %q", l, err, words)
+			}
+		})
+	}
+}

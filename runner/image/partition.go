@@ -71,13 +71,17 @@ func findRoot(ctx context.Context, disk *os.File) (*Layout, error) {
 		return nil, err
 	}
 	var found []string
+	var damage error
 	guest := new(GuestError)
 	for _, l := range table {
 		if l.Kind == ext {
-			if isRoot(ctx, disk.Name(), &l) == nil {
+			err := isRoot(ctx, disk.Name(), &l)
+			if err == nil {
 				return &l, nil
 			}
-			l.Kind = "ext without /etc"
+			if l.Kind = "ext without /etc"; !errors.Is(err, errNoRoot) {
+				damage = errors.Join(damage, fmt.Errorf("partition %d: %w", l.Partition, err))
+			}
 		}
 		if slices.Contains(guestKinds, l.Kind) {
 			guest.Candidates = append(guest.Candidates, l)
@@ -86,6 +90,9 @@ func findRoot(ctx context.Context, disk *os.File) (*Layout, error) {
 	}
 	if len(guest.Candidates) > 0 {
 		return nil, guest
+	}
+	if damage != nil {
+		return nil, damage
 	}
 	for _, kind := range []string{"LVM", "LUKS"} {
 		if slices.ContainsFunc(table, func(l Layout) bool { return l.Kind == kind }) {

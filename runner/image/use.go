@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -130,15 +131,34 @@ func FromRaw(out, raw *os.File) error {
 	return writeQcow2(out, fi.Size(), clusters, "")
 }
 
-// isRoot tells whether a file system has what a root file system has.
+// errNoRoot is what [isRoot] says of a file system that is sound.
+var errNoRoot = errors.New("its file system is no root: it has neither /etc/passwd nor /etc/os-release")
+
+// soundWords are of what debugfs says of a file system that is sound: its version,
+// and that a file is not there.
+var soundWords = []string{"debugfs 1.", "File not found", "not a directory", "symbolic links"}
+
+// isRoot tells whether a file system has what a root file system has. debugfs(8)
+// exits with 0 whatever happens.
 func isRoot(ctx context.Context, raw string, l *Layout) error {
 	for _, name := range []string{"/etc/passwd", "/etc/os-release"} {
-		out, err := exec.CommandContext(ctx, "debugfs", "-R", "stat "+name, fmt.Sprintf("%s?offset=%d", raw, l.Offset)).Output()
-		if err == nil && strings.Contains(string(out), "Inode:") {
+		var said bytes.Buffer
+		cmd := exec.CommandContext(ctx, "debugfs", "-R", "stat "+name, fmt.Sprintf("%s?offset=%d", raw, l.Offset))
+		cmd.Env, cmd.Stderr = clockEnv(formatted), &said
+		out, err := cmd.Output()
+		if err != nil {
+			return fmt.Errorf("debugfs: %w: %s", err, strings.TrimSpace(said.String()))
+		}
+		if strings.Contains(string(out), "Inode:") {
 			return nil
 		}
+		for line := range strings.Lines(said.String()) {
+			if !slices.ContainsFunc(soundWords, func(w string) bool { return strings.Contains(line, w) }) {
+				return fmt.Errorf("its file system is damaged: debugfs: %s (e2fsck -f on a copy may mend it)", strings.TrimSpace(line))
+			}
+		}
 	}
-	return errors.New("its file system is no root: it has neither /etc/passwd nor /etc/os-release")
+	return errNoRoot
 }
 
 func extract(root string, disk *os.File, l *Layout) error {
