@@ -48,7 +48,7 @@ var (
 		{Name: "kvm", Kind: "kvm", Default: "`auto`", Help: "`auto` or `true` where it works, `on` or fail, `off` or `false`"},
 		{Name: "display", Kind: "boolean", Default: "`false`", Help: "a screen, which `meros view` shows"},
 		{Name: "disk_size", Kind: "size", Default: "as needed", Help: "of the disk: `4G`, `512M`, or a number of GiB"},
-		{Name: "build_free_mb", Kind: "integer", Default: "512", Help: "MiB free in the root file system, where there is no `disk_size`"},
+		{Name: "build_free_mb", Kind: "integer", Default: "512", Help: "MiB free in the root file system, where there is no `disk_size`. In a `base` whose root is in a logical partition of an MBR, or has an extended one behind it, there is as much as there was, and the stage's log says so"},
 		{Name: "disks", Kind: "list:disk", Default: "none", Help: "further disks"},
 		{Name: "networks", Kind: "list:network", Default: "none", Help: "interfaces"},
 		{Name: "ports", Kind: "ports", Default: "none", Help: "ports of the host that lead to this machine: `\"127.0.0.1:8080->80\"`, `\"8080->80\"` or `80`; TCP"},

@@ -20,7 +20,7 @@ func (s *step) imageOptions(content []graph.StepInput) image.Options {
 	for _, in := range content {
 		seed.WriteString(in.Digest.String() + "\n")
 	}
-	return image.Options{Size: size, Free: free << 20, Label: s.Params["label"], Seed: seed.String(), Epoch: s.epoch(), Work: s.Work}
+	return image.Options{Size: size, Free: free << 20, Label: s.Params["label"], Seed: seed.String(), Epoch: s.epoch(), Work: s.Work, Log: s.log}
 }
 
 func stepPack(ctx context.Context, s *step) error {

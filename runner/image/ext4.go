@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -23,11 +24,19 @@ type Options struct {
 	Seed  string    // identifiers are derived from it
 	Epoch time.Time // the clock of every program involved
 	Work  string    // directory for temporary files
+	Log   io.Writer // what is to be known and is no error; may be nil
 
 	// Of a difference to an image that was not made by [FromTree]: where its
 	// file system begins, bytes; and that there is no tree of all of it.
 	Offset int64
 	Patch  bool
+}
+
+// note tells of what is not as it was wished for.
+func (o Options) note(format string, a ...any) {
+	if o.Log != nil {
+		fmt.Fprintf(o.Log, "note: "+format+"\n", a...)
+	}
 }
 
 // features are the ext4 features of every file system, named one by one so

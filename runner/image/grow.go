@@ -34,9 +34,10 @@ func (d *UsedDisk) Grow(ctx context.Context, l *Layout, free int64) (bool, error
 	if l.Partition > 0 {
 		if behind, err = partitionsBehind(ctx, d.f, l); err != nil {
 			if d.o.Size == 0 {
-				return false, nil // more room was wished for, not asked for
+				d.o.note("build_free_mb wishes for %d MiB more, and there are none: %v", more/mib, err)
+				return false, nil
 			}
-			return false, err
+			return false, fmt.Errorf("%w (leave disk_size out)", err)
 		}
 	}
 	if err := d.f.Truncate(fi.Size() + more); err != nil {
@@ -70,11 +71,11 @@ func partitionsBehind(ctx context.Context, disk *os.File, l *Layout) ([]Layout, 
 	behind := slices.DeleteFunc(all, func(p Layout) bool { return p.Offset <= l.Offset })
 	slices.SortFunc(behind, func(a, b Layout) int { return cmp.Compare(b.Offset, a.Offset) })
 	if l.Table == "dos" && l.Partition > 4 {
-		return nil, errors.New("its root is in a logical partition, which is not grown (leave disk_size out)")
+		return nil, errors.New("its root is in a logical partition, which is not grown")
 	}
 	for _, p := range behind {
 		if l.Table == "dos" && (p.Partition > 4 || p.Kind == extended) {
-			return nil, fmt.Errorf("behind its root, partition %d, lies an extended one, which is not moved (leave disk_size out)", l.Partition)
+			return nil, fmt.Errorf("behind its root, partition %d, lies an extended one, which is not moved", l.Partition)
 		}
 	}
 	return behind, nil

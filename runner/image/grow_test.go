@@ -64,10 +64,14 @@ func TestGrowMovesWhatIsBehind(t *testing.T) {
 		if _, err := d.GrowExt(t.Context(), l); err == nil || !strings.Contains(err.Error(), "an extended one, which is not moved (leave disk_size out)") {
 			t.Errorf("%v", err)
 		}
+		var said strings.Builder
 		d = usedDisk(t, file, 0)
-		d.o.Free = 200 * mib
+		d.o.Free, d.o.Log = 200*mib, &said
 		if _, err := d.GrowExt(t.Context(), l); err != nil {
 			t.Errorf("without being asked to: %v", err)
+		}
+		if !strings.HasPrefix(said.String(), "note: build_free_mb wishes for 1") || !strings.HasSuffix(said.String(), "an extended one, which is not moved\n") {
+			t.Errorf("it says %q", said.String())
 		}
 	})
 }
