@@ -48,6 +48,7 @@ func (pl *planner) packDelta(pm *Machine, section *constellations.SectionLock, l
 	}
 	if pm.Used {
 		n.Inputs = append(n.Inputs, graph.Input{Name: "layout", Node: pm.Base, Output: "layout"})
+		n.Params = append(n.Params, pl.tools("e2fsck")...)
 		if err := pl.inGuest(pm, n); err != nil {
 			return nil, err
 		}

@@ -123,7 +123,7 @@ func applyExported(ctx context.Context, base string, size int64, cmds string, o 
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(debugfs(ctx, raw, cmds, o.files(), o), stop())
+	err = errors.Join(patch(ctx, raw, cmds, o), stop())
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +198,7 @@ func applyCopied(ctx context.Context, base *qcow2, cmds string, o Options) (*qco
 			}
 		}
 	}
-	if err := debugfs(ctx, raw.Name(), cmds, o.files(), o); err != nil {
+	if err := patch(ctx, raw.Name(), cmds, o); err != nil {
 		return nil, err
 	}
 	clusters, err := rawClusters(raw, base.size)
@@ -222,6 +222,19 @@ func (q *qcow2) sorted() []cluster {
 	}
 	sort.Slice(cs, func(i, j int) bool { return cs[i].guest < cs[j].guest })
 	return cs
+}
+
+// patch runs the commands on the partition of a raw image. debugfs(8) does not
+// keep the quotas that somebody else's file system may have: e2fsck counts them
+// anew, whoever they are for.
+func patch(ctx context.Context, raw, cmds string, o Options) error {
+	if err := debugfs(ctx, raw, cmds, o.files(), o); err != nil || !o.Patch {
+		return err
+	}
+	if counted, err := hasQuotas(raw, o.Offset); err != nil || !counted {
+		return err
+	}
+	return repair(ctx, fmt.Sprintf("%s?offset=%d", raw, o.Offset), o)
 }
 
 // debugfs runs the commands in dir on the partition of a raw image. debugfs(8) exits

@@ -123,3 +123,37 @@ truncate -s 80M parts.raw; printf 'label: dos\n2048,131072,83\n' | sfdisk -q par
 		})
 	}
 }
+
+// Quotas are right after a patch, however it was made.
+func TestForeignQuotas(t *testing.T) {
+	need(t, "debugfs", "e2fsck", "resize2fs", "qemu-storage-daemon")
+	dir := foreign(t, `chown -R 12:34 tree; mke2fs -q -F -t ext4 -O quota,project -d tree disk.raw 64M`)
+	base := filepath.Join(dir, "base.qcow2")
+	d, err := OpenUsed(t.Context(), filepath.Join(dir, "disk.raw"), Options{Work: t.TempDir(), Epoch: epoch, Size: 100 * mib})
+	check(t, err)
+	defer d.Close()
+	l, err := d.Root(t.Context())
+	check(t, err)
+	_, err = d.GrowExt(t.Context(), l)
+	check(t, err)
+	f, err := os.Create(base)
+	check(t, err)
+	defer f.Close()
+	check(t, d.Write(f))
+	layer := sampleLayer(t)
+	var sums []string
+	for _, path := range []string{os.Getenv("PATH"), hidePath(t, "qemu-storage-daemon")} {
+		t.Setenv("PATH", path)
+		delta, err := os.Create(filepath.Join(t.TempDir(), "delta.qcow2"))
+		check(t, err)
+		defer delta.Close()
+		check(t, Delta(t.Context(), delta, base, base, filepath.Join(dir, "tree"), []string{layer}, Options{Epoch: epoch, Work: t.TempDir(), Patch: true}))
+		sums = append(sums, sum(t, delta.Name()))
+		raw := filepath.Join(t.TempDir(), "raw")
+		output(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", delta.Name(), raw)
+		output(t, "e2fsck", "-fn", raw)
+	}
+	if sums[0] != sums[1] {
+		t.Error("the way it was made shows in the image")
+	}
+}

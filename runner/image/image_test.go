@@ -247,7 +247,7 @@ func TestDeltaWithoutFUSEIsTheSame(t *testing.T) {
 // hidePath makes a PATH with all programs these tests need but one.
 func hidePath(t *testing.T, hidden string) string {
 	dir := t.TempDir()
-	for _, p := range []string{"mke2fs", "debugfs", "qemu-img", "qemu-storage-daemon"} {
+	for _, p := range []string{"mke2fs", "debugfs", "e2fsck", "qemu-img", "qemu-storage-daemon"} {
 		if file, err := exec.LookPath(p); err == nil && p != hidden {
 			check(t, os.Symlink(file, filepath.Join(dir, p)))
 		}

@@ -219,16 +219,30 @@ func repair(ctx context.Context, root string, o Options) error {
 	return nil
 }
 
-// freeIn is how much of a file system is free, bytes: s_free_blocks_count of
-// its superblock, kernel document filesystems/ext4.
-func freeIn(root string) (int64, error) {
-	f, err := os.Open(root)
+// superblock reads that of the file system of type ext at a place, see kernel
+// document filesystems/ext4.
+func superblock(file string, at int64) ([]byte, error) {
+	f, err := os.Open(file)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer f.Close()
 	sb := make([]byte, 1024)
-	if _, err := f.ReadAt(sb, 1024); err != nil {
+	_, err = f.ReadAt(sb, at+1024)
+	return sb, err
+}
+
+// hasQuotas tells whether a file system counts what is whose.
+func hasQuotas(file string, at int64) (bool, error) {
+	sb, err := superblock(file, at)
+	return err == nil && binary.LittleEndian.Uint32(sb[0x64:])&0x100 != 0, err // RO_COMPAT_QUOTA
+}
+
+// freeIn is how much of a file system is free, bytes: s_free_blocks_count of
+// its superblock.
+func freeIn(root string) (int64, error) {
+	sb, err := superblock(root, 0)
+	if err != nil {
 		return 0, err
 	}
 	le := binary.LittleEndian
