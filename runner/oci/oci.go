@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -51,9 +52,31 @@ func Open(file, tag, arch string) ([]Layer, error) {
 		return nil, err
 	}
 	if fi.IsDir() {
+		if err := onlyFiles(file); err != nil {
+			return nil, err
+		}
 		return openLayout(file, tag, arch)
 	}
+	if !fi.Mode().IsRegular() {
+		return nil, errors.New("is neither a file nor a directory")
+	}
 	return openArchive(file, tag, arch)
+}
+
+// onlyFiles refuses a layout in which something is no file: to read from a pipe
+// would take for ever.
+func onlyFiles(dir string) error {
+	all := os.DirFS(dir)
+	blobs, err := fs.Glob(all, "blobs/*/*")
+	if err != nil {
+		return err
+	}
+	for _, f := range append(blobs, "index.json", "oci-layout") {
+		if fi, err := fs.Stat(all, f); err == nil && !fi.Mode().IsRegular() {
+			return fmt.Errorf("is no image layout of OCI: %s in it is no file", f)
+		}
+	}
+	return nil
 }
 
 func openLayout(dir, tag, arch string) ([]Layer, error) {

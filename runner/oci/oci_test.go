@@ -5,11 +5,13 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -128,6 +130,35 @@ func TestLayoutRefuses(t *testing.T) {
 			}
 			if _, err := Open(dir, "", "amd64"); err == nil || !strings.Contains(err.Error(), "has the digest sha256:") {
 				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// What is no file is not waited for.
+func TestNoFiles(t *testing.T) {
+	for _, name := range []string{"", "index.json", "oci-layout", "blobs/sha256/" + sum("manifest")} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for file, text := range map[string]string{
+				"oci-layout": `{"imageLayoutVersion":"1.0.0"}`, "blobs/sha256/" + sum("other"): "",
+				"index.json": `{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:` + sum("manifest") + `","size":1}]}`,
+			} {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, file)), 0o755), os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			pipe, words := filepath.Join(dir, name), name+" in it is no file"
+			if name == "" {
+				pipe, words = filepath.Join(dir, "pipe"), "is neither a file nor a directory"
+				dir = pipe
+			}
+			os.Remove(pipe)
+			if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Open(dir, "", "amd64"); err == nil || !strings.Contains(err.Error(), words) {
+				t.Errorf("%v, want %q", err, words)
 			}
 		})
 	}
