@@ -44,8 +44,11 @@ func (l *Local) read(memo *Memo) error {
 	if err != nil {
 		return err
 	}
-	if !fi.Mode().IsRegular() {
+	if fi.IsDir() {
 		return l.readTree(path, memo)
+	}
+	if !fi.Mode().IsRegular() {
+		return errors.New("this is neither a file nor a directory")
 	}
 	sum, err := memo.sum(path, fi.Sys().(*syscall.Stat_t))
 	l.describe([]string{"content " + sum})

@@ -90,8 +90,10 @@ func TestReadLocalEntries(t *testing.T) {
 			t.Errorf("no %q in %q", want, l.Entries)
 		}
 	}
-	if _, err := ReadLocal("x", "/no/such/file", nil, nil); err == nil || !strings.Contains(err.Error(), "/no/such/file") {
-		t.Errorf("%v", err)
+	for file, words := range map[string]string{"/no/such/file": "no such file", "/dev/zero": "neither a file nor a directory"} {
+		if _, err := ReadLocal("x", file, nil, nil); err == nil || !strings.Contains(err.Error(), file+": ") || !strings.Contains(err.Error(), words) {
+			t.Errorf("%v", err)
+		}
 	}
 }
 

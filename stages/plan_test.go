@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"errors"
 	"flag"
 	"maps"
 	"os"
@@ -266,14 +267,24 @@ func TestWhatAKernelsChangeReaches(t *testing.T) {
 	}
 }
 
+// based makes a machine of an image.
+func based(base string) func(string) error {
+	return func(root string) error {
+		return errors.Join(replace("packages: [openssh-server]", "packages: []")(root), replace("memory: 512M", "memory: 512M, base: "+base)(root))
+	}
+}
+
 // What a plan cannot be made of is said with what to do.
 func TestCannotBePlanned(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(root string) error
 		words  []string
 	}{
-		"not locked":     {replace("memory: 512M", "memory: 512M, suite: trixie"), []string{"plan one/a:", "trixie", "meros lock one"}},
-		"no kernel file": {replace("memory: 512M", "memory: 512M, kernel: data/disks/bzImage"), []string{"kernel data/disks/bzImage does not exist", "kernel: distro"}},
+		"not locked":          {replace("memory: 512M", "memory: 512M, suite: trixie"), []string{"plan one/a:", "trixie", "meros lock one"}},
+		"no kernel file":      {replace("memory: 512M", "memory: 512M, kernel: data/disks/bzImage"), []string{"kernel data/disks/bzImage does not exist", "kernel: distro"}},
+		"base is no file":     {based("/dev/zero"), []string{"base image /dev/zero: this is no file (qemu-img convert makes one of a device)"}},
+		"base is a directory": {based("constellations"), []string{"base image constellations: this is a directory (if an image of containers is in it: oci:PATH)"}},
+		"disk is a directory": {replace("memory: 512M", "memory: 512M, disks: [{label: d, base: constellations}]"), []string{"the base of disk d constellations: this is a directory (name an image of a disk)"}},
 		"dangling hook": {func(root string) error {
 			return os.Symlink("/nowhere", filepath.Join(root, "constellations/one/a/hooks/0300.chroot"))
 		}, []string{"hooks/0300.chroot", "no such file"}},

@@ -1,7 +1,9 @@
 package stages
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"strconv"
@@ -52,10 +54,30 @@ func (pl *planner) use(pm *Machine, section *constellations.SectionLock) (*graph
 	if err := pl.inGuest(pm, n); err != nil {
 		return nil, err
 	}
-	if err := pl.imageOf(n, "base image", vm.Base, vm.BaseSHA256); err != nil {
+	if err := pl.imageOf(n, baseImage, vm.Base, vm.BaseSHA256); err != nil {
 		return nil, err
 	}
 	return pl.plan.Add(n), nil
+}
+
+// baseImage is what errors call the image that a machine is made of.
+const baseImage = "base image"
+
+// ImageFile refuses what is no file with an image in it. containers tells
+// whether it might be one of containers instead.
+func ImageFile(file string, containers bool) error {
+	fi, err := os.Stat(file)
+	switch {
+	case err != nil:
+		return err
+	case fi.IsDir() && containers:
+		return errors.New("this is a directory (if an image of containers is in it: oci:PATH)")
+	case fi.IsDir():
+		return errors.New("this is a directory (name an image of a disk)")
+	case !fi.Mode().IsRegular():
+		return errors.New("this is no file (qemu-img convert makes one of a device)")
+	}
+	return nil
 }
 
 // imageOf gives a node an image, by path or URL. Errors call it what; sha256 is
@@ -75,6 +97,9 @@ func (pl *planner) imageOf(n *graph.Node, what, base, sha256 string) error {
 	file, err := pl.find(what, base)
 	if err != nil {
 		return err
+	}
+	if err := ImageFile(file, what == baseImage); err != nil {
+		return fmt.Errorf("%s %s: %w", what, base, err)
 	}
 	l, err := pl.file("image", file)
 	if err == nil {
