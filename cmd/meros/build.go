@@ -25,7 +25,7 @@ type buildCmd struct {
 	Boot          bool          `help:"Boot each built machine once and keep the verdict."`
 	Locked        bool          `help:"Fail instead of changing meros.lock."`
 	Timeout       time.Duration `help:"Longest time one hook may take (such as 10m; default: no limit)."`
-	Use           string        `placeholder:"IMAGE" help:"Make the one machine of this image, which is never written to, instead of a base system: a file, a URL, oci:PATH or docker://NAME:TAG, as base: of the manifest."`
+	Use           givenImage    `placeholder:"IMAGE" help:"Make the one machine of this image, which is never written to, instead of a base system: a file, a URL, oci:PATH or docker://NAME:TAG, as base: of the manifest."`
 	Check         bool          `help:"Then build all of it again, in fresh directories, and compare: what does not give the same bytes is named."`
 	KeepGoing     bool          `short:"k" help:"After a failure, build what does not depend on it."`
 	Rebuild       string        `placeholder:"STAGE" help:"Run the stages with this in their names again, although the cache has what they give."`
@@ -47,7 +47,7 @@ func (c *buildCmd) args() []string {
 		a = append(a, "--timeout="+c.Timeout.String())
 	}
 	if c.Use != "" {
-		a = append(a, "--use="+c.Use)
+		a = append(a, "--use="+string(c.Use))
 	}
 	if c.Jobs > 0 {
 		a = append(a, fmt.Sprint("--jobs=", c.Jobs))

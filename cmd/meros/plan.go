@@ -17,12 +17,12 @@ import (
 )
 
 type planCmd struct {
-	Constellation string   `arg:"" help:"Name of the constellation."`
-	Machine       []string `arg:"" optional:"" help:"Machines (default: all)."`
-	RootfsOnly    bool     `help:"As of build."`
-	Boot          bool     `help:"As of build."`
-	Use           string   `placeholder:"IMAGE" help:"As of build."`
-	JSON          bool     `name:"json" help:"Print JSON: {\"constellation\", \"reused\", \"run\", \"maybe\", \"seconds\", \"stages\": [{\"name\", \"stage\", \"outcome\", \"reason\", \"after\", \"seconds\"}]}; outcome is reused, run or maybe."`
+	Constellation string     `arg:"" help:"Name of the constellation."`
+	Machine       []string   `arg:"" optional:"" help:"Machines (default: all)."`
+	RootfsOnly    bool       `help:"As of build."`
+	Boot          bool       `help:"As of build."`
+	Use           givenImage `placeholder:"IMAGE" help:"As of build."`
+	JSON          bool       `name:"json" help:"Print JSON: {\"constellation\", \"reused\", \"run\", \"maybe\", \"seconds\", \"stages\": [{\"name\", \"stage\", \"outcome\", \"reason\", \"after\", \"seconds\"}]}; outcome is reused, run or maybe."`
 }
 
 // Run implements the verb.

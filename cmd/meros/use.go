@@ -4,20 +4,38 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/alecthomas/kong"
 
 	"meros/constellations"
 	"meros/stages"
 )
+
+// givenImage is the value of --use.
+type givenImage string
+
+// Decode implements kong.MapperValue. An image without a name, of a variable that
+// is not set, is not as good as none: another machine would be made.
+func (g *givenImage) Decode(ctx *kong.DecodeContext) error {
+	var name string
+	if err := ctx.Scan.PopValueInto("image", &name); err != nil {
+		return err
+	}
+	if name == "" {
+		return errors.New("no image is named (is a variable empty?)")
+	}
+	*g = givenImage(name)
+	return nil
+}
 
 // useImage makes the image the machine's base.
 func (c *buildCmd) useImage(e *env, machines []*constellations.Machine) error {
 	if len(machines) != 1 {
 		return usageError{fmt.Errorf("--use is for one machine, and these are %d (name one)", len(machines))}
 	}
-	base, err := baseFromHere(c.Use)
+	base, err := baseFromHere(string(c.Use))
 	if err != nil {
 		return usageError{fmt.Errorf("--use %s: %w", c.Use, err)}
 	}
@@ -25,8 +43,8 @@ func (c *buildCmd) useImage(e *env, machines []*constellations.Machine) error {
 		c.advised = true
 		e.ui.note("the manifest's packages are not installed into %s: it has its own", c.Use)
 	}
-	c.Use = base       // the namespace's process may be elsewhere
-	vm := *machines[0] // the manifest stays what it is: its lock is kept by it
+	c.Use = givenImage(base) // the namespace's process may be elsewhere
+	vm := *machines[0]       // the manifest stays what it is: its lock is kept by it
 	if vm.Base != base {
 		vm.Base, vm.BaseSHA256 = base, ""
 	}
@@ -54,16 +72,9 @@ func baseFromHere(use string) (string, error) {
 		_, _, err := stages.FindOCI("", nil, file)
 		return stages.OCIPrefix + file, err
 	}
-	fi, err := os.Stat(file)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "", errors.New("there is no such image (one of a registry is docker://NAME:TAG)")
-	case err != nil:
-		return "", err
-	case fi.IsDir():
-		return "", errors.New("this is a directory (if an image of containers is in it: oci:PATH)")
-	case !fi.Mode().IsRegular():
-		return "", errors.New("this is no file (qemu-img convert makes one of a device)")
+	err = stages.ImageFile(file, true)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errors.New("there is no such image (one of a registry is docker://NAME:TAG)")
 	}
-	return file, nil
+	return file, err
 }

@@ -391,7 +391,7 @@ func TestUseLeavesTheManifest(t *testing.T) {
 	}
 	m := &constellations.Manifest{Machines: []constellations.Machine{{Name: "m", Base: "https://example.org/a.qcow2", Packages: []string{"nano"}}}}
 	machines := []*constellations.Machine{&m.Machines[0]}
-	if err := (&buildCmd{Use: file}).useImage(&env{entered: true}, machines); err != nil {
+	if err := (&buildCmd{Use: givenImage(file)}).useImage(&env{entered: true}, machines); err != nil {
 		t.Fatal(err)
 	}
 	if machines[0].Base != file || len(machines[0].Packages) != 0 {

@@ -21,7 +21,7 @@ type initCmd struct {
 	Wait          time.Duration `default:"5m" help:"Longest a machine may take until ssh answers."`
 	Locked        bool          `help:"Fail instead of changing meros.lock."`
 	Timeout       time.Duration `help:"Longest time one hook may take."`
-	Use           string        `placeholder:"IMAGE" help:"Boot the one machine from this image, which is never written to, instead of a base system."`
+	Use           givenImage    `placeholder:"IMAGE" help:"Boot the one machine from this image, which is never written to, instead of a base system."`
 
 	again vm.Again
 }
