@@ -107,19 +107,20 @@ func (i *importer) entry(h *tar.Header, r io.Reader) error {
 	if h.Uid < 0 || h.Uid >= maxID || h.Gid < 0 || h.Gid >= maxID {
 		return fmt.Errorf("belongs to %d:%d, and a root file system has the ids 0 to %d (chown it where the image is made)", h.Uid, h.Gid, maxID-1)
 	}
-	if h.Typeflag == tar.TypeLink {
-		to := path.Clean(h.Linkname)
-		if to == name {
+	switch h.Typeflag {
+	case tar.TypeGNUSparse:
+		h.Typeflag = tar.TypeReg // its holes are read as zeros
+	case tar.TypeLink:
+		if h.Linkname, err = i.linked(h.Linkname); err != nil {
+			return err
+		}
+		if h.Linkname == name {
 			return nil
 		}
-		if !filepath.IsLocal(to) {
-			return fmt.Errorf("is a link to %q, outside of the tree", h.Linkname)
+		if parent, base, err = i.openParent(name); err != nil { // that of a file from below may be open now
+			return err
 		}
-		if fi, err := i.root.Lstat(to); err != nil {
-			return fmt.Errorf("is a link to %q, which the layer does not have before it", h.Linkname)
-		} else if fi.IsDir() {
-			return fmt.Errorf("is a link to %q, a directory", h.Linkname)
-		}
+		fd = int(parent.Fd())
 	}
 	old, err := i.root.Lstat(name)
 	if err == nil && old.IsDir() && h.Typeflag == tar.TypeDir {
@@ -145,12 +146,91 @@ func (i *importer) entry(h *tar.Header, r io.Reader) error {
 	return nil
 }
 
+// linked is where the file is that a hard link names. An overlay cannot link
+// to what is in a layer below, so such a file becomes this layer's, too.
+func (i *importer) linked(link string) (string, error) {
+	to := path.Clean(link)
+	if !filepath.IsLocal(to) {
+		return "", fmt.Errorf("is a link to %q, outside of the tree", link)
+	}
+	to, err := i.follow(to)
+	if err != nil {
+		return "", err
+	}
+	fi, err := i.root.Lstat(to)
+	if errors.Is(err, fs.ErrNotExist) && i.shows(to) {
+		if fi, err = i.lower.Lstat(to); err == nil && fi.Mode().IsRegular() {
+			return to, i.raise(to)
+		}
+	}
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("is a link to %q, which neither the layer has before it nor those below", link)
+	case fi.IsDir():
+		return "", fmt.Errorf("is a link to %q, a directory", link)
+	case fi.Mode()&fs.ModeDevice != 0: // what was removed
+		return "", fmt.Errorf("is a link to %q, which the layer removes", link)
+	}
+	if _, err := i.root.Lstat(to); err != nil {
+		return "", fmt.Errorf("is a link to %q, which is no regular file in the layers below", link)
+	}
+	return to, nil
+}
+
+// shows tells whether the layers below show through this one at a name.
+func (i *importer) shows(name string) bool {
+	if i.lower == nil || i.removed[name] {
+		return false
+	}
+	for d := path.Dir(name); d != "."; d = path.Dir(d) {
+		if fi, err := i.root.Lstat(d); i.removed[d] || err == nil && !fi.IsDir() {
+			return false
+		}
+	}
+	return true
+}
+
+// raise makes a file of the layers below one of this layer.
+func (i *importer) raise(name string) error {
+	h, err := i.below(name)
+	if err != nil {
+		return err
+	}
+	f, err := i.lower.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return i.entry(h, f)
+}
+
+// below describes what the layers below have under a name.
+func (i *importer) below(name string) (*tar.Header, error) {
+	dir, err := i.lower.Open(path.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fi, err := i.lower.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	h, err := tar.FileInfoHeader(fi, "")
+	if err != nil {
+		return nil, err
+	}
+	h.Name = name
+	h.PAXRecords, err = Attributes(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), path.Base(name)))
+	return h, err
+}
+
 // whiteout hides what layers below have under a name, or all that they have in
 // the directory. What this layer has itself stays, whichever comes first
 // (layer.md of the OCI image specification).
 func (i *importer) whiteout(fd int, name, hidden string) error {
 	switch {
 	case whiteoutPrefix+hidden == opaqueMarker:
+		i.removed[path.Dir(name)] = true
 		return unix.Fsetxattr(fd, opaqueXattr, []byte("y"), 0)
 	case strings.HasPrefix(hidden, whiteoutPrefix):
 		return nil // what AUFS kept for itself
@@ -257,10 +337,9 @@ func (i *importer) parents(dir string) error {
 	h := &tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0)}
 	if i.lower != nil && err != nil {
 		if fi, err := i.lower.Lstat(dir); err == nil && fi.IsDir() {
-			if h, err = tar.FileInfoHeader(fi, ""); err != nil {
+			if h, err = i.below(dir); err != nil {
 				return err
 			}
-			h.Name = dir
 		}
 	}
 	return i.entry(h, nil)

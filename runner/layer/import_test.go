@@ -3,13 +3,18 @@ package layer
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"meros/cmd/lab"
 )
@@ -112,8 +117,8 @@ func TestImportRefuses(t *testing.T) {
 		"through a link":       {[]tar.Header{{Name: "a", Typeflag: sym, Linkname: "/etc"}, {Name: "a/x", Typeflag: reg}}, "not a directory"},
 		"through a link up":    {[]tar.Header{{Name: "a", Typeflag: sym, Linkname: "../.."}, {Name: "a/b/x", Typeflag: reg}}, "path escapes from parent"},
 		"a link out":           {[]tar.Header{{Name: "a", Typeflag: hard, Linkname: "../../etc/passwd"}}, "outside of the tree"},
-		"a link by a link":     {[]tar.Header{{Name: "a", Typeflag: sym, Linkname: "/"}, {Name: "b", Typeflag: hard, Linkname: "a/etc/passwd"}}, "which the layer does not have before it"},
-		"a link to nothing":    {[]tar.Header{{Name: "a", Typeflag: hard, Linkname: "b"}}, "which the layer does not have before it"},
+		"a link by a link":     {[]tar.Header{{Name: "a", Typeflag: sym, Linkname: "/"}, {Name: "b", Typeflag: hard, Linkname: "a/etc/passwd"}}, "which neither the layer has before it nor those below"},
+		"a link to nothing":    {[]tar.Header{{Name: "a", Typeflag: hard, Linkname: "b"}}, "which neither the layer has before it nor those below"},
 		"a link to a tree":     {[]tar.Header{{Name: "d", Typeflag: dir}, {Name: "a", Typeflag: hard, Linkname: "d"}}, "a directory"},
 		"a whiteout upwards":   {[]tar.Header{{Name: "d/.wh...", Typeflag: reg}}, "removes nothing that has a name"},
 		"a whiteout of itself": {[]tar.Header{{Name: "d/.wh..", Typeflag: reg}}, "removes nothing that has a name"},
@@ -149,6 +154,94 @@ func TestImportLinks(t *testing.T) {
 	}
 	if n := len(entries(t, captured(t, tree))); n != 20_002 {
 		t.Errorf("%d entries", n)
+	}
+}
+
+// A hard link to a file of the layers below is one to a copy that is this
+// layer's, with all that the file had; what is hidden is not reached.
+func TestImportLinksBelow(t *testing.T) {
+	lab.NeedRoot(t)
+	lower := t.TempDir()
+	write(t, lower, "usr/bin/busybox", "program")
+	busybox := filepath.Join(lower, "usr/bin/busybox")
+	if err := errors.Join(
+		os.Symlink("usr/bin", filepath.Join(lower, "bin")), os.Symlink("busybox", filepath.Join(lower, "usr/bin/sh")), os.Symlink("/etc", filepath.Join(lower, "out")),
+		os.Chown(busybox, 7, 9), os.Chmod(busybox, 0o755|os.ModeSetuid), os.Chtimes(busybox, epoch, epoch),
+		unix.Setxattr(busybox, "user.mine", []byte("x"), 0), unix.Setxattr(filepath.Join(lower, "usr"), "user.dir", []byte("d"), 0),
+	); err != nil {
+		t.Fatal(err)
+	}
+	for name, in := range map[string][]tar.Header{
+		"link":          {{Name: "usr/bin/newhard", Typeflag: hard, Linkname: "usr/bin/busybox"}},
+		"link by links": {{Name: "bin/newhard", Typeflag: hard, Linkname: "bin/busybox"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tree := filepath.Join(t.TempDir(), "tree")
+			if err := Import(t.Context(), bytes.NewReader(foreign(t, in...)), tree, lower); err != nil {
+				t.Fatal(err)
+			}
+			archive := captured(t, tree)
+			want := []string{"5 0755 0:0 usr/", "5 0755 0:0 usr/bin/", "0 4755 7:9 usr/bin/busybox", "1 4755 7:9 usr/bin/newhard usr/bin/busybox"}
+			if got := entries(t, archive); !slices.Equal(got, want) {
+				t.Errorf("%q, want %q", got, want)
+			}
+			if said := headers(archive); !strings.Contains(said, "SCHILY.xattr.user.mine:x") || !strings.Contains(said, "SCHILY.xattr.user.dir:d") {
+				t.Errorf("attributes are lost:\n%s", said)
+			}
+			if text, err := os.ReadFile(filepath.Join(tree, "usr/bin/newhard")); err != nil || string(text) != "program" {
+				t.Errorf("it holds %q, %v", text, err)
+			}
+		})
+	}
+	link := tar.Header{Name: "x", Typeflag: hard, Linkname: "usr/bin/busybox"}
+	for name, test := range map[string]struct {
+		in   []tar.Header
+		want string
+	}{
+		"a removed file":           {[]tar.Header{{Name: "usr/bin/.wh.busybox", Typeflag: reg}, link}, "which the layer removes"},
+		"in a removed directory":   {[]tar.Header{{Name: ".wh.usr", Typeflag: reg}, link}, "which neither the layer has"},
+		"in an emptied directory":  {[]tar.Header{{Name: "usr/bin/.wh..wh..opq", Typeflag: reg}, link}, "which neither the layer has"},
+		"in a replaced directory":  {[]tar.Header{{Name: "usr", Typeflag: sym, Linkname: "/"}, link}, "which neither the layer has"},
+		"a symbolic link":          {[]tar.Header{{Name: "x", Typeflag: hard, Linkname: "bin/sh"}}, "is no regular file in the layers below"},
+		"a directory":              {[]tar.Header{{Name: "x", Typeflag: hard, Linkname: "usr/bin"}}, "a directory"},
+		"by a link out of a layer": {[]tar.Header{{Name: "x", Typeflag: hard, Linkname: "out/passwd"}}, "which neither the layer has"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := Import(t.Context(), bytes.NewReader(foreign(t, test.in...)), filepath.Join(t.TempDir(), "tree"), lower)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// Files with holes, as GNU tar writes them, are files.
+func TestImportSparse(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.Need(t, "tar")
+	from := t.TempDir()
+	write(t, from, "holes", "begin")
+	if err := os.Truncate(filepath.Join(from, "holes"), 8<<20); err != nil {
+		t.Fatal(err)
+	}
+	want := captured(t, from)
+	for _, format := range []string{"--format=gnu", "--format=pax --sparse-version=0.0", "--format=pax --sparse-version=0.1", "--format=pax --sparse-version=1.0"} {
+		archive, err := exec.Command("tar", append(strings.Fields(format), "--sparse", "--numeric-owner", "-C", from, "-c", "holes")...).Output()
+		if err != nil || len(archive) > 1<<20 {
+			t.Fatalf("tar %s wrote %d bytes, %v", format, len(archive), err)
+		}
+		tree := filepath.Join(t.TempDir(), "tree")
+		if err := Import(t.Context(), bytes.NewReader(archive), tree, ""); err != nil {
+			t.Errorf("tar %s: %v", format, err)
+			continue
+		}
+		if got := captured(t, tree); !bytes.Equal(got, want) {
+			t.Errorf("tar %s: it became\n%s\nwant\n%s", format, headers(got), headers(want))
+		}
+		fi, err := os.Stat(filepath.Join(tree, "holes"))
+		if err != nil || fi.Sys().(*syscall.Stat_t).Blocks*512 > 1<<20 {
+			t.Errorf("tar %s: the holes are filled, %v", format, err)
+		}
 	}
 }
 
