@@ -9,7 +9,7 @@ import (
 
 const (
 	packRevision  = 1
-	deltaRevision = 3
+	deltaRevision = 4
 	diskRevision  = 1
 )
 

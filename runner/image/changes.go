@@ -1,9 +1,12 @@
 package image
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -39,6 +42,8 @@ type change struct {
 	file   string // what it is to be, in an unpacked layer; empty if removed
 	fi     fs.FileInfo
 	exists fs.FileInfo // what is there in the base, or nil
+	was    string      // its file, if exists
+	kept   bool        // what is there stays, and becomes what the file is but for its content
 }
 
 // changes is the difference that layers, unpacked as overlay directories and
@@ -79,7 +84,11 @@ func changes(base string, layers []string, all bool) ([]change, error) {
 	var list []change
 	for _, c := range final {
 		if fi, err := os.Lstat(filepath.Join(base, c.name)); err == nil {
-			c.exists = fi
+			c.exists, c.was = fi, filepath.Join(base, c.name)
+		}
+		var err error
+		if c.kept, err = c.keeps(); err != nil {
+			return nil, err
 		}
 		if c.needed() {
 			list = append(list, c)
@@ -145,13 +154,63 @@ func hide(final map[string]change, base, name string) error {
 	})
 }
 
+// keeps tells whether only what is said of a file differs, and not what is in
+// it. Then it keeps what an image of somebody else's says of it beyond what a
+// layer does: labels of a security module, for one. A further name of the file
+// would change with it.
+func (c change) keeps() (bool, error) {
+	if c.file == "" || c.exists == nil || c.fi.Mode().Type() != c.exists.Mode().Type() {
+		return false, nil
+	}
+	switch c.fi.Mode().Type() {
+	case fs.ModeDir:
+		return true, nil
+	case fs.ModeSymlink:
+		a, err := os.Readlink(c.file)
+		b, berr := os.Readlink(c.was)
+		return a == b && c.exists.Sys().(*syscall.Stat_t).Nlink == 1, errors.Join(err, berr)
+	case 0:
+		if c.fi.Size() == c.exists.Size() && c.exists.Sys().(*syscall.Stat_t).Nlink == 1 {
+			return sameContent(c.file, c.was)
+		}
+	}
+	return false, nil
+}
+
+func sameContent(a, b string) (bool, error) {
+	f, err := os.Open(a)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	g, err := os.Open(b)
+	if err != nil {
+		return false, err
+	}
+	defer g.Close()
+	x, y := make([]byte, 256<<10), make([]byte, 256<<10)
+	for {
+		n, err := io.ReadFull(f, x)
+		m, berr := io.ReadFull(g, y)
+		if !bytes.Equal(x[:n], y[:m]) {
+			return false, nil
+		}
+		if err != nil || berr != nil { // most likely the end
+			return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF), nil
+		}
+	}
+}
+
 // needed is false for a removal of what is not there and for a directory that
 // stays as it is.
 func (c change) needed() bool {
 	if c.file == "" {
 		return c.exists != nil
 	}
-	if c.exists == nil || !c.fi.IsDir() || !c.exists.IsDir() {
+	if !c.kept || !c.fi.IsDir() {
+		return true
+	}
+	if same, err := sameXattrs(c.file, c.was); err != nil || !same {
 		return true
 	}
 	a, b := c.fi.Sys().(*syscall.Stat_t), c.exists.Sys().(*syscall.Stat_t)
@@ -165,7 +224,7 @@ func (c change) odd() string {
 	}
 	switch c.fi.Mode().Type() {
 	case 0, fs.ModeDir:
-		if oddXattrs(c.file, path.Base(c.name)) {
+		if oddXattrs(c.file, path.Base(c.name)) || c.kept && oddXattrs(c.was, path.Base(c.name)) {
 			return "has an odd extended attribute"
 		}
 		return ""
@@ -222,6 +281,36 @@ func xattrNames(file string) ([]string, error) {
 	return strings.Split(strings.TrimRight(string(buf[:n]), "\x00"), "\x00"), nil
 }
 
+// keptXattrs are the extended attributes that an image has of a file.
+func keptXattrs(file string) (map[string]string, error) {
+	names, err := xattrNames(file)
+	if err != nil {
+		return nil, err
+	}
+	kept := make(map[string]string)
+	for _, name := range names {
+		if !keptXattr(name) {
+			continue
+		}
+		value := make([]byte, 1<<16) // XATTR_SIZE_MAX, xattr(7)
+		n, err := unix.Lgetxattr(file, name, value)
+		if err != nil {
+			return nil, fmt.Errorf("read %s of %s: %w", name, file, err)
+		}
+		kept[name] = string(value[:n])
+	}
+	return kept, nil
+}
+
+func sameXattrs(a, b string) (bool, error) {
+	x, err := keptXattrs(a)
+	if err != nil {
+		return false, err
+	}
+	y, err := keptXattrs(b)
+	return maps.Equal(x, y), err
+}
+
 // oddXattrs tells whether a file has extended attributes whose names debugfs
 // cannot be told.
 func oddXattrs(file, name string) bool {
@@ -267,7 +356,7 @@ func script(list []change, files string) (string, error) {
 	b := new(commands)
 	for _, c := range slices.Backward(list) { // what is in a directory goes before it
 		switch {
-		case c.exists == nil || c.file != "" && c.fi.IsDir() && c.exists.IsDir():
+		case c.exists == nil || c.kept:
 		case c.exists.IsDir():
 			fmt.Fprintf(b, "rmdir %s\n", b.in(c.name))
 		default:
@@ -279,22 +368,10 @@ func script(list []change, files string) (string, error) {
 			continue
 		}
 		name, link := b.in(c.name), fmt.Sprint(i)
-		switch c.fi.Mode().Type() {
-		case fs.ModeDir:
-			if c.exists == nil || !c.exists.IsDir() {
-				fmt.Fprintf(b, "mkdir %s\n", name)
-			}
-		case fs.ModeSymlink:
-			to, err := os.Readlink(c.file)
-			if err != nil {
+		if !c.kept {
+			if err := create(b, c, name, files, link); err != nil {
 				return "", err
 			}
-			fmt.Fprintf(b, "symlink %s %s\n", name, quoted(to))
-		default:
-			if err := os.Symlink(c.file, filepath.Join(files, link)); err != nil {
-				return "", err
-			}
-			fmt.Fprintf(b, "write %s %s\n", link, name)
 		}
 		attributes(b, c, name)
 		if err := xattrCommands(b, c, name, files, link); err != nil {
@@ -304,7 +381,32 @@ func script(list []change, files string) (string, error) {
 	return b.String(), nil
 }
 
+// create makes what is not there.
+func create(b *commands, c change, name, files, link string) error {
+	switch c.fi.Mode().Type() {
+	case fs.ModeDir:
+		fmt.Fprintf(b, "mkdir %s\n", name)
+	case fs.ModeSymlink:
+		to, err := os.Readlink(c.file)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(b, "symlink %s %s\n", name, quoted(to))
+	default:
+		if err := os.Symlink(c.file, filepath.Join(files, link)); err != nil {
+			return err
+		}
+		fmt.Fprintf(b, "write %s %s\n", link, name)
+	}
+	return nil
+}
+
 func attributes(b *commands, c change, name string) {
+	// chmod(2) changes an access list as well, which whoever changed the mode
+	// did not see: it must not let anybody in whom the mode keeps out.
+	if c.kept && c.fi.Mode() != c.exists.Mode() {
+		fmt.Fprintf(b, "ea_rm %s system.posix_acl_access\n", name)
+	}
 	st := c.fi.Sys().(*syscall.Stat_t)
 	t := st.Mtim.Sec
 	for _, f := range []struct{ field, value string }{
@@ -319,21 +421,24 @@ func xattrCommands(b *commands, c change, name, files, link string) error {
 	if c.fi.Mode()&fs.ModeSymlink != 0 {
 		return nil
 	}
-	names, err := xattrNames(c.file)
+	kept, err := keptXattrs(c.file)
 	if err != nil {
 		return err
 	}
-	for i, attr := range names {
-		if !keptXattr(attr) {
-			continue
-		}
-		value := make([]byte, 1<<16)
-		n, err := unix.Lgetxattr(c.file, attr, value)
+	if c.kept {
+		was, err := keptXattrs(c.was)
 		if err != nil {
-			return fmt.Errorf("read %s of %s: %w", attr, c.name, err)
+			return err
 		}
+		for _, attr := range slices.Sorted(maps.Keys(was)) {
+			if _, ok := kept[attr]; !ok {
+				fmt.Fprintf(b, "ea_rm %s %s\n", name, attr)
+			}
+		}
+	}
+	for i, attr := range slices.Sorted(maps.Keys(kept)) {
 		file := fmt.Sprintf("%s.x%d", link, i)
-		if err := os.WriteFile(filepath.Join(files, file), value[:n], 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(files, file), []byte(kept[attr]), 0o600); err != nil {
 			return err
 		}
 		// Only ea_set(8) of debugfs would take a name for an option.

@@ -256,6 +256,9 @@ func debugfs(ctx context.Context, raw, cmds, dir string, o Options) error {
 			return fmt.Errorf("debugfs: %s", line)
 		}
 	}
+	if o.Patch { // it forgets the block of a file's many attributes when it removes the file
+		return repair(ctx, fmt.Sprintf("%s?offset=%d", raw, o.offset()), o)
+	}
 	return nil
 }
 

@@ -356,6 +356,102 @@ func TestDeltaOfOddNames(t *testing.T) {
 	}
 }
 
+// accessList lets user 1000 read, in the form of acl(5) that setxattr(2) takes.
+const accessList = "\x02\x00\x00\x00" + "\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xe8\x03\x00\x00" +
+	"\x04\x00\x04\x00\xff\xff\xff\xff" + "\x10\x00\x04\x00\xff\xff\xff\xff" + "\x20\x00\x04\x00\xff\xff\xff\xff"
+
+// attributeNames are those of a file's extended attributes.
+func attributeNames(t *testing.T, raw, name string) string {
+	t.Helper()
+	var found []string
+	for line := range strings.Lines(output(t, "debugfs", "-R", "ea_list /"+name, raw)) {
+		if attr, _, ok := strings.Cut(strings.TrimSpace(line), " ("); ok && !strings.Contains(attr, " ") {
+			found = append(found, attr)
+		}
+	}
+	slices.Sort(found)
+	return strings.Join(found, " ")
+}
+
+// patched is what becomes of an image of the tree theirs, of which layers have
+// ours.
+func patched(t *testing.T, home, theirs, ours, layer string) (raw string) {
+	t.Helper()
+	disk := filepath.Join(home, "disk.raw")
+	output(t, "truncate", "-s", "64M", disk)
+	output(t, "mke2fs", "-q", "-t", "ext4", "-d", theirs, disk)
+	in, err := os.Open(disk)
+	check(t, err)
+	defer in.Close()
+	base, err := os.Create(filepath.Join(home, "base.qcow2"))
+	check(t, err)
+	check(t, errors.Join(FromRaw(base, in), base.Close()))
+	out, err := os.Create(filepath.Join(home, "delta.qcow2"))
+	check(t, err)
+	o := options(t)
+	o.Patch = true
+	check(t, errors.Join(Delta(context.Background(), out, base.Name(), "base.qcow2", ours, []string{layer}, o), out.Close()))
+	flat, err := os.Create(filepath.Join(home, "flat.qcow2"))
+	check(t, err)
+	check(t, errors.Join(Flatten(context.Background(), flat, []string{out.Name(), base.Name()}), flat.Close()))
+	raw = filepath.Join(home, "flat.raw")
+	output(t, "qemu-img", "convert", "-O", "raw", flat.Name(), raw)
+	output(t, "e2fsck", "-fn", raw)
+	return raw
+}
+
+// A file of somebody else's image that only gets another mode, owner, time or
+// attribute keeps what no layer has.
+func TestDeltaKeepsWhatOnlyTheBaseHas(t *testing.T) {
+	need(t, "mke2fs", "debugfs", "e2fsck")
+	home := t.TempDir()
+	theirs, ours, layer := filepath.Join(home, "theirs"), filepath.Join(home, "ours"), filepath.Join(home, "layer")
+	make := func(dir, name, text string) string {
+		file := filepath.Join(dir, name)
+		check(t, errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)))
+		return file
+	}
+	names := []string{"d/mode", "d/owner", "d/attributes", "d/content", "d/linked"}
+	for _, name := range names {
+		make(ours, name, "base")
+		make(layer, name, "base")
+		for attr, value := range map[string]string{"security.ima": strings.Repeat("i", 100), "security.selinux": "label", "user.old": "u", "system.posix_acl_access": accessList} {
+			check(t, unix.Setxattr(make(theirs, name, "base"), attr, []byte(value), 0))
+		}
+		check(t, unix.Setxattr(filepath.Join(ours, name), "user.old", []byte("u"), 0)) // as a layer has it
+		check(t, unix.Setxattr(filepath.Join(layer, name), "user.old", []byte("u"), 0))
+	}
+	check(t, errors.Join(
+		unix.Setxattr(filepath.Join(theirs, "d"), "security.selinux", []byte("label"), 0), unix.Setxattr(filepath.Join(theirs, "d"), "user.old", []byte("u"), 0), unix.Setxattr(filepath.Join(ours, "d"), "user.old", []byte("u"), 0),
+		os.Link(filepath.Join(theirs, "d/linked"), filepath.Join(theirs, "other")), os.Link(filepath.Join(ours, "d/linked"), filepath.Join(ours, "other")),
+		os.Symlink("mode", filepath.Join(theirs, "d/link")), os.Symlink("mode", filepath.Join(ours, "d/link")), os.Symlink("mode", filepath.Join(layer, "d/link")),
+		unix.Lsetxattr(filepath.Join(theirs, "d/link"), "security.selinux", []byte("label"), 0), os.Lchown(filepath.Join(layer, "d/link"), 7, 9),
+		os.Chmod(filepath.Join(layer, "d/mode"), 0o640), os.Chown(filepath.Join(layer, "d/owner"), 7, 9), os.Chown(filepath.Join(layer, "d/linked"), 7, 9),
+		unix.Removexattr(filepath.Join(layer, "d/attributes"), "user.old"), unix.Setxattr(filepath.Join(layer, "d/attributes"), "user.new", []byte("n"), 0),
+		os.WriteFile(filepath.Join(layer, "d/content"), []byte("text"), 0o644),
+	))
+	raw := patched(t, home, theirs, ours, layer)
+	for name, want := range map[string]string{
+		"d/mode":       "security.ima security.selinux user.old",
+		"d/owner":      "security.ima security.selinux system.posix_acl_access user.old",
+		"d/attributes": "security.ima security.selinux system.posix_acl_access user.new",
+		"d/content":    "user.old",
+		"d/linked":     "user.old",
+		"other":        "security.ima security.selinux system.posix_acl_access user.old",
+		"d/link":       "security.selinux",
+		"d":            "security.selinux",
+	} {
+		if got := attributeNames(t, raw, name); got != want {
+			t.Errorf("%s has %s, want %s", name, got, want)
+		}
+	}
+	for name, want := range map[string]string{"d/mode": "Mode:  0640", "d/owner": "User:     7   Group:     9", "d/linked": "User:     7   Group:     9", "other": "User:     0", "d/link": "User:     7   Group:     9"} {
+		if got := output(t, "debugfs", "-R", "stat /"+name, raw); !strings.Contains(got, want) {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
 // What only this host knows of its files is in no image, whatever they are called.
 func TestForeignAttributes(t *testing.T) {
 	need(t, "mke2fs", "debugfs")
