@@ -303,3 +303,53 @@ func TestAlpineLockScratch(t *testing.T) {
 	}
 	leftovers(t, p)
 }
+
+// A hook installs a package from the network that it was given, and is told how
+// it would need none. The world is a namespace whose one neighbour is a mirror.
+func TestAlpineHookInstalls(t *testing.T) {
+	t.Parallel()
+	lab.NeedRoot(t)
+	lab.Need(t, "pasta", "ip", "unshare", "fuse2fs")
+	m := stockMirror(t, "x86_64")
+	const mirror = "198.51.100.2"
+	p := lab.New(t, map[string]string{
+		"constellations/alp/manifest.yml":        strings.Replace(alpineManifest(m, "    kernel: bzImage\n    hooks: {network: true}\n"), m.URL(), "http://"+mirror, 1),
+		"constellations/alp/m/hooks/01.chroot":   "#!/bin/sh\nset -e\napk add hello\n",
+		"constellations/alp/m/hooks/02-x.chroot": "#!/bin/sh\nhello > /etc/said\n",
+	})
+	const script = `set -e
+mount -t tmpfs run /run
+ip link set lo up
+ip netns add neighbour
+ip link add outer type veth peer name inner netns neighbour
+ip address add 198.51.100.1/24 dev outer
+ip link set outer up
+ip -n neighbour address add ` + mirror + `/24 dev inner
+ip -n neighbour link set inner up
+ip route add default via ` + mirror + `
+served=/run/served; mkfifo $served
+` + serveEnv + `="$1" ip netns exec neighbour "$2" > $served &
+trap "kill $!" EXIT
+shift 2
+read line < $served
+"$@"`
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	build := p.Command(t, "build", "alp", "--rootfs-only")
+	o := lab.Finish(t, exec.Command("unshare", append([]string{"--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script, "sh", m.Dir, exe}, build.Args...)...))
+	if o.Exit != 0 {
+		t.Fatalf("exit status %d\n%s", o.Exit, o.Stderr)
+	}
+	if !strings.Contains(o.Stderr, `alp/m: m/hooks/01.chroot installs packages from a network`) || !strings.Contains(o.Stderr, `packages:`) || strings.Contains(o.Stderr, "02-x.chroot installs") {
+		t.Errorf("it said\n%s", o.Stderr)
+	}
+	tree := filesOf(t, soundDisk(t, p.Path("data/disks/alp-m.qcow2")), 1<<20)
+	for name, want := range map[string]string{"etc/hello-installed": "hello\n", "etc/said": "hello\n", "etc/apk/world": "hello\n", "lib/apk/db/installed": "P:hello\nV:1.2-r3\n"} {
+		if got := readFile(t, filepath.Join(tree, name)); !strings.Contains(got, want) {
+			t.Errorf("%s has no %q", name, want)
+		}
+	}
+	leftovers(t, p)
+}

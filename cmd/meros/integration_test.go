@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,12 +13,30 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(serveEnv); dir != "" {
+		fmt.Fprintln(os.Stderr, serve(dir))
+		os.Exit(1)
+	}
 	code := m.Run()
 	lab.Close()
 	if sharedDir != "" {
 		os.RemoveAll(sharedDir)
 	}
 	os.Exit(code)
+}
+
+// serveEnv is the environment variable by which a test has this program be a
+// server of HTTP, in another network, of the directory that it names.
+const serveEnv = "MEROS_TEST_SERVE"
+
+// serve serves a directory and says when it does.
+func serve(dir string) error {
+	l, err := net.Listen("tcp", ":80")
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	return http.Serve(l, http.FileServer(http.Dir(dir)))
 }
 
 // sharedDir holds the project of shared.
