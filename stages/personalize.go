@@ -84,7 +84,8 @@ type Interface struct {
 // personalize is the layer of what differs between machines but not in
 // substance. All of it comes from the manifest; only a user's account, the file
 // systems to mount and hosts that others may have named need to know what
-// accounts, fstab(5) and hosts(5) are below.
+// accounts, fstab(5) and hosts(5) are below, and what is made of somebody else's
+// image how its directories are.
 func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock, below []*graph.Node, ownHosts bool) *graph.Node {
 	vm := pm.Machine
 	p := Personality{Hostname: vm.Name, Hosts: make(map[string]string), Base: vm.Base != ""}
@@ -120,6 +121,9 @@ func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock,
 				node.Inputs = append(node.Inputs, graph.Input{Name: "accounts", Node: n, Output: "accounts"})
 			}
 		}
+	}
+	if vm.Base != "" { // whose directories may be others than Debian's
+		node.Inputs = append(node.Inputs, trees("lower", below)...)
 	}
 	b, err := json.Marshal(p)
 	if err != nil {

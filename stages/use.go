@@ -41,7 +41,7 @@ func useNode(name string, epoch graph.Param, size int64, freeMiB int, tools []gr
 		Params: append([]graph.Param{
 			epoch, {Name: "size", Value: strconv.FormatInt(size, 10)}, {Name: "free-mib", Value: strconv.Itoa(freeMiB)},
 		}, tools...),
-		Outputs: []string{"image", "layout", "layer", "accounts"},
+		Outputs: []string{"image", "layout", "layer", "accounts", "omitted"},
 		Devices: []string{fuse}, Needs: graph.Needs{Memory: 256 << 20},
 	}
 }

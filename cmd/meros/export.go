@@ -1,11 +1,17 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 
+	"meros/cache"
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/layer"
 	"meros/stages"
 )
 
@@ -91,6 +97,28 @@ func (c *exportCmd) export(e *env, m *constellations.Manifest, machines []*const
 		return err
 	}
 	target := stages.Export(plan, planned[0], o, c.Format, c.Compress, c.Output)
-	_, err = w.execute(e, plan, []*graph.Node{target}, execution{name: m.Name, verb: "export", machines: []string{c.Machine}})
+	r, err := w.execute(e, plan, []*graph.Node{target}, execution{name: m.Name, verb: "export", machines: []string{c.Machine}})
+	if err != nil || c.Format == "qcow2" || c.Format == "raw" {
+		return err
+	}
+	return c.tellOmitted(e, w, r.Outputs[planned[0].Base]["omitted"])
+}
+
+// tellOmitted tells what is in the machine's disk and in no tree of its files.
+func (c *exportCmd) tellOmitted(e *env, w *workplace, a cache.Artifact) error {
+	if a.Digest == "" {
+		return nil
+	}
+	b, err := os.ReadFile(w.store.Path(a.Digest))
+	if errors.Is(err, fs.ErrNotExist) { // the cache had to make room
+		return nil
+	}
+	var omitted []layer.Omission
+	if err == nil {
+		err = json.Unmarshal(b, &omitted)
+	}
+	for _, o := range omitted {
+		e.ui.note("%s/%s: the %s of its base (%d, such as %s) are not in a %s: a qcow2 or raw image has them", c.Constellation, c.Machine, o.What, o.Count, o.First, c.Format)
+	}
 	return err
 }

@@ -26,7 +26,8 @@ func insideGuest() initrd.Inside {
 	return initrd.Inside{
 		Around: aroundHooks,
 		Capture: func(w io.Writer, root string) error {
-			return layer.CaptureSystem(context.Background(), w, root, time.Now())
+			_, err := layer.CaptureSystem(context.Background(), w, root, time.Now())
+			return err
 		},
 		Apply: func(r io.Reader, root string) error { return layer.Apply(context.Background(), r, root) },
 	}

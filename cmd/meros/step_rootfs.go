@@ -403,7 +403,18 @@ func stepPersonalize(ctx context.Context, s *step) error {
 		}
 		files = append(files, accounts.Files(uid, gid, home)...)
 	}
-	return s.output("layer", func(f *os.File) error { return guest.WriteLayer(f, files, s.epoch()) })
+	var base *os.Root
+	if below := s.paths("lower"); len(below) > 0 {
+		tree, err := s.lower(below)
+		if err != nil {
+			return err
+		}
+		if base, err = os.OpenRoot(tree); err != nil {
+			return err
+		}
+		defer base.Close()
+	}
+	return s.output("layer", func(f *os.File) error { return guest.WriteLayer(f, files, s.epoch(), base) })
 }
 
 // accounts are those of the layers below.

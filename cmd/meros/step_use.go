@@ -61,11 +61,19 @@ func (s *step) useExt(ctx context.Context, disk *image.UsedDisk, l *image.Layout
 
 // outputSystem is what hooks and files to copy in are laid over.
 func (s *step) outputSystem(ctx context.Context, tree string) error {
-	err := s.outputSparse("layer", func(w io.Writer) error { return layer.CaptureSystem(ctx, w, tree, s.epoch()) })
-	if err == nil {
-		err = s.outputAccounts(tree)
+	var omitted []layer.Omission
+	err := s.outputSparse("layer", func(w io.Writer) (err error) {
+		omitted, err = layer.CaptureSystem(ctx, w, tree, s.epoch())
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	return err
+	b, err := json.Marshal(omitted)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(filepath.Join(s.Out, "omitted"), b, 0o644), s.outputAccounts(tree))
 }
 
 // mountWait is how long fuse2fs may take to mount.

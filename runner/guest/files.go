@@ -7,11 +7,14 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"meros/runner/layer"
 )
 
 // File is a file, symbolic link or directory of a guest.
@@ -22,6 +25,7 @@ type File struct {
 	Data     []byte
 	Link     string // target, if it is a symbolic link
 	Dir      bool
+	parent   bool // it is only passed through
 }
 
 // parents are directories that a layer of ours may pass through; their modes
@@ -29,8 +33,9 @@ type File struct {
 var parents = map[string]int64{"etc": 0o755, "home": 0o755, "etc/systemd": 0o755, "etc/systemd/network": 0o755, "etc/systemd/system": 0o755}
 
 // WriteLayer writes the files as a layer (see runner/layer for the format),
-// all with the time t.
-func WriteLayer(w io.Writer, files []File, t time.Time) error {
+// all with the time t. base is the root file system that it is for: directories
+// that are there stay as they are. It may be nil.
+func WriteLayer(w io.Writer, files []File, t time.Time, base *os.Root) error {
 	byPath := make(map[string]File)
 	for _, f := range files {
 		if f.Path = path.Clean(f.Path); !filepath.IsLocal(f.Path) || f.Path == "." {
@@ -42,7 +47,7 @@ func WriteLayer(w io.Writer, files []File, t time.Time) error {
 				if !ok {
 					mode = 0o755
 				}
-				byPath[d] = File{Path: d, Mode: mode, Dir: true}
+				byPath[d] = File{Path: d, Mode: mode, Dir: true, parent: true}
 			}
 		}
 		byPath[f.Path] = f
@@ -53,6 +58,12 @@ func WriteLayer(w io.Writer, files []File, t time.Time) error {
 	})
 	for _, name := range names {
 		f := byPath[name]
+		if h := directory(base, f); h != nil {
+			if err := tw.WriteHeader(h); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			continue
+		}
 		h := &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: f.Mode, Uid: f.UID, Gid: f.GID, Size: int64(len(f.Data)), ModTime: t, Format: tar.FormatPAX}
 		switch {
 		case f.Dir:
@@ -70,6 +81,21 @@ func WriteLayer(w io.Writer, files []File, t time.Time) error {
 		}
 	}
 	return tw.Close()
+}
+
+// directory is what base says of a directory that is only passed through, or
+// nil.
+func directory(base *os.Root, f File) *tar.Header {
+	if base == nil || !f.parent {
+		return nil
+	}
+	h, err := layer.Describe(base, f.Path)
+	if err != nil || h.Typeflag != tar.TypeDir {
+		return nil
+	}
+	h.Name, h.ModTime, h.Format = f.Path+"/", h.ModTime.Truncate(time.Second), tar.FormatPAX
+	h.AccessTime, h.ChangeTime = time.Time{}, time.Time{}
+	return h
 }
 
 // Interface is a network interface, known by its MAC address.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"meros/cmd/lab"
 )
 
 func debian() Accounts {
@@ -135,7 +137,7 @@ func TestHostileAccounts(t *testing.T) {
 	if err := Settle(tree); err != nil {
 		t.Error(err)
 	}
-	if err := WriteLayer(io.Discard, []File{{Path: "/x"}}, time.Time{}); err == nil {
+	if err := WriteLayer(io.Discard, []File{{Path: "/x"}}, time.Time{}, nil); err == nil {
 		t.Error("an absolute path was taken")
 	}
 }
@@ -156,11 +158,38 @@ func list(t *testing.T, archive io.Reader) (lines []string) {
 	}
 }
 
+// A directory that is there stays what it is; a link in its path leads nowhere
+// else.
+func TestPersonalLayerOver(t *testing.T) {
+	lab.NeedRoot(t)
+	tree := t.TempDir()
+	etc, then := filepath.Join(tree, "etc"), time.Unix(5, 0)
+	if err := errors.Join(os.Mkdir(etc, 0o755), os.Symlink("/home", filepath.Join(tree, "home")), os.Chmod(etc, 0o2750|os.ModeSetgid), os.Chown(etc, 7, 9), unix.Setxattr(etc, "user.dir", []byte("d"), 0), os.Chtimes(etc, then, then)); err != nil {
+		t.Fatal(err)
+	}
+	base, err := os.OpenRoot(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer base.Close()
+	var b bytes.Buffer
+	if err := WriteLayer(&b, []File{{Path: "etc/hostname", Mode: 0o644}, {Path: "home/me/x", Mode: 0o644}}, time.Unix(1, 0), base); err != nil {
+		t.Fatal(err)
+	}
+	h, err := tar.NewReader(bytes.NewReader(b.Bytes())).Next()
+	if err != nil || h.Name != "etc/" || h.Mode != 0o2750 || h.Uid != 7 || h.Gid != 9 || !h.ModTime.Equal(then) || h.PAXRecords["SCHILY.xattr.user.dir"] != "d" {
+		t.Errorf("%+v, %v", h, err)
+	}
+	if got, want := strings.Join(list(t, &b), "\n"), "2750 7:9 etc/ \n0644 0:0 etc/hostname \n0755 0:0 home/ \n0755 0:0 home/me/ \n0644 0:0 home/me/x "; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 func TestPersonalLayer(t *testing.T) {
 	files := append(Accounts{hosts: []byte("# of the image\n127.0.0.1 localhost app.local # ours\n10.9.9.9\tmyserver my\n10.0.0.2 db\n\nbroken\n")}.Name("web", "lab", map[string]string{"web": "10.0.0.1", "db": "10.0.0.2"}),
 		Network([]Interface{{MAC: "52:54:00:00:00:01", Address: "10.0.0.1/24", Gateway: "10.0.0.254", DNS: "10.0.0.254", Routes: []string{"192.0.2.0/28"}, Via: "10.0.0.253"}, {MAC: "52:54:00:00:00:02"}})...)
 	var b bytes.Buffer
-	if err := WriteLayer(&b, files, time.Unix(1, 0)); err != nil {
+	if err := WriteLayer(&b, files, time.Unix(1, 0), nil); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{

@@ -21,6 +21,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"syscall"
@@ -53,9 +54,43 @@ func Capture(ctx context.Context, w io.Writer, dir string, epoch time.Time, sett
 }
 
 // CaptureSystem is [Capture] of a root file system that others made and keep:
-// its device nodes are left out, for whoever runs in the layer gets others.
-func CaptureSystem(ctx context.Context, w io.Writer, dir string, epoch time.Time) error {
-	return (&capture{ctx: ctx, epoch: epoch, devices: true}).tree(w, dir)
+// its device nodes are left out, for whoever runs in the layer gets others. It
+// tells what of the system is not in the layer.
+func CaptureSystem(ctx context.Context, w io.Writer, dir string, epoch time.Time) ([]Omission, error) {
+	c := &capture{ctx: ctx, epoch: epoch, system: true}
+	err := c.tree(w, dir)
+	return c.omitted, err
+}
+
+// Omission is what of a system no layer has.
+type Omission struct {
+	What  string `json:"what"` // in the plural
+	First string `json:"first"`
+	Count int    `json:"count"`
+}
+
+// accessLists are the extended attributes of acl(5), of which a layer says
+// nothing: a directory of the host may give them to all that is made in it.
+var accessLists = []string{"system.posix_acl_access", "system.posix_acl_default"}
+
+func (c *capture) omit(what, name string) {
+	i := slices.IndexFunc(c.omitted, func(o Omission) bool { return o.What == what })
+	if i < 0 {
+		i, c.omitted = len(c.omitted), append(c.omitted, Omission{What: what, First: "/" + name})
+	}
+	c.omitted[i].Count++
+}
+
+// omitAttributes notes what the layer does not say of a file.
+func (c *capture) omitAttributes(name, file string) error {
+	names, err := listXattrs(file)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(names, func(n string) bool { return slices.Contains(accessLists, n) }) {
+		c.omit("access lists", name)
+	}
+	return nil
 }
 
 func (c *capture) tree(w io.Writer, dir string) error {
@@ -72,7 +107,8 @@ type capture struct {
 	root    string
 	epoch   time.Time
 	settle  bool
-	devices bool             // there may be device nodes, which are left out
+	system  bool             // there may be device nodes, which are left out
+	omitted []Omission       // of a system
 	top     string           // where the entry is from, if there are several
 	links   map[inode]string // first path of each inode with several names
 }
@@ -111,7 +147,8 @@ func (c *capture) dir(rel string) error {
 func (c *capture) entry(name string, fi fs.FileInfo) error {
 	file := filepath.Join(c.root, name)
 	st := fi.Sys().(*syscall.Stat_t)
-	if c.devices && fi.Mode()&fs.ModeDevice != 0 {
+	if c.system && fi.Mode()&fs.ModeDevice != 0 {
+		c.omit("device nodes", name)
 		return nil
 	}
 	if isWhiteout(fi, st) {
@@ -119,6 +156,11 @@ func (c *capture) entry(name string, fi fs.FileInfo) error {
 	}
 	if strings.HasPrefix(path.Base(name), whiteoutPrefix) {
 		return errors.New("a name that begins with .wh. cannot be kept in a layer, where it means a removal; rename it")
+	}
+	if c.system {
+		if err := c.omitAttributes(name, file); err != nil {
+			return err
+		}
 	}
 	h, opaque, err := c.header(name, file, fi, st)
 	if err == nil && h == nil && c.settle {
@@ -281,6 +323,27 @@ func xattrRecords(file string) (records map[string]string, opaque bool, err erro
 		records[xattrRecord+name] = string(value[:n])
 	}
 	return records, opaque, nil
+}
+
+// Describe is what a layer says of a file or directory of a tree, but for its
+// content. A link in its path that leads out of the tree is not followed.
+func Describe(tree *os.Root, name string) (*tar.Header, error) {
+	dir, err := tree.Open(path.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fi, err := tree.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	h, err := tar.FileInfoHeader(fi, "")
+	if err != nil {
+		return nil, err
+	}
+	h.Name, h.Uname, h.Gname = name, "", ""
+	h.PAXRecords, err = Attributes(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), path.Base(name)))
+	return h, err
 }
 
 // Attributes are the extended attributes of a file that a layer keeps, as

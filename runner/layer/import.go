@@ -192,7 +192,7 @@ func (i *importer) shows(name string) bool {
 
 // raise makes a file of the layers below one of this layer.
 func (i *importer) raise(name string) error {
-	h, err := i.below(name)
+	h, err := Describe(i.lower, name)
 	if err != nil {
 		return err
 	}
@@ -202,26 +202,6 @@ func (i *importer) raise(name string) error {
 	}
 	defer f.Close()
 	return i.entry(h, f)
-}
-
-// below describes what the layers below have under a name.
-func (i *importer) below(name string) (*tar.Header, error) {
-	dir, err := i.lower.Open(path.Dir(name))
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	fi, err := i.lower.Lstat(name)
-	if err != nil {
-		return nil, err
-	}
-	h, err := tar.FileInfoHeader(fi, "")
-	if err != nil {
-		return nil, err
-	}
-	h.Name = name
-	h.PAXRecords, err = Attributes(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), path.Base(name)))
-	return h, err
 }
 
 // whiteout hides what layers below have under a name, or all that they have in
@@ -337,7 +317,7 @@ func (i *importer) parents(dir string) error {
 	h := &tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0)}
 	if i.lower != nil && err != nil {
 		if fi, err := i.lower.Lstat(dir); err == nil && fi.IsDir() {
-			if h, err = i.below(dir); err != nil {
+			if h, err = Describe(i.lower, dir); err != nil {
 				return err
 			}
 		}

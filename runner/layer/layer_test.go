@@ -199,6 +199,25 @@ func TestHostileArchive(t *testing.T) {
 	}
 }
 
+// What a system has and a layer does not is told.
+func TestOmissions(t *testing.T) {
+	lab.NeedRoot(t)
+	dir := t.TempDir()
+	write(t, dir, "a/x", "")
+	write(t, dir, "a/y", "")
+	const list = "\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x04\x00\xe8\x03\x00\x00\x04\x00\x04\x00\xff\xff\xff\xff\x10\x00\x04\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff"
+	if err := errors.Join(
+		unix.Mknod(filepath.Join(dir, "null"), unix.S_IFCHR|0o666, 0x103),
+		unix.Setxattr(filepath.Join(dir, "a"), "system.posix_acl_default", []byte(list), 0), unix.Setxattr(filepath.Join(dir, "a/y"), "system.posix_acl_access", []byte(list), 0),
+	); err != nil {
+		t.Fatal(err)
+	}
+	got, err := CaptureSystem(t.Context(), io.Discard, dir, epoch)
+	if want := []Omission{{"access lists", "/a", 2}, {"device nodes", "/null", 1}}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+}
+
 // Later trees lie over earlier ones and over the system below.
 func TestCompose(t *testing.T) {
 	base, common, own := t.TempDir(), t.TempDir(), t.TempDir()
