@@ -8,11 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"meros/cmd/lab"
+	"meros/runner/layer"
 )
 
 // alpineManifest is a constellation of one machine of Alpine.
@@ -159,6 +161,12 @@ func sameTree(t *testing.T, image, archive string) {
 		if int64(st.Mode&0o7777) != h.Mode && h.Typeflag != tar.TypeSymlink || int(st.Uid) != h.Uid || int(st.Gid) != h.Gid {
 			t.Errorf("%s has mode %o and owner %d:%d, want %o and %d:%d", name, st.Mode&0o7777, st.Uid, st.Gid, h.Mode, h.Uid, h.Gid)
 		}
+		if !changed[name] && h.Typeflag != tar.TypeDir && st.Mtim.Sec != h.ModTime.Unix() {
+			t.Errorf("%s is of %d, want %d", name, st.Mtim.Sec, h.ModTime.Unix())
+		}
+		if got, want := attributesOf(t, filepath.Join(to, name)), recordedAttributes(h); got != want {
+			t.Errorf("%s has the attributes %q, want %q", name, got, want)
+		}
 		switch h.Typeflag {
 		case tar.TypeReg:
 			want, _ := io.ReadAll(tr)
@@ -188,6 +196,18 @@ func releasesSay(t *testing.T, m *lab.AlpineMirror, release, old, now string) {
 	if err := os.WriteFile(file, []byte(strings.ReplaceAll(text, old, now)), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// recordedAttributes are the extended attributes that an archive says of a file.
+func recordedAttributes(h *tar.Header) string {
+	var all []string
+	for record, value := range h.PAXRecords {
+		if name, ok := layer.Attribute(record); ok {
+			all = append(all, name+"="+value)
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, " ")
 }
 
 // What a mirror may get wrong is found out before anything is pinned.

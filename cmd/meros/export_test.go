@@ -15,16 +15,20 @@ func TestExport(t *testing.T) {
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-img", "zstd", "tar", "mksquashfs", "unsquashfs", "mkfs.erofs", "fsck.erofs")
-	p := shared(t, "ex", map[string]string{"m/includes.chroot/etc/motd": "exported\n", "m/hooks/01.chroot": "#!/bin/sh\nrm /etc/issue.net\nchown 7:9 /srv\nchmod 3775 /srv\n"})
+	p := shared(t, "ex", map[string]string{"m/includes.chroot/etc/motd": "exported\n", "m/hooks/01.chroot": "#!/bin/sh\nrm /etc/issue.net\nchown 7:9 /srv\nchmod 3775 /srv\n" + hookAttributes("/etc/motd")})
+	capable(t, p.Path("constellations/ex/m/includes.chroot/etc/motd"))
 	p.Must(t, "build", "ex")
 	want := filesOf(t, soundDisk(t, p.Path("data/disks/ex-m.qcow2")), 1<<20)
+	if got := attributesOf(t, filepath.Join(want, "etc/motd")); got != "security.capability="+netRaw+" user.hook=h user.mine=x" {
+		t.Errorf("motd has %q", got)
+	}
 	if err := os.Remove(filepath.Join(want, "lost+found")); err != nil {
 		t.Fatal(err)
 	}
-	same := func(t *testing.T, got string, mask uint32) {
+	same := func(t *testing.T, got string, c counts) {
 		t.Helper()
 		os.Remove(filepath.Join(got, "lost+found"))
-		differingFiles(t, want, got, mask, nil)
+		differingFiles(t, want, got, c, nil)
 		if got := readFile(t, filepath.Join(got, "etc/motd")); got != "exported\n" {
 			t.Errorf("motd is %q", got)
 		}
@@ -33,7 +37,7 @@ func TestExport(t *testing.T) {
 		args   []string
 		unpack string // of the file $1 into the directory $2
 	}{
-		"tar.zst":  {[]string{"--format=tar", "--compress=zstd"}, `zstd -dc "$1" | tar -x -p --numeric-owner -C "$2"`},
+		"tar.zst":  {[]string{"--format=tar", "--compress=zstd"}, `zstd -dc "$1" | tar -x -p --xattrs --xattrs-include='*' --numeric-owner -C "$2"`},
 		"squashfs": {[]string{"--format=squashfs", "--compress=zstd"}, `rmdir "$2"; unsquashfs -q -n -d "$2" "$1"`},
 		"erofs":    {[]string{"--format=erofs"}, `rmdir "$2"; fsck.erofs --extract="$2" "$1"`},
 		"oci": {[]string{"--format=oci", "--compress=zstd"}, `set -e; mkdir "$2.oci"; tar -x -C "$2.oci" -f "$1"; cd "$2.oci"
@@ -42,7 +46,7 @@ manifest=$(sed 's/.*"digest":"sha256:\([0-9a-f]*\)".*/\1/' index.json)
 for l in $(sed 's/.*"layers"://' blobs/sha256/$manifest | grep -o 'sha256:[0-9a-f]*' | cut -c8-); do
 	zstd -qdc blobs/sha256/$l > layer.tar
 	for w in $(tar -tf layer.tar | grep '/\.wh\.'); do rm -rf "$2/$(dirname $w)/${w##*/.wh.}"; done
-	tar -x -p --numeric-owner --exclude='.wh.*' -C "$2" -f layer.tar
+	tar -x -p --xattrs --xattrs-include='*' --numeric-owner --exclude='.wh.*' -C "$2" -f layer.tar
 done`},
 		"qcow2":   {[]string{"--compress=zstd"}, ""},
 		"raw.zst": {[]string{"--format=raw", "--compress=zstd"}, ""},
@@ -67,22 +71,25 @@ done`},
 			}
 			switch name {
 			case "qcow2":
-				same(t, filesOf(t, soundDisk(t, file), 1<<20), allModes)
+				same(t, filesOf(t, soundDisk(t, file), 1<<20), everything)
 			case "raw.zst":
 				raw := file + ".raw"
 				if out, err := exec.Command("zstd", "-q", "-d", file, "-o", raw).CombinedOutput(); err != nil {
 					t.Fatalf("%v\n%s", err, out)
 				}
-				same(t, filesOf(t, raw, 1<<20), allModes)
+				same(t, filesOf(t, raw, 1<<20), everything)
 			default:
 				if out, err := exec.Command("sh", "-c", test.unpack, "sh", file, to).CombinedOutput(); err != nil {
 					t.Fatalf("%v\n%s", err, out)
 				}
-				mask := allModes
-				if name == "erofs" {
-					mask &^= 0o6000 // its extractor drops these
+				c := everything
+				switch name {
+				case "squashfs":
+					c.times = false // all are the machine's
+				case "erofs":
+					c = counts{mask: c.mask &^ 0o6000} // its extractor drops these
 				}
-				same(t, to, mask)
+				same(t, to, c)
 			}
 		})
 	}

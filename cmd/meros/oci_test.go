@@ -108,7 +108,7 @@ func TestOCI(t *testing.T) {
 		t.Error("--use gives another disk than base:")
 	}
 	got := filesOf(t, soundDisk(t, p.Path("data/disks/again-m.qcow2")), 1<<20)
-	differingFiles(t, want, got, allModes, map[string]string{"etc/issue": "again\n", "etc/hooked": "from a container\n"})
+	differingFiles(t, want, got, everything, map[string]string{"etc/issue": "again\n", "etc/hooked": "from a container\n"})
 	for _, tree := range []string{want, got} {
 		if hosts := readFile(t, filepath.Join(tree, "etc/hosts")); !strings.HasPrefix(hosts, "127.0.0.1\tlocalhost\n127.0.1.1\tm\n") || !strings.HasSuffix(hosts, "\n10.9.9.9\tmyserver\n") {
 			t.Errorf("/etc/hosts is %q", hosts)
@@ -192,7 +192,7 @@ func ociRepeated(t *testing.T, p *lab.Project, image v1.Image, want string) {
 		p.Write(t, "constellations/again/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: \"oci:"+base+"\"}\n")
 		p.Must(t, "build", "again", "--locked", "--rootfs-only")
 		got := filesOf(t, soundDisk(t, p.Path("data/disks/again-m.qcow2")), 1<<20)
-		differingFiles(t, want, got, allModes, added)
+		differingFiles(t, want, got, everything, added)
 		if base == "repeated" {
 			p.Must(t, "export", "again", "m", "--format=oci", "--output="+p.Path("again.tar"))
 		}

@@ -9,9 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"meros/cmd/lab"
 	"meros/constellations"
@@ -70,7 +73,46 @@ var useFiles = map[string]string{
 	"manifest.yml":               "virtual_machines:\n  m: {suite: bookworm, memory: 384M, cpus: 1, build_free_mb: 64}\n",
 	"m/includes.chroot/etc/motd": "patched\n",
 	"m/includes.chroot/srv/new":  "new\n",
-	"m/hooks/01.chroot":          "#!/bin/sh\nset -e\nrm /etc/issue.net\nrm -r /etc/skel\ncat /etc/debian_version > /etc/hooked\nln /etc/hooked \"/etc/systemd/hard\\\\x2dlink\"\n",
+	"m/hooks/01.chroot":          "#!/bin/sh\nset -e\nrm /etc/issue.net\nrm -r /etc/skel\ncat /etc/debian_version > /etc/hooked\nln /etc/hooked \"/etc/systemd/hard\\\\x2dlink\"\nchmod 640 /etc/labelled\n" + hookAttributes("/etc/hooked"),
+}
+
+// netRaw is the capability to open raw sockets as a file has it, in the second
+// form of capabilities(7).
+const netRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+
+// accessList lets user 1000 read, in the form of acl(5) that setxattr(2) takes.
+const accessList = "\x02\x00\x00\x00" + "\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xe8\x03\x00\x00" +
+	"\x04\x00\x04\x00\xff\xff\xff\xff" + "\x10\x00\x04\x00\xff\xff\xff\xff" + "\x20\x00\x04\x00\xff\xff\xff\xff"
+
+// hookAttributes are lines of a hook that give a file attributes. A small
+// system has no other program that does.
+func hookAttributes(file string) string {
+	const setxattr = 188 // of x86_64, syscalls(2)
+	return fmt.Sprintf("perl -e '$f = %q; $n = \"user.hook\"; $v = \"h\"; syscall(%d, $f, $n, $v, 1, 0) == 0 or die $!; $n = \"security.capability\"; $v = pack(\"V5\", 0x02000001, 0x2000, 0, 0, 0); syscall(%[2]d, $f, $n, $v, 20, 0) == 0 or die $!'\n", file, setxattr)
+}
+
+// capable gives a file attributes.
+func capable(t *testing.T, file string) {
+	t.Helper()
+	if err := errors.Join(unix.Setxattr(file, "security.capability", []byte(netRaw), 0), unix.Setxattr(file, "user.mine", []byte("x"), 0)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// rareFiles are what few systems have, and some do.
+func rareFiles(t *testing.T, tree string) {
+	t.Helper()
+	lab.Time(t, "sh", "-c", `cd "$1"; chown 7:9 srv; chmod 3775 srv; mknod -m 666 dev/nothing c 1 3; mknod -m 660 dev/disk9 b 8 9; mkfifo opt/pipe; mkdir -m 2750 opt/shared
+echo capable > opt/capable; echo labelled > etc/labelled; echo shared > opt/listed; ln -s ../nowhere opt/dangling; chown -h 7:9 opt/dangling; touch -h -d @1000000000 opt/*`, "sh", tree)
+	capable(t, filepath.Join(tree, "opt/capable"))
+	for _, x := range []struct{ name, attr, value string }{
+		{"etc", "user.dir", "d"}, {"srv", "user.dir", "d"}, {"opt/listed", "system.posix_acl_access", accessList}, {"opt/shared", "system.posix_acl_default", accessList},
+		{"etc/labelled", "security.selinux", "system_u:object_r:etc_t:s0\x00"}, {"etc/labelled", "user.mine", "x"},
+	} {
+		if err := unix.Setxattr(filepath.Join(tree, x.name), x.attr, []byte(x.value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // foreignTree is a root file system that mmdebstrap makes.
@@ -97,7 +139,7 @@ func foreignTree(t *testing.T) string {
 	}
 	lab.Time(t, "mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--format=directory", "--include="+strings.Join(names, ","), "--skip=check/qemu",
 		"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "bookworm", tree, "deb [trusted=yes] copy://"+archive+" bookworm main")
-	lab.Time(t, "sh", "-c", `chown 7:9 "$1/srv"; chmod 3775 "$1/srv"; mknod -m 666 "$1/dev/nothing" c 1 3; mknod -m 660 "$1/dev/disk9" b 8 9`, "sh", tree)
+	rareFiles(t, tree)
 	return tree
 }
 
@@ -170,16 +212,14 @@ func TestUse(t *testing.T) {
 					t.Fatalf("%q: %v\n%s", argv, err, out)
 				}
 			}
-			differingFiles(t, tree, filesOf(t, result, offset), allModes, map[string]string{
-				"etc/motd": "patched\n", "srv/new": "new\n", "etc/hooked": readFile(t, filepath.Join(tree, "etc/debian_version")), "etc/issue.net": "", "etc/hostname": "m\n",
-				"etc/skel": "", "etc/skel/.bashrc": "", "etc/skel/.profile": "", "etc/skel/.bash_logout": "",
-			})
+			patchedFiles(t, tree, filesOf(t, result, offset))
 			if o := run(); len(o.Ran()) > 1 { // the disk is one for all images
 				t.Errorf("built again: %q", o.Ran())
 			}
 			leftovers(t, p)
 		})
 	}
+	t.Run("export", func(t *testing.T) { exportedBase(t, p, filepath.Join(dir, images["gpt"])) })
 	t.Run("hooks inside", func(t *testing.T) {
 		lab.Need(t, "qemu-system-x86_64")
 		p.Write(t, "constellations/used/manifest.yml", strings.Replace(useFiles["manifest.yml"], "m: {", "m: {hooks: {in: vm}, ", 1))
@@ -188,12 +228,39 @@ func TestUse(t *testing.T) {
 		if out, err := exec.Command("qemu-img", "convert", "-O", "raw", p.Path("data/disks/used-m.qcow2"), result).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		differingFiles(t, tree, filesOf(t, result, 11<<20), allModes, map[string]string{
-			"etc/motd": "patched\n", "srv/new": "new\n", "etc/hooked": readFile(t, filepath.Join(tree, "etc/debian_version")), "etc/issue.net": "", "etc/hostname": "m\n",
-			"etc/skel": "", "etc/skel/.bashrc": "", "etc/skel/.profile": "", "etc/skel/.bash_logout": "",
-		})
+		patchedFiles(t, tree, filesOf(t, result, 11<<20))
 		leftovers(t, p)
 	})
+}
+
+// exportedBase expects the files of a machine that is made of an image to be
+// those of its disk, but for what a tree of files is said to be without.
+func exportedBase(t *testing.T, p *lab.Project, image string) {
+	p.Write(t, "constellations/used/manifest.yml", strings.Replace(useFiles["manifest.yml"], "m: {", "m: {base: "+image+", ", 1))
+	p.Must(t, "build", "used", "m", "--rootfs-only")
+	raw := filepath.Join(t.TempDir(), "raw")
+	lab.Time(t, "qemu-img", "convert", "-O", "raw", p.Path("data/disks/used-m.qcow2"), raw)
+	want := filesOf(t, raw, 11<<20)
+	lab.Time(t, "find", filepath.Join(want, "dev"), "(", "-type", "b", "-o", "-type", "c", ")", "-delete")
+	for name, attr := range map[string]string{"opt/listed": "system.posix_acl_access", "opt/shared": "system.posix_acl_default"} {
+		if err := unix.Removexattr(filepath.Join(want, name), attr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file, tree := filepath.Join(t.TempDir(), "tar"), t.TempDir()
+	o := p.Must(t, "export", "used", "m", "--format=tar", "--output="+file)
+	for _, note := range []string{"the device nodes of its base (", ", such as /dev/console) are not in a tar", "the access lists of its base (2, such as /opt/listed) are not in a tar"} {
+		if !strings.Contains(o.Stderr, note) {
+			t.Errorf("it did not say %q:\n%s", note, o.Stderr)
+		}
+	}
+	if o := p.Must(t, "export", "used", "m", "--format=qcow2", "--output="+file+".qcow2"); strings.Contains(o.Stderr, "are not in a") {
+		t.Errorf("of a disk it said\n%s", o.Stderr)
+	}
+	lab.Time(t, "tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf", file, "-C", tree)
+	c := everything
+	c.times = false // in a layer none is later than the lock
+	differingFiles(t, want, tree, c, nil)
 }
 
 // filesOf copies what is in a file system that begins at the offset of a file.
@@ -204,7 +271,7 @@ func filesOf(t *testing.T, raw string, offset int64) string {
 	const script = `set -e
 mount --make-rprivate /
 fuse2fs -o ro,fakeroot,offset="$1" "$2" "$3" >/dev/null 2>&1
-tar -C "$3" --xattrs --xattrs-include='*' -c . | tar -C "$4" --xattrs --xattrs-include='*' --numeric-owner -x -p
+tar -C "$3" --acls --xattrs --xattrs-include='*' -c . | tar -C "$4" --acls --xattrs --xattrs-include='*' --numeric-owner -x -p
 umount "$3"`
 	if out, err := exec.Command("unshare", "--mount", "sh", "-c", script, "sh", fmt.Sprint(offset), raw, mnt, to).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -212,14 +279,19 @@ umount "$3"`
 	return to
 }
 
-// allModes is a mask for [differingFiles].
-const allModes = ^uint32(0)
+// counts says what counts where files are compared.
+type counts struct {
+	mask              uint32 // of the mode
+	attributes, times bool
+}
+
+var everything = counts{^uint32(0), true, true}
 
 // differingFiles expects two trees to be the same but for these files and what
-// names a machine. mask is what of their modes counts.
-func differingFiles(t *testing.T, want, got string, mask uint32, changed map[string]string) {
+// names a machine.
+func differingFiles(t *testing.T, want, got string, c counts, changed map[string]string) {
 	t.Helper()
-	personal := map[string]bool{"etc/hosts": true, "etc/systemd/network": true, "etc/systemd/system": true, "lost+found": true, "etc/systemd": true, "etc": true, "srv": true}
+	personal := map[string]bool{"etc/hosts": true, "lost+found": true}
 	seen := make(map[string]bool)
 	for _, root := range []string{want, got} {
 		filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
@@ -232,11 +304,9 @@ func differingFiles(t *testing.T, want, got string, mask uint32, changed map[str
 			}
 			seen[name] = true
 			text, isChanged := changed[name]
-			a, aerr := os.Lstat(filepath.Join(want, name))
-			b, berr := os.Lstat(filepath.Join(got, name))
 			switch {
 			case isChanged && text == "":
-				if berr == nil {
+				if _, err := os.Lstat(filepath.Join(got, name)); err == nil {
 					t.Errorf("%s is still there", name)
 				}
 			case isChanged:
@@ -244,19 +314,9 @@ func differingFiles(t *testing.T, want, got string, mask uint32, changed map[str
 					t.Errorf("%s is %q, %v", name, now, err)
 				}
 			case personal[name] || strings.HasPrefix(name, "etc/systemd/"):
-			case aerr != nil || berr != nil:
-				t.Errorf("%s: %v, %v", name, aerr, berr)
 			default:
-				s, r := a.Sys().(*syscall.Stat_t), b.Sys().(*syscall.Stat_t)
-				if s.Mode&mask != r.Mode&mask || s.Uid != r.Uid || s.Gid != r.Gid || !a.IsDir() && s.Size != r.Size {
-					t.Errorf("%s was %o %d:%d, %d bytes, and is %o %d:%d, %d bytes", name, s.Mode, s.Uid, s.Gid, s.Size, r.Mode, r.Uid, r.Gid, r.Size)
-				}
-				if a.Mode().IsRegular() {
-					x, _ := os.ReadFile(filepath.Join(want, name))
-					y, _ := os.ReadFile(filepath.Join(got, name))
-					if string(x) != string(y) {
-						t.Errorf("%s has other content", name)
-					}
+				if a, b := described(t, filepath.Join(want, name), c), described(t, filepath.Join(got, name), c); a != b {
+					t.Errorf("%s was %q and is %q", name, a, b)
 				}
 			}
 			return nil
@@ -264,6 +324,84 @@ func differingFiles(t *testing.T, want, got string, mask uint32, changed map[str
 	}
 	if len(seen) < 1000 {
 		t.Errorf("only %d files were compared", len(seen))
+	}
+}
+
+// described is what tar says of a file, and the digest of what is in it. The
+// time of a directory is that of the last change in it.
+func described(t *testing.T, file string, c counts) string {
+	t.Helper()
+	fi, err := os.Lstat(file)
+	if err != nil {
+		return "missing"
+	}
+	st := fi.Sys().(*syscall.Stat_t)
+	said := fmt.Sprintf("%o %d:%d", st.Mode&c.mask, st.Uid, st.Gid)
+	switch fi.Mode().Type() {
+	case 0:
+		sum, err := fileDigest(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said += fmt.Sprintf(" %d bytes %.8s", st.Size, sum)
+	case fs.ModeSymlink:
+		to, err := os.Readlink(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said += " to " + to
+	case fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
+		said += fmt.Sprintf(" device %d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	}
+	if c.times && !fi.IsDir() {
+		said += fmt.Sprintf(" of %d", st.Mtim.Sec)
+	}
+	if c.attributes {
+		said += " " + attributesOf(t, file)
+	}
+	return said
+}
+
+// attributesOf are a file's extended attributes but for the label that a host
+// may give every file.
+func attributesOf(t *testing.T, file string) string {
+	t.Helper()
+	b := make([]byte, 1<<16) // XATTR_LIST_MAX, xattr(7)
+	n, err := unix.Llistxattr(file, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for name := range strings.FieldsFuncSeq(string(b[:n]), func(r rune) bool { return r == 0 }) {
+		if name == "security.selinux" {
+			continue
+		}
+		value := make([]byte, 1<<16)
+		n, err := unix.Lgetxattr(file, name, value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, name+"="+string(value[:n]))
+	}
+	slices.Sort(all)
+	return strings.Join(all, " ")
+}
+
+// patchedFiles expects what becomes of the files of foreignTree.
+func patchedFiles(t *testing.T, tree, got string) {
+	t.Helper()
+	differingFiles(t, tree, got, everything, map[string]string{
+		"etc/motd": "patched\n", "srv/new": "new\n", "etc/hooked": readFile(t, filepath.Join(tree, "etc/debian_version")), "etc/issue.net": "", "etc/hostname": "m\n",
+		"etc/skel": "", "etc/skel/.bashrc": "", "etc/skel/.profile": "", "etc/skel/.bash_logout": "", "etc/labelled": "labelled\n",
+	})
+	if got := attributesOf(t, filepath.Join(got, "etc/hooked")); got != "security.capability="+netRaw+" user.hook=h" {
+		t.Errorf("what a hook gave attributes has %q", got)
+	}
+	labelled := filepath.Join(got, "etc/labelled")
+	label := make([]byte, 64)
+	n, err := unix.Getxattr(labelled, "security.selinux", label)
+	if fi, serr := os.Stat(labelled); err != nil || serr != nil || string(label[:n]) != "system_u:object_r:etc_t:s0\x00" || fi.Mode() != 0o640 {
+		t.Errorf("what got another mode has the label %q, %v, %v", label[:n], err, serr)
 	}
 }
 
