@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -12,7 +13,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -44,26 +44,18 @@ func (o Options) note(format string, a ...any) {
 const features = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 
 const (
-	blockSize    = 4096
-	inodeSize    = 256
-	inodeRatio   = 16384 // bytes of disk for each inode, mke2fs's default
-	journalBytes = 32 * mib
+	blockSize  = 4096
+	inodeSize  = 256
+	inodeRatio = 16384 // bytes of disk for each inode, mke2fs's default
 )
 
 // FromTree writes a qcow2 image whose root file system holds the tree to out.
 // The caller must be able to read all of the tree and be root in a namespace
 // that maps its owners.
 func FromTree(ctx context.Context, out *os.File, tree string, o Options) error {
-	need, inodes, err := measure(tree)
+	c, err := measure(tree)
 	if err != nil {
 		return fmt.Errorf("measure %s: %w", tree, err)
-	}
-	size := o.Size
-	if size == 0 {
-		size = roundUp(need+need/20+o.Free+journalBytes+8*mib, mib)
-	}
-	if short := need + journalBytes + 4*mib - size; short > 0 {
-		return fmt.Errorf("the disk is too small for its files: %d MiB are missing (raise disk_size)", short/mib+1)
 	}
 	raw, err := os.Create(filepath.Join(o.Work, "disk.raw"))
 	if err != nil {
@@ -71,10 +63,8 @@ func FromTree(ctx context.Context, out *os.File, tree string, o Options) error {
 	}
 	defer os.Remove(raw.Name())
 	defer raw.Close()
-	if err := raw.Truncate(size); err != nil {
-		return err
-	}
-	if err := mke2fs(ctx, raw.Name(), tree, size, max(inodes+inodes/10+1024, size/inodeRatio), o); err != nil {
+	size, err := populate(ctx, raw, tree, c, o)
+	if err != nil {
 		return err
 	}
 	if err := removeForeign(ctx, raw.Name(), tree, o); err != nil {
@@ -91,6 +81,29 @@ func FromTree(ctx context.Context, out *os.File, tree string, o Options) error {
 		return fmt.Errorf("read the disk: %w", err)
 	}
 	return writeQcow2(out, size, clusters, "")
+}
+
+// populate makes the file system, with the largest journal that it has room
+// for, and returns the size of the disk.
+func populate(ctx context.Context, raw *os.File, tree string, c content, o Options) (size int64, err error) {
+	for _, s := range shapes(c, o) {
+		if s.size < aroundRoot+c.bytes+s.journal {
+			continue
+		}
+		if err := raw.Truncate(0); err != nil {
+			return 0, err
+		}
+		if err := resize(raw, s.size); err != nil {
+			return 0, err
+		}
+		if err = mke2fs(ctx, raw.Name(), tree, s, c.inodesOf(s.size), o); !errors.Is(err, errFull) {
+			return s.size, err
+		}
+	}
+	if o.Size == 0 {
+		return 0, err
+	}
+	return 0, fmt.Errorf("the disk is too small for its files: %d MiB are missing (raise disk_size)", (c.enough(o.Size+mib)-o.Size)/mib)
 }
 
 // removeForeign removes the extended attributes that mke2fs(8) copies from the
@@ -131,21 +144,28 @@ func removeForeign(ctx context.Context, raw, tree string, o Options) error {
 	return debugfs(ctx, raw, file, o.Work, o)
 }
 
-func mke2fs(ctx context.Context, raw, tree string, size, inodes int64, o Options) error {
+// errFull says that a file system has no room for what was to be in it.
+var errFull = errors.New("the file system is full")
+
+func mke2fs(ctx context.Context, raw, tree string, s shape, inodes int64, o Options) error {
 	// An empty configuration: the host's /etc/mke2fs.conf would decide otherwise.
 	conf := filepath.Join(o.Work, "mke2fs.conf")
 	if err := os.WriteFile(conf, []byte("[defaults]\n"), 0o644); err != nil {
 		return err
 	}
 	uuid := NewUUID("filesystem", o.Seed).String()
-	fsSize := size - PartitionOffset - mib
+	fsSize := s.size - aroundRoot
 	cmd := exec.CommandContext(ctx, "mke2fs", "-q", "-F", "-t", "ext4",
 		"-O", features, "-b", strconv.Itoa(blockSize), "-I", strconv.Itoa(inodeSize), "-N", strconv.FormatInt(inodes, 10),
-		"-m", "1", "-J", fmt.Sprintf("size=%d", journalBytes/mib), "-L", o.Label, "-U", uuid,
+		"-m", "1", "-J", fmt.Sprintf("size=%d", s.journal/mib), "-L", o.Label, "-U", uuid,
 		"-E", fmt.Sprintf("offset=%d,hash_seed=%s,root_owner=0:0,lazy_itable_init=1,lazy_journal_init=0,nodiscard", PartitionOffset, NewUUID("hash", o.Seed)),
 		"-d", tree, raw, fmt.Sprintf("%dk", fsSize/1024))
 	cmd.Env = append(clockEnv(o.Epoch), "MKE2FS_CONFIG="+conf)
-	return run(cmd)
+	err := run(cmd)
+	if err != nil && (strings.Contains(err.Error(), "Could not allocate") || strings.Contains(err.Error(), "too big for filesystem")) {
+		return fmt.Errorf("%w: %w", errFull, err)
+	}
+	return err
 }
 
 // clockEnv makes e2fsprogs take epoch for the time: the first variable up to
@@ -163,64 +183,6 @@ func run(cmd *exec.Cmd) error {
 		return fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Args[0]), err, strings.TrimSpace(out.String()))
 	}
 	return nil
-}
-
-// measure is how many bytes and inodes a file system needs for the tree, by
-// the sizes of the files and not by what they occupy on the host.
-func measure(tree string) (bytes, inodes int64, err error) {
-	seen := make(map[[2]uint64]bool)
-	err = filepath.WalkDir(tree, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		fi, err := d.Info()
-		if err != nil {
-			return err
-		}
-		st := fi.Sys().(*syscall.Stat_t)
-		if st.Nlink > 1 && !d.IsDir() {
-			id := [2]uint64{st.Dev, st.Ino}
-			if seen[id] {
-				return nil
-			}
-			seen[id] = true
-		}
-		inodes++
-		bytes += inodeSize
-		switch {
-		case d.IsDir():
-			bytes += blockSize // whatever it takes where the tree lies
-		case fi.Mode().IsRegular():
-			n := fi.Size()
-			if n >= sparseFrom {
-				if n, err = written(p); err != nil { // a sparse file stays sparse in the image
-					return err
-				}
-			}
-			bytes += roundUp(n, blockSize)
-		}
-		return nil
-	})
-	return bytes, inodes, err
-}
-
-// sparseFrom is the size from which on it is worth to look for holes, bytes.
-const sparseFrom = 64 * mib
-
-// written is how much of a file is not zero, in whole clusters: not how much
-// is allocated, which the host's file system decides.
-func written(file string) (int64, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	clusters, err := rawClusters(f, fi.Size())
-	return int64(len(clusters)) * clusterSize, err
 }
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }

@@ -44,7 +44,7 @@ func Format(ctx context.Context, out *os.File, o FormatOptions) error {
 	}
 	defer os.Remove(raw.Name())
 	defer raw.Close()
-	if err := raw.Truncate(o.Size); err != nil {
+	if err := resize(raw, o.Size); err != nil {
 		return err
 	}
 	argv, env, err := o.argv(raw.Name())

@@ -40,7 +40,7 @@ func (d *UsedDisk) Grow(ctx context.Context, l *Layout, free int64) (bool, error
 			return false, fmt.Errorf("%w (leave disk_size out)", err)
 		}
 	}
-	if err := d.f.Truncate(fi.Size() + more); err != nil {
+	if err := resize(d.f, fi.Size()+more); err != nil {
 		return false, err
 	}
 	if l.Partition == 0 {
@@ -59,7 +59,7 @@ func (d *UsedDisk) Resize(size int64) error {
 	if size < fi.Size() {
 		return fmt.Errorf("the disk is %d MiB, and %d MiB are asked for: it is not made smaller", fi.Size()/mib, size/mib)
 	}
-	return d.f.Truncate(size)
+	return resize(d.f, size)
 }
 
 // partitionsBehind are those that lie behind another one, the last first.
