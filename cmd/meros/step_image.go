@@ -57,7 +57,7 @@ func stepDelta(ctx context.Context, s *step) error {
 	switch {
 	case layout == nil:
 	case errors.Is(err, image.ErrNoRoom):
-		return errors.New("the image has no room for what is added (build_free_mb or disk_size gives it more)")
+		return err
 	case errors.Is(err, image.ErrRepack):
 		return fmt.Errorf("%w (with hooks: {in: vm} the image's own kernel writes what hooks make)", err)
 	}

@@ -44,10 +44,7 @@ func Delta(ctx context.Context, out *os.File, base, backing, baseTree string, la
 	if err := os.WriteFile(cmds, []byte(commands), 0o600); err != nil {
 		return err
 	}
-	changed, err := applyExported(ctx, base, q.size, cmds, o)
-	if errors.Is(err, errNoExport) {
-		changed, err = applyCopied(ctx, q, cmds, o)
-	}
+	changed, err := apply(ctx, q, base, list, cmds, o)
 	if err != nil {
 		return err
 	}
@@ -57,6 +54,32 @@ func Delta(ctx context.Context, out *os.File, base, backing, baseTree string, la
 		return err
 	}
 	return writeQcow2(out, q.size, clusters, backing)
+}
+
+// apply runs the commands that make the changes. The image that it returns does
+// not depend on how it was done.
+func apply(ctx context.Context, q *qcow2, base string, list []change, cmds string, o Options) (changed *qcow2, err error) {
+	r, err := roomIn(q, o.offset())
+	if err != nil {
+		return nil, err
+	}
+	short := r.lacks(list, q.size)
+	if short != nil && short.Inodes > short.FreeInodes {
+		return nil, short // which debugfs would find out after a long time
+	}
+	entries := added(list)
+	o.noteCrowds("debugfs", entries)
+	err = errNoExport
+	if !crowded(entries) {
+		changed, err = applyExported(ctx, base, q.size, cmds, o)
+	}
+	if errors.Is(err, errNoExport) {
+		changed, err = applyCopied(ctx, q, cmds, o)
+	}
+	if errors.Is(err, ErrNoRoom) && short != nil {
+		err = short
+	}
+	return changed, err
 }
 
 // files is where debugfs runs, and finds what it is to write.

@@ -57,6 +57,7 @@ func FromTree(ctx context.Context, out *os.File, tree string, o Options) error {
 	if err != nil {
 		return fmt.Errorf("measure %s: %w", tree, err)
 	}
+	o.noteCrowds("mke2fs", c.entries)
 	raw, err := os.Create(filepath.Join(o.Work, "disk.raw"))
 	if err != nil {
 		return err

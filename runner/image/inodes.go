@@ -12,13 +12,19 @@ import (
 const (
 	superblockOffset = 1024
 	sbInodesCount    = 0x00
+	sbBlocks         = 0x04
+	sbFreeBlocks     = 0x0C
+	sbFreeInodes     = 0x10
 	sbLogBlockSize   = 0x18
 	sbBlocksPerGroup = 0x20
 	sbInodesPerGroup = 0x28
 	sbMagic          = 0x38
 	sbInodeSize      = 0x58
+	sbIncompatible   = 0x60
 	sbUUID           = 0x68
 	sbDescSize       = 0xFE
+	sbBlocksHigh     = 0x150
+	sbFreeBlocksHigh = 0x158
 	gdInodeTableLow  = 0x08
 	gdUnusedLow      = 0x1C
 	gdInodeTableHigh = 0x28
@@ -35,6 +41,8 @@ const (
 	inAtimeExtra     = 0x8C
 	inCrtime         = 0x90
 	inCrtimeExtra    = 0x94
+
+	incompatible64bit = 0x80
 
 	attributesMagic = 0xEA020000 // before the extended attributes in an inode
 )

@@ -1,11 +1,15 @@
 package image
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -14,6 +18,8 @@ type content struct {
 	bytes  int64 // of files, by their sizes and not by what they occupy on the host
 	inodes int64
 	more   int64 // bytes that some of it takes beyond that, at most
+
+	entries map[string]int // of directories
 }
 
 // shape is how a disk may be made.
@@ -93,6 +99,7 @@ func measure(tree string) (content, error) {
 	var c content
 	seen := make(map[[2]uint64]bool)
 	names := make(map[string]int64) // bytes of a directory's entries
+	c.entries = make(map[string]int)
 	err := filepath.WalkDir(tree, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -101,6 +108,7 @@ func measure(tree string) (content, error) {
 		if err != nil {
 			return err
 		}
+		c.entries[strings.TrimPrefix(filepath.Dir(p), tree)]++
 		names[filepath.Dir(p)] += roundUp(direntSize+int64(len(d.Name())), 4)
 		st := fi.Sys().(*syscall.Stat_t)
 		if st.Nlink > 1 && !d.IsDir() {
@@ -179,4 +187,30 @@ func resize(f *os.File, size int64) error {
 		return fmt.Errorf("the file system that holds the cache has no files as large as the disk, %d GiB (make it smaller, or keep the cache in another file system: ext4 has files of less than 16 TiB, xfs larger ones)", size>>30)
 	}
 	return err
+}
+
+// From so many entries on, a directory is said to take long: e2fsprogs looks at
+// all there are for each that it adds.
+const crowd = 20_000
+
+// noteCrowds tells of directories that take long.
+func (o Options) noteCrowds(program string, entries map[string]int) {
+	for _, dir := range slices.Sorted(maps.Keys(entries)) {
+		if n := entries[dir]; n >= crowd && o.Log != nil {
+			fmt.Fprintf(o.Log, "%d entries in %s: this takes long, as %s needs four times as long for twice as many (directories below it would be fast)\n", n, cmp.Or(dir, "/"), program)
+		}
+	}
+}
+
+// From so many entries on, reading a directory again and again costs more
+// through FUSE than a copy of the image does.
+const manyEntries = 1000
+
+func crowded(entries map[string]int) bool {
+	for _, n := range entries {
+		if n >= manyEntries {
+			return true
+		}
+	}
+	return false
 }

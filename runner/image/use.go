@@ -228,7 +228,7 @@ func superblock(file string, at int64) ([]byte, error) {
 	}
 	defer f.Close()
 	sb := make([]byte, 1024)
-	_, err = f.ReadAt(sb, at+1024)
+	_, err = f.ReadAt(sb, at+superblockOffset)
 	return sb, err
 }
 
@@ -245,14 +245,6 @@ func freeIn(root string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	le := binary.LittleEndian
-	blocks := int64(le.Uint32(sb[0x0C:]))
-	if le.Uint32(sb[0x60:])&0x80 != 0 { // 64bit
-		blocks |= int64(le.Uint32(sb[0x158:])) << 32
-	}
-	shift := le.Uint32(sb[0x18:])
-	if shift > 6 || blocks < 0 || blocks > 1<<40 {
-		return 0, errors.New("its superblock is damaged")
-	}
-	return blocks << (10 + shift), nil
+	r, err := readRoom(sb)
+	return r.freeBlocks * r.block, err
 }

@@ -1,0 +1,119 @@
+package image
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+)
+
+// RoomError is the [ErrNoRoom] of a difference that takes more than is free.
+type RoomError struct {
+	Bytes, Inodes         int64 // that are needed
+	FreeBytes, FreeInodes int64
+	Enough                int64 // as large as the disk should be, bytes
+}
+
+func (e *RoomError) Error() string {
+	if e.Inodes > e.FreeInodes {
+		return fmt.Sprintf("the image has no room for what is added: %d inodes are needed, one for each file, and %d are free (disk_size: %dM gives it more inodes, too)", e.Inodes, e.FreeInodes, e.Enough/mib)
+	}
+	return fmt.Sprintf("the image has no room for what is added: about %d MiB are needed, and %d MiB are free (disk_size: %dM or a larger build_free_mb gives it more)", e.Bytes/mib+1, e.FreeBytes/mib, e.Enough/mib)
+}
+
+func (e *RoomError) Unwrap() error { return ErrNoRoom }
+
+// room is what is known of a file system of type ext that something is added
+// to.
+type room struct {
+	block, blocks, freeBlocks  int64 // the first in bytes
+	freeInodes                 int64
+	blocksPerGroup, inodesEach int64 // of groups of blocks
+}
+
+// roomIn reads the superblock of an image.
+func roomIn(q *qcow2, offset int64) (room, error) {
+	at := offset + superblockOffset
+	cluster := make([]byte, clusterSize)
+	if err := q.bytes(at/clusterSize, cluster); err != nil {
+		return room{}, err
+	}
+	return readRoom(cluster[at%clusterSize:])
+}
+
+func readRoom(sb []byte) (room, error) {
+	if len(sb) < 1024 {
+		return room{}, errors.New("its superblock is damaged")
+	}
+	le := binary.LittleEndian
+	shift := le.Uint32(sb[sbLogBlockSize:])
+	r := room{
+		blocks: int64(le.Uint32(sb[sbBlocks:])), freeBlocks: int64(le.Uint32(sb[sbFreeBlocks:])), freeInodes: int64(le.Uint32(sb[sbFreeInodes:])),
+		blocksPerGroup: int64(le.Uint32(sb[sbBlocksPerGroup:])), inodesEach: int64(le.Uint32(sb[sbInodesPerGroup:])),
+	}
+	if le.Uint32(sb[sbIncompatible:])&incompatible64bit != 0 {
+		r.blocks |= int64(le.Uint32(sb[sbBlocksHigh:])) << 32
+		r.freeBlocks |= int64(le.Uint32(sb[sbFreeBlocksHigh:])) << 32
+	}
+	if shift > 6 || r.blocks > 1<<40 || r.freeBlocks < 0 || r.freeBlocks > r.blocks || r.blocksPerGroup == 0 || r.inodesEach == 0 {
+		return room{}, errors.New("its superblock is damaged")
+	}
+	r.block = 1 << (10 + shift)
+	return r, nil
+}
+
+// takes is what changes add to a file system, without what it takes for itself.
+func takes(list []change) (bytes, inodes int64, err error) {
+	for _, c := range list {
+		if c.kept {
+			continue
+		}
+		if c.exists != nil {
+			inodes--
+		}
+		if c.file == "" {
+			continue
+		}
+		inodes++
+		n := c.fi.Size()
+		switch {
+		case c.fi.IsDir():
+			n = blockSize
+		case n >= sparseFrom:
+			if n, err = written(c.file); err != nil {
+				return 0, 0, err
+			}
+		}
+		bytes += roundUp(n, blockSize)
+	}
+	return bytes, inodes, nil
+}
+
+// lacks is the error of changes that there is no room for, in a disk of a size
+// in bytes.
+func (r room) lacks(list []change, size int64) *RoomError {
+	bytes, inodes, err := takes(list)
+	if err != nil {
+		return nil
+	}
+	e := &RoomError{Bytes: bytes, Inodes: inodes, FreeBytes: r.freeBlocks * r.block, FreeInodes: r.freeInodes}
+	more := max(bytes-e.FreeBytes, 0)
+	more += bytes/20 + 4*mib
+	if groups := (inodes - r.freeInodes + r.inodesEach - 1) / r.inodesEach; groups > 0 {
+		have := (r.blocks + r.blocksPerGroup - 1) / r.blocksPerGroup
+		more += ((have+groups)*r.blocksPerGroup - r.blocks) * r.block // only whole groups have all of their inodes
+	}
+	e.Enough = roundUp(size+more, mib)
+	return e
+}
+
+// added counts what is added to directories.
+func added(list []change) map[string]int {
+	n := make(map[string]int)
+	for _, c := range list {
+		if c.file != "" && c.exists == nil {
+			n["/"+filepath.Dir(c.name)]++
+		}
+	}
+	return n
+}

@@ -1,0 +1,73 @@
+package image
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// What is added to somebody else's image and has no room there is told what is
+// missing, and which size of the disk is enough.
+func TestNoRoomSaysWhatIsEnough(t *testing.T) {
+	need(t, "mke2fs", "debugfs", "e2fsck", "resize2fs", "qemu-img")
+	tree, file := t.TempDir(), filepath.Join(t.TempDir(), "disk.raw")
+	check(t, os.MkdirAll(filepath.Join(tree, "etc"), 0o755))
+	check(t, os.WriteFile(filepath.Join(tree, "etc/passwd"), nil, 0o644))
+	output(t, "mke2fs", "-q", "-t", "ext4", "-b", "1024", "-N", "256", "-J", "size=1", "-d", tree, file, "20M")
+	many, large := t.TempDir(), t.TempDir()
+	for i := range 400 {
+		check(t, os.WriteFile(filepath.Join(many, fmt.Sprint(i)), nil, 0o644))
+	}
+	check(t, os.WriteFile(filepath.Join(large, "large"), bytes.Repeat([]byte("x"), 40*mib), 0o644))
+	for layer, want := range map[string]string{many: "400 inodes are needed, one for each file, and 2", large: "about 41 MiB are needed, and 18 MiB are free"} {
+		err := used(t, file, 0, tree, layer)
+		if !errors.Is(err, ErrNoRoom) || !strings.Contains(err.Error(), want) {
+			t.Fatalf("%v, want %s", err, want)
+		}
+		var enough int64
+		_, hint, _ := strings.Cut(err.Error(), "(")
+		if _, err := fmt.Sscanf(hint, "disk_size: %dM", &enough); err != nil {
+			t.Fatalf("%s: %v", hint, err)
+		}
+		if enough > 80 {
+			t.Errorf("%d MiB are more than enough", enough)
+		}
+		if err := used(t, file, enough*mib, tree, layer); err != nil {
+			t.Errorf("with disk_size: %dM: %v", enough, err)
+		}
+	}
+}
+
+// used adds a layer to an image that is a file system, made as large as size.
+func used(t *testing.T, file string, size int64, tree, layer string) error {
+	t.Helper()
+	d := usedDisk(t, file, size)
+	l, err := d.Root(t.Context())
+	check(t, err)
+	_, err = d.GrowExt(t.Context(), l)
+	check(t, err)
+	base, err := os.Create(filepath.Join(t.TempDir(), "base.qcow2"))
+	check(t, err)
+	defer base.Close()
+	check(t, d.Write(base))
+	out, err := os.Create(filepath.Join(t.TempDir(), "delta.qcow2"))
+	check(t, err)
+	defer out.Close()
+	o := options(t)
+	o.Patch, o.Offset = true, l.Offset
+	return Delta(t.Context(), out, base.Name(), "base.qcow2", tree, []string{layer}, o)
+}
+
+// A directory with very many entries is named before it takes its time.
+func TestCrowdsAreNoted(t *testing.T) {
+	var said bytes.Buffer
+	o := Options{Log: &said}
+	o.noteCrowds("mke2fs", map[string]int{"/few": crowd - 1, "/many": crowd, "": 2 * crowd})
+	if got := said.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "40000 entries in /: this takes long") || !strings.Contains(got, "20000 entries in /many: ") {
+		t.Error(got)
+	}
+}
