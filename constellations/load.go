@@ -273,10 +273,10 @@ func (l *loader) disks(n ast.Node) []Disk {
 	var ds []Disk
 	for _, e := range l.sequence(n) {
 		var d Disk
-		mountAt := placeOf(e)
+		mountAt, sizeAt := placeOf(e), placeOf(e)
 		l.fields(e, "a disk", map[string]func(ast.Node){
 			"label":       func(n ast.Node) { d.Label = l.pattern(n, "label", diskLabel) },
-			"size_gb":     func(n ast.Node) { d.Size = l.size(n, 1<<30, minDisk, maxDisk) },
+			"size_gb":     func(n ast.Node) { d.Size, sizeAt = l.size(n, 1<<30, minDisk, maxDisk), placeOf(n) },
 			"fs_type":     func(n ast.Node) { d.FSType = l.word(n, "file system", fsTypes...) },
 			"mount_point": func(n ast.Node) { d.MountPoint, mountAt = l.mountPoint(n), placeOf(n) },
 			"base":        func(n ast.Node) { d.Base = l.diskBase(n) },
@@ -286,6 +286,9 @@ func (l *loader) disks(n ast.Node) []Disk {
 			d.Size, d.FSType = cmp.Or(d.Size, 2<<30), cmp.Or(d.FSType, "ext4")
 			if d.Partition > 0 {
 				l.addAt(placeOf(e), "", "an empty disk has no partitions, one with a base may")
+			}
+			if least := leastDisk[d.FSType]; d.Size > 0 && d.Size < least {
+				l.addAt(sizeAt, fmt.Sprintf("size_gb: %dM", least>>20), "a file system of type %s has at least %d MiB", d.FSType, least>>20)
 			}
 		}
 		if d.Label == "" {
@@ -306,6 +309,10 @@ func (l *loader) disks(n ast.Node) []Disk {
 	}
 	return ds
 }
+
+// leastDisk is what the file systems need that need much, bytes: mkfs.xfs(8),
+// and mkfs.btrfs(8) with blocks of 4096 bytes.
+var leastDisk = map[string]int64{"xfs": 300 << 20, "btrfs": 109 << 20}
 
 // maxDisks is how many letters there are for /dev/vdb and those after it.
 const maxDisks = 'z' - 'b' + 1
