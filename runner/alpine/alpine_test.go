@@ -122,12 +122,19 @@ func TestReadIndex(t *testing.T) {
 			t.Errorf("%s, changed: %v", name, err)
 		}
 	}
-	for name, file := range map[string][]byte{
-		"unsigned": index, "another kind": slices.Concat(gzipped(map[string]string{".SIGN.DSA.k.rsa.pub": string(sig1)}), index),
-		"signature of nothing": gzipped(map[string]string{".SIGN.RSA.k.rsa.pub": string(sig1)}), "nothing": nil, "text": []byte("hello"),
+	for name, test := range map[string]struct {
+		file []byte
+		want string
+	}{
+		"unsigned":             {index, "it is not signed (abuild-sign"},
+		"unsigned, in parts":   {slices.Concat(gzipped(map[string]string{"DESCRIPTION": "x"}), index), "it is not signed (abuild-sign"},
+		"another kind":         {slices.Concat(gzipped(map[string]string{".SIGN.DSA.k.rsa.pub": string(sig1)}), index), `not signed with a key that is known, but with ["k.rsa.pub"]`},
+		"signature of nothing": {gzipped(map[string]string{".SIGN.RSA.k.rsa.pub": string(sig1)}), "the signature of k.rsa.pub is wrong"},
+		"nothing":              {nil, "it is an empty file and no APKINDEX.tar.gz"},
+		"text":                 {[]byte("hello"), "it is no APKINDEX.tar.gz: "},
 	} {
-		if _, err := ReadIndex(file, keys); err == nil {
-			t.Errorf("%s is taken", name)
+		if _, err := ReadIndex(test.file, keys); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
 		}
 	}
 }

@@ -59,16 +59,19 @@ type Package struct {
 func (p Package) File() string { return p.Name + "-" + p.Version + ".apk" }
 
 // ErrUnsigned is an index that nobody signed whose key is known.
-var ErrUnsigned = errors.New("it is not signed with a key that is known")
+var ErrUnsigned = errors.New("it is not signed")
 
 // ReadIndex checks who signed an APKINDEX.tar.gz, apk-repositories(5), and
 // reads it. Its first gzip member is an archive of signatures of all that
 // follows.
 func ReadIndex(file []byte, keys Keys) (map[string]Package, error) {
+	if len(file) == 0 {
+		return nil, errors.New("it is an empty file and no APKINDEX.tar.gz (is the mirror complete?)")
+	}
 	rest := bytes.NewReader(file)
 	z, err := gzip.NewReader(rest) // of a ByteReader it reads no more than its member
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("it is no APKINDEX.tar.gz: %w", err)
 	}
 	z.Multistream(false)
 	signatures, err := io.ReadAll(io.LimitReader(z, 1<<20))
@@ -80,7 +83,7 @@ func ReadIndex(file []byte, keys Keys) (map[string]Package, error) {
 		return nil, err
 	}
 	if z, err = gzip.NewReader(bytes.NewReader(signed)); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("behind its signatures is no APKINDEX: %w", err)
 	}
 	for tr := tar.NewReader(io.LimitReader(z, maxIndex)); ; {
 		h, err := tr.Next()
@@ -105,7 +108,11 @@ func verify(signatures, signed []byte, keys Keys) error {
 		if err != nil { // signatures end without the archive's end
 			break
 		}
-		kind, name, _ := strings.Cut(strings.TrimPrefix(h.Name, ".SIGN."), ".")
+		signature, ok := strings.CutPrefix(h.Name, ".SIGN.")
+		if !ok { // of an index that begins without them
+			continue
+		}
+		kind, name, _ := strings.Cut(signature, ".")
 		key := keys[name]
 		sig, err := io.ReadAll(io.LimitReader(tr, 1<<16))
 		if err != nil {
@@ -131,9 +138,9 @@ func verify(signatures, signed []byte, keys Keys) error {
 		return nil
 	}
 	if len(names) == 0 {
-		return fmt.Errorf("%w: it has no signature", ErrUnsigned)
+		return fmt.Errorf("%w (abuild-sign signs an index, and the manifest's \"keys\" adds the key)", ErrUnsigned)
 	}
-	return fmt.Errorf("%w, but with %q (the manifest's \"keys\" adds keys)", ErrUnsigned, names)
+	return fmt.Errorf("%w with a key that is known, but with %q (the manifest's \"keys\" adds keys)", ErrUnsigned, names)
 }
 
 var (
