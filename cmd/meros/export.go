@@ -37,6 +37,9 @@ func (c *exportCmd) args() []string {
 
 // Run implements the verb: it builds the machine and puts it into a file.
 func (c *exportCmd) Run(e *env) error {
+	if c.Format == "erofs" && c.Compress != "" {
+		return usageError{errors.New("erofs is not compressed with zstd by the mkfs.erofs of most distributions (leave --compress out)")}
+	}
 	m, machines, err := (&buildCmd{Constellation: c.Constellation, Machine: []string{c.Machine}}).load(e)
 	if err != nil {
 		return err

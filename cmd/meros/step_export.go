@@ -48,9 +48,6 @@ func stepExport(ctx context.Context, s *step) error {
 		return s.exportTree(ctx, argv, "squashfs-tools")
 	case "erofs":
 		argv := []string{"mkfs.erofs", "--quiet", "-T", s.Params["epoch"], "-U", "00000000-0000-0000-0000-000000000001", out, "TREE"}
-		if zstd {
-			return errors.New("erofs is not compressed with zstd by the mkfs.erofs of most distributions (leave --compress out)")
-		}
 		return s.exportTree(ctx, argv, "erofs-utils")
 	default:
 		return fmt.Errorf("there is no format %q", format)
