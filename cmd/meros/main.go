@@ -52,7 +52,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	case len(args) == 3 && args[1] == "stage":
 		if err := runStep(context.Background(), args[2]); err != nil {
-			fmt.Fprintf(stderr, "%s%v\n", failMark, err)
+			fmt.Fprint(stderr, stageFailure(err))
 			return exitFailed
 		}
 		return exitOK
@@ -291,6 +291,23 @@ func (e *env) inNamespace(args ...string) (done bool, err error) {
 
 // failMark begins the line by which a stage's process says why it failed.
 const failMark = "meros stage failed: "
+
+// failLines is how many of the first and of the last lines of an error are
+// behind the mark.
+const failLines = 4
+
+// stageFailure is what a stage's process says last. The first lines of a long
+// error would not be among the last of its output, which may be a program's
+// usage: the whole of it goes before.
+func stageFailure(err error) string {
+	text := err.Error()
+	lines := strings.Split(text, "\n")
+	if n := len(lines) - 2*failLines; n > 1 {
+		lines = slices.Concat(lines[:failLines], []string{fmt.Sprintf("(%d lines, in the log)", n)}, lines[len(lines)-failLines:])
+		return text + "\n" + failMark + strings.Join(lines, "\n") + "\n"
+	}
+	return failMark + text + "\n"
+}
 
 // stageError finds that line among the last ones of its output.
 func stageError(tail []string) (string, bool) {
