@@ -39,6 +39,9 @@ func BaseProblem(s string) (problem, right string) {
 		}
 		return "this is no reference to an image of a registry", "docker://debian:12 or docker://host/path/name:tag"
 	}
+	if path, ok := strings.CutPrefix(s, "oci:"); ok && (path == "" || path[0] == ':') {
+		return "there is no path behind oci:", "oci:PATH or oci:PATH:TAG"
+	}
 	if strings.Contains(s, "://") && !strings.HasPrefix(s, "oci:") && !ImageURL(s) {
 		return "this is no URL of an image: https, http or file, without a password and spaces", "https://host/image.qcow2"
 	}

@@ -186,6 +186,16 @@ func (l *loader) buildFields(vm *Machine) map[string]func(ast.Node) {
 	}
 }
 
+// placed notes where some of the fields are, as they are read.
+func placed(fields map[string]func(ast.Node), names ...string) map[string]place {
+	at := make(map[string]place)
+	for _, name := range names {
+		read := fields[name]
+		fields[name] = func(n ast.Node) { at[name] = placeOf(n); read(n) }
+	}
+	return at
+}
+
 func (l *loader) readMachine(p pair, defaults Machine) {
 	vm := defaults
 	vm.Name, vm.Line = p.key, p.at.line
@@ -199,6 +209,7 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 	var qemuArgs, extraArgs []string
 	var own *place // of the machine's packages
 	fields := l.buildFields(&vm)
+	at := placed(fields, "suite", "release")
 	for k, f := range map[string]func(ast.Node){
 		"packages": func(n ast.Node) {
 			all := len(vm.Packages)
@@ -245,6 +256,11 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 		if vm.Bootstrap != "meros" {
 			l.addAt(p.at, "", "bootstrap: %s is of Debian; machine %s is of Alpine", vm.Bootstrap, vm.Name)
 		}
+		if suite, ok := at["suite"]; ok {
+			l.addAt(suite, "release: latest-stable, edge or a branch such as v3.20", "suite is of Debian and Ubuntu; machine %s is of Alpine", vm.Name)
+		}
+	} else if release, ok := at["release"]; ok {
+		l.addAt(release, "suite: "+vm.Suite+" (or distribution: alpine)", "release is of Alpine; machine %s is of %s", vm.Name, vm.Distribution)
 	}
 	if vm.Base != "" {
 		if own != nil {
