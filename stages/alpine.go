@@ -3,6 +3,7 @@ package stages
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"meros/constellations"
@@ -48,6 +49,9 @@ func (pl *planner) alpineBase(vm *constellations.Machine, section *constellation
 		if set = section.Set(vm.Packages); set == nil {
 			return nil, fmt.Errorf("the lock does not have its packages (meros update %s %s)", pl.m.Name, vm.Name)
 		}
+	}
+	if vm.Setup == "openrc" && !slices.Contains(vm.Packages, "openrc") && !slices.ContainsFunc(set.Packages, func(p constellations.Package) bool { return p.Name == "openrc" }) {
+		return nil, fmt.Errorf("setup of %s is openrc, and the package openrc is not among its packages (packages: [openrc] adds it)", vm.Name)
 	}
 	apk := &graph.Node{
 		Stage: "apk", Revision: apkRevision, Name: fmt.Sprintf("%s packages (%d)", baseName(vm), len(set.Packages)),

@@ -304,6 +304,25 @@ func TestCannotBePlanned(t *testing.T) {
 	}
 }
 
+// What is to start a system of Alpine is among its packages.
+func TestSetupIsThere(t *testing.T) {
+	for setup, want := range map[string]string{"openrc": "setup of a is openrc, and the package openrc is not among its packages", "busybox": ""} {
+		root := project(t, "testdata/systems.txtar")
+		file := filepath.Join(root, "constellations/systems/manifest.yml")
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(strings.Replace(string(b), "user: me", "user: me, setup: "+setup, 1)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err = tryAddTo(new(graph.Plan), root, "systems", options(root))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", setup, err, want)
+		}
+	}
+}
+
 // A manifest's kernel is a path below the root or below the constellation.
 func TestKernelFile(t *testing.T) {
 	root := project(t, "testdata/one.txtar")
