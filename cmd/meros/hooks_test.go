@@ -29,11 +29,11 @@ func fileDigest(name string) (string, error) {
 func TestHookFails(t *testing.T) {
 	p := shared(t, "failing", map[string]string{
 		"m/hooks/0100-fine.chroot": "#!/bin/sh\necho all is fine\n",
-		"m/hooks/0200-app.chroot":  "#!/bin/sh\necho the first line\nfor i in 1 2 3; do echo line $i; done\necho 'no such thing' >&2\nexit 3\n",
+		"m/hooks/0200-app.chroot":  "#!/bin/sh\necho the first line\nfor i in 1 2 3; do echo line $i; done\necho 'no such thing' >&2\nfalse && apt-get -y install hello\nexit 3\n",
 		"m/hooks/0300-not.chroot":  "#!/bin/sh\necho must not run\n",
 	})
 	o := lab.Finish(t, exec.Command(lab.Program(t), "--root", p.Root, "--progress=plain", "build", "failing", "--rootfs-only"))
-	fails(t, o, 1, "build failing/m hooks: hooks/0200-app.chroot: exit status 3", "  | no such thing", "  | line 3", "full log: ", "meros build -v --progress=plain failing m")
+	fails(t, o, 1, "build failing/m hooks: hooks/0200-app.chroot: exit status 3 (it installs packages, and has no network: \"packages:\" has them pinned", "  | no such thing", "  | line 3", "full log: ", "meros build -v --progress=plain failing m")
 	if strings.Contains(o.Stderr, "must not run") {
 		t.Error("the hook after the failed one ran")
 	}

@@ -12,6 +12,15 @@ import (
 // installs is a line of a hook that installs packages.
 var installs = regexp.MustCompile(`(?m)^[^#\n]*\b(apk\s+(-\S+\s+)*add|apt(-get)?\s+(-\S+\s+)*install)\b`)
 
+// adviseInstall is what helps a hook that failed, and that installs packages
+// without a network, or "".
+func adviseInstall(hook []byte, network bool) string {
+	if network || !installs.Match(hook) {
+		return ""
+	}
+	return " (it installs packages, and has no network: \"packages:\" has them pinned, and without a hook; \"hooks: {network: true}\" gives it one)"
+}
+
 // adviseHooks tells how hooks that ran with a network, and only installed
 // packages there, would need none.
 func adviseHooks(e *env, machines []*stages.Machine, r *graph.Result) {

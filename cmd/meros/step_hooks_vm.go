@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"meros/graph"
@@ -141,11 +142,21 @@ func (s *step) runHooksGuest(ctx context.Context, dir string, q *qemu.Machine) e
 	err := s.runGuest(ctx, dir, q, first, &r)
 	switch {
 	case r.Error != "":
-		return errors.New(r.Error)
+		return errors.New(r.Error + s.adviseGuest(r.Error))
 	case errors.Is(err, errSilent), err == nil && r.Ran != len(s.hooks()):
 		return errors.New("the machine ended before its hooks did")
 	}
 	return err
+}
+
+// adviseGuest is what helps the hook that failed in the machine, or "".
+func (s *step) adviseGuest(failure string) string {
+	for _, hook := range s.hooks() {
+		if b, err := readHook(hook.Name, hook.Path); err == nil && strings.HasPrefix(failure, hook.Name+":") {
+			return adviseInstall(b, s.Params["network"] != "")
+		}
+	}
+	return ""
 }
 
 // firstWrite tells that something was written.

@@ -316,7 +316,7 @@ func (s *step) hook(ctx context.Context, root, name, file string, timeout time.D
 		return fmt.Errorf("%s: %w (--timeout gives it more)", name, err)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w%s", name, err, adviseInstall(b, s.Params["network"] != ""))
 	}
 	return nil
 }
