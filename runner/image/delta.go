@@ -146,7 +146,7 @@ func applyExported(ctx context.Context, base string, size int64, cmds string, o 
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(patch(ctx, raw, cmds, o), stop())
+	err = errors.Join(debugfs(ctx, raw, cmds, o.files(), o), stop())
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +221,7 @@ func applyCopied(ctx context.Context, base *qcow2, cmds string, o Options) (*qco
 			}
 		}
 	}
-	if err := patch(ctx, raw.Name(), cmds, o); err != nil {
+	if err := debugfs(ctx, raw.Name(), cmds, o.files(), o); err != nil {
 		return nil, err
 	}
 	clusters, err := rawClusters(raw, base.size)
@@ -247,19 +247,6 @@ func (q *qcow2) sorted() []cluster {
 	return cs
 }
 
-// patch runs the commands on the partition of a raw image. debugfs(8) does not
-// keep the quotas that somebody else's file system may have: e2fsck counts them
-// anew, whoever they are for.
-func patch(ctx context.Context, raw, cmds string, o Options) error {
-	if err := debugfs(ctx, raw, cmds, o.files(), o); err != nil || !o.Patch {
-		return err
-	}
-	if counted, err := hasQuotas(raw, o.Offset); err != nil || !counted {
-		return err
-	}
-	return repair(ctx, fmt.Sprintf("%s?offset=%d", raw, o.Offset), o)
-}
-
 // debugfs runs the commands in dir on the partition of a raw image. debugfs(8) exits
 // with 0 whatever happens, so that anything it complains of is an error.
 func debugfs(ctx context.Context, raw, cmds, dir string, o Options) error {
@@ -279,7 +266,9 @@ func debugfs(ctx context.Context, raw, cmds, dir string, o Options) error {
 			return fmt.Errorf("debugfs: %s", line)
 		}
 	}
-	if o.Patch { // it forgets the block of a file's many attributes when it removes the file
+	// It forgets the block of a file's many attributes when it removes the file, and
+	// does not keep the quotas that somebody else's file system may have.
+	if o.Patch {
 		return repair(ctx, fmt.Sprintf("%s?offset=%d", raw, o.offset()), o)
 	}
 	return nil

@@ -3,7 +3,6 @@ package image
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -230,12 +229,6 @@ func superblock(file string, at int64) ([]byte, error) {
 	sb := make([]byte, 1024)
 	_, err = f.ReadAt(sb, at+superblockOffset)
 	return sb, err
-}
-
-// hasQuotas tells whether a file system counts what is whose.
-func hasQuotas(file string, at int64) (bool, error) {
-	sb, err := superblock(file, at)
-	return err == nil && binary.LittleEndian.Uint32(sb[0x64:])&0x100 != 0, err // RO_COMPAT_QUOTA
 }
 
 // freeIn is how much of a file system is free, bytes: s_free_blocks_count of
