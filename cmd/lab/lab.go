@@ -339,7 +339,8 @@ func (p *Project) link(t testing.TB, seed *Project, constellations []string) {
 	}
 }
 
-// project is the seed's own, made once a day. It stays.
+// project is the seed's own, made once a day. It stays. It is whole when the
+// file "whole" is there: a run that was killed leaves a lock as well.
 func (s seed) project(t testing.TB) *Project {
 	t.Helper()
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("%s-%d", s.name, os.Getuid()))
@@ -349,7 +350,7 @@ func (s seed) project(t testing.TB) *Project {
 	unlock := lockFile(t, dir+".lock")
 	defer unlock()
 	p := &Project{dir}
-	fi, err := os.Stat(p.Path("constellations/seed/meros.lock"))
+	fi, err := os.Stat(p.Path("whole"))
 	if err == nil && time.Since(fi.ModTime()) < seedAge {
 		return p
 	}
@@ -362,6 +363,7 @@ func (s seed) project(t testing.TB) *Project {
 		os.RemoveAll(dir)
 		Skip(t, "needs an archive of Debian and what builds an image: %s", o.Stderr)
 	}
+	p.Write(t, "whole", "")
 	return p
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/tar"
 	"context"
 	"encoding/json"
 	"errors"
@@ -403,16 +404,18 @@ func stepPersonalize(ctx context.Context, s *step) error {
 		}
 		files = append(files, accounts.Files(uid, gid, home)...)
 	}
-	var base *os.Root
+	var base guest.Describe
 	if below := s.paths("lower"); len(below) > 0 {
 		tree, err := s.lower(below)
 		if err != nil {
 			return err
 		}
-		if base, err = os.OpenRoot(tree); err != nil {
+		root, err := os.OpenRoot(tree)
+		if err != nil {
 			return err
 		}
-		defer base.Close()
+		defer root.Close()
+		base = func(name string) (*tar.Header, error) { return layer.Describe(root, name) }
 	}
 	return s.output("layer", func(f *os.File) error { return guest.WriteLayer(f, files, s.epoch(), base) })
 }

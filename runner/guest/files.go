@@ -7,14 +7,11 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-
-	"meros/runner/layer"
 )
 
 // File is a file, symbolic link or directory of a guest.
@@ -32,10 +29,14 @@ type File struct {
 // are Debian's base-files' own, so that naming them changes nothing.
 var parents = map[string]int64{"etc": 0o755, "home": 0o755, "etc/systemd": 0o755, "etc/systemd/network": 0o755, "etc/systemd/system": 0o755}
 
+// Describe says what a layer has of a path of the root file system that it is
+// for, but for its content.
+type Describe func(path string) (*tar.Header, error)
+
 // WriteLayer writes the files as a layer (see runner/layer for the format),
-// all with the time t. base is the root file system that it is for: directories
-// that are there stay as they are. It may be nil.
-func WriteLayer(w io.Writer, files []File, t time.Time, base *os.Root) error {
+// all with the time t. Directories that are there by what base says stay as
+// they are. It may be nil.
+func WriteLayer(w io.Writer, files []File, t time.Time, base Describe) error {
 	byPath := make(map[string]File)
 	for _, f := range files {
 		if f.Path = path.Clean(f.Path); !filepath.IsLocal(f.Path) || f.Path == "." {
@@ -85,11 +86,11 @@ func WriteLayer(w io.Writer, files []File, t time.Time, base *os.Root) error {
 
 // directory is what base says of a directory that is only passed through, or
 // nil.
-func directory(base *os.Root, f File) *tar.Header {
+func directory(base Describe, f File) *tar.Header {
 	if base == nil || !f.parent {
 		return nil
 	}
-	h, err := layer.Describe(base, f.Path)
+	h, err := base(f.Path)
 	if err != nil || h.Typeflag != tar.TypeDir {
 		return nil
 	}

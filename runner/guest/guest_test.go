@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meros/cmd/lab"
+	"meros/runner/layer"
 )
 
 func debian() Accounts {
@@ -173,7 +174,7 @@ func TestPersonalLayerOver(t *testing.T) {
 	}
 	defer base.Close()
 	var b bytes.Buffer
-	if err := WriteLayer(&b, []File{{Path: "etc/hostname", Mode: 0o644}, {Path: "home/me/x", Mode: 0o644}}, time.Unix(1, 0), base); err != nil {
+	if err := WriteLayer(&b, []File{{Path: "etc/hostname", Mode: 0o644}, {Path: "home/me/x", Mode: 0o644}}, time.Unix(1, 0), func(name string) (*tar.Header, error) { return layer.Describe(base, name) }); err != nil {
 		t.Fatal(err)
 	}
 	h, err := tar.NewReader(bytes.NewReader(b.Bytes())).Next()
