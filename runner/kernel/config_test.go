@@ -187,6 +187,25 @@ func FuzzEvaluate(f *testing.F) {
 	})
 }
 
+// A file that sources itself, or a chain that never ends, is told at once: the
+// error of each level would hold those below.
+func TestReadSymbolsRecursion(t *testing.T) {
+	endless := map[string]string{"Kconfig": "source \"k0\"\n"}
+	for i := range 100 {
+		endless[fmt.Sprint("k", i)] = fmt.Sprintf("source \"k%d\"\n", i+1)
+	}
+	for name, files := range map[string]map[string]string{
+		"itself": {"Kconfig": "source \"./Kconfig\"\n"}, "another": {"Kconfig": "source \"a\"\n", "a": "source \"Kconfig\"\n"}, "a chain": endless,
+	} {
+		if _, err := ReadSymbols(tree(t, files), "x86"); err == nil || !strings.Contains(err.Error(), "is sourced by itself, or 64 files deep") || len(err.Error()) > 1000 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := ReadSymbols(tree(t, map[string]string{"Kconfig": "source \"a\"\nsource \"a\"\n", "a": "config A\n"}), "x86"); err != nil {
+		t.Errorf("a file that is sourced twice: %v", err)
+	}
+}
+
 func FuzzReadSymbols(f *testing.F) {
 	for _, text := range sampleKconfig {
 		f.Add(text)

@@ -28,6 +28,10 @@ type definition struct {
 // maxKconfig bounds the files that are read; the kernel has 1,700.
 const maxKconfig = 20_000
 
+// maxKconfigDepth bounds how deep they source one another, which is 6 in the
+// kernel.
+const maxKconfigDepth = 64
+
 // ReadSymbols reads the Kconfig files of the source in dir for an
 // architecture as the source names its directory (SRCARCH: "x86", "arm64").
 func ReadSymbols(dir, srcArch string) (*Symbols, error) {
@@ -102,6 +106,7 @@ type kconfigReader struct {
 	arch    string
 	symbols *Symbols
 	files   int
+	open    []string // from the first file to the one that is read
 	scopes  []*scope
 }
 
@@ -115,6 +120,11 @@ func (r *kconfigReader) file(name string) error {
 	if r.files++; r.files > maxKconfig {
 		return fmt.Errorf("more than %d Kconfig files", maxKconfig)
 	}
+	if slices.Contains(r.open, name) || len(r.open) == maxKconfigDepth {
+		return fmt.Errorf("%s is sourced by itself, or %d files deep", name, maxKconfigDepth)
+	}
+	r.open = append(r.open, name)
+	defer func() { r.open = r.open[:len(r.open)-1] }()
 	src, err := r.root.ReadFile(name)
 	if err != nil {
 		return err
