@@ -12,7 +12,7 @@ import (
 	"meros/graph"
 )
 
-const useRevision = 5
+const useRevision = 6
 
 // useTools are the programs by which an image is opened.
 var useTools = []string{"qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs"}
@@ -51,6 +51,7 @@ func useNode(name string, epoch graph.Param, size int64, freeMiB int, tools []gr
 func (pl *planner) use(pm *Machine, section *constellations.SectionLock) (*graph.Node, error) {
 	vm := pm.Machine
 	n := useNode(pl.name(vm, "base image"), epoch(section), vm.DiskSize, vm.BuildFreeMB, pl.tools(useTools...))
+	n.Params = append(n.Params, graph.Param{Name: "arch", Value: pm.Arch})
 	if err := pl.inGuest(pm, n); err != nil {
 		return nil, err
 	}
@@ -116,7 +117,10 @@ func (pl *planner) inGuest(pm *Machine, n *graph.Node) error {
 		return nil
 	}
 	n.Impure = true
-	n.Params = append(append(n.Params, graph.Param{Name: "arch", Value: pm.Arch}), pl.tools("qemu-system-"+pm.Arch)...)
+	if n.Param("arch") == "" {
+		n.Params = append(n.Params, graph.Param{Name: "arch", Value: pm.Arch})
+	}
+	n.Params = append(n.Params, pl.tools("qemu-system-"+pm.Arch)...)
 	n.Hints = append(n.Hints, graph.Param{Name: "kvm", Value: string(pm.KVM)})
 	n.Devices = append(n.Devices, "/dev/kvm")
 	n.Needs.Memory += guestMemory

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"meros/runner/guest"
 	"meros/runner/image"
 	"meros/runner/layer"
 )
@@ -61,6 +62,11 @@ func (s *step) useExt(ctx context.Context, disk *image.UsedDisk, l *image.Layout
 
 // outputSystem is what hooks and files to copy in are laid over.
 func (s *step) outputSystem(ctx context.Context, tree string) error {
+	if arch, program, err := guest.Arch(tree); err != nil {
+		return err
+	} else if want := s.Params["arch"]; arch != "" && want != "" && !guest.Runs(want, arch) {
+		return fmt.Errorf("its /%s is a program of %s, and the machine is of %s (arch: %s in the manifest)", program, arch, want, arch)
+	}
 	var omitted []layer.Omission
 	err := s.outputSparse("layer", func(w io.Writer) (err error) {
 		omitted, err = layer.CaptureSystem(ctx, w, tree, s.epoch())

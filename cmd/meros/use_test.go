@@ -439,6 +439,7 @@ func startUsed(t *testing.T, p *lab.Project) {
 
 // What is no image, or would reach further than its own file, is refused.
 func TestUseRefuses(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-img", "mke2fs", "sfdisk", "fuse2fs")
 	p := lab.Downloaded(t, "used")
@@ -455,6 +456,7 @@ qemu-img create -q -f qcow2 -o data_file="$DIR/outside.raw",data_file_raw=on dat
 qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=aes,encrypt.key-secret=s encrypted.qcow2 64M
 truncate -s 64M lvm.raw; printf 'label: gpt\n,,E6D6D379-F507-44C2-A23C-238F2A3DF928\n' | sfdisk -q lvm.raw
 truncate -s 64M luks.raw; printf 'LUKS\272\276' | dd of=luks.raw conv=notrunc status=none
+mkdir -p arm/etc arm/usr/bin; printf '\177ELF\2\1\1\0\0\0\0\0\0\0\0\0\3\0\267\0' > arm/usr/bin/dash; mke2fs -q -t ext4 -d arm arm.raw 64M
 qemu-img convert -O qcow2 data.raw damaged.qcow2; dd if=/dev/urandom of=damaged.qcow2 bs=64k seek=1 count=2 conv=notrunc status=none
 printf '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 131072 FLAT "/usr/bin/qemu-img" 0\n' > host.vmdk
 head -c 5M /dev/urandom > random; qemu-img convert -f raw -O qcow2 random cut.qcow2; truncate -s -1M cut.qcow2`
@@ -466,7 +468,7 @@ head -c 5M /dev/urandom > random; qemu-img convert -f raw -O qcow2 random cut.qc
 	for image, words := range map[string][]string{
 		"garbage.qcow2": {"used/m base image"}, "empty.raw": {"neither a file system nor a partition table"}, "data.raw": {"is no root"},
 		"backed.qcow2": {"a difference to another file", "/etc/shadow"}, "datafile.qcow2": {"its content is in another file", "outside.raw"}, "encrypted.qcow2": {"it is encrypted"},
-		"lvm.raw": {"LVM", "plain partition"}, "luks.raw": {"LUKS"}, "damaged.qcow2": {"used/m base image", "damaged or was cut off"},
+		"lvm.raw": {"LVM", "plain partition"}, "luks.raw": {"LUKS"}, "arm.raw": {"/usr/bin/dash is a program of aarch64", "the machine is of x86_64"}, "damaged.qcow2": {"used/m base image", "damaged or was cut off"},
 		"host.vmdk": {"its content is in another file", "/usr/bin/qemu-img"}, "cut.qcow2": {"damaged or was cut off: qemu-img check finds"},
 	} {
 		t.Run(image, func(t *testing.T) {

@@ -1,0 +1,55 @@
+package guest
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"meros/runner"
+)
+
+// A program of this host tells its architecture; links, scripts and what is cut
+// off tell none.
+func TestArch(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := t.TempDir()
+	for _, dir := range []string{"usr/bin", "bin"} {
+		if err := os.MkdirAll(filepath.Join(tree, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if arch, program, err := Arch(tree); arch != "" || program != "" || err != nil {
+		t.Errorf("an empty tree is of %s by %s, %v", arch, program, err)
+	}
+	for name, text := range map[string]string{"usr/bin/bash": "#!/bin/sh\n", "bin/bash": "\x7fELF\x02\x01"} {
+		if err := os.WriteFile(filepath.Join(tree, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(self, filepath.Join(tree, "usr/bin/dash")); err != nil {
+		t.Fatal(err)
+	}
+	if arch, program, err := Arch(tree); arch != "" || err != nil {
+		t.Errorf("without a program it is of %s by %s, %v", arch, program, err)
+	}
+	b, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(tree, "bin/busybox"), b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if arch, program, err := Arch(tree); arch != runner.HostArch() || program != "bin/busybox" || err != nil {
+		t.Errorf("it is of %s by %s, %v", arch, program, err)
+	}
+	s390x := "\x7fELF\x02\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x03\x00\x16"
+	if err := os.WriteFile(filepath.Join(tree, "bin/dash"), []byte(s390x), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if arch, _, err := Arch(tree); arch != "s390x" || err != nil {
+		t.Errorf("what is big-endian is of %s, %v", arch, err)
+	}
+}
