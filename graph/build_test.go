@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"meros/cache"
+	"meros/cmd/lab"
 )
 
 // fakeRunner gives each output a content that follows from the node's
@@ -79,7 +80,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	dir := t.TempDir()
+	dir := lab.InMemory(t) // ten thousand nodes are many files
 	store, err := cache.Open(dir, cache.Options{NoSync: true})
 	if err != nil {
 		t.Fatal(err)
