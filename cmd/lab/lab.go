@@ -111,7 +111,10 @@ func Close() {
 }
 
 // Project is a root directory: it holds constellations/ and data/.
-type Project struct{ Root string }
+type Project struct {
+	Root   string
+	shares bool // files with others: it cannot be another user's
+}
 
 // New makes a project with the given files, named relative to its root. Files
 // whose names end in ".chroot" can be run.
@@ -126,7 +129,7 @@ func In(t testing.TB, root string, files map[string]string) *Project {
 	for d := root; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
 		os.Chmod(d, 0o755) // for users that tests become
 	}
-	p := &Project{root}
+	p := &Project{Root: root}
 	if err := os.MkdirAll(p.Path("constellations"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -305,6 +308,36 @@ func (p *Project) Download(t testing.TB, constellations ...string) {
 	p.link(t, machines.project(t), constellations)
 }
 
+// Built is [Downloaded] with all in its cache that root has built of such
+// machines up to their base images, for tests that begin where those end. Its
+// files are those of others, too: none may be written to or given away.
+func Built(t testing.TB, constellations ...string) *Project {
+	t.Helper()
+	NeedRoot(t)
+	p := New(t, nil)
+	p.Build(t, constellations...)
+	return p
+}
+
+// Build does what [Built] says in a project that has no cache.
+func (p *Project) Build(t testing.TB, constellations ...string) {
+	t.Helper()
+	built := machines.project(t)
+	p.shares = true
+	argv := []string{"-al"}
+	for _, dir := range []string{"actions", "cas", "trees"} {
+		argv = append(argv, built.Path("data/cache/"+dir))
+	}
+	cache := p.Path("data/cache")
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", append(argv, cache)...).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v\n%s", err, out)
+	}
+	p.link(t, built, constellations)
+}
+
 // DownloadedKernel is [Downloaded] for constellations whose machines have
 // [Packages] and kernels that are built. The second project is one in which
 // the real source's [Kernel] has been compiled.
@@ -349,7 +382,7 @@ func (s seed) project(t testing.TB) *Project {
 	}
 	unlock := lockFile(t, dir+".lock")
 	defer unlock()
-	p := &Project{dir}
+	p := &Project{Root: dir}
 	fi, err := os.Stat(p.Path("whole"))
 	if err == nil && time.Since(fi.ModTime()) < seedAge {
 		return p

@@ -34,6 +34,9 @@ func (p *Project) AsUser(t testing.TB, o UserOptions, cmd *exec.Cmd) *exec.Cmd {
 	t.Helper()
 	NeedRoot(t)
 	Need(t, "unshare", "setpriv", "newuidmap")
+	if p.shares {
+		t.Fatal("the project has files of others: it cannot be given to a user")
+	}
 	dir := t.TempDir()
 	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
 		os.Chmod(d, 0o755)

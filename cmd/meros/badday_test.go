@@ -74,6 +74,7 @@ var busyFiles = map[string]string{
 // However a build ends at whatever stage, the next one goes on and gives what
 // an undisturbed one gives.
 func TestInterruptedAnywhere(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	write := func(p *lab.Project) {
 		for name, text := range busyFiles {
@@ -111,6 +112,7 @@ func TestInterruptedAnywhere(t *testing.T) {
 // A download that is interrupted ends at once and leaves what it has, for the
 // next build to go on from.
 func TestInterruptedFetch(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	content := strings.Repeat("0123456789abcdef", 4096)
 	var hangs atomic.Bool
@@ -209,7 +211,12 @@ func TestTwoBuilders(t *testing.T) {
 
 // A changed byte in anything that is stored is found, named, and made good.
 func TestFlippedByte(t *testing.T) {
-	p := shared(t, "flipped", map[string]string{"m/includes.chroot/etc/motd": "hello\n", "m/hooks/01-x.chroot": "#!/bin/sh\necho x > /etc/x\n"})
+	t.Parallel()
+	lab.NeedRoot(t)
+	p := lab.Downloaded(t, "flipped") // and nothing that is others' as well
+	for name, text := range map[string]string{"manifest.yml": plain, "m/includes.chroot/etc/motd": "hello\n", "m/hooks/01-x.chroot": "#!/bin/sh\necho x > /etc/x\n"} {
+		p.Write(t, "constellations/flipped/"+name, text)
+	}
 	p.Must(t, "build", "flipped")
 	want := disk(t, p, "flipped-m")
 	outputs := make(map[string]string) // file to node
@@ -311,6 +318,7 @@ set +e
 
 // A full disk is said to be full, whatever was writing; room makes it go on.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	for size, stage := range map[string]string{"150M": "bootstrap", "420M": "image"} {
 		t.Run(size, func(t *testing.T) {
 			p := lab.Downloaded(t, "full")
@@ -332,6 +340,7 @@ mount -o remount,size=4G data
 // directory of the same file system, or linked from there. What a run of an
 // earlier version left beside it goes.
 func TestCacheElsewhere(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	for name, script := range map[string]string{
 		"mount": `mv data/cache "$ELSE/cache"; mkdir data/cache; mount --bind "$ELSE/cache" data/cache`,
@@ -362,6 +371,7 @@ ls -A data data/cache/build`)
 
 // A hook that fills the disk fails, and takes nothing with it.
 func TestHookFillsDisk(t *testing.T) {
+	t.Parallel()
 	p := lab.Downloaded(t, "full")
 	p.Write(t, "constellations/full/manifest.yml", plain)
 	p.Write(t, "constellations/full/m/hooks/01-fill.chroot", "#!/bin/sh\nexec cat /dev/zero > /srv/big\n")

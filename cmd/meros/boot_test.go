@@ -29,10 +29,14 @@ func status(t *testing.T, p *lab.Project, constellation string) vm.Status {
 	return all[0]
 }
 
-// expectState compares what info says of the only machine.
+// expectState compares what info says of the only machine. One that has just
+// become ready starts other things still, and may answer later than info waits.
 func expectState(t *testing.T, p *lab.Project, want vm.State) vm.Status {
 	t.Helper()
 	s := status(t, p, "live")
+	for end := time.Now().Add(consolePatience); want == vm.Ready && s.State == vm.Unreachable && time.Now().Before(end); {
+		s = status(t, p, "live")
+	}
 	if s.State != want {
 		t.Fatalf("it is %s, want %s: %+v", s.State, want, s)
 	}
@@ -69,9 +73,10 @@ func onConsole(t *testing.T, meros func(...string) *lab.Outcome, constellation, 
 
 // A machine from its first start to its last end.
 func TestMachineLife(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "ssh")
-	p := lab.Downloaded(t, "live")
+	p := lab.Built(t, "live")
 	p.Write(t, "constellations/live/manifest.yml", bootableManifest)
 	p.Must(t, "build", "live")
 	image := disk(t, p, "live-m")
@@ -226,9 +231,10 @@ func keepsSecrets(t *testing.T, p *lab.Project) {
 
 // A verdict is an artifact like any other.
 func TestBootCheck(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64")
-	p := lab.Downloaded(t, "check", "dead")
+	p := lab.Built(t, "check", "dead")
 	p.Write(t, "constellations/check/manifest.yml", bootableManifest)
 	first := p.Must(t, "build", "check", "--boot")
 	if !slices.Contains(first.Ran(), "check/m boot check") {

@@ -46,13 +46,13 @@ var sharedDir string
 const plain = "virtual_machines:\n  m: {suite: bookworm}\n"
 
 // shared is a project whose cache holds the base of plain machines. Each test
-// has a constellation of its own in it; the first to come builds the base. Of the
-// tests that run beside others only one may have it: what is left behind would be
-// another's.
+// has a constellation of its own in it. Of the tests that run beside others only
+// one may have it: what is left behind would be another's.
 func shared(t *testing.T, constellation string, files map[string]string) *lab.Project {
 	t.Helper()
 	lab.NeedRoot(t)
-	if sharedDir == "" {
+	first := sharedDir == ""
+	if first {
 		dir, err := os.MkdirTemp("", "meros-shared-")
 		if err != nil {
 			t.Fatal(err)
@@ -60,7 +60,11 @@ func shared(t *testing.T, constellation string, files map[string]string) *lab.Pr
 		sharedDir = dir
 	}
 	p := lab.In(t, sharedDir, nil)
-	p.Download(t, constellation)
+	if first {
+		p.Build(t, constellation)
+	} else {
+		p.Download(t, constellation)
+	}
 	if _, ok := files["manifest.yml"]; !ok {
 		p.Write(t, "constellations/"+constellation+"/manifest.yml", plain)
 	}

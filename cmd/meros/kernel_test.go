@@ -75,6 +75,7 @@ func kernelManifestOf(kernel string) string {
 
 // The kernel of every kind of source, and what makes it be built again.
 func TestKernelSources(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "git")
 	p, _ := lab.DownloadedKernel(t, "k")
@@ -425,6 +426,7 @@ depmod $release
 // The real source: booted, with its modules and one of the user's; the same bytes in another directory; and a changed
 // option compiled over what there is gives what a clean build gives.
 func TestRealKernel(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64")
 	p, compiled := lab.DownloadedKernel(t, "real")

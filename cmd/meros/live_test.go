@@ -24,7 +24,7 @@ func tinyLive(t *testing.T, port int) *lab.Project {
 	t.Helper()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "ssh")
-	p := lab.Downloaded(t, "live")
+	p := lab.Built(t, "live")
 	shared := p.Path("shared.qcow2")
 	p.Write(t, "constellations/live/manifest.yml", fmt.Sprintf(`packages: %s
 bridges: {empty: {subnet: 10.41.0.0/24}}
@@ -53,6 +53,7 @@ virtual_machines:
 // What goes wrong around machines that run is said, and mended by the next
 // init.
 func TestLiveBadDays(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -123,6 +124,7 @@ func TestLiveBadDays(t *testing.T) {
 // A guest that writes more than the host has room for stands still, and goes
 // on when there is room.
 func TestFullDiskBelowGuest(t *testing.T) {
+	t.Parallel()
 	p := tinyLive(t, 18099)
 	p.Must(t, "build", "live", "m")
 	cmd := exec.Command("unshare", "--mount", "sh", "-c", `
@@ -148,6 +150,7 @@ meros shutdown live m --wait=0`)
 
 // However often a constellation comes and goes, nothing of it stays.
 func TestRounds(t *testing.T) {
+	t.Parallel()
 	rounds := 2
 	if n, err := strconv.Atoi(os.Getenv(roundsEnv)); err == nil {
 		rounds = n

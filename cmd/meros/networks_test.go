@@ -54,11 +54,16 @@ func states(t *testing.T, meros func(...string) *lab.Outcome) map[string]vm.Stat
 // The example lab, by root and by an ordinary user: who reaches whom is as the
 // manifest says, what is broken is repaired, and nothing stays.
 func TestLab(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "ssh", "pasta", "dnsmasq")
 	for _, who := range []string{"root", "user"} {
 		t.Run(who, func(t *testing.T) {
-			p := lab.Downloaded(t, "lab")
+			project := lab.Built
+			if who == "user" {
+				project = lab.Downloaded
+			}
+			p := project(t, "lab")
 			manifest := readFile(t, "../../constellations/lab/manifest.yml")
 			p.Write(t, "constellations/lab/manifest.yml", strings.Replace(manifest, "cpus: 1", "cpus: 2", 1)) // the gate
 			p.Write(t, "constellations/lab/site/index.html", "of the host\n")
@@ -128,7 +133,7 @@ func liveLab(t *testing.T, p *lab.Project, who string, meros func(...string) *la
 	// A machine that dies is started again, and no other.
 	was := states(t, meros)
 	syscall.Kill(was["web"].PID, syscall.SIGKILL)
-	for end := time.Now().Add(10 * time.Second); states(t, meros)["web"].State != vm.Crashed; {
+	for end := time.Now().Add(consolePatience); states(t, meros)["web"].State != vm.Crashed; {
 		if time.Now().After(end) {
 			t.Fatalf("web is %+v", states(t, meros)["web"])
 		}

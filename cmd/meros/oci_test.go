@@ -35,7 +35,7 @@ func TestOCI(t *testing.T) {
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-img", "tar")
-	p := lab.Downloaded(t, "box")
+	p := lab.Built(t, "box")
 	p.Write(t, "constellations/box/manifest.yml", plain)
 	p.Write(t, "constellations/box/m/includes.chroot/etc/motd", "from a container\n")
 	p.Write(t, "constellations/box/m/includes.chroot/etc/hosts", "10.9.9.9 myserver\n")

@@ -16,8 +16,9 @@ import (
 
 // A failed hook opens a shell in the system in which it failed.
 func TestShellOnError(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
-	p := lab.Downloaded(t, "lab")
+	p := lab.Built(t, "lab")
 	p.Write(t, "constellations/lab/manifest.yml", "virtual_machines:\n  m: {suite: bookworm}\n")
 	p.Write(t, "constellations/lab/m/hooks/0100-bad.chroot", "#!/bin/sh\necho made-by-the-hook >/opt/made\nexit 3\n")
 	out, _ := exec.Command(lab.Program(t), "--root", p.Root, "build", "lab", "--rootfs-only", "--shell-on-error").CombinedOutput()
@@ -38,7 +39,11 @@ func TestShellOnError(t *testing.T) {
 		said.Write(buf[:n])
 		if !asked && strings.Contains(said.String(), "(meros) #") {
 			asked = true
-			defer time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() }).Stop()
+			defer time.AfterFunc(2*time.Minute, func() {
+				out, err := exec.Command("ps", "-eo", "pid,ppid,pgid,tpgid,stat,wchan:20,args", "--forest").CombinedOutput()
+				t.Logf("it stands still: %v\n%s", err, out)
+				cmd.Process.Kill()
+			}).Stop()
 			io.WriteString(tty, "cat /opt/made; test -e /run/meros/0100-bad.chroot && echo script-is-here; exit\n")
 		}
 		if err != nil {

@@ -122,7 +122,7 @@ func TestUseInGuestBoots(t *testing.T) {
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "mkfs.btrfs", "mkfs.xfs", "losetup", "mount", "qemu-system-x86_64", "ssh")
-	p := lab.Downloaded(t, "from", "used")
+	p := lab.Built(t, "from", "used")
 	p.Write(t, "constellations/from/manifest.yml", bootableManifest)
 	p.Must(t, "build", "from")
 	tree := t.TempDir()

@@ -411,7 +411,7 @@ func TestUseBoots(t *testing.T) {
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "ssh", "fuse2fs", "sfdisk")
-	p := lab.Downloaded(t, "from", "used")
+	p := lab.Built(t, "from", "used")
 	p.Write(t, "constellations/from/manifest.yml", bootableManifest)
 	p.Must(t, "build", "from")
 	if out, err := exec.Command("qemu-img", "convert", "-O", "vmdk", p.Path("data/disks/from-m.qcow2"), p.Path("constellations/used/old.vmdk")).CombinedOutput(); err != nil {
