@@ -1,7 +1,6 @@
 package main
 
 import (
-	"archive/tar"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,7 +21,6 @@ import (
 	"meros/runner/fetch"
 	"meros/runner/guest"
 	"meros/runner/layer"
-	"meros/stages"
 )
 
 func stepFetch(ctx context.Context, s *step) error {
@@ -246,95 +244,9 @@ func readOwners(owners layer.Owners, file, base string) error {
 	return err
 }
 
-// resolvConf is the name server's address for hooks that have a network.
-const resolvConf = "resolv.conf"
-
 // policyFile is what keeps package scripts from starting services,
 // invoke-rc.d(8).
 const policyFile = "usr/sbin/policy-rc.d"
-
-func stepHooks(ctx context.Context, s *step) error {
-	root, upper, err := s.writable(s.paths("lower"))
-	if err != nil {
-		return err
-	}
-	after, err := aroundHooks(root)
-	if err != nil {
-		return err
-	}
-	_, lerr := os.Lstat(filepath.Join(root, "etc/resolv.conf"))
-	if s.Params["network"] != "" {
-		file := filepath.Join(s.Work, resolvConf)
-		if err := os.WriteFile(file, []byte("nameserver "+runner.UserResolver+"\n"), 0o644); err != nil {
-			return err
-		}
-	}
-	timeout, _ := time.ParseDuration(s.Hints["timeout"])
-	for _, hook := range s.Locals {
-		fmt.Fprintf(s.log, "== %s\n", hook.Name)
-		if err := s.hook(ctx, root, hook.Name, hook.Path, timeout); err != nil {
-			return err
-		}
-	}
-	if s.Params["network"] != "" && lerr != nil {
-		os.Remove(filepath.Join(root, "etc/resolv.conf")) // it was only mounted upon
-	}
-	if err := after(); err != nil {
-		return err
-	}
-	return s.outputUpper(ctx, root, upper)
-}
-
-func readHook(name, file string) ([]byte, error) {
-	b, err := os.ReadFile(file)
-	if err == nil && !strings.HasPrefix(string(b), "#!") {
-		err = fmt.Errorf("%s: its first line does not say what runs it (such as #!/bin/sh)", name)
-	}
-	return b, err
-}
-
-// hook runs one script, from a place that is not in the image.
-func (s *step) hook(ctx context.Context, root, name, file string, timeout time.Duration) error {
-	script := filepath.Join(s.Work, "hook")
-	b, err := readHook(name, file)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(script, b, 0o755); err != nil {
-		return err
-	}
-	defer os.Remove(script)
-	inside := "/run/meros/" + filepath.Base(name)
-	err = s.inside(ctx, root, []string{inside}, nil, func(spec *runner.Spec) {
-		spec.Dir, spec.Timeout = "/", timeout
-		spec.Mounts = []runner.Mount{{Target: "/run"}, {Source: script, Target: inside}}
-		if n := s.Params["network"]; n != "" {
-			spec.Network = runner.Network(n)
-			spec.Mounts = append(spec.Mounts, runner.Mount{Source: filepath.Join(s.Work, resolvConf), Target: resolvTarget(root)})
-		}
-	})
-	if exit := (*runner.ExitError)(nil); errors.As(err, &exit) && exit.TimedOut > 0 {
-		return fmt.Errorf("%s: %w (--timeout gives it more)", name, err)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w%s", name, err, adviseInstall(b, s.Params["network"] != ""))
-	}
-	return nil
-}
-
-// resolvTarget is what /etc/resolv.conf in root stands for: it may be a link to
-// what only a running system has.
-func resolvTarget(root string) string {
-	const name = "/etc/resolv.conf"
-	to, err := os.Readlink(filepath.Join(root, name))
-	if err != nil {
-		return name
-	}
-	if !filepath.IsAbs(to) {
-		to = filepath.Join("/etc", to)
-	}
-	return filepath.Clean(to)
-}
 
 // forbidServices keeps hooks that install packages from starting daemons, as
 // long as the system has no policy of its own.
@@ -363,75 +275,4 @@ func forbidServices(root string) (remove func() error, err error) {
 		}
 		return nil
 	}, errors.Join(err, f.Chmod(0o755), f.Close())
-}
-
-func stepPersonalize(ctx context.Context, s *step) error {
-	var p stages.Personality
-	if err := json.Unmarshal([]byte(s.Params["machine"]), &p); err != nil {
-		return err
-	}
-	var interfaces []guest.Interface
-	for _, i := range p.Interfaces {
-		interfaces = append(interfaces, guest.Interface(i))
-	}
-	accounts, err := s.accounts()
-	if err != nil {
-		return err
-	}
-	network, shell := guest.Network, "/bin/bash"
-	if p.System == "alpine" {
-		network, shell = guest.Interfaces, "/bin/sh"
-	}
-	if p.Base {
-		shell = accounts.Shell()
-	}
-	files := append(accounts.Name(p.Hostname, p.Domain, p.Hosts), network(interfaces)...)
-	if len(p.Resolvers) > 0 {
-		files = append(files, guest.Resolver(p.Domain, p.Resolvers))
-	}
-	if p.Modules { // Alpine's /lib is another directory than its /usr/lib
-		files = append(files, guest.File{Path: "lib/modules", Link: "../usr/lib/modules"})
-	}
-	var mounts []guest.Mount
-	for _, m := range p.Mounts {
-		mounts = append(mounts, guest.Mount(m))
-	}
-	files = append(files, accounts.Fstab(mounts)...)
-	if p.User != "" {
-		uid, gid, home, err := accounts.AddUser(p.User, shell, s.epoch().Unix()/86400)
-		if err != nil {
-			return err
-		}
-		files = append(files, accounts.Files(uid, gid, home)...)
-	}
-	var base guest.Describe
-	if below := s.paths("lower"); len(below) > 0 {
-		tree, err := s.lower(below)
-		if err != nil {
-			return err
-		}
-		root, err := os.OpenRoot(tree)
-		if err != nil {
-			return err
-		}
-		defer root.Close()
-		base = func(name string) (*tar.Header, error) { return layer.Describe(root, name) }
-	}
-	return s.output("layer", func(f *os.File) error { return guest.WriteLayer(f, files, s.epoch(), base) })
-}
-
-// accounts are those of the layers below.
-func (s *step) accounts() (guest.Accounts, error) {
-	a := make(guest.Accounts)
-	for _, file := range s.paths("accounts") {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, err
-		}
-		err = errors.Join(a.Read(f), f.Close())
-		if err != nil {
-			return nil, err
-		}
-	}
-	return a, nil
 }

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+
+	"meros/runner/guest"
+	"meros/runner/layer"
+	"meros/stages"
+)
+
+func stepPersonalize(ctx context.Context, s *step) error {
+	var p stages.Personality
+	if err := json.Unmarshal([]byte(s.Params["machine"]), &p); err != nil {
+		return err
+	}
+	var interfaces []guest.Interface
+	for _, i := range p.Interfaces {
+		interfaces = append(interfaces, guest.Interface(i))
+	}
+	accounts, err := s.accounts()
+	if err != nil {
+		return err
+	}
+	network, shell := guest.Network, "/bin/bash"
+	if p.System == "alpine" {
+		network, shell = guest.Interfaces, "/bin/sh"
+	}
+	if p.Base {
+		shell = accounts.Shell()
+	}
+	files := append(accounts.Name(p.Hostname, p.Domain, p.Hosts), network(interfaces)...)
+	if len(p.Resolvers) > 0 {
+		files = append(files, guest.Resolver(p.Domain, p.Resolvers))
+	}
+	if p.Modules { // Alpine's /lib is another directory than its /usr/lib
+		files = append(files, guest.File{Path: "lib/modules", Link: "../usr/lib/modules"})
+	}
+	var mounts []guest.Mount
+	for _, m := range p.Mounts {
+		mounts = append(mounts, guest.Mount(m))
+	}
+	files = append(files, accounts.Fstab(mounts)...)
+	if p.User != "" {
+		uid, gid, home, err := accounts.AddUser(p.User, shell, s.epoch().Unix()/86400)
+		if err != nil {
+			return err
+		}
+		files = append(files, accounts.Files(uid, gid, home)...)
+	}
+	var base guest.Describe
+	if below := s.paths("lower"); len(below) > 0 {
+		tree, err := s.lower(below)
+		if err != nil {
+			return err
+		}
+		root, err := os.OpenRoot(tree)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		base = func(name string) (*tar.Header, error) { return layer.Describe(root, name) }
+	}
+	return s.output("layer", func(f *os.File) error { return guest.WriteLayer(f, files, s.epoch(), base) })
+}
+
+// accounts are those of the layers below.
+func (s *step) accounts() (guest.Accounts, error) {
+	a := make(guest.Accounts)
+	for _, file := range s.paths("accounts") {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		err = errors.Join(a.Read(f), f.Close())
+		if err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
