@@ -51,7 +51,7 @@ type change struct {
 // all says that there is no other way, however many there are; hard links become
 // files of their own then.
 func changes(base string, layers []string, all bool) ([]change, error) {
-	final := make(map[string]change)
+	final, below := make(map[string]change), tree{base, make(map[string]bool)}
 	bytes := int64(0)
 	for _, layer := range layers {
 		err := filepath.WalkDir(layer, func(file string, d fs.DirEntry, err error) error {
@@ -72,7 +72,7 @@ func changes(base string, layers []string, all bool) ([]change, error) {
 			if !all && (len(final) > maxChanges || bytes > maxChangeBytes) {
 				return ErrRepack
 			}
-			return enter(final, base, name, file, fi, all)
+			return enter(final, below, name, file, fi, all)
 		})
 		if err != nil {
 			return nil, err
@@ -83,12 +83,15 @@ func changes(base string, layers []string, all bool) ([]change, error) {
 	}
 	var list []change
 	for _, c := range final {
-		if fi, err := os.Lstat(filepath.Join(base, c.name)); err == nil {
+		if fi, err := below.lstat(c.name); err == nil {
 			c.exists, c.was = fi, filepath.Join(base, c.name)
 		}
 		var err error
 		if c.kept, err = c.keeps(); err != nil {
 			return nil, err
+		}
+		if !all && c.loses() {
+			return nil, odd(c.name, "had extended attributes")
 		}
 		if c.needed() {
 			list = append(list, c)
@@ -101,9 +104,37 @@ func changes(base string, layers []string, all bool) ([]change, error) {
 	return list, nil
 }
 
+// tree is a directory that nobody changes, with what is known of those in it: to
+// be there for debugfs, which follows no links, a path must lead through
+// directories alone.
+type tree struct {
+	dir  string
+	dirs map[string]bool
+}
+
+func (t tree) lstat(name string) (fs.FileInfo, error) {
+	if !t.isDir(filepath.Dir(name)) {
+		return nil, fs.ErrNotExist
+	}
+	return os.Lstat(filepath.Join(t.dir, name))
+}
+
+func (t tree) isDir(name string) bool {
+	if name == "." {
+		return true
+	}
+	is, known := t.dirs[name]
+	if !known {
+		fi, err := t.lstat(name)
+		is = err == nil && fi.IsDir()
+		t.dirs[name] = is
+	}
+	return is
+}
+
 // enter notes what an entry of a layer makes of the layers before it, and of
 // the base.
-func enter(final map[string]change, base, name, file string, fi fs.FileInfo, all bool) error {
+func enter(final map[string]change, base tree, name, file string, fi fs.FileInfo, all bool) error {
 	st := fi.Sys().(*syscall.Stat_t)
 	if fi.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0 {
 		final[name] = change{name: name}
@@ -126,7 +157,7 @@ func enter(final map[string]change, base, name, file string, fi fs.FileInfo, all
 		return odd(name, "is a directory in one layer and a file in the next")
 	}
 	final[name] = change{name: name, file: file, fi: fi}
-	if was, err := os.Lstat(filepath.Join(base, name)); err != nil || !was.IsDir() {
+	if was, err := base.lstat(name); err != nil || !was.IsDir() {
 		return nil
 	}
 	return hide(final, base, name)
@@ -134,21 +165,21 @@ func enter(final map[string]change, base, name, file string, fi fs.FileInfo, all
 
 // hide notes that nothing is left of what was below a directory, in layers and
 // in the base: debugfs has to remove it one by one.
-func hide(final map[string]change, base, name string) error {
+func hide(final map[string]change, base tree, name string) error {
 	for other := range final {
 		if strings.HasPrefix(other, name+"/") {
 			delete(final, other)
 		}
 	}
-	top := filepath.Join(base, name)
-	if fi, err := os.Lstat(top); err != nil || !fi.IsDir() {
+	if fi, err := base.lstat(name); err != nil || !fi.IsDir() {
 		return nil
 	}
+	top := filepath.Join(base.dir, name)
 	return filepath.WalkDir(top, func(file string, _ fs.DirEntry, err error) error {
 		if err != nil || file == top {
 			return err
 		}
-		rel, err := filepath.Rel(base, file)
+		rel, err := filepath.Rel(base.dir, file)
 		final[rel] = change{name: rel}
 		return err
 	})
@@ -175,6 +206,18 @@ func (c change) keeps() (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// loses tells whether a file goes whose attributes may have a block of their
+// own: debugfs would leave that in use. The attributes of a program, which are
+// its capabilities, are within its inode.
+func (c change) loses() bool {
+	if c.exists == nil || c.kept || c.exists.Mode()&fs.ModeSymlink != 0 {
+		return false
+	}
+	had, err := keptXattrs(c.was)
+	delete(had, "security.capability")
+	return err != nil || len(had) > 0
 }
 
 func sameContent(a, b string) (bool, error) {
@@ -402,15 +445,20 @@ func create(b *commands, c change, name, files, link string) error {
 }
 
 func attributes(b *commands, c change, name string) {
-	// chmod(2) changes an access list as well, which whoever changed the mode
-	// did not see: it must not let anybody in whom the mode keeps out.
-	if c.kept && c.fi.Mode() != c.exists.Mode() {
-		fmt.Fprintf(b, "ea_rm %s system.posix_acl_access\n", name)
-	}
 	st := c.fi.Sys().(*syscall.Stat_t)
+	if !c.kept || c.fi.Mode() != c.exists.Mode() {
+		// chmod(2) changes an access list as well, which whoever changed the mode
+		// did not see: it must not let anybody in whom the mode keeps out. Where
+		// there is a list, the mode in the image is not quite the one in a layer,
+		// see runner/layer.
+		if c.kept {
+			fmt.Fprintf(b, "ea_rm %s system.posix_acl_access\n", name)
+		}
+		fmt.Fprintf(b, "sif %s mode 0%o\n", name, st.Mode)
+	}
 	t := st.Mtim.Sec
 	for _, f := range []struct{ field, value string }{
-		{"mode", fmt.Sprintf("0%o", st.Mode)}, {"uid", fmt.Sprint(st.Uid)}, {"gid", fmt.Sprint(st.Gid)},
+		{"uid", fmt.Sprint(st.Uid)}, {"gid", fmt.Sprint(st.Gid)},
 		{"atime", fmt.Sprintf("@%d", t)}, {"mtime", fmt.Sprintf("@%d", t)}, {"ctime", fmt.Sprintf("@%d", t)}, {"crtime", fmt.Sprintf("@%d", t)},
 	} {
 		fmt.Fprintf(b, "sif %s %s %s\n", name, f.field, f.value)

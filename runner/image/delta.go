@@ -122,8 +122,8 @@ func differing(base, top *qcow2) ([]cluster, error) {
 var errNoExport = errors.New("images cannot be exported through FUSE here")
 
 // applyExported runs debugfs on a qcow2 overlay that qemu-storage-daemon(1)
-// shows as a raw file: only what changes is read and written, however large
-// the image.
+// shows as a raw file: only what changes is written, however large the image,
+// and read, but for [Options.Patch].
 func applyExported(ctx context.Context, base string, size int64, cmds string, o Options) (*qcow2, error) {
 	if !canExport() {
 		return nil, errNoExport

@@ -11,6 +11,7 @@ import (
 // Offsets in ext4's structures, kernel document filesystems/ext4.
 const (
 	superblockOffset = 1024
+	superblockSize   = 1024
 	sbInodesCount    = 0x00
 	sbBlocks         = 0x04
 	sbFreeBlocks     = 0x0C
@@ -52,7 +53,7 @@ const (
 // status change from the tree it reads, where nobody can set it, so that two
 // equal trees would give different images.
 func settleInodes(f *os.File) error {
-	sb := make([]byte, 1024)
+	sb := make([]byte, superblockSize)
 	if _, err := f.ReadAt(sb, PartitionOffset+superblockOffset); err != nil {
 		return err
 	}

@@ -34,15 +34,19 @@ type room struct {
 // roomIn reads the superblock of an image.
 func roomIn(q *qcow2, offset int64) (room, error) {
 	at := offset + superblockOffset
-	cluster := make([]byte, clusterSize)
-	if err := q.bytes(at/clusterSize, cluster); err != nil {
+	clusters := make([]byte, 2*clusterSize) // it may lie in two
+	err := q.bytes(at/clusterSize, clusters[:clusterSize])
+	if at%clusterSize+superblockSize > clusterSize && err == nil {
+		err = q.bytes(at/clusterSize+1, clusters[clusterSize:])
+	}
+	if err != nil {
 		return room{}, err
 	}
-	return readRoom(cluster[at%clusterSize:])
+	return readRoom(clusters[at%clusterSize:])
 }
 
 func readRoom(sb []byte) (room, error) {
-	if len(sb) < 1024 {
+	if len(sb) < superblockSize {
 		return room{}, errors.New("its superblock is damaged")
 	}
 	le := binary.LittleEndian

@@ -151,7 +151,7 @@ func (c *content) add(file string, fi fs.FileInfo) error {
 	case fi.Mode()&fs.ModeSymlink != 0 && n >= inlineLink:
 		c.more += blockSize
 	}
-	if names, err := xattrNames(file); err != nil || len(names) > 0 {
+	if names, err := xattrNames(file); err != nil || slices.ContainsFunc(names, keptXattr) {
 		c.more += blockSize
 		return err
 	}

@@ -153,6 +153,9 @@ func isRoot(ctx context.Context, raw string, l *Layout) error {
 		}
 		for line := range strings.Lines(said.String()) {
 			if !slices.ContainsFunc(soundWords, func(w string) bool { return strings.Contains(line, w) }) {
+				if strings.Contains(line, "unsupported feature") { // by this e2fsprogs
+					return fmt.Errorf("its file system is newer than the tools here: debugfs: %s (a newer e2fsprogs reads it)", strings.TrimSpace(line))
+				}
 				return fmt.Errorf("its file system is damaged: debugfs: %s (e2fsck -f on a copy may mend it)", strings.TrimSpace(line))
 			}
 		}
@@ -226,7 +229,7 @@ func superblock(file string, at int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	sb := make([]byte, 1024)
+	sb := make([]byte, superblockSize)
 	_, err = f.ReadAt(sb, at+superblockOffset)
 	return sb, err
 }
