@@ -14,6 +14,7 @@ package layer
 import (
 	"archive/tar"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -55,7 +56,10 @@ func Capture(ctx context.Context, w io.Writer, dir string, epoch time.Time, sett
 
 // CaptureSystem is [Capture] of a root file system that others made and keep:
 // its device nodes are left out, for whoever runs in the layer gets others. It
-// tells what of the system is not in the layer.
+// tells what of the system is not in the layer, but for labels of a security
+// module, which the host may have given to all it has. Where a file has an
+// access list, the group's bits of its mode are what the list gives the group,
+// and not the most that anybody in it gets, acl(5).
 func CaptureSystem(ctx context.Context, w io.Writer, dir string, epoch time.Time) ([]Omission, error) {
 	c := &capture{ctx: ctx, epoch: epoch, system: true}
 	err := c.tree(w, dir)
@@ -65,8 +69,8 @@ func CaptureSystem(ctx context.Context, w io.Writer, dir string, epoch time.Time
 // Omission is what of a system no layer has.
 type Omission struct {
 	What  string `json:"what"` // in the plural
-	First string `json:"first"`
-	Count int    `json:"count"`
+	First string `json:"first,omitempty"`
+	Count int    `json:"count,omitempty"` // 0 is not known
 }
 
 // accessLists are the extended attributes of acl(5), of which a layer says
@@ -230,8 +234,33 @@ func (c *capture) header(name, file string, fi fs.FileInfo, st *syscall.Stat_t) 
 	default:
 		return nil, false, nil
 	}
+	if c.system && h.Typeflag != tar.TypeSymlink {
+		h.Mode = withoutList(file, h.Mode)
+	}
 	h.PAXRecords, opaque, err = xattrRecords(file)
 	return h, opaque, err
+}
+
+// withoutList is the mode that a file has when its access list is gone and
+// nobody is let in by that. The attribute is as in the kernel's header
+// linux/posix_acl_xattr.h: a version, then a tag, permissions and an id each.
+func withoutList(file string, mode int64) int64 {
+	const version, groupTag, maskTag = 2, 0x04, 0x10
+	list := make([]byte, 1<<16) // XATTR_SIZE_MAX, xattr(7)
+	n, err := unix.Lgetxattr(file, accessLists[0], list)
+	if err != nil || n < 4 || binary.LittleEndian.Uint32(list) != version {
+		return mode // none, or none that would count for anybody
+	}
+	group := mode >> 3 & 7
+	for e := range slices.Chunk(list[4:n], 8) {
+		if len(e) < 8 {
+			break
+		}
+		if tag := binary.LittleEndian.Uint16(e); tag == groupTag || tag == maskTag {
+			group &= int64(binary.LittleEndian.Uint16(e[2:]))
+		}
+	}
+	return mode&^0o070 | group<<3
 }
 
 // content copies a file and fails if it is not as long as its header says.
@@ -337,7 +366,13 @@ func Describe(tree *os.Root, name string) (*tar.Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := tar.FileInfoHeader(fi, "")
+	link := ""
+	if fi.Mode()&fs.ModeSymlink != 0 {
+		if link, err = tree.Readlink(name); err != nil {
+			return nil, err
+		}
+	}
+	h, err := tar.FileInfoHeader(fi, link)
 	if err != nil {
 		return nil, err
 	}

@@ -218,6 +218,38 @@ func TestOmissions(t *testing.T) {
 	}
 }
 
+// A file whose access list goes has the mode that lets in nobody else.
+func TestModeWithoutList(t *testing.T) {
+	lab.NeedRoot(t)
+	dir := t.TempDir()
+	write(t, dir, "closed", "")
+	write(t, dir, "open", "")
+	const user, group, mask, other = "\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x07\x00\xe8\x03\x00\x00", "\x04\x00%c\x00\xff\xff\xff\xff", "\x10\x00\x06\x00\xff\xff\xff\xff", "\x20\x00\x00\x00\xff\xff\xff\xff"
+	for name, rights := range map[string]rune{"closed": 0, "open": 5} {
+		list := "\x02\x00\x00\x00" + user + fmt.Sprintf(group, rights) + mask + other
+		if err := unix.Setxattr(filepath.Join(dir, name), "system.posix_acl_access", []byte(list), 0); err != nil {
+			t.Fatal(err)
+		}
+		if fi, err := os.Stat(filepath.Join(dir, name)); err != nil || fi.Mode() != 0o660 {
+			t.Fatalf("%v, %v", fi.Mode(), err)
+		}
+	}
+	var b bytes.Buffer
+	if _, err := CaptureSystem(t.Context(), &b, dir, epoch); err != nil {
+		t.Fatal(err)
+	}
+	for r, want := tar.NewReader(&b), map[string]int64{"closed": 0o600, "open": 0o640}; len(want) > 0; {
+		h, err := r.Next()
+		if err != nil {
+			t.Fatalf("%v, without %v", err, want)
+		}
+		if mode, ok := want[h.Name]; ok && h.Mode != mode {
+			t.Errorf("%s has 0%o, want 0%o", h.Name, h.Mode, mode)
+		}
+		delete(want, h.Name)
+	}
+}
+
 // Later trees lie over earlier ones and over the system below.
 func TestCompose(t *testing.T) {
 	base, common, own := t.TempDir(), t.TempDir(), t.TempDir()
