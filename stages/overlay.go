@@ -15,7 +15,7 @@ import (
 
 const (
 	overlayRevision = 3
-	hooksRevision   = 3
+	hooksRevision   = 4
 )
 
 // Includes is the directory, within a machine's and within common/, whose

@@ -9,7 +9,7 @@ import (
 
 const (
 	packRevision  = 1
-	deltaRevision = 4
+	deltaRevision = 5
 	diskRevision  = 1
 )
 

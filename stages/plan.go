@@ -22,6 +22,7 @@ package stages
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -240,7 +241,8 @@ func (pl *planner) upper(pm *Machine, section *constellations.SectionLock, lower
 	if hooks != nil {
 		below, upper = append(below, hooks), append(upper, hooks)
 	}
-	upper = append(upper, pl.personalize(pm, section, below, hooks != nil || overlay != nil && pl.includes(vm, "etc/hosts")))
+	own := slices.DeleteFunc([]*graph.Node{overlay, hooks}, func(n *graph.Node) bool { return n == nil })
+	upper = append(upper, pl.personalize(pm, section, below, own, hooks != nil || overlay != nil && pl.includes(vm, "etc/hosts")))
 	if pm.Built != nil && pm.Built.Modules && !vm.Kernel.Headers {
 		upper = append(upper, pm.Built.Compile)
 	}

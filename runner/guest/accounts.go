@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,8 +38,10 @@ const skel = "etc/skel"
 const maxAccountFile = 1 << 20
 
 // WriteAccounts writes an archive of those files that hold accounts, of
-// /etc/fstab, /etc/hosts and /etc/skel, as far as they are in the tree. It is what of a
-// layer a machine's own layer depends on: if it is the same, so is that.
+// /etc/fstab, /etc/hosts and /etc/skel, as far as they are in the tree, which may
+// be the upper directory of an overlay: what that removes is empty in the archive.
+// It is what of a layer a machine's own layer depends on: if it is the same, so is
+// that.
 func WriteAccounts(w io.Writer, tree string) error {
 	root, err := os.OpenRoot(tree)
 	if err != nil {
@@ -49,13 +53,13 @@ func WriteAccounts(w io.Writer, tree string) error {
 	for _, f := range accountFiles {
 		names = append(names, f.name)
 	}
-	names = append(names, fstab, hosts)
+	names = append(names, fstab, hosts, skel)
 	for _, n := range listIn(root, skel) {
 		names = append(names, path.Join(skel, n))
 	}
 	for _, name := range names {
 		b, mode, err := readIn(root, name)
-		if err != nil {
+		if err != nil && !hides(root, name) {
 			continue // nothing that an account could be in
 		}
 		if err := tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: int64(mode.Perm()), Size: int64(len(b)), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
@@ -66,6 +70,28 @@ func WriteAccounts(w io.Writer, tree string) error {
 		}
 	}
 	return tw.Close()
+}
+
+// hides tells whether a layer has nothing of what is below it at a path: a
+// whiteout, or a directory that is opaque (kernel document
+// filesystems/overlayfs).
+func hides(root *os.Root, name string) bool {
+	fi, err := root.Lstat(name)
+	switch {
+	case err != nil:
+		return false
+	case fi.Mode()&os.ModeCharDevice != 0:
+		return fi.Sys().(*syscall.Stat_t).Rdev == 0
+	case !fi.IsDir():
+		return false
+	}
+	d, err := root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer d.Close()
+	n, err := unix.Fgetxattr(int(d.Fd()), "user.overlay.opaque", make([]byte, 8))
+	return err == nil && n > 0
 }
 
 // listIn are the names in a directory of a tree, sorted; none if it is no
@@ -129,6 +155,10 @@ func (a Accounts) Read(r io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("read accounts: %w", err)
 		}
+		if h.Name == skel {
+			maps.DeleteFunc(a, func(name string, _ []byte) bool { return strings.HasPrefix(name, skel+"/") })
+			continue
+		}
 		if a[h.Name], err = io.ReadAll(io.LimitReader(tr, maxAccountFile)); err != nil {
 			return fmt.Errorf("read accounts: %w", err)
 		}
@@ -160,16 +190,20 @@ func (e *unknownAccount) Error() string {
 	return fmt.Sprintf("the system has no %s %q", e.kind, e.name)
 }
 
-// Shell is the login shell of root, or "/bin/sh": where a system is whose
-// programs nobody else knows.
+// Shell is the login shell of root, or "/bin/sh" if that has none: where a
+// system is whose programs nobody else knows.
 func (a Accounts) Shell() string {
 	for line := range strings.Lines(string(a["etc/passwd"])) {
-		if f := strings.Split(strings.TrimSpace(line), ":"); f[0] == "root" && len(f) == 7 && path.IsAbs(f[6]) {
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if f[0] == "root" && len(f) == 7 && path.IsAbs(f[6]) && !slices.Contains(noShells, path.Base(f[6])) {
 			return f[6]
 		}
 	}
 	return "/bin/sh"
 }
+
+// noShells are the programs by which nobody logs in.
+var noShells = []string{"nologin", "false"}
 
 // isUnknown tells a missing account from a damaged one.
 func isUnknown(err error) bool {

@@ -42,6 +42,10 @@ func WriteLayer(w io.Writer, files []File, t time.Time, base Describe) error {
 		if f.Path = path.Clean(f.Path); !filepath.IsLocal(f.Path) || f.Path == "." {
 			return fmt.Errorf("%q cannot be the path of a file", f.Path)
 		}
+		var err error
+		if f.Path, err = base.follow(f.Path); err != nil {
+			return err
+		}
 		for d := path.Dir(f.Path); d != "."; d = path.Dir(d) {
 			if _, ok := byPath[d]; !ok {
 				mode, ok := parents[d]
@@ -82,6 +86,35 @@ func WriteLayer(w io.Writer, files []File, t time.Time, base Describe) error {
 		}
 	}
 	return tw.Close()
+}
+
+// maxLinks is how many links a path may lead through, path_resolution(7).
+const maxLinks = 40
+
+// follow is the path whose directories are no links: a directory in the place of
+// a link would hide what that leads to.
+func (base Describe) follow(name string) (string, error) {
+	if base == nil {
+		return name, nil
+	}
+	done, rest, links := "", strings.Split(name, "/"), 0
+	for len(rest) > 1 {
+		next := path.Join("/", done, rest[0])[1:] // ".." ends at the root
+		rest = rest[1:]
+		h, err := base(next)
+		if err != nil || h.Typeflag != tar.TypeSymlink {
+			done = next
+			continue
+		}
+		if links++; links > maxLinks {
+			return "", fmt.Errorf("/%s leads through too many links", name)
+		}
+		if path.IsAbs(h.Linkname) {
+			done = ""
+		}
+		rest = append(strings.Split(h.Linkname, "/"), rest...)
+	}
+	return path.Join("/", done, rest[0])[1:], nil
 }
 
 // directory is what base says of a directory that is only passed through, or

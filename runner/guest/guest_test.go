@@ -159,13 +159,53 @@ func list(t *testing.T, archive io.Reader) (lines []string) {
 	}
 }
 
-// A directory that is there stays what it is; a link in its path leads nowhere
-// else.
+// What a layer removes is known to be gone.
+func TestAccountsOfALayer(t *testing.T) {
+	lab.NeedRoot(t)
+	tree := t.TempDir()
+	at := func(name string) string { return filepath.Join(tree, name) }
+	if err := errors.Join(os.MkdirAll(at("etc/skel"), 0o755), unix.Setxattr(at("etc/skel"), "user.overlay.opaque", []byte("y"), 0), os.WriteFile(at("etc/skel/new"), []byte("n"), 0o644),
+		unix.Mknod(at("etc/hosts"), unix.S_IFCHR, 0)); err != nil {
+		t.Fatal(err)
+	}
+	read := func(a Accounts) Accounts {
+		t.Helper()
+		var b bytes.Buffer
+		if err := errors.Join(WriteAccounts(&b, tree), a.Read(&b)); err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	below := func() Accounts {
+		return Accounts{"etc/hosts": []byte("10.0.0.1 old\n"), "etc/skel/old": []byte("o"), "etc/passwd": []byte("p")}
+	}
+	want := map[string]string{"etc/hosts": "", "etc/skel/new": "n", "etc/passwd": "p"}
+	check := func(got Accounts) {
+		t.Helper()
+		if len(got) != len(want) {
+			t.Errorf("%q", got)
+		}
+		for name, text := range want {
+			if string(got[name]) != text {
+				t.Errorf("%s is %q, want %q", name, got[name], text)
+			}
+		}
+	}
+	check(read(below()))
+	if err := errors.Join(os.RemoveAll(at("etc/skel")), unix.Mknod(at("etc/skel"), unix.S_IFCHR, 0)); err != nil {
+		t.Fatal(err)
+	}
+	delete(want, "etc/skel/new")
+	check(read(below()))
+}
+
+// A directory that is there stays what it is, and so does a link in the place of
+// one: what is below it is written to where that leads within the tree.
 func TestPersonalLayerOver(t *testing.T) {
 	lab.NeedRoot(t)
 	tree := t.TempDir()
 	etc, then := filepath.Join(tree, "etc"), time.Unix(5, 0)
-	if err := errors.Join(os.Mkdir(etc, 0o755), os.Symlink("/home", filepath.Join(tree, "home")), os.Chmod(etc, 0o2750|os.ModeSetgid), os.Chown(etc, 7, 9), unix.Setxattr(etc, "user.dir", []byte("d"), 0), os.Chtimes(etc, then, then)); err != nil {
+	if err := errors.Join(os.Mkdir(etc, 0o755), os.Symlink("../../etc/../var/home", filepath.Join(tree, "home")), os.Symlink("/loop", filepath.Join(tree, "loop")), os.Chmod(etc, 0o2750|os.ModeSetgid), os.Chown(etc, 7, 9), unix.Setxattr(etc, "user.dir", []byte("d"), 0), os.Chtimes(etc, then, then)); err != nil {
 		t.Fatal(err)
 	}
 	base, err := os.OpenRoot(tree)
@@ -174,14 +214,18 @@ func TestPersonalLayerOver(t *testing.T) {
 	}
 	defer base.Close()
 	var b bytes.Buffer
-	if err := WriteLayer(&b, []File{{Path: "etc/hostname", Mode: 0o644}, {Path: "home/me/x", Mode: 0o644}}, time.Unix(1, 0), func(name string) (*tar.Header, error) { return layer.Describe(base, name) }); err != nil {
+	describe := func(name string) (*tar.Header, error) { return layer.Describe(base, name) }
+	if err := WriteLayer(&b, []File{{Path: "etc/hostname", Mode: 0o644}, {Path: "home/me/x", Mode: 0o644}}, time.Unix(1, 0), describe); err != nil {
 		t.Fatal(err)
 	}
 	h, err := tar.NewReader(bytes.NewReader(b.Bytes())).Next()
 	if err != nil || h.Name != "etc/" || h.Mode != 0o2750 || h.Uid != 7 || h.Gid != 9 || !h.ModTime.Equal(then) || h.PAXRecords["SCHILY.xattr.user.dir"] != "d" {
 		t.Errorf("%+v, %v", h, err)
 	}
-	if got, want := strings.Join(list(t, &b), "\n"), "2750 7:9 etc/ \n0644 0:0 etc/hostname \n0755 0:0 home/ \n0755 0:0 home/me/ \n0644 0:0 home/me/x "; got != want {
+	if err := WriteLayer(io.Discard, []File{{Path: "loop/x"}}, time.Unix(1, 0), describe); err == nil || !strings.Contains(err.Error(), "/loop/x leads through too many links") {
+		t.Errorf("a link to itself: %v", err)
+	}
+	if got, want := strings.Join(list(t, &b), "\n"), "2750 7:9 etc/ \n0644 0:0 etc/hostname \n0755 0:0 var/ \n0755 0:0 var/home/ \n0755 0:0 var/home/me/ \n0644 0:0 var/home/me/x "; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
@@ -215,6 +259,7 @@ func TestPersonalLayer(t *testing.T) {
 func TestShell(t *testing.T) {
 	for passwd, want := range map[string]string{
 		"root:x:0:0:root:/root:/bin/ash\nbin:x:1:1:bin:/bin:/sbin/nologin\n": "/bin/ash", "": "/bin/sh", "root:x:0:0\n": "/bin/sh", "root:x:0:0:::\n": "/bin/sh",
+		"root:x:0:0:root:/root:/usr/sbin/nologin\n": "/bin/sh",
 	} {
 		if got := (Accounts{"etc/passwd": []byte(passwd)}).Shell(); got != want {
 			t.Errorf("%q: %s, want %s", passwd, got, want)
