@@ -117,7 +117,12 @@ func verify(part *os.File, o Options) error {
 // download appends to part, which has the first have bytes.
 func download(ctx context.Context, part *os.File, from string, have int64, o Options) error {
 	s := &stream{ctx: ctx, url: from, client: client(o.Servers), stall: stall, checked: true, at: have}
-	if err := s.open(); err != nil {
+	err := s.open()
+	if errors.Is(err, errOtherPart) {
+		s.at = 0 // the whole, then
+		err = s.open()
+	}
+	if err != nil {
 		return err
 	}
 	defer s.Close()

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ type stream struct {
 	at    int64  // offset of the next byte
 	began int64  // where the connection's first one was
 	same  string // what tells that the file is still the same, for If-Range
+	size  string // of the whole as the server says it, if it does
 	err   error
 }
 
@@ -46,7 +48,7 @@ func staySecure(next *http.Request, via []*http.Request) error {
 		return errors.New("stopped after 10 redirects")
 	}
 	if last := via[len(via)-1]; last.URL.Scheme == "https" && next.URL.Scheme != "https" {
-		return fmt.Errorf("it redirects from https to %s, where anybody could change the file", next.URL.Redacted())
+		return fmt.Errorf("it redirects from https to %s, and from https to http none is followed", next.URL.Redacted())
 	}
 	return nil
 }
@@ -111,11 +113,31 @@ func (s *stream) open() error {
 		return err
 	}
 	s.body = b
-	h := b.header
-	if s.at > 0 && !strings.HasPrefix(h.Get("Content-Range"), fmt.Sprintf("bytes %d-", s.at)) {
-		s.at = 0
+	if !b.partial {
+		s.at, s.same, s.size = 0, validator(b.header), b.header.Get("Content-Length")
+	} else if err := s.goesOn(b.header); err != nil {
+		b.Close()
+		return err
 	}
-	s.began, s.same = s.at, validator(h)
+	s.began = s.at
+	return nil
+}
+
+// errOtherPart says that a server sends something else than what was asked for.
+var errOtherPart = errors.New("the server sends another part, or of another file")
+
+// goesOn checks that a part of a file is the one that was asked for, of the file
+// that the part before it is of: not all servers know If-Range.
+func (s *stream) goesOn(h http.Header) error {
+	where, size, _ := strings.Cut(h.Get("Content-Range"), "/")
+	if !strings.HasPrefix(where, fmt.Sprintf("bytes %d-", s.at)) {
+		return fmt.Errorf("%w: %q instead of what follows byte %d", errOtherPart, h.Get("Content-Range"), s.at)
+	}
+	tag := h.Get("ETag")
+	if s.size != "" && size != "*" && size != s.size || tag != "" && strings.HasPrefix(s.same, `"`) && tag != s.same {
+		return fmt.Errorf("%w: it is not the one that it began with", errOtherPart)
+	}
+	s.same, s.size = cmp.Or(s.same, validator(h)), cmp.Or(s.size, strings.Trim(size, "*"))
 	return nil
 }
 
@@ -128,7 +150,7 @@ func (s *stream) request() (*body, error) {
 		b.release()
 		return nil, err
 	}
-	b.ReadCloser, b.header = resp.Body, resp.Header
+	b.ReadCloser, b.header, b.partial = resp.Body, resp.Header, resp.StatusCode == http.StatusPartialContent
 	return b, nil
 }
 
@@ -178,6 +200,7 @@ func validator(h http.Header) string {
 type body struct {
 	io.ReadCloser
 	header   http.Header
+	partial  bool            // it begins where it was asked to
 	ctx      context.Context // nil of a local file
 	cancel   context.CancelCauseFunc
 	watchdog *time.Timer

@@ -90,6 +90,64 @@ func TestGoesOn(t *testing.T) {
 	}
 }
 
+// What comes after a break is the part that was asked for, of the same file,
+// whatever the server makes of If-Range.
+func TestOtherParts(t *testing.T) {
+	third := len(file)/3 + 1
+	for name, part := range map[string]func(n int64, r *http.Request) (tag, where string){
+		"another file": func(n int64, r *http.Request) (string, string) { return fmt.Sprintf(`"%d"`, n), "" },
+		"another length": func(n int64, r *http.Request) (string, string) {
+			return `"a"`, fmt.Sprintf("bytes %d-%d/%d", third, len(file)-1, len(file)+1)
+		},
+		"another part": func(n int64, r *http.Request) (string, string) {
+			return `"a"`, fmt.Sprintf("bytes 0-%d/%d", len(file)-1, len(file))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var n atomic.Int64
+			from := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				tag, where := part(n.Add(1), r)
+				w.Header().Set("ETag", tag)
+				r.Header.Del("If-Range")
+				if where != "" && r.Header.Get("Range") != "" {
+					w.Header().Set("Content-Range", where)
+					w.WriteHeader(http.StatusPartialContent)
+					w.Write(file[third:])
+					return
+				}
+				http.ServeContent(&breaker{w, third}, r, "x", time.Time{}, bytes.NewReader(file))
+			})
+			if b, err := opened(t, from); err == nil || !strings.Contains(err.Error(), "another part, or of another file") {
+				t.Errorf("%d bytes, %v", len(b), err)
+			}
+		})
+	}
+}
+
+// A server of which no part can be had is asked for the whole.
+func TestNoParts(t *testing.T) {
+	var n atomic.Int64
+	from := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Header.Get("Range") != "":
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes 0-9/%d", len(file)))
+			w.WriteHeader(http.StatusPartialContent)
+			w.Write(file[:10])
+		case n.Add(1) == 1:
+			http.ServeContent(&breaker{w, len(file) / 2}, r, "x", time.Time{}, bytes.NewReader(file))
+		default:
+			w.Write(file)
+		}
+	})
+	partial := t.TempDir()
+	if _, err := get(t, partial, from); err == nil {
+		t.Error("half a file is taken for a whole one")
+	}
+	if b, err := get(t, partial, from); err != nil || !bytes.Equal(b, file) {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+}
+
 // opened reads what nothing is known of beforehand.
 func opened(t *testing.T, from string) ([]byte, error) {
 	t.Helper()
