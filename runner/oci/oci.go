@@ -71,10 +71,26 @@ func onlyFiles(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range append(blobs, "index.json", "oci-layout") {
+	for _, f := range append(blobs, indexFile, "oci-layout") {
 		if fi, err := fs.Stat(all, f); err == nil && !fi.Mode().IsRegular() {
 			return fmt.Errorf("is no image layout of OCI: %s in it is no file", f)
 		}
+	}
+	return document(filepath.Join(dir, indexFile))
+}
+
+// indexFile begins a layout, OCI's image-layout.md.
+const indexFile = "index.json"
+
+// blob is the file of a layout that has a digest.
+func blob(dir string, digest v1.Hash) string {
+	return filepath.Join(dir, "blobs", digest.Algorithm, digest.Hex)
+}
+
+// document refuses a file that is too large to be read as a document.
+func document(file string) error {
+	if fi, err := os.Stat(file); err == nil && fi.Size() > maxDocument {
+		return fmt.Errorf("is no image of containers: %s in it is larger than %d bytes", filepath.Base(file), int64(maxDocument))
 	}
 	return nil
 }
@@ -84,7 +100,7 @@ func openLayout(dir, tag, arch string) ([]Layer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("is no image layout of OCI: %w", err)
 	}
-	im, err := choose(index, tag, arch, maxDepth)
+	im, err := choose(dir, index, tag, arch, maxDepth)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +114,7 @@ func openLayout(dir, tag, arch string) ([]Layer, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, Layer{File: filepath.Join(dir, "blobs", digest.Algorithm, digest.Hex)})
+		out = append(out, Layer{File: blob(dir, digest)})
 	}
 	return describe(im, out, arch)
 }
@@ -106,10 +122,10 @@ func openLayout(dir, tag, arch string) ([]Layer, error) {
 // maxDepth is how deep indexes name indexes.
 const maxDepth = 4
 
-// choose finds the image of a layout for a machine, in the index itself or in
+// choose finds the image of the layout in dir for a machine, in the index itself or in
 // one that it names for several architectures. The library does not compare
 // what it reads with the digests that name it.
-func choose(index v1.ImageIndex, tag, arch string, depth int) (v1.Image, error) {
+func choose(dir string, index v1.ImageIndex, tag, arch string, depth int) (v1.Image, error) {
 	if depth == 0 {
 		return nil, errors.New("names indexes in indexes without an end")
 	}
@@ -144,6 +160,9 @@ func choose(index v1.ImageIndex, tag, arch string, depth int) (v1.Image, error) 
 	case len(found) > 1:
 		return nil, fmt.Errorf("has several images; name one after a colon (%s)", strings.Join(names, ", "))
 	}
+	if err := document(blob(dir, found[0].Digest)); err != nil {
+		return nil, err
+	}
 	if found[0].MediaType.IsIndex() {
 		inner, err := index.ImageIndex(found[0].Digest)
 		if err != nil {
@@ -152,7 +171,7 @@ func choose(index v1.ImageIndex, tag, arch string, depth int) (v1.Image, error) 
 		if err := matches(found[0].Digest, inner.RawManifest); err != nil {
 			return nil, err
 		}
-		return choose(inner, "", arch, depth-1)
+		return choose(dir, inner, "", arch, depth-1)
 	}
 	im, err := index.Image(found[0].Digest)
 	if err != nil {
@@ -163,6 +182,9 @@ func choose(index v1.ImageIndex, tag, arch string, depth int) (v1.Image, error) 
 	}
 	m, err := im.Manifest()
 	if err != nil {
+		return nil, err
+	}
+	if err := document(blob(dir, m.Config.Digest)); err != nil {
 		return nil, err
 	}
 	return im, matches(m.Config.Digest, im.RawConfigFile)
@@ -262,7 +284,7 @@ func openArchivedLayout(file, tag, arch string) ([]Layer, error) {
 	if err := unpackDocuments(file, dir); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, indexFile)); err != nil {
 		return nil, errNoLayout
 	}
 	layers, err := openLayout(dir, tag, arch)
@@ -297,7 +319,7 @@ func unpackDocuments(file, dir string) error {
 			return errNoLayout
 		}
 		name := path.Clean(h.Name)
-		if h.Typeflag != tar.TypeReg || h.Size > maxDocument || name != "index.json" && name != "oci-layout" && !strings.HasPrefix(name, "blobs/") {
+		if h.Typeflag != tar.TypeReg || h.Size > maxDocument || name != indexFile && name != "oci-layout" && !strings.HasPrefix(name, "blobs/") {
 			continue
 		}
 		if n++; n > maxDocuments {

@@ -135,6 +135,28 @@ func TestLayoutRefuses(t *testing.T) {
 	}
 }
 
+// A document is no larger than one is.
+func TestLargeDocuments(t *testing.T) {
+	manifest := `{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:` + sum("config") + `","size":6},"layers":[]}`
+	for _, large := range []string{"index.json", "blobs/sha256/" + sum(manifest), "blobs/sha256/" + sum("config")} {
+		dir := t.TempDir()
+		for file, text := range map[string]string{
+			"oci-layout": `{"imageLayoutVersion":"1.0.0"}`, "blobs/sha256/" + sum(manifest): manifest, "blobs/sha256/" + sum("config"): "config",
+			"index.json": `{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:` + sum(manifest) + `","size":1}]}`,
+		} {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, file)), 0o755), os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Truncate(filepath.Join(dir, large), 1<<40); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(dir, "", "amd64"); err == nil || !strings.Contains(err.Error(), filepath.Base(large)+" in it is larger than 1048576 bytes") {
+			t.Errorf("%s: %v", large, err)
+		}
+	}
+}
+
 // What is no file is not waited for.
 func TestNoFiles(t *testing.T) {
 	for _, name := range []string{"", "index.json", "oci-layout", "blobs/sha256/" + sum("manifest")} {
