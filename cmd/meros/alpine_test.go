@@ -245,6 +245,9 @@ func TestAlpineMirrorFails(t *testing.T) {
 		"changed root file system": {good, func(t *testing.T, m *lab.AlpineMirror) { flipAt(t, m.RootFS(), -1000) }, [2]string{}, []string{"latest-releases.yaml says"}},
 		"size":                     {good, func(t *testing.T, m *lab.AlpineMirror) { releasesSay(t, m, "v3.20", "  size: 3", "  size: 4") }, [2]string{}, []string{"latest-releases.yaml says 4"}},
 		"downgraded":               {good + "    release: v3.20\n", func(t *testing.T, m *lab.AlpineMirror) { releasesSay(t, m, "v3.20", "branch: v3.20", "branch: v3.19") }, [2]string{}, []string{"is of v3.19, not of v3.20"}},
+		"edge for stable": {good, func(t *testing.T, m *lab.AlpineMirror) {
+			releasesSay(t, m, "latest-stable", "branch: v3.20", "branch: edge")
+		}, [2]string{}, []string{"is of edge, not of latest-stable"}},
 		"replayed": {good + "    release: v3.21\n", func(t *testing.T, m *lab.AlpineMirror) {
 			if err := os.Rename(filepath.Join(m.Dir, "v3.20"), filepath.Join(m.Dir, "v3.21")); err != nil {
 				t.Fatal(err)

@@ -139,7 +139,8 @@ func (a *alpineLock) open(s constellations.Section) error {
 	if a.release, err = alpine.ParseReleases(text, a.arch); err != nil {
 		return err
 	}
-	if s.Suite != latestStable && a.release.Branch != s.Suite {
+	stable := s.Suite == latestStable && strings.HasPrefix(a.release.Branch, "v")
+	if !stable && a.release.Branch != s.Suite {
 		return fmt.Errorf("%s is of %s, not of %s", a.url(alpine.ReleasesFile(s.Suite, a.arch)), a.release.Branch, s.Suite)
 	}
 	if err := a.readKeys(s); err != nil {
@@ -166,7 +167,8 @@ func (a *alpineLock) open(s constellations.Section) error {
 const latestStable = "latest-stable"
 
 // checkBranch compares what the mirror said, unsigned, with the root file system
-// that was signed: an older release is not taken for a newer one.
+// that was signed: one of an older branch is not taken for one of a newer. Nothing
+// tells the file systems of edge apart.
 func (a *alpineLock) checkBranch() error {
 	root, err := os.OpenRoot(a.tree)
 	if err != nil {
