@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net"
@@ -83,7 +84,8 @@ func repositoryOf(n *graph.Node) *url.URL {
 }
 
 // gitReach is how git reaches a repository: the proxy that the user's git has
-// for it, git-config(1), or that of the environment.
+// for it, git-config(1), or that of the environment, curl(1)'s for all protocols
+// among them.
 func gitReach(ctx context.Context, u *url.URL) fetch.Reach {
 	out, err := exec.CommandContext(ctx, "git", "config", "--get-urlmatch", "http.proxy", u.String()).Output()
 	if err == nil { // also with an empty one, which is none
@@ -92,7 +94,7 @@ func gitReach(ctx context.Context, u *url.URL) fetch.Reach {
 	if e, err := http.ProxyFromEnvironment(&http.Request{URL: u}); err == nil && e != nil {
 		return fetch.Reach{Proxy: e.String()}
 	}
-	return fetch.Reach{}
+	return fetch.Reach{Proxy: cmp.Or(os.Getenv("ALL_PROXY"), os.Getenv("all_proxy"))} // no_proxy git applies itself
 }
 
 // reached are the servers that this process was told of.

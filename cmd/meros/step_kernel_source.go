@@ -94,6 +94,11 @@ func (s *step) fromGit(ctx context.Context, t *kernel.Tree) error {
 			},
 			Mounts: []runner.Mount{{Source: repository, Target: "/git", Writable: true}},
 		}
+		for _, name := range []string{"no_proxy", "NO_PROXY"} {
+			if v, ok := os.LookupEnv(name); ok {
+				spec.Env = append(spec.Env, name+"="+v)
+			}
+		}
 		if local != "" {
 			spec.Mounts, spec.Dir = append(spec.Mounts, runner.Mount{Source: local, Target: local}), local
 		}
