@@ -78,6 +78,7 @@ type bundleImport struct {
 	bytes   int64
 	links   []string // of the constellation that a build would follow
 	dirs    []*tar.Header
+	said    int64 // bytes of what is kept of directories
 }
 
 func (i *bundleImport) target() string { return filepath.Join(i.home, i.head.Constellation) }
@@ -213,6 +214,9 @@ func (i *bundleImport) readHead(r *tar.Reader) error {
 	return nil
 }
 
+// maxDirectories bounds the names and attributes of directories, bytes.
+const maxDirectories = 64 << 20
+
 // maxBundled is how large a file of a constellation may be, bytes.
 const maxBundled = 8 << 30
 
@@ -237,7 +241,14 @@ func (i *bundleImport) member(ctx context.Context, root *os.Root, h *tar.Header,
 func (i *bundleImport) ofConstellation(root *os.Root, name string, h *tar.Header, r io.Reader) error {
 	switch h.Typeflag {
 	case tar.TypeDir:
-		i.dirs = append(i.dirs, h) // the rest when nothing is written any more
+		d := &tar.Header{Typeflag: h.Typeflag, Name: h.Name, Mode: h.Mode, PAXRecords: h.PAXRecords}
+		i.dirs = append(i.dirs, d) // the rest when nothing is written any more
+		for key, value := range h.PAXRecords {
+			i.said += int64(len(key) + len(value))
+		}
+		if i.said += int64(len(h.Name)); i.said > maxDirectories {
+			return errors.New("what it says of its directories is too large")
+		}
 		return root.MkdirAll(name, 0o700)
 	case tar.TypeSymlink:
 		if followed(name) {
