@@ -121,7 +121,11 @@ func (c *exportCmd) tellOmitted(e *env, w *workplace, a cache.Artifact) error {
 		err = json.Unmarshal(b, &omitted)
 	}
 	for _, o := range omitted {
-		e.ui.note("%s/%s: the %s of its base (%d, such as %s) are not in a %s: a qcow2 or raw image has them", c.Constellation, c.Machine, o.What, o.Count, o.First, c.Format)
+		if o.Count == 0 {
+			e.ui.note("%s/%s: %s that its base may have are not in a %s: a qcow2 or raw image has them", c.Constellation, c.Machine, o.What, c.Format)
+			continue
+		}
+		e.ui.note("%s/%s: the %s of its base (%d, such as %s) are not in a %s: a qcow2 or raw image has them", c.Constellation, c.Machine, o.What, o.Count, printable(o.First), c.Format)
 	}
 	return err
 }

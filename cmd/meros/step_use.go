@@ -60,8 +60,9 @@ func (s *step) useExt(ctx context.Context, disk *image.UsedDisk, l *image.Layout
 	return errors.Join(s.outputSystem(ctx, tree), stop())
 }
 
-// outputSystem is what hooks and files to copy in are laid over.
-func (s *step) outputSystem(ctx context.Context, tree string) error {
+// outputSystem is what hooks and files to copy in are laid over. Besides what is
+// found to be missing from a layer of it, more may be.
+func (s *step) outputSystem(ctx context.Context, tree string, more ...layer.Omission) error {
 	if arch, program, err := guest.Arch(tree); err != nil {
 		return err
 	} else if want := s.Params["arch"]; arch != "" && want != "" && !guest.Runs(want, arch) {
@@ -75,7 +76,7 @@ func (s *step) outputSystem(ctx context.Context, tree string) error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(omitted)
+	b, err := json.Marshal(append(omitted, more...))
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func (s *step) useInGuest(ctx context.Context, disk *image.UsedDisk, candidates 
 	if err := layer.Unpack(ctx, filepath.Join(dir, guestTree), tree); err != nil {
 		return nil, fmt.Errorf("the root file system as the machine reads it: %w", err)
 	}
-	return &l, s.outputSystem(ctx, tree)
+	return &l, s.outputSystem(ctx, tree, layer.Omission{What: "device nodes, access lists and labels"}) // the guest left them out
 }
 
 // growInGuest makes the file system as large as its partition is now.

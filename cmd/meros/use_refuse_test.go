@@ -31,7 +31,7 @@ qemu-img create -q -f qcow2 -o data_file="$DIR/outside.raw",data_file_raw=on dat
 qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=aes,encrypt.key-secret=s encrypted.qcow2 64M
 truncate -s 64M lvm.raw; printf 'label: gpt\n,,E6D6D379-F507-44C2-A23C-238F2A3DF928\n' | sfdisk -q lvm.raw
 truncate -s 64M luks.raw; printf 'LUKS\272\276' | dd of=luks.raw conv=notrunc status=none
-mkdir -p arm/etc arm/usr/bin; printf '\177ELF\2\1\1\0\0\0\0\0\0\0\0\0\3\0\267\0' > arm/usr/bin/dash; mke2fs -q -t ext4 -d arm arm.raw 64M
+mkdir -p arm/etc arm/usr/bin; : > arm/etc/passwd; printf '\177ELF\2\1\1\0\0\0\0\0\0\0\0\0\3\0\267\0' > arm/usr/bin/dash; mke2fs -q -t ext4 -d arm arm.raw 64M
 qemu-img convert -O qcow2 data.raw damaged.qcow2; dd if=/dev/urandom of=damaged.qcow2 bs=64k seek=1 count=2 conv=notrunc status=none
 printf '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 131072 FLAT "/usr/bin/qemu-img" 0\n' > host.vmdk
 head -c 5M /dev/urandom > random; qemu-img convert -f raw -O qcow2 random cut.qcow2; truncate -s -1M cut.qcow2`
