@@ -160,7 +160,7 @@ type env struct {
 	entered bool // this is root of a user namespace of ours
 	globals []string
 
-	outputMode os.FileMode // of files that are made for the user
+	outputMode os.FileMode // of files that are made for the user, who can always read and write them
 }
 
 // usageError is a mistake on the command line.
@@ -198,7 +198,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, enter
 	if c.Umask != nil {
 		umask = *c.Umask
 	}
-	e := &env{ctx: ctx, ui: u, entered: entered, outputMode: 0o666 &^ os.FileMode(umask)}
+	e := &env{ctx: ctx, ui: u, entered: entered, outputMode: 0o600 | 0o666&^os.FileMode(umask)}
 	e.root, err = findRoot(c.Root)
 	switch {
 	case err == nil || c.Root != "":
