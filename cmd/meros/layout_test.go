@@ -6,10 +6,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/tools/go/packages"
 
 	"meros/cmd/lab"
 )
@@ -77,9 +78,29 @@ func TestTopLevel(t *testing.T) {
 	}
 }
 
-// The first program of a machine of 32 bits is this one as well.
-func TestCompilesFor32Bits(t *testing.T) {
+// The first program of a machine of 32 bits is this one as well: nothing in it
+// needs longer integers.
+func TestTypesOf32Bits(t *testing.T) {
 	for _, arch := range []string{"arm", "386"} {
-		lab.BuildFor(t, filepath.Join(t.TempDir(), "meros-"+arch), "meros/cmd/meros", arch)
+		config := &packages.Config{
+			Mode: packages.NeedName | packages.NeedFiles | packages.NeedSyntax | packages.NeedImports | packages.NeedDeps | packages.NeedTypes | packages.NeedTypesSizes,
+			Env:  append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch),
+		}
+		loaded, err := packages.Load(config, "meros/cmd/meros")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours := 0
+		packages.Visit(loaded, nil, func(p *packages.Package) {
+			if strings.HasPrefix(p.PkgPath, "meros/") {
+				ours++
+			}
+			for _, e := range p.Errors {
+				t.Errorf("%s: %v", arch, e)
+			}
+		})
+		if ours < 10 {
+			t.Errorf("%s: only %d packages were looked at", arch, ours)
+		}
 	}
 }
