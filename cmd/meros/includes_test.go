@@ -123,7 +123,10 @@ func TestIncludedSocket(t *testing.T) {
 
 // Holes stay holes, from the user's file to the image.
 func TestIncludedSparseFile(t *testing.T) {
-	p := shared(t, "sparse", map[string]string{"m/includes.chroot/etc/motd": "hello\n"})
+	t.Parallel()
+	p := lab.Built(t, "sparse")
+	p.Write(t, "constellations/sparse/manifest.yml", plain)
+	p.Write(t, "constellations/sparse/m/includes.chroot/etc/motd", "hello\n")
 	const size = 5 << 30
 	f, err := os.Create(p.Path("constellations/sparse/m/includes.chroot/etc/sparse"))
 	if err != nil {
