@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	overlayRevision = 3
+	overlayRevision = 4
 	hooksRevision   = 4
 )
 
@@ -55,7 +55,7 @@ func (pl *planner) overlay(vm *constellations.Machine, section *constellations.S
 	n := &graph.Node{
 		Stage: "overlay", Revision: overlayRevision, Name: pl.name(vm, "overlay"),
 		Params: []graph.Param{epoch(section)}, Inputs: trees("lower", below),
-		Outputs: []string{"layer", "accounts"},
+		Outputs: []string{"layer", "accounts", "directories"},
 	}
 	files := false
 	for i, dir := range sources(vm) {
@@ -85,7 +85,7 @@ func (pl *planner) hooks(vm *constellations.Machine, section *constellations.Sec
 		Params:  append([]graph.Param{epoch(section)}, pl.foreign(vm)...),
 		Hints:   []graph.Param{{Name: "timeout", Value: pl.Timeout}},
 		Inputs:  trees("lower", below),
-		Outputs: []string{"layer", "accounts"},
+		Outputs: []string{"layer", "accounts", "directories"},
 	}
 	if vm.Hooks.Network {
 		n.Params = append(n.Params, graph.Param{Name: "network", Value: "user"})

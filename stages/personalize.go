@@ -84,9 +84,9 @@ type Interface struct {
 // personalize is the layer of what differs between machines but not in
 // substance. All of it comes from the manifest; only a user's account, the file
 // systems to mount and hosts that others may have named need to know what
-// accounts, fstab(5) and hosts(5) are below. own are those of the layers below
-// that may have directories other than a distribution's: they stay as they are.
-func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock, below, own []*graph.Node, ownHosts bool) *graph.Node {
+// accounts, fstab(5) and hosts(5) are below, and where directories may be others
+// than a distribution's, how they are: own is the layer that says so, or nil.
+func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock, below []*graph.Node, own *graph.Node, ownHosts bool) *graph.Node {
 	vm := pm.Machine
 	p := Personality{Hostname: vm.Name, Hosts: make(map[string]string), Base: vm.Base != ""}
 	for _, other := range pl.m.Machines {
@@ -122,10 +122,11 @@ func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock,
 			}
 		}
 	}
-	if vm.Base != "" {
-		own = below
+	if own != nil {
+		node.Inputs = append(node.Inputs, graph.Input{Name: "directories", Node: own, Output: "directories"})
+	} else if vm.Base != "" {
+		node.Inputs = append(node.Inputs, trees("lower", below)...)
 	}
-	node.Inputs = append(node.Inputs, trees("lower", own)...)
 	b, err := json.Marshal(p)
 	if err != nil {
 		panic(err) // it holds nothing that does not marshal

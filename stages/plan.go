@@ -20,9 +20,9 @@
 package stages
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -241,8 +241,7 @@ func (pl *planner) upper(pm *Machine, section *constellations.SectionLock, lower
 	if hooks != nil {
 		below, upper = append(below, hooks), append(upper, hooks)
 	}
-	own := slices.DeleteFunc([]*graph.Node{overlay, hooks}, func(n *graph.Node) bool { return n == nil })
-	upper = append(upper, pl.personalize(pm, section, below, own, hooks != nil || overlay != nil && pl.includes(vm, "etc/hosts")))
+	upper = append(upper, pl.personalize(pm, section, below, cmp.Or(hooks, overlay), hooks != nil || overlay != nil && pl.includes(vm, "etc/hosts")))
 	if pm.Built != nil && pm.Built.Modules && !vm.Kernel.Headers {
 		upper = append(upper, pm.Built.Compile)
 	}

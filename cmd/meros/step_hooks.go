@@ -44,7 +44,7 @@ func stepHooks(ctx context.Context, s *step) error {
 	if err := after(); err != nil {
 		return err
 	}
-	return s.outputUpper(ctx, root, upper)
+	return errors.Join(s.outputDirectories(root), s.outputUpper(ctx, root, upper))
 }
 
 func readHook(name, file string) ([]byte, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 
 	"meros/runner/guest"
@@ -52,7 +53,16 @@ func stepPersonalize(ctx context.Context, s *step) error {
 		files = append(files, accounts.Files(uid, gid, home)...)
 	}
 	var base guest.Describe
-	if below := s.paths("lower"); len(below) > 0 {
+	if known := s.paths("directories"); len(known) > 0 {
+		f, err := os.Open(known[0])
+		if err != nil {
+			return err
+		}
+		base, err = guest.ReadDirectories(f)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	} else if below := s.paths("lower"); len(below) > 0 {
 		tree, err := s.lower(below)
 		if err != nil {
 			return err
@@ -62,9 +72,36 @@ func stepPersonalize(ctx context.Context, s *step) error {
 			return err
 		}
 		defer root.Close()
-		base = func(name string) (*tar.Header, error) { return layer.Describe(root, name) }
+		base = describedBy(root)
 	}
 	return s.output("layer", func(f *os.File) error { return guest.WriteLayer(f, files, s.epoch(), base) })
+}
+
+// describedBy says what there is in the uppermost of trees that has something.
+func describedBy(trees ...*os.Root) guest.Describe {
+	return func(name string) (h *tar.Header, err error) {
+		for _, t := range trees {
+			if h, err = layer.Describe(t, name); !errors.Is(err, fs.ErrNotExist) {
+				return h, err
+			}
+		}
+		return nil, err
+	}
+}
+
+// outputDirectories tells how the directories are of what trees show together,
+// the uppermost first.
+func (s *step) outputDirectories(trees ...string) error {
+	var roots []*os.Root
+	for _, t := range trees {
+		root, err := os.OpenRoot(t)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		roots = append(roots, root)
+	}
+	return s.output("directories", func(f *os.File) error { return guest.WriteDirectories(f, describedBy(roots...), s.epoch()) })
 }
 
 // accounts are those of the layers below.

@@ -223,7 +223,7 @@ func stepOverlay(ctx context.Context, s *step) error {
 	if err := layer.Unpack(ctx, filepath.Join(s.Out, "layer"), composed); err != nil {
 		return err
 	}
-	return s.outputAccounts(composed)
+	return errors.Join(s.outputAccounts(composed), s.outputDirectories(composed, base))
 }
 
 // readOwners reads an owners file whose names are those of the system below.

@@ -25,14 +25,6 @@ type File struct {
 	parent   bool // it is only passed through
 }
 
-// parents are directories that a layer of ours may pass through; their modes
-// are Debian's base-files' own, so that naming them changes nothing.
-var parents = map[string]int64{"etc": 0o755, "home": 0o755, "etc/systemd": 0o755, "etc/systemd/network": 0o755, "etc/systemd/system": 0o755}
-
-// Describe says what a layer has of a path of the root file system that it is
-// for, but for its content.
-type Describe func(path string) (*tar.Header, error)
-
 // WriteLayer writes the files as a layer (see runner/layer for the format),
 // all with the time t. Directories that are there by what base says stay as
 // they are. It may be nil.
@@ -48,11 +40,7 @@ func WriteLayer(w io.Writer, files []File, t time.Time, base Describe) error {
 		}
 		for d := path.Dir(f.Path); d != "."; d = path.Dir(d) {
 			if _, ok := byPath[d]; !ok {
-				mode, ok := parents[d]
-				if !ok {
-					mode = 0o755
-				}
-				byPath[d] = File{Path: d, Mode: mode, Dir: true, parent: true}
+				byPath[d] = File{Path: d, Mode: 0o755, Dir: true, parent: true} // as Debian's base-files and Alpine have them
 			}
 		}
 		byPath[f.Path] = f
@@ -63,7 +51,7 @@ func WriteLayer(w io.Writer, files []File, t time.Time, base Describe) error {
 	})
 	for _, name := range names {
 		f := byPath[name]
-		if h := directory(base, f); h != nil {
+		if h := base.directory(f, t); h != nil {
 			if err := tw.WriteHeader(h); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
@@ -86,50 +74,6 @@ func WriteLayer(w io.Writer, files []File, t time.Time, base Describe) error {
 		}
 	}
 	return tw.Close()
-}
-
-// maxLinks is how many links a path may lead through, path_resolution(7).
-const maxLinks = 40
-
-// follow is the path whose directories are no links: a directory in the place of
-// a link would hide what that leads to.
-func (base Describe) follow(name string) (string, error) {
-	if base == nil {
-		return name, nil
-	}
-	done, rest, links := "", strings.Split(name, "/"), 0
-	for len(rest) > 1 {
-		next := path.Join("/", done, rest[0])[1:] // ".." ends at the root
-		rest = rest[1:]
-		h, err := base(next)
-		if err != nil || h.Typeflag != tar.TypeSymlink {
-			done = next
-			continue
-		}
-		if links++; links > maxLinks {
-			return "", fmt.Errorf("/%s leads through too many links", name)
-		}
-		if path.IsAbs(h.Linkname) {
-			done = ""
-		}
-		rest = append(strings.Split(h.Linkname, "/"), rest...)
-	}
-	return path.Join("/", done, rest[0])[1:], nil
-}
-
-// directory is what base says of a directory that is only passed through, or
-// nil.
-func directory(base Describe, f File) *tar.Header {
-	if base == nil || !f.parent {
-		return nil
-	}
-	h, err := base(f.Path)
-	if err != nil || h.Typeflag != tar.TypeDir {
-		return nil
-	}
-	h.Name, h.ModTime, h.Format = f.Path+"/", h.ModTime.Truncate(time.Second), tar.FormatPAX
-	h.AccessTime, h.ChangeTime = time.Time{}, time.Time{}
-	return h
 }
 
 // Interface is a network interface, known by its MAC address.

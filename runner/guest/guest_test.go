@@ -215,7 +215,7 @@ func TestPersonalLayerOver(t *testing.T) {
 	defer base.Close()
 	var b bytes.Buffer
 	describe := func(name string) (*tar.Header, error) { return layer.Describe(base, name) }
-	if err := WriteLayer(&b, []File{{Path: "etc/hostname", Mode: 0o644}, {Path: "home/me/x", Mode: 0o644}}, time.Unix(1, 0), describe); err != nil {
+	if err := WriteLayer(&b, []File{{Path: "etc/hostname", Mode: 0o644}, {Path: "home/me/x", Mode: 0o644}}, time.Unix(9, 0), describe); err != nil {
 		t.Fatal(err)
 	}
 	h, err := tar.NewReader(bytes.NewReader(b.Bytes())).Next()
@@ -227,6 +227,45 @@ func TestPersonalLayerOver(t *testing.T) {
 	}
 	if got, want := strings.Join(list(t, &b), "\n"), "2750 7:9 etc/ \n0644 0:0 etc/hostname \n0755 0:0 var/ \n0755 0:0 var/home/ \n0755 0:0 var/home/me/ \n0644 0:0 var/home/me/x "; got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// What is known of directories tells as much as the tree.
+func TestDirectories(t *testing.T) {
+	lab.NeedRoot(t)
+	tree := t.TempDir()
+	at := func(name string) string { return filepath.Join(tree, name) }
+	for _, dir := range []string{"etc/systemd", "var/home", "srv"} {
+		if err := os.MkdirAll(at(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Symlink("/var/home", at("home")), os.Chmod(at("var/home"), 0o711), os.Chown(at("etc"), 7, 9), os.WriteFile(at("lib"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	seen := func(name string) (*tar.Header, error) { return layer.Describe(root, name) }
+	var archive, want, got bytes.Buffer
+	if err := WriteDirectories(&archive, seen, time.Unix(9, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if all := strings.Join(list(t, bytes.NewReader(archive.Bytes())), ""); strings.Contains(all, "srv") || strings.Contains(all, "lib") {
+		t.Errorf("it tells of %s", all)
+	}
+	known, err := ReadDirectories(&archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := []File{{Path: "etc/systemd/network/x", Mode: 0o644}, {Path: "home/me/x", Mode: 0o644}}
+	if err := errors.Join(WriteLayer(&want, files, time.Unix(9, 0), seen), WriteLayer(&got, files, time.Unix(9, 0), known)); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Bytes(), want.Bytes()) || !strings.Contains(strings.Join(list(t, &got), "\n"), "0711 0:0 var/home/ ") {
+		t.Errorf("%q, and the tree %q", list(t, &got), list(t, &want))
 	}
 }
 

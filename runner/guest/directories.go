@@ -1,0 +1,126 @@
+package guest
+
+import (
+	"archive/tar"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+)
+
+// Describe says what a layer has of a path of the root file system that it is
+// for, but for its content. The error is [fs.ErrNotExist] where there is nothing.
+type Describe func(path string) (*tar.Header, error)
+
+// parents are the directories that a layer of ours may pass through.
+var parents = []string{"etc", "etc/network", "etc/systemd", "etc/systemd/network", "etc/systemd/system", "etc/systemd/system/multi-user.target.wants", "home", "lib"}
+
+// WriteDirectories writes an archive of how those directories are that
+// [WriteLayer] may pass through, and those that links in their places lead to. No
+// time in it is later than t.
+func WriteDirectories(w io.Writer, base Describe, t time.Time) error {
+	tw, written := tar.NewWriter(w), make(map[string]bool)
+	write := func(name string) error {
+		if written[name] {
+			return nil
+		}
+		written[name] = true
+		h, err := base(name)
+		if err != nil || h.Typeflag != tar.TypeDir && h.Typeflag != tar.TypeSymlink {
+			return nil // nothing that stays as it is
+		}
+		return tw.WriteHeader(plain(h, name, t))
+	}
+	for _, name := range parents {
+		real, err := base.follow(name + "/x")
+		if err != nil {
+			return err
+		}
+		if err := write(name); err != nil {
+			return err
+		}
+		for real = path.Dir(real); real != "."; real = path.Dir(real) {
+			if err := write(real); err != nil {
+				return err
+			}
+		}
+	}
+	return tw.Close()
+}
+
+// ReadDirectories reads what [WriteDirectories] wrote.
+func ReadDirectories(r io.Reader) (Describe, error) {
+	known := make(map[string]*tar.Header)
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read directories: %w", err)
+		}
+		known[strings.TrimSuffix(h.Name, "/")] = h
+	}
+	return func(name string) (*tar.Header, error) {
+		if h := known[name]; h != nil {
+			return h, nil
+		}
+		return nil, fs.ErrNotExist
+	}, nil
+}
+
+// plain is a header as a layer has it.
+func plain(h *tar.Header, name string, t time.Time) *tar.Header {
+	p := &tar.Header{Typeflag: h.Typeflag, Name: name, Linkname: h.Linkname, Mode: h.Mode, Uid: h.Uid, Gid: h.Gid, ModTime: h.ModTime.Truncate(time.Second), PAXRecords: h.PAXRecords, Format: tar.FormatPAX}
+	if p.Typeflag == tar.TypeDir {
+		p.Name += "/"
+	}
+	if p.ModTime.After(t) {
+		p.ModTime = t
+	}
+	return p
+}
+
+// maxLinks is how many links a path may lead through, path_resolution(7).
+const maxLinks = 40
+
+// follow is the path whose directories are no links: a directory in the place of
+// a link would hide what that leads to.
+func (base Describe) follow(name string) (string, error) {
+	if base == nil {
+		return name, nil
+	}
+	done, rest, links := "", strings.Split(name, "/"), 0
+	for len(rest) > 1 {
+		next := path.Join("/", done, rest[0])[1:] // ".." ends at the root
+		rest = rest[1:]
+		h, err := base(next)
+		if err != nil || h.Typeflag != tar.TypeSymlink {
+			done = next
+			continue
+		}
+		if links++; links > maxLinks {
+			return "", fmt.Errorf("/%s leads through too many links", name)
+		}
+		if path.IsAbs(h.Linkname) {
+			done = ""
+		}
+		rest = append(strings.Split(h.Linkname, "/"), rest...)
+	}
+	return path.Join("/", done, rest[0])[1:], nil
+}
+
+// directory is what base says of a directory that is only passed through, or
+// nil.
+func (base Describe) directory(f File, t time.Time) *tar.Header {
+	if base == nil || !f.parent {
+		return nil
+	}
+	h, err := base(f.Path)
+	if err != nil || h.Typeflag != tar.TypeDir {
+		return nil
+	}
+	return plain(h, f.Path, t)
+}
