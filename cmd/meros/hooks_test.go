@@ -161,6 +161,29 @@ func TestHookOrder(t *testing.T) {
 	}
 }
 
+// What hooks make of the directories of a system stays, and who logs in gets a
+// home where they have put those.
+func TestHookDirectories(t *testing.T) {
+	p := shared(t, "dirs", map[string]string{
+		"manifest.yml":              "virtual_machines:\n  m: {suite: bookworm, user: me}\n",
+		"m/includes.chroot/etc/one": "1\n",
+		"m/owners":                  "/etc root:mail 2775\n",
+		"m/hooks/01-home.chroot":    "#!/bin/sh\nset -e\nchmod 0711 /home\nmkdir /big\nmv /home /big\nln -s big/home /home\nmkdir -p /etc/systemd\nchmod 0750 /etc/systemd\n",
+	})
+	p.Must(t, "build", "dirs", "--rootfs-only")
+	tree := mountless(t, p, "dirs-m")
+	for name, want := range map[string]string{
+		"/home": `Fast link dest: "big/home"`, "/big/home": "Mode:  0711", "/big/home/me": "User:  1000", "/etc": "Mode:  02775", "/etc/systemd": "Mode:  0750", "/etc/hostname": "Size: 2",
+	} {
+		if got := tree.stat(t, name); !strings.Contains(got, want) {
+			t.Errorf("%s: no %q in\n%s", name, want, got)
+		}
+	}
+	if got := tree.stat(t, "/etc"); !strings.Contains(got, "Group:     8") {
+		t.Errorf("/etc is\n%s", got)
+	}
+}
+
 func TestInstalls(t *testing.T) {
 	for line, want := range map[string]bool{
 		"apk add nginx": true, "  apk --no-cache add x": true, "apt-get install -y x": true, "apt -y install x": true, "set -e; apt-get -qq install x": true,
