@@ -17,7 +17,7 @@ import (
 )
 
 // bootable is a machine that boots and can be logged in to.
-const bootableManifest = "virtual_machines:\n  m: {suite: bookworm, memory: 512M, cpus: 2, packages: " + lab.Packages + "}\n"
+const bootableManifest = "virtual_machines:\n  m: {suite: bookworm, memory: 512M, cpus: 1, packages: " + lab.Packages + "}\n"
 
 // status asks how the only machine of a constellation is.
 func status(t *testing.T, p *lab.Project, constellation string) vm.Status {
