@@ -14,7 +14,6 @@ package layer
 import (
 	"archive/tar"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -58,8 +57,8 @@ func Capture(ctx context.Context, w io.Writer, dir string, epoch time.Time, sett
 // its device nodes are left out, for whoever runs in the layer gets others. It
 // tells what of the system is not in the layer, but for labels of a security
 // module, which the host may have given to all it has. Where a file has an
-// access list, the group's bits of its mode are what the list gives the group,
-// and not the most that anybody in it gets, acl(5).
+// access list, the group's bits of its mode are the most that anybody in the list
+// gets, acl(5), and are left out.
 func CaptureSystem(ctx context.Context, w io.Writer, dir string, epoch time.Time) ([]Omission, error) {
 	c := &capture{ctx: ctx, epoch: epoch, system: true}
 	err := c.tree(w, dir)
@@ -235,32 +234,24 @@ func (c *capture) header(name, file string, fi fs.FileInfo, st *syscall.Stat_t) 
 		return nil, false, nil
 	}
 	if c.system && h.Typeflag != tar.TypeSymlink {
-		h.Mode = withoutList(file, h.Mode)
+		if h.Mode, err = withoutList(file, h.Mode); err != nil {
+			return nil, false, err
+		}
 	}
 	h.PAXRecords, opaque, err = xattrRecords(file)
 	return h, opaque, err
 }
 
 // withoutList is the mode that a file has when its access list is gone and
-// nobody is let in by that. The attribute is as in the kernel's header
-// linux/posix_acl_xattr.h: a version, then a tag, permissions and an id each.
-func withoutList(file string, mode int64) int64 {
-	const version, groupTag, maskTag = 2, 0x04, 0x10
-	list := make([]byte, 1<<16) // XATTR_SIZE_MAX, xattr(7)
-	n, err := unix.Lgetxattr(file, accessLists[0], list)
-	if err != nil || n < 4 || binary.LittleEndian.Uint32(list) != version {
-		return mode // none, or none that would count for anybody
+// nobody is let in by that. What the list gives the group is not looked at: in a
+// user namespace it cannot be read through fuse2fs, and root's layer is to be the
+// user's.
+func withoutList(file string, mode int64) (int64, error) {
+	names, err := listXattrs(file)
+	if slices.Contains(names, accessLists[0]) {
+		mode &^= 0o070
 	}
-	group := mode >> 3 & 7
-	for e := range slices.Chunk(list[4:n], 8) {
-		if len(e) < 8 {
-			break
-		}
-		if tag := binary.LittleEndian.Uint16(e); tag == groupTag || tag == maskTag {
-			group &= int64(binary.LittleEndian.Uint16(e[2:]))
-		}
-	}
-	return mode&^0o070 | group<<3
+	return mode, err
 }
 
 // content copies a file and fails if it is not as long as its header says.
@@ -357,7 +348,7 @@ func xattrRecords(file string) (records map[string]string, opaque bool, err erro
 // Describe is what a layer says of a file or directory of a tree, but for its
 // content. A link in its path that leads out of the tree is not followed.
 func Describe(tree *os.Root, name string) (*tar.Header, error) {
-	dir, err := tree.Open(path.Dir(name))
+	dir, err := tree.OpenFile(path.Dir(name), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0) // a pipe is not waited for
 	if err != nil {
 		return nil, err
 	}

@@ -224,6 +224,7 @@ func TestModeWithoutList(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "closed", "")
 	write(t, dir, "open", "")
+	write(t, dir, "plain", "")
 	const user, group, mask, other = "\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x07\x00\xe8\x03\x00\x00", "\x04\x00%c\x00\xff\xff\xff\xff", "\x10\x00\x06\x00\xff\xff\xff\xff", "\x20\x00\x00\x00\xff\xff\xff\xff"
 	for name, rights := range map[string]rune{"closed": 0, "open": 5} {
 		list := "\x02\x00\x00\x00" + user + fmt.Sprintf(group, rights) + mask + other
@@ -238,7 +239,7 @@ func TestModeWithoutList(t *testing.T) {
 	if _, err := CaptureSystem(t.Context(), &b, dir, epoch); err != nil {
 		t.Fatal(err)
 	}
-	for r, want := tar.NewReader(&b), map[string]int64{"closed": 0o600, "open": 0o640}; len(want) > 0; {
+	for r, want := tar.NewReader(&b), map[string]int64{"closed": 0o600, "open": 0o600, "plain": 0o644}; len(want) > 0; {
 		h, err := r.Next()
 		if err != nil {
 			t.Fatalf("%v, without %v", err, want)
@@ -247,6 +248,22 @@ func TestModeWithoutList(t *testing.T) {
 			t.Errorf("%s has 0%o, want 0%o", h.Name, h.Mode, mode)
 		}
 		delete(want, h.Name)
+	}
+}
+
+// A pipe in the place of a directory is not waited for.
+func TestDescribeBelowAPipe(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mkfifo(filepath.Join(dir, "p"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if h, err := Describe(root, "p/x"); err == nil {
+		t.Errorf("%+v", h)
 	}
 }
 
