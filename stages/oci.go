@@ -8,7 +8,7 @@ import (
 	"meros/graph"
 )
 
-const ociRevision = 2
+const ociRevision = 3
 
 // OCIPrefix begins a base that is an image of containers: oci:PATH[:TAG].
 const OCIPrefix = "oci:"

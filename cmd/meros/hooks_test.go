@@ -168,7 +168,7 @@ func TestHookDirectories(t *testing.T) {
 		"manifest.yml":              "virtual_machines:\n  m: {suite: bookworm, user: me}\n",
 		"m/includes.chroot/etc/one": "1\n",
 		"m/owners":                  "/etc root:mail 2775\n",
-		"m/hooks/01-home.chroot":    "#!/bin/sh\nset -e\nchmod 0711 /home\nmkdir /big\nmv /home /big\nln -s big/home /home\nmkdir -p /etc/systemd\nchmod 0750 /etc/systemd\n",
+		"m/hooks/01-home.chroot":    "#!/bin/sh\nset -e\nchmod 0711 /home\nmkdir /big\nmv /home /big\nln -s big/home /home\nmkdir -p /etc/systemd\nchmod 0750 /etc/systemd\nrm /etc/skel/.bashrc\n",
 	})
 	p.Must(t, "build", "dirs", "--rootfs-only")
 	tree := mountless(t, p, "dirs-m")
@@ -178,6 +178,9 @@ func TestHookDirectories(t *testing.T) {
 		if got := tree.stat(t, name); !strings.Contains(got, want) {
 			t.Errorf("%s: no %q in\n%s", name, want, got)
 		}
+	}
+	if home := "/big/home/me/"; !tree.exists(t, home+".profile") || tree.exists(t, home+".bashrc") {
+		t.Error("the home is not what is left of /etc/skel")
 	}
 	if got := tree.stat(t, "/etc"); !strings.Contains(got, "Group:     8") {
 		t.Errorf("/etc is\n%s", got)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 
 	"meros/runner/guest"
@@ -93,6 +94,7 @@ func describedBy(trees ...*os.Root) guest.Describe {
 // the uppermost first.
 func (s *step) outputDirectories(trees ...string) error {
 	var roots []*os.Root
+	accounts := make(guest.Accounts)
 	for _, t := range trees {
 		root, err := os.OpenRoot(t)
 		if err != nil {
@@ -100,8 +102,16 @@ func (s *step) outputDirectories(trees ...string) error {
 		}
 		defer root.Close()
 		roots = append(roots, root)
+		below, err := guest.ReadAccounts(t)
+		if err != nil {
+			return err
+		}
+		maps.Copy(below, accounts)
+		accounts = below
 	}
-	return s.output("directories", func(f *os.File) error { return guest.WriteDirectories(f, describedBy(roots...), s.epoch()) })
+	return s.output("directories", func(f *os.File) error {
+		return guest.WriteDirectories(f, describedBy(roots...), accounts.Homes(), s.epoch())
+	})
 }
 
 // accounts are those of the layers below.

@@ -39,7 +39,7 @@ const maxAccountFile = 1 << 20
 
 // WriteAccounts writes an archive of those files that hold accounts, of
 // /etc/fstab, /etc/hosts and /etc/skel, as far as they are in the tree, which may
-// be the upper directory of an overlay: what that removes is empty in the archive.
+// be the upper directory of an overlay: what that removes is a device in the archive.
 // It is what of a layer a machine's own layer depends on: if it is the same, so is
 // that.
 func WriteAccounts(w io.Writer, tree string) error {
@@ -58,8 +58,14 @@ func WriteAccounts(w io.Writer, tree string) error {
 		names = append(names, path.Join(skel, n))
 	}
 	for _, name := range names {
+		if removes(root, name) || name == skel && opaque(root, name) {
+			if err := tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeChar, Format: tar.FormatPAX}); err != nil {
+				return err
+			}
+			continue
+		}
 		b, mode, err := readIn(root, name)
-		if err != nil && !hides(root, name) {
+		if err != nil {
 			continue // nothing that an account could be in
 		}
 		if err := tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: int64(mode.Perm()), Size: int64(len(b)), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
@@ -72,20 +78,16 @@ func WriteAccounts(w io.Writer, tree string) error {
 	return tw.Close()
 }
 
-// hides tells whether a layer has nothing of what is below it at a path: a
-// whiteout, or a directory that is opaque (kernel document
+// removes tells whether a layer has a whiteout at a path (kernel document
 // filesystems/overlayfs).
-func hides(root *os.Root, name string) bool {
+func removes(root *os.Root, name string) bool {
 	fi, err := root.Lstat(name)
-	switch {
-	case err != nil:
-		return false
-	case fi.Mode()&os.ModeCharDevice != 0:
-		return fi.Sys().(*syscall.Stat_t).Rdev == 0
-	case !fi.IsDir():
-		return false
-	}
-	d, err := root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
+	return err == nil && fi.Mode()&os.ModeCharDevice != 0 && fi.Sys().(*syscall.Stat_t).Rdev == 0
+}
+
+// opaque tells whether a directory of a layer hides what is below it.
+func opaque(root *os.Root, dir string) bool {
+	d, err := root.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return false
 	}
@@ -155,8 +157,8 @@ func (a Accounts) Read(r io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("read accounts: %w", err)
 		}
-		if h.Name == skel {
-			maps.DeleteFunc(a, func(name string, _ []byte) bool { return strings.HasPrefix(name, skel+"/") })
+		if h.Typeflag == tar.TypeChar {
+			maps.DeleteFunc(a, func(name string, _ []byte) bool { return name == h.Name || strings.HasPrefix(name, h.Name+"/") })
 			continue
 		}
 		if a[h.Name], err = io.ReadAll(io.LimitReader(tr, maxAccountFile)); err != nil {
@@ -201,6 +203,24 @@ func (a Accounts) Shell() string {
 	}
 	return "/bin/sh"
 }
+
+// Homes are the home directories of those who may log in, without a leading /.
+func (a Accounts) Homes() (homes []string) {
+	for line := range strings.Lines(string(a["etc/passwd"])) {
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if len(f) != 7 || !path.IsAbs(f[5]) {
+			continue
+		}
+		id, err := strconv.Atoi(f[2])
+		if home := path.Clean(f[5])[1:]; err == nil && id >= firstUser && id < nobody && home != "" {
+			homes = append(homes, home)
+		}
+	}
+	return homes
+}
+
+// nobody is the id of who has nothing.
+const nobody = 65534
 
 // noShells are the programs by which nobody logs in.
 var noShells = []string{"nologin", "false"}

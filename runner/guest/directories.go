@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -18,9 +19,9 @@ type Describe func(path string) (*tar.Header, error)
 var parents = []string{"etc", "etc/network", "etc/systemd", "etc/systemd/network", "etc/systemd/system", "etc/systemd/system/multi-user.target.wants", "home", "lib"}
 
 // WriteDirectories writes an archive of how those directories are that
-// [WriteLayer] may pass through, and those that links in their places lead to. No
-// time in it is later than t.
-func WriteDirectories(w io.Writer, base Describe, t time.Time) error {
+// [WriteLayer] may pass through, homes among them, and those that links in their
+// places lead to. No time in it is later than t.
+func WriteDirectories(w io.Writer, base Describe, homes []string, t time.Time) error {
 	tw, written := tar.NewWriter(w), make(map[string]bool)
 	write := func(name string) error {
 		if written[name] {
@@ -33,16 +34,13 @@ func WriteDirectories(w io.Writer, base Describe, t time.Time) error {
 		}
 		return tw.WriteHeader(plain(h, name, t))
 	}
-	for _, name := range parents {
-		real, err := base.follow(name + "/x")
+	for _, name := range slices.Concat(parents, homes) {
+		passed, err := base.passed(name + "/x")
 		if err != nil {
-			return err
+			continue // a path that nothing can be written to
 		}
-		if err := write(name); err != nil {
-			return err
-		}
-		for real = path.Dir(real); real != "."; real = path.Dir(real) {
-			if err := write(real); err != nil {
+		for _, dir := range passed {
+			if err := write(dir); err != nil {
 				return err
 			}
 		}
@@ -92,24 +90,34 @@ func (base Describe) follow(name string) (string, error) {
 	if base == nil {
 		return name, nil
 	}
+	passed, err := base.passed(name)
+	if err != nil || len(passed) == 0 {
+		return name, err
+	}
+	return path.Join(passed[len(passed)-1], path.Base(name)), nil
+}
+
+// passed are the links and directories that lead to a path, the one that it is
+// in last.
+func (base Describe) passed(name string) (all []string, err error) {
 	done, rest, links := "", strings.Split(name, "/"), 0
 	for len(rest) > 1 {
 		next := path.Join("/", done, rest[0])[1:] // ".." ends at the root
-		rest = rest[1:]
+		rest, all = rest[1:], append(all, next)
 		h, err := base(next)
 		if err != nil || h.Typeflag != tar.TypeSymlink {
 			done = next
 			continue
 		}
 		if links++; links > maxLinks {
-			return "", fmt.Errorf("/%s leads through too many links", name)
+			return nil, fmt.Errorf("/%s leads through too many links", name)
 		}
 		if path.IsAbs(h.Linkname) {
 			done = ""
 		}
 		rest = append(strings.Split(h.Linkname, "/"), rest...)
 	}
-	return path.Join("/", done, rest[0])[1:], nil
+	return append(all, done), nil
 }
 
 // directory is what base says of a directory that is only passed through, or

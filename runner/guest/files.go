@@ -35,8 +35,18 @@ func WriteLayer(w io.Writer, files []File, t time.Time, base Describe) error {
 			return fmt.Errorf("%q cannot be the path of a file", f.Path)
 		}
 		var err error
-		if f.Path, err = base.follow(f.Path); err != nil {
+		as := f.Path
+		if f.Dir { // it may be a link, too
+			f.Path, err = base.follow(path.Join(as, "x"))
+			f.Path = path.Dir(f.Path)
+		} else {
+			f.Path, err = base.follow(as)
+		}
+		if err != nil {
 			return err
+		}
+		if f.Link != "" && path.Join(path.Dir(as), f.Link) == f.Path {
+			continue // the link that is there has made it one to itself
 		}
 		for d := path.Dir(f.Path); d != "."; d = path.Dir(d) {
 			if _, ok := byPath[d]; !ok {

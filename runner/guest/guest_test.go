@@ -179,7 +179,7 @@ func TestAccountsOfALayer(t *testing.T) {
 	below := func() Accounts {
 		return Accounts{"etc/hosts": []byte("10.0.0.1 old\n"), "etc/skel/old": []byte("o"), "etc/passwd": []byte("p")}
 	}
-	want := map[string]string{"etc/hosts": "", "etc/skel/new": "n", "etc/passwd": "p"}
+	want := map[string]string{"etc/skel/new": "n", "etc/passwd": "p"}
 	check := func(got Accounts) {
 		t.Helper()
 		if len(got) != len(want) {
@@ -190,6 +190,11 @@ func TestAccountsOfALayer(t *testing.T) {
 				t.Errorf("%s is %q, want %q", name, got[name], text)
 			}
 		}
+	}
+	check(read(below()))
+	// Of its files, one that goes and a directory that is another.
+	if err := errors.Join(os.RemoveAll(at("etc/skel")), os.MkdirAll(at("etc/skel/dir"), 0o755), unix.Setxattr(at("etc/skel/dir"), "user.overlay.opaque", []byte("y"), 0), unix.Mknod(at("etc/skel/old"), unix.S_IFCHR, 0), os.WriteFile(at("etc/skel/new"), []byte("n"), 0o644)); err != nil {
+		t.Fatal(err)
 	}
 	check(read(below()))
 	if err := errors.Join(os.RemoveAll(at("etc/skel")), unix.Mknod(at("etc/skel"), unix.S_IFCHR, 0)); err != nil {
@@ -235,12 +240,12 @@ func TestDirectories(t *testing.T) {
 	lab.NeedRoot(t)
 	tree := t.TempDir()
 	at := func(name string) string { return filepath.Join(tree, name) }
-	for _, dir := range []string{"etc/systemd", "var/home", "srv"} {
+	for _, dir := range []string{"etc/systemd", "var/home", "srv", "far/private", "far/home"} {
 		if err := os.MkdirAll(at(dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(os.Symlink("/var/home", at("home")), os.Chmod(at("var/home"), 0o711), os.Chown(at("etc"), 7, 9), os.WriteFile(at("lib"), nil, 0o644)); err != nil {
+	if err := errors.Join(os.Symlink("/var/home", at("home")), os.Symlink("far", at("data")), os.Symlink("../home", at("far/private/me")), os.Chmod(at("far/private"), 0o750), os.Chmod(at("far/home"), 0o700), os.Chmod(at("var/home"), 0o711), os.Chown(at("etc"), 7, 9), os.WriteFile(at("lib"), nil, 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	root, err := os.OpenRoot(tree)
@@ -250,7 +255,7 @@ func TestDirectories(t *testing.T) {
 	defer root.Close()
 	seen := func(name string) (*tar.Header, error) { return layer.Describe(root, name) }
 	var archive, want, got bytes.Buffer
-	if err := WriteDirectories(&archive, seen, time.Unix(9, 0)); err != nil {
+	if err := WriteDirectories(&archive, seen, Accounts{"etc/passwd": []byte("me:x:1000:1000::/data/private/me:/bin/sh\nbin:x:1:1::/srv:/bin/sh\n")}.Homes(), time.Unix(9, 0)); err != nil {
 		t.Fatal(err)
 	}
 	if all := strings.Join(list(t, bytes.NewReader(archive.Bytes())), ""); strings.Contains(all, "srv") || strings.Contains(all, "lib") {
@@ -260,12 +265,16 @@ func TestDirectories(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := []File{{Path: "etc/systemd/network/x", Mode: 0o644}, {Path: "home/me/x", Mode: 0o644}}
+	files := []File{{Path: "etc/systemd/network/x", Mode: 0o644}, {Path: "home/me/x", Mode: 0o644}, {Path: "data/private/me", Dir: true, Mode: 0o700}, {Path: "data/private/me/.profile", Mode: 0o644}, {Path: "home/home", Link: "../var/home/home"}}
 	if err := errors.Join(WriteLayer(&want, files, time.Unix(9, 0), seen), WriteLayer(&got, files, time.Unix(9, 0), known)); err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(got.Bytes(), want.Bytes()) || !strings.Contains(strings.Join(list(t, &got), "\n"), "0711 0:0 var/home/ ") {
+	if !bytes.Equal(got.Bytes(), want.Bytes()) {
 		t.Errorf("%q, and the tree %q", list(t, &got), list(t, &want))
+	}
+	all := list(t, &got)
+	if w := []string{"0755 7:9 etc/ ", "0755 0:0 etc/systemd/ ", "0755 0:0 etc/systemd/network/ ", "0644 0:0 etc/systemd/network/x ", "0755 0:0 far/ ", "0700 0:0 far/home/ ", "0644 0:0 far/home/.profile ", "0755 0:0 var/ ", "0711 0:0 var/home/ ", "0755 0:0 var/home/me/ ", "0644 0:0 var/home/me/x "}; !slices.Equal(all, w) {
+		t.Errorf("got  %q\nwant %q", all, w)
 	}
 }
 
