@@ -214,8 +214,12 @@ func (i *bundleImport) readHead(r *tar.Reader) error {
 	return nil
 }
 
-// maxDirectories bounds the names and attributes of directories, bytes.
-const maxDirectories = 64 << 20
+// maxDirectories bounds the names and attributes of directories, bytes, with
+// what each takes in memory besides.
+const (
+	maxDirectories = 64 << 20
+	headerSize     = 512
+)
 
 // maxBundled is how large a file of a constellation may be, bytes.
 const maxBundled = 8 << 30
@@ -246,7 +250,7 @@ func (i *bundleImport) ofConstellation(root *os.Root, name string, h *tar.Header
 		for key, value := range h.PAXRecords {
 			i.said += int64(len(key) + len(value))
 		}
-		if i.said += int64(len(h.Name)); i.said > maxDirectories {
+		if i.said += int64(len(h.Name)) + headerSize; i.said > maxDirectories {
 			return errors.New("what it says of its directories is too large")
 		}
 		return root.MkdirAll(name, 0o700)
