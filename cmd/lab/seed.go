@@ -97,7 +97,7 @@ func (p *Project) Build(t testing.TB, constellations ...string) {
 	built := machines.project(t)
 	p.shares = true
 	argv := []string{"-al"}
-	for _, dir := range []string{"actions", "cas", "trees"} {
+	for _, dir := range []string{"actions", "cas"} {
 		argv = append(argv, built.Path("data/cache/"+dir))
 	}
 	cache := p.Path("data/cache")
