@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meros/runner"
+	"meros/runner/ssh"
 	"meros/runner/vm"
 )
 
@@ -55,8 +56,8 @@ func supervisorOf(g *vm.Group) ([]string, error) {
 	return []string{os.Args[0], superviseArg, string(text)}, err
 }
 
-// ncCmd is what ssh(1) starts to reach a machine: it hands over a connection
-// and ends.
+// ncCmd is what ssh(1) starts to reach a machine: it hands over a connection on
+// which the machine greets, and ends.
 type ncCmd struct {
 	Constellation string `arg:""`
 	Machine       string `arg:""`
@@ -65,7 +66,10 @@ type ncCmd struct {
 
 // Run implements the verb.
 func (c *ncCmd) Run(e *env) error {
-	f, err := group(e, c.Constellation).DialFile(e.ctx, c.Machine, c.Port)
+	dial := func() (*os.File, error) {
+		return group(e, c.Constellation).DialFile(e.ctx, c.Machine, c.Port)
+	}
+	f, err := ssh.Greeted(e.ctx, dial)
 	if err != nil {
 		return err
 	}

@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 )
 
 // Host is a guest's sshd and how to get in.
@@ -69,6 +72,8 @@ func (h *Host) dial(ctx context.Context, wait time.Duration) (net.Conn, string, 
 		conn.Close()
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
+		} else if len(line) == 0 && (errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET)) {
+			err = fmt.Errorf("%w: %w", ErrDropped, err)
 		}
 		return nil, "", err
 	}
@@ -82,9 +87,77 @@ func (h *Host) dial(ctx context.Context, wait time.Duration) (net.Conn, string, 
 // guest's: something else answers.
 var ErrHostKey = errors.New("the server's key is not the machine's")
 
+// ErrDropped is the failure of a connection that ends before a server greets.
+// sshd does that at random while it has many whose login is not over, MaxStartups
+// of sshd_config(5): as those are by which it was tried whether a guest is ready.
+var ErrDropped = errors.New("the server closed the connection before it said anything")
+
+// DropPatience is how long a server that is there is tried again.
+const DropPatience = 15 * time.Second
+
 // Connect logs in to a server that is there.
 func (h *Host) Connect(ctx context.Context) (*ssh.Client, error) {
-	return h.Try(ctx, handshakeWait)
+	for end := time.Now().Add(DropPatience); ; {
+		c, err := h.Try(ctx, handshakeWait)
+		if !errors.Is(err, ErrDropped) || time.Now().After(end) {
+			return c, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(dropPause):
+		}
+	}
+}
+
+// dropPause is between two tries.
+const dropPause = 250 * time.Millisecond
+
+// Greeted gives a connection of a server that is there, on which it has said
+// something that is still to be read, or takes more than its time to.
+func Greeted(ctx context.Context, dial func() (*os.File, error)) (*os.File, error) {
+	for end := time.Now().Add(DropPatience); ; {
+		f, err := dial()
+		if err != nil {
+			return nil, err
+		}
+		if err := greets(f, handshakeWait); !errors.Is(err, ErrDropped) || time.Now().After(end) {
+			return f, nil // ssh(1) finds out what else there is
+		}
+		f.Close()
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(dropPause):
+		}
+	}
+}
+
+// greets waits until something can be read.
+func greets(f *os.File, wait time.Duration) error {
+	c, err := net.FileConn(f)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	c.SetReadDeadline(time.Now().Add(wait))
+	n, perr := 0, error(nil)
+	err = raw.Read(func(fd uintptr) bool {
+		n, _, perr = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK)
+		return perr != unix.EAGAIN
+	})
+	if err == nil && (n == 0 && perr == nil || perr == unix.ECONNRESET) {
+		return ErrDropped
+	}
+	return errors.Join(err, perr)
 }
 
 // Try logs in if the server greets before wait is over: QEMU's forwarder accepts

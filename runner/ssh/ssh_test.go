@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -167,6 +168,66 @@ func answer(c net.Conn, config *ssh.ServerConfig) {
 			ch.SendRequest("exit-status", false, status)
 			ch.Close()
 		}
+	}
+}
+
+// A server that drops connections is tried again; what it says on the one that it
+// keeps is still to be read.
+func TestDropped(t *testing.T) {
+	h := newHost(t)
+	inner := serve(t, h.HostKey, h.Key)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	var accepted atomic.Int64
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if n := accepted.Add(1); n%3 == 1 {
+				c.Close()
+				continue
+			} else if n%3 == 2 {
+				time.Sleep(50 * time.Millisecond) // until it is connected there
+				c.(*net.TCPConn).SetLinger(0)     // a reset
+				c.Close()
+				continue
+			}
+			go func() {
+				defer c.Close()
+				to, err := net.Dial("tcp", inner)
+				if err != nil {
+					return
+				}
+				defer to.Close()
+				go io.Copy(to, c)
+				io.Copy(c, to)
+			}()
+		}
+	}()
+	h.Address = l.Addr().String()
+	if out, err := h.Run(t.Context(), "x"); string(out) != "hello\n" || err != nil || accepted.Load() != 3 {
+		t.Errorf("%q, %v after %d connections", out, err, accepted.Load())
+	}
+	f, err := Greeted(t.Context(), func() (*os.File, error) {
+		c, err := net.Dial("tcp", h.Address)
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		return c.(*net.TCPConn).File()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	line := make([]byte, 4)
+	if _, err := io.ReadFull(f, line); err != nil || string(line) != "SSH-" || accepted.Load() != 6 {
+		t.Errorf("%q, %v after %d connections", line, err, accepted.Load())
 	}
 }
 

@@ -109,6 +109,9 @@ func (g *Group) downSteps(machine string, r *record, patience time.Duration) []d
 	return append(gentle, hard...)
 }
 
+// poweroffPatience is how long a guest may take to be asked.
+const poweroffPatience = 20 * time.Second
+
 // poweroff asks the guest's own init.
 func (g *Group) poweroff(ctx context.Context, machine string, r *record) error {
 	if r.Port == 0 {
@@ -118,10 +121,10 @@ func (g *Group) poweroff(ctx context.Context, machine string, r *record) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, poweroffPatience)
 	defer cancel()
 	// A guest that obeys at once closes the connection before it answers.
-	if c, err := h.Connect(ctx); err != nil {
+	if c, err := h.Try(ctx, poweroffPatience); err != nil {
 		return err
 	} else {
 		c.Close()
