@@ -73,7 +73,7 @@ func (h *Host) dial(ctx context.Context, wait time.Duration) (net.Conn, string, 
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		} else if len(line) == 0 && (errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET)) {
-			err = fmt.Errorf("%w: %w", ErrDropped, err)
+			err = fmt.Errorf("%w: %w", errDropped, err)
 		}
 		return nil, "", err
 	}
@@ -87,50 +87,59 @@ func (h *Host) dial(ctx context.Context, wait time.Duration) (net.Conn, string, 
 // guest's: something else answers.
 var ErrHostKey = errors.New("the server's key is not the machine's")
 
-// ErrDropped is the failure of a connection that ends before a server greets.
+// errDropped is the failure of a connection that ends before a server greets.
 // sshd does that at random while it has many whose login is not over, MaxStartups
 // of sshd_config(5): as those are by which it was tried whether a guest is ready.
-var ErrDropped = errors.New("the server closed the connection before it said anything")
+var errDropped = errors.New("the server closed the connection before it said anything")
 
-// DropPatience is how long a server that is there is tried again.
-const DropPatience = 15 * time.Second
+// How long a server that is there is tried again, and the pause between two tries.
+const (
+	dropPatience = 15 * time.Second
+	dropPause    = 250 * time.Millisecond
+)
 
-// Connect logs in to a server that is there.
-func (h *Host) Connect(ctx context.Context) (*ssh.Client, error) {
-	for end := time.Now().Add(DropPatience); ; {
-		c, err := h.Try(ctx, handshakeWait)
-		if !errors.Is(err, ErrDropped) || time.Now().After(end) {
-			return c, err
+// whileDropped tries until it is not for a dropped connection that it fails.
+func whileDropped(ctx context.Context, try func() error) error {
+	for end := time.Now().Add(dropPatience); ; {
+		err := try()
+		if !errors.Is(err, errDropped) || time.Now().After(end) {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, err
+			return context.Cause(ctx)
 		case <-time.After(dropPause):
 		}
 	}
 }
 
-// dropPause is between two tries.
-const dropPause = 250 * time.Millisecond
+// Connect logs in to a server that is there.
+func (h *Host) Connect(ctx context.Context) (c *ssh.Client, err error) {
+	err = whileDropped(ctx, func() (err error) {
+		c, err = h.Try(ctx, handshakeWait)
+		return err
+	})
+	return c, err
+}
 
 // Greeted gives a connection of a server that is there, on which it has said
 // something that is still to be read, or takes more than its time to.
-func Greeted(ctx context.Context, dial func() (*os.File, error)) (*os.File, error) {
-	for end := time.Now().Add(DropPatience); ; {
-		f, err := dial()
-		if err != nil {
-			return nil, err
+func Greeted(ctx context.Context, dial func() (*os.File, error)) (f *os.File, err error) {
+	err = whileDropped(ctx, func() (err error) {
+		f.Close() // of the try before, if any
+		if f, err = dial(); err != nil {
+			return err
 		}
-		if err := greets(f, handshakeWait); !errors.Is(err, ErrDropped) || time.Now().After(end) {
-			return f, nil // ssh(1) finds out what else there is
+		if err := greets(f, handshakeWait); errors.Is(err, errDropped) {
+			return err
 		}
-		f.Close()
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(dropPause):
-		}
+		return nil
+	})
+	if err == nil || errors.Is(err, errDropped) {
+		return f, nil // ssh(1) finds out what else there is
 	}
+	f.Close()
+	return nil, err
 }
 
 // greets waits until something can be read.
@@ -155,7 +164,7 @@ func greets(f *os.File, wait time.Duration) error {
 		return perr != unix.EAGAIN
 	})
 	if err == nil && (n == 0 && perr == nil || perr == unix.ECONNRESET) {
-		return ErrDropped
+		return errDropped
 	}
 	return errors.Join(err, perr)
 }
