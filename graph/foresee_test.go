@@ -19,11 +19,7 @@ func TestForesee(t *testing.T) {
 		rng := rand.New(rand.NewPCG(5, seed))
 		w := newWorld(t)
 		for round := range 4 {
-			p := collidingPlan(rng, 40)
-			var targets []*Node
-			for range 1 + rng.IntN(6) {
-				targets = append(targets, p.Nodes[rng.IntN(len(p.Nodes))])
-			}
+			p, targets := collidingPlan(rng, 40)
 			all := Foresee(p, targets, w.store)
 			w.runner.ran = nil
 			r := w.mustBuild(p, targets...)

@@ -71,9 +71,9 @@ func TestRandomDAGs(t *testing.T) {
 }
 
 // collidingPlan is a DAG in which many nodes give the same bytes, so that
-// there are cut-offs, and nodes that turn out to have one key.
-func collidingPlan(rng *rand.Rand, n int) *Plan {
-	p := new(Plan)
+// there are cut-offs, and nodes that turn out to have one key. Any may be targets.
+func collidingPlan(rng *rand.Rand, n int) (p *Plan, targets []*Node) {
+	p = new(Plan)
 	for i := range n {
 		var inputs []*Node
 		for range min(rng.IntN(3), len(p.Nodes)) {
@@ -88,7 +88,10 @@ func collidingPlan(rng *rand.Rand, n int) *Plan {
 		}
 		p.Add(m)
 	}
-	return p
+	for range 1 + rng.IntN(6) {
+		targets = append(targets, p.Nodes[rng.IntN(len(p.Nodes))])
+	}
+	return p, targets
 }
 
 // expected is what a node's output must hold, worked out without any cache.
@@ -114,11 +117,7 @@ func TestRandomRebuilds(t *testing.T) {
 		rng := rand.New(rand.NewPCG(3, seed))
 		w := newWorld(t)
 		for round := range 4 {
-			p := collidingPlan(rng, 40)
-			var targets []*Node
-			for range 1 + rng.IntN(6) {
-				targets = append(targets, p.Nodes[rng.IntN(len(p.Nodes))])
-			}
+			p, targets := collidingPlan(rng, 40)
 			r := w.mustBuild(p, targets...)
 			known := make(map[*Node]string)
 			for _, n := range targets {
