@@ -96,15 +96,11 @@ func (p *Project) Build(t testing.TB, constellations ...string) {
 	t.Helper()
 	built := machines.project(t)
 	p.shares = true
-	argv := []string{"-al"}
-	for _, dir := range []string{"actions", "cas"} {
-		argv = append(argv, built.Path("data/cache/"+dir))
-	}
 	cache := p.Path("data/cache")
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("cp", append(argv, cache)...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", "-al", built.Path("data/cache/actions"), built.Path("data/cache/cas"), cache).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v\n%s", err, out)
 	}
 	p.link(t, built, constellations)
