@@ -107,6 +107,7 @@ func TestMachineLife(t *testing.T) {
 	t.Run("secrets", func(t *testing.T) { keepsSecrets(t, p) })
 
 	t.Run("poweroff inside", func(t *testing.T) {
+		p.Must(t, "connect", "live", "m", "--", "echo kept > /root/mark && sync")
 		p.Run(t, "connect", "live", "m", "--", "systemctl poweroff")
 		ends(t, p)
 		if s := expectState(t, p, vm.Ended); len(s.Tail) == 0 {
@@ -114,7 +115,16 @@ func TestMachineLife(t *testing.T) {
 		}
 	})
 	t.Run("killed", func(t *testing.T) {
-		p.Must(t, "init", "live")
+		const changed = "constellations/live/m/includes.chroot/etc/changed"
+		p.Write(t, changed, "")
+		fails(t, p.Run(t, "init", "live"), 1, "the disk of its last run is of another image", "meros reset live m")
+		os.RemoveAll(p.Path("constellations/live/m"))
+		if o := p.Must(t, "init", "live"); !strings.Contains(o.Stderr, "starts with the disk of its last run") {
+			t.Errorf("init said\n%s", o.Stderr)
+		}
+		if o := p.Run(t, "connect", "live", "m", "--", "cat /root/mark"); o.Stdout != "kept\n" {
+			t.Errorf("what the machine wrote before it was powered off is %q: %s", o.Stdout, o.Stderr)
+		}
 		syscall.Kill(expectState(t, p, vm.Ready).PID, syscall.SIGKILL)
 		ends(t, p)
 		expectState(t, p, vm.Crashed)
@@ -125,6 +135,9 @@ func TestMachineLife(t *testing.T) {
 	})
 	t.Run("shutdown", func(t *testing.T) {
 		p.Must(t, "init", "live")
+		if o := p.Run(t, "connect", "live", "m", "--", "cat /root/mark"); o.Exit == 0 {
+			t.Error("what the machine wrote before it was shut down is still there")
+		}
 		// Who watches the button may start after sshd.
 		p.Run(t, "connect", "live", "m", "--", "systemctl is-system-running --wait")
 		if o := p.Must(t, "shutdown", "live"); !strings.Contains(o.Stderr, "live/m shut down by its power button") {

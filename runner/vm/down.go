@@ -32,44 +32,47 @@ type downStep struct {
 // againPause is how long a guest is left alone that did not hear.
 const againPause = 5 * time.Second
 
-// shutdown ends a machine: by its power button and by poweroff over ssh, the
-// surer of the two first, then by ending QEMU, then by killing it, the first two with patience each, or not at all
-// if that is 0. It removes the machine's disk and secrets.
+// shutdown ends a machine, and removes its disk and secrets.
 func (g *Group) shutdown(ctx context.Context, machine string, patience time.Duration) (Down, error) {
+	d, err := g.end(ctx, machine, patience)
+	if err != nil {
+		return d, err
+	}
+	if err := g.clear(machine); err != nil {
+		return d, fmt.Errorf("%s/%s: %w", g.Name, machine, err)
+	}
+	return d, nil
+}
+
+// end ends a machine if it runs: by its power button and by poweroff over ssh,
+// the surer of the two first, then by ending QEMU, then by killing it, the first
+// two with patience each, or not at all if that is 0.
+func (g *Group) end(ctx context.Context, machine string, patience time.Duration) (Down, error) {
 	d := Down{Machine: machine}
 	began := time.Now()
 	// A record that is lost or damaged is no reason to let a machine run on: its
 	// monitor needs none.
 	r, err := g.readRecord(machine)
-	if err != nil && !g.alive(machine) {
-		return d, g.clear(machine)
+	if !g.alive(machine) {
+		return d, nil
 	}
 	if err != nil {
 		r = &record{PID: g.pid(machine), Boot: bootID()}
 		r.Start, _ = processStart(r.PID) // it holds the lock, so the number is its own
 	}
-	if g.alive(machine) {
-		for _, step := range g.downSteps(machine, r, patience) {
-			if err := step.do(ctx); err != nil && ctx.Err() == nil {
-				continue // the next way is a harder one
-			}
-			if g.took(ctx, machine, step) {
-				d.Way = step.way
-				break
-			}
-			if ctx.Err() != nil {
-				return d, context.Cause(ctx)
-			}
+	for _, step := range g.downSteps(machine, r, patience) {
+		if err := step.do(ctx); err != nil && ctx.Err() == nil {
+			continue // the next way is a harder one
 		}
-		if d.Way == "" {
-			return d, fmt.Errorf("%s/%s: process %d does not end", g.Name, machine, r.PID)
+		if g.took(ctx, machine, step) {
+			d.Way, d.Took = step.way, time.Since(began)
+			return d, nil
+		}
+		if ctx.Err() != nil {
+			return d, context.Cause(ctx)
 		}
 	}
-	d.Took = time.Since(began)
-	if err := g.clear(machine); err != nil {
-		return d, fmt.Errorf("%s/%s: %w", g.Name, machine, err)
-	}
-	return d, nil
+	return d, fmt.Errorf("%s/%s: process %d does not end", g.Name, machine, r.PID)
 }
 
 // buttons are the architectures whose machines have the power button of ACPI.

@@ -90,7 +90,6 @@ const (
 	recordFile  = "machine.json"
 	lockFile    = "lock"
 	diskFile    = "disk.qcow2"
-	keptDisk    = "disk.kept.qcow2" // disk.qcow2 while a machine is started again
 	initrdFile  = "initrd"
 	consoleFile = "console.log"
 	qemuLogFile = "qemu.log"

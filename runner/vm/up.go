@@ -38,6 +38,7 @@ type running struct {
 	host    *ssh.Host
 	exited  chan struct{}
 	status  error // valid when exited is closed
+	kept    bool  // its disk is that of an earlier run
 }
 
 // Up starts those of the machines that do not run, all at once, and waits
@@ -99,7 +100,7 @@ func (g *Group) up(ctx context.Context, m *Machine, o UpOptions) error {
 		if err != nil {
 			return err
 		}
-		return g.wait(ctx, &running{machine: m, record: r, host: h}, o)
+		return g.wait(ctx, &running{machine: m, record: r, host: h, kept: true}, o)
 	}
 	r, err := g.start(ctx, m, func(text string) { o.Note(m.Name, text) })
 	if err != nil {
@@ -110,49 +111,56 @@ func (g *Group) up(ctx context.Context, m *Machine, o UpOptions) error {
 	if ctx.Err() != nil {
 		r.record.kill(unix.SIGKILL)
 		<-r.exited
-		g.clear(m.Name)
+		g.abandon(r)
 	}
 	return err
 }
 
-// again ends the machine if it is to be started anew, and keeps its disk if it
-// is to have that again.
+// again ends the machine if it is to be started anew.
 func (g *Group) again(ctx context.Context, m *Machine, o UpOptions) error {
-	kept := g.file(m.Name, keptDisk)
-	if err := os.Remove(kept); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err // of a start that was broken off
-	}
-	if m.Again == Leave {
+	var d Down
+	var err error
+	switch m.Again {
+	case Leave:
 		return nil
-	}
-	r, err := g.readRecord(m.Name)
-	if errors.Is(err, os.ErrNotExist) {
-		return g.reset(m)
-	}
-	if err != nil {
-		return err
-	}
-	if m.Again == Restart {
-		if r.Image != filepath.Base(m.Images[0]) {
-			return fmt.Errorf("its disk is from another image than the one that is built now (meros reset %s %s starts it from that)", g.Name, m.Name)
+	case Restart:
+		// Asked before it goes down for nothing.
+		if _, err = g.keeps(m); err == nil {
+			d, err = g.end(ctx, m.Name, downPatience)
 		}
-		// A second name, which the end of the machine does not remove.
-		if err := os.Link(g.file(m.Name, diskFile), kept); err != nil {
-			return err
+	case Reset:
+		// Nothing that it would still write is kept.
+		if d, err = g.shutdown(ctx, m.Name, 0); err == nil {
+			err = g.reset(m)
 		}
-	}
-	patience := downPatience
-	if m.Again == Reset {
-		patience = 0 // nothing that it would still write is kept
-	}
-	d, err := g.shutdown(ctx, m.Name, patience)
-	if err == nil {
-		err = g.reset(m)
 	}
 	if err == nil && d.Way != "" {
 		o.Note(m.Name, fmt.Sprintf("is down (%s, %.1f s)", d.Way, d.Took.Seconds()))
 	}
 	return err
+}
+
+// keeps tells whether the machine has the disk of a run that nobody has shut
+// down. One that is of another image than it is to start from is an error: it
+// may hold what its user wants.
+func (g *Group) keeps(m *Machine) (bool, error) {
+	r, err := g.readRecord(m.Name)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("whether its disk is to be kept cannot be told: %w (meros reset %s %s starts it from its image)", err, g.Name, m.Name)
+	}
+	if _, err := os.Lstat(g.file(m.Name, diskFile)); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+		return false, err
+	}
+	if r.Image != filepath.Base(m.Images[0]) {
+		return false, fmt.Errorf("the disk of its last run is of another image than the one that is built now (meros reset %s %s drops it, and starts from that; with the files, or the --use, of that run it goes on)", g.Name, m.Name)
+	}
+	return true, nil
 }
 
 // downPatience is how long a machine that is started again may take to go down
@@ -176,14 +184,21 @@ func (g *Group) start(ctx context.Context, m *Machine, note func(string)) (*runn
 	if ok, err := tryLock(lock); err != nil || !ok {
 		return nil, errors.Join(err, errors.New("its lock is held: it runs, or is being started"))
 	}
-	if err := g.clear(m.Name); err != nil {
+	kept, err := g.keeps(m)
+	if err != nil {
+		return nil, err
+	}
+	if kept && m.Again == Leave {
+		note(fmt.Sprintf("starts with the disk of its last run, which was not shut down (meros reset %s %s starts it from its image)", g.Name, m.Name))
+	}
+	if err := g.tidy(m.Name, kept); err != nil {
 		return nil, err
 	}
 	r, err := g.startLocked(ctx, m, accel, lock, note)
 	if err != nil {
-		return nil, errors.Join(err, g.clear(m.Name))
+		return nil, errors.Join(err, g.tidy(m.Name, kept))
 	}
-	r.record.Accel = why
+	r.kept, r.record.Accel = kept, why
 	return r, g.updateRecord(m.Name, r.record.PID, func(now *record) { now.Accel = why })
 }
 
@@ -206,11 +221,23 @@ func (g *Group) startLocked(ctx context.Context, m *Machine, accel []string, loc
 }
 
 // clear removes what an ended run left, except the console log.
-func (g *Group) clear(machine string) error {
+func (g *Group) clear(machine string) error { return g.tidy(machine, false) }
+
+// abandon removes what is left of a start: all of it, but for a disk that was
+// there before, which the next start finds.
+func (g *Group) abandon(r *running) error { return g.tidy(r.machine.Name, r.kept) }
+
+// tidy is [Group.clear], or does not touch the disk and the record, by which it
+// is known of what it is.
+func (g *Group) tidy(machine string, keep bool) error {
 	g.records.Lock()
 	defer g.records.Unlock()
-	// The record last: without it nobody would look for the rest.
-	for _, f := range []string{diskFile, initrdFile, socketFile, serialFile, bulkFile, bulkLock, screenFile, controlFile, knownFile, pidFile, recordFile} {
+	files := []string{initrdFile, socketFile, serialFile, bulkFile, bulkLock, screenFile, controlFile, knownFile, pidFile}
+	if !keep {
+		// The record last: without it nobody would look for the rest.
+		files = append(files, diskFile, recordFile)
+	}
+	for _, f := range files {
 		if err := os.Remove(g.file(machine, f)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -220,17 +247,12 @@ func (g *Group) clear(machine string) error {
 
 // prepare makes the machine's own disk and initrd.
 func (g *Group) prepare(ctx context.Context, m *Machine, h *ssh.Host, note func(string)) error {
-	err := os.Rename(g.file(m.Name, keptDisk), g.file(m.Name, diskFile))
-	fresh := errors.Is(err, os.ErrNotExist)
+	disk, err := os.OpenFile(g.file(m.Name, diskFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	fresh := err == nil
 	if fresh {
-		disk, err := os.OpenFile(g.file(m.Name, diskFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(image.Overlay(disk, m.Images[0]), disk.Close()); err != nil {
-			return err
-		}
-	} else if err != nil {
+		err = errors.Join(image.Overlay(disk, m.Images[0]), disk.Close())
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	for _, d := range m.Disks {
@@ -461,7 +483,7 @@ func (g *Group) died(r *running) error {
 		why = fmt.Sprintf("QEMU ended before the machine could be logged in to: %v: %s", r.status, strings.Join(consoleTail(g.file(r.machine.Name, qemuLogFile), 5), "; "))
 	}
 	err := g.withConsole(r.machine.Name, errors.New(why))
-	return errors.Join(err, g.clear(r.machine.Name))
+	return errors.Join(err, g.abandon(r))
 }
 
 // withConsole adds the end of the console log to an error.
