@@ -149,8 +149,8 @@ func (s *inside) handle(ctx context.Context, c *net.UnixConn) {
 	}
 	var err error
 	switch {
-	case r.Version != wireVersion:
-		err = errors.New("the supervisor is of another version of meros (meros shutdown with that version, then init)")
+	case r.Version != wireVersion && !slices.Contains(lasting, r.Op):
+		err = fmt.Errorf("the supervisor is of another version of meros (meros shutdown %s, then init)", s.Name)
 	case r.Op == "dial" && len(r.Machines) == 1:
 		if f, derr := s.dialMachine(ctx, r.Machines[0], r.Port); derr != nil {
 			err = derr

@@ -18,6 +18,10 @@ import (
 // lives on when meros is replaced.
 const wireVersion = 2
 
+// lasting are the requests that are the same in all versions, so that a new
+// meros can tell of an old one's machines, reach them and end them.
+var lasting = []string{"down", "status", "dial"}
+
 // request is what a client asks of a supervisor, one for each connection.
 type request struct {
 	Version  int
