@@ -59,7 +59,7 @@ func (pl *planner) overlay(vm *constellations.Machine, section *constellations.S
 	}
 	files := false
 	for i, dir := range sources(vm) {
-		for _, kind := range []string{Includes, "owners"} {
+		for _, kind := range []string{Includes, owners} {
 			l, err := pl.local([]string{"common ", ""}[i]+kind, filepath.Join(dir, kind))
 			if err != nil {
 				return nil, err
@@ -124,6 +124,9 @@ func (pl *planner) hookScripts(vm *constellations.Machine) ([]graph.Local, error
 	return all, nil
 }
 
+// hookSuffix ends the names of hooks.
+const hookSuffix = ".chroot"
+
 // scripts are the names of the hooks in dir, in the order in which they run.
 func scripts(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
@@ -135,7 +138,7 @@ func scripts(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".chroot") && !e.IsDir() {
+		if strings.HasSuffix(e.Name(), hookSuffix) && !e.IsDir() {
 			names = append(names, e.Name())
 		}
 	}

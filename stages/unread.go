@@ -1,0 +1,104 @@
+package stages
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"meros/constellations"
+)
+
+// owners is the file, beside [Includes], that says who owns included files.
+const owners = "owners"
+
+// Unread tells of what lies where a constellation's files and hooks do, and is
+// used for no machine: most likely its name is not what its author meant.
+func Unread(m *constellations.Manifest) ([]string, error) {
+	known := []string{"common"}
+	for i := range m.Machines {
+		known = append(known, m.Machines[i].Name)
+	}
+	entries, err := os.ReadDir(m.Dir)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		here, err := unreadIn(filepath.Join(m.Dir, e.Name()), e.Name(), slices.Contains(known, e.Name()), known)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, here...)
+	}
+	return all, nil
+}
+
+// unreadIn is [Unread] of one directory of the constellation.
+func unreadIn(dir, name string, machine bool, machines []string) ([]string, error) {
+	parts := []string{Includes, "hooks", owners}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	has := func(part string) bool {
+		return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == part })
+	}
+	if !machine {
+		if !has(Includes) && !has("hooks") {
+			return nil, nil // something else of the constellation's
+		}
+		return []string{fmt.Sprintf("%s is not used: no machine has this name%s", name, meant(name, machines))}, nil
+	}
+	var all []string
+	for _, e := range entries {
+		if near := constellations.Nearest(e.Name(), parts); near != "" && !slices.Contains(parts, e.Name()) && !has(near) {
+			all = append(all, fmt.Sprintf("%s is not used%s", filepath.Join(name, e.Name()), meant(e.Name(), parts)))
+		}
+	}
+	if has(owners) && !has(Includes) {
+		all = append(all, fmt.Sprintf("%s is not used: there is no %s beside it", filepath.Join(name, owners), Includes))
+	}
+	hooks, err := os.ReadDir(filepath.Join(dir, "hooks"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, h := range hooks {
+		if !strings.HasSuffix(h.Name(), hookSuffix) && !isEditors(h.Name()) && isScript(filepath.Join(dir, "hooks", h.Name())) {
+			all = append(all, fmt.Sprintf("%s is not run: the names of hooks end in %s", filepath.Join(name, "hooks", h.Name()), hookSuffix))
+		}
+	}
+	return all, nil
+}
+
+func meant(name string, known []string) string {
+	if near := constellations.Nearest(name, known); near != "" {
+		return fmt.Sprintf(" (did you mean %q?)", near)
+	}
+	return ""
+}
+
+// isScript tells whether a file begins as a script does, execve(2).
+func isScript(file string) bool {
+	if fi, err := os.Stat(file); err != nil || !fi.Mode().IsRegular() {
+		return false
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var begin [2]byte
+	f.Read(begin[:])
+	return string(begin[:]) == "#!"
+}
+
+// isEditors tells whether the name is one that editors give to files of their
+// own, and to what a file was before.
+func isEditors(name string) bool { return strings.HasPrefix(name, ".") || strings.HasSuffix(name, "~") }
