@@ -50,11 +50,10 @@ type logsCmd struct {
 
 // Run implements the verb: what machines wrote to their consoles.
 func (c *logsCmd) Run(e *env) error {
-	m, err := constellations.Find(e.root, c.Constellation)
+	m, g, err := known(e, c.Constellation)
 	if err != nil {
-		return usageIfMissing(err)
+		return err
 	}
-	g := group(e, m.Name)
 	machines, err := withForgotten(m, g, c.Machine)
 	if err != nil {
 		return err
@@ -81,9 +80,6 @@ func (c *logsCmd) Run(e *env) error {
 		}
 	}
 	wg.Wait()
-	if e.ctx.Err() != nil {
-		return context.Cause(e.ctx)
-	}
 	return errors.Join(errs...)
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -36,7 +37,11 @@ func (c *initCmd) Run(e *env) error {
 // namespace and boots outside of it, where /dev/kvm and the network are.
 func (c *initCmd) up(e *env) (*vm.Group, error) {
 	b := &buildCmd{Constellation: c.Constellation, Machine: c.Machine, Locked: c.Locked, Timeout: c.Timeout, Use: c.Use}
-	if _, _, err := b.load(e); err != nil {
+	m, chosen, err := b.load(e)
+	if err == nil {
+		err = canRun(e, m, chosen) // before all of it is built
+	}
+	if err != nil {
 		return nil, err
 	}
 	// What the build in the namespace made is only looked up here.
@@ -94,16 +99,62 @@ func group(e *env, name string) *vm.Group {
 	return &vm.Group{Name: name, State: filepath.Join(data, "state", name), Keys: filepath.Join(data, "ssh", name), SSH: filepath.Join(data, "ssh", "id_ed25519")}
 }
 
-// groupOf is where a machine of a manifest is.
-func groupOf(e *env, constellation, machine string) (*vm.Group, error) {
-	m, err := constellations.Find(e.root, constellation)
+// known is a constellation as its manifest says or, where that cannot be read,
+// as its machines were started: a mistake in a file, or a new name of a
+// directory, is no reason not to reach them.
+func known(e *env, name string) (*constellations.Manifest, *vm.Group, error) {
+	m, err := constellations.Find(e.root, name)
+	if err == nil || !constellations.IsName(name) {
+		return m, group(e, name), usageIfMissing(err)
+	}
+	g := group(e, name)
+	machines, merr := g.Machines()
+	if merr != nil || len(machines) == 0 {
+		return nil, nil, usageIfMissing(err)
+	}
+	e.ui.note("%s: its machines are told by their records, for its manifest is of no use: %s", name, printable(err.Error()))
+	m = &constellations.Manifest{Name: name}
+	for _, n := range machines {
+		m.Machines = append(m.Machines, constellations.Machine{Name: n})
+	}
+	return m, g, nil
+}
+
+// constellationsOf are those with a manifest, and those without that have machines.
+func constellationsOf(e *env) ([]string, error) {
+	names, err := constellations.List(e.root)
 	if err != nil {
-		return nil, usageIfMissing(err)
+		return nil, err
+	}
+	entries, err := os.ReadDir(filepath.Join(e.root, "data/state"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	for _, d := range entries {
+		if !d.IsDir() || !constellations.IsName(d.Name()) || slices.Contains(names, d.Name()) {
+			continue
+		}
+		machines, err := group(e, d.Name()).Machines()
+		if err != nil {
+			return nil, err
+		}
+		if len(machines) > 0 {
+			names = append(names, d.Name())
+		}
+	}
+	return names, nil
+}
+
+// groupOf is where a machine of a constellation is.
+func groupOf(e *env, constellation, machine string) (*vm.Group, error) {
+	m, g, err := known(e, constellation)
+	if err != nil {
+		return nil, err
 	}
 	if _, err := selectMachines(m, []string{machine}); err != nil {
 		return nil, err
 	}
-	return group(e, m.Name), nil
+	return g, nil
 }
 
 type connectCmd struct {
@@ -153,18 +204,19 @@ func (c *infoCmd) Run(e *env) error {
 	which := []string{c.Constellation}
 	if c.Constellation == "" {
 		var err error
-		if which, err = constellations.List(e.root); err != nil {
+		if which, err = constellationsOf(e); err != nil {
 			return err
 		}
 	}
 	var all []vm.Status
 	var machines []*constellations.Machine
+	var unknown []error // the others are told of none the less
 	for _, name := range which {
-		m, err := constellations.Find(e.root, name)
+		m, g, err := known(e, name)
 		if err != nil {
-			return usageIfMissing(err)
+			unknown = append(unknown, err)
+			continue
 		}
-		g := group(e, m.Name)
 		ms, err := withForgotten(m, g, nil)
 		if err != nil {
 			return err
@@ -179,7 +231,7 @@ func (c *infoCmd) Run(e *env) error {
 		all, machines = append(all, ss...), append(machines, ms...)
 	}
 	if c.JSON {
-		return e.sayJSON(all)
+		return errors.Join(append(unknown, e.sayJSON(all))...)
 	}
 	for i, s := range all {
 		name := s.Machine
@@ -191,7 +243,7 @@ func (c *infoCmd) Run(e *env) error {
 			e.ui.say("  | %s", printable(l))
 		}
 	}
-	return nil
+	return errors.Join(unknown...)
 }
 
 // names are those of the machines.
@@ -254,11 +306,10 @@ type shutdownCmd struct {
 
 // Run implements the verb.
 func (c *shutdownCmd) Run(e *env) error {
-	m, err := constellations.Find(e.root, c.Constellation)
+	m, g, err := known(e, c.Constellation)
 	if err != nil {
-		return usageIfMissing(err)
+		return err
 	}
-	g := group(e, m.Name)
 	machines, err := withForgotten(m, g, c.Machine)
 	if err != nil {
 		return err
