@@ -107,7 +107,7 @@ func selectMachines(m *constellations.Manifest, names []string) ([]*constellatio
 }
 
 func usageIfMissing(err error) error {
-	if errs := (*constellations.Errors)(nil); errors.As(err, &errs) {
+	if errs := (*constellations.Errors)(nil); err == nil || errors.As(err, &errs) {
 		return err
 	}
 	return usageError{err}
@@ -130,6 +130,11 @@ func (c *buildCmd) build(e *env) (b *built, err error) {
 	}
 	if err := diskCollision(e, m, machines); err != nil {
 		return nil, err
+	}
+	if !c.quiet {
+		if err := adviseUnread(e, m); err != nil {
+			return nil, err
+		}
 	}
 	w, err := openWorkplace(e)
 	if err != nil {

@@ -104,9 +104,43 @@ func validate(e *env, name string) (string, error) {
 	if err := diskCollision(e, m, machines); err != nil {
 		return "", err
 	}
+	if err := canRun(e, m, machines); err != nil {
+		return "", err
+	}
+	if err := adviseUnread(e, m); err != nil {
+		return "", err
+	}
 	text := fmt.Sprintf("%s: %d machines; ", name, len(machines))
 	if missing := lock.Unpinned(stages.Needs(machines)); len(missing) > 0 {
 		return text + fmt.Sprintf("not pinned yet: %v (meros lock %s)", missing[0], name), nil
 	}
+	// A plan finds all files that are named.
+	w := &workplace{data: filepath.Join(e.root, "data")}
+	w.readMemory()
+	if _, _, _, err := (&buildCmd{Constellation: name, Boot: true}).plan(e, w, m, machines, lock); err != nil {
+		return "", err
+	}
 	return text + "the lock pins all of it", nil
+}
+
+// canRun finds what machines could not be started with, however they are built.
+func canRun(e *env, m *constellations.Manifest, machines []*constellations.Machine) error {
+	if _, err := newNetworks(m); err != nil {
+		return err
+	}
+	for _, vm := range machines {
+		if _, err := sharesOf(m, vm, e.root); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// adviseUnread tells of files that their author most likely took for used.
+func adviseUnread(e *env, m *constellations.Manifest) error {
+	unread, err := stages.Unread(m)
+	for _, text := range unread {
+		e.ui.note("%s/%s", m.Name, text)
+	}
+	return err
 }

@@ -30,6 +30,7 @@ type ui struct {
 
 	running map[*graph.Node]*activity
 	failed  []*graph.NodeError
+	built   bool // something was
 	quiet   bool // cached nodes are not told
 	live    live
 	drawn   []string // lines of the live region on the screen
@@ -145,7 +146,13 @@ func nodeFailure(ne *graph.NodeError) (msg string, tail []string) {
 func (u *ui) failNode(ne *graph.NodeError) {
 	msg, tail := nodeFailure(ne)
 	if u.mode == "json" {
-		u.errorLine(msg)
+		json.NewEncoder(u.err).Encode(struct {
+			Event string   `json:"event"`
+			Text  string   `json:"text"`
+			Node  string   `json:"node"`
+			Log   string   `json:"log,omitempty"`
+			Tail  []string `json:"tail,omitempty"`
+		}{"error", msg, ne.Node.Name, ne.Log, tail})
 		return
 	}
 	for _, l := range tail {
@@ -183,7 +190,11 @@ func (u *ui) interrupted() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.erase()
-	u.errorLine("interrupted; what was finished is kept, and the next run goes on from there")
+	msg := "interrupted"
+	if u.built {
+		msg += "; what was finished is kept, and the next run goes on from there"
+	}
+	u.errorLine(msg)
 }
 
 // close removes what is drawn only while the program runs.
@@ -198,6 +209,7 @@ func (u *ui) close() {
 func (u *ui) event(e graph.Event) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.built = true
 	if ne := (*graph.NodeError)(nil); e.Kind == graph.Failed && errors.As(e.Err, &ne) {
 		u.failed = append(u.failed, ne)
 	}
