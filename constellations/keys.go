@@ -31,7 +31,7 @@ var (
 		{Name: "distribution", Kind: "string", Default: "`debian`", Help: "`debian`, `ubuntu` or `alpine`", Values: distributions},
 		{Name: "suite", Kind: "string", Default: "`bookworm`, of Ubuntu `noble`", Help: "of Debian or Ubuntu", Top: true},
 		{Name: "release", Kind: "string", Default: "`latest-stable`", Help: "of Alpine: `latest-stable`, `edge` or a branch such as `v3.20`", Top: true},
-		{Name: "mirror", Kind: "string", Default: "the host's own, or Alpine's", Help: "base URL of the only archive to use: http, https or file", Top: true},
+		{Name: "mirror", Kind: "string", Default: "the host's own, or Alpine's", Help: "base URL of the only archive to use: http, https or file (the host's own is for Debian only)", Top: true},
 		{Name: "keys", Kind: "strings", Default: "none", Help: "paths of keys that sign what is in the mirror: of Debian and Ubuntu keyrings, binary or armored, in the place of theirs; of Alpine `*.rsa.pub` for packages, which is put into `/etc/apk/keys`, and a keyring `*.gpg` for releases, in the place of Alpine's", Top: true},
 		{Name: "base", Kind: "string", Default: "none", Help: "what the machine is made of instead of a base system and packages, as `meros build --use` names it. It is never written to. The path or the URL (https, http, file) of an image: qcow2, raw, vmdk, vdi or vhdx, its root of ext2, ext3, ext4 or, with `hooks: {in: vm}`, btrfs or xfs; a URL's digest is pinned in the lock. Or `oci:PATH` or `oci:PATH:TAG`, an image of containers: a directory in OCI's image layout, or an archive of it or of `docker save`. Or `docker://NAME:TAG`, one of a registry, whose layers are pinned in the lock"},
 		{Name: "base_sha256", Kind: "string", Default: "as when locked", Help: "of what the URL of `base` gives"},
@@ -51,9 +51,9 @@ var (
 		{Name: "build_free_mb", Kind: "integer", Default: "512", Help: "MiB free in the root file system, where there is no `disk_size`. In a `base` whose root is in a logical partition of an MBR, or has an extended one behind it, there is as much as there was, and the stage's log says so"},
 		{Name: "disks", Kind: "list:disk", Default: "none", Help: "further disks"},
 		{Name: "networks", Kind: "list:network", Default: "none", Help: "interfaces"},
-		{Name: "ports", Kind: "ports", Default: "none", Help: "ports of the host that lead to this machine: `\"127.0.0.1:8080->80\"`, `\"8080->80\"` or `80`; TCP"},
+		{Name: "ports", Kind: "ports", Default: "none", Help: "ports of the host that lead to this machine: `\"127.0.0.1:8080->80\"`, `\"8080->80\"` or `80`; TCP. Without an address, 127.0.0.1 listens"},
 		{Name: "mounts", Kind: "list:mount", Default: "none", Help: "directories of the host that the machine sees while it runs: `{source: ./site, target: /srv/site, read_only: true}`; paths as of a kernel"},
-		{Name: "depends_on", Kind: "strings", Default: "none", Help: "machines that are ready before this one starts"},
+		{Name: "depends_on", Kind: "strings", Default: "none", Help: "machines that are ready before this one starts; `init` of this one starts them, too"},
 		{Name: "ready", Kind: "list:probe", Default: "`ssh`", Help: "what makes it ready besides ssh: a list of `{tcp: PORT}` and `{exec: \"COMMAND\"}`"},
 		{Name: "qemu_args", Kind: "strings", Default: "none", Help: "further arguments for QEMU: a string that is split as a shell would, or a list of them"},
 		{Name: "extra_args", Kind: "strings", Default: "none", Help: "as `qemu_args`, after them"},
@@ -73,13 +73,13 @@ var (
 	bridgeKeys = []Key{
 		{Name: "subnet", Kind: "string", Default: "`10.10.10.0/24`", Help: "the bridge itself has the first address"},
 		{Name: "policy_type", Kind: "string", Default: "`host-access`", Help: "`host-access` or `isolated`", Values: []string{string(HostAccess), string(Isolated)}},
-		{Name: "allowed_ports", Kind: "integers", Default: "22, 80, 443", Help: "of the host"},
-		{Name: "allowed_ips", Kind: "strings", Default: "none", Help: "addresses and subnets"},
+		{Name: "allowed_ports", Kind: "integers", Default: "22, 80, 443", Help: "of TCP, of the host itself; with `host-access`"},
+		{Name: "allowed_ips", Kind: "strings", Default: "none", Help: "addresses and subnets of IPv4 that machines here may reach, whatever the policy"},
 		{Name: "allow_icmp", Kind: "boolean", Default: "`true` with `host-access`", Help: "machines may ping the host, and the world if they may reach it"},
 		{Name: "peers", Kind: "string", Default: "`open`", Help: "`isolated`: machines on this bridge do not see each other", Values: []string{"open", "isolated"}},
 		{Name: "egress", Kind: "strings", Default: "all", Help: "with `host-access`, what of the world machines may reach: `NETWORK`, `NETWORK:PORT`, `:PORT`, each with `/tcp` or `/udp`"},
 		{Name: "ingress", Kind: "strings", Default: "none", Help: "who on other bridges may reach machines here, written the same way"},
-		{Name: "auto_create", Kind: "boolean", Default: "`true`", Help: "of the ancestor; bridges are always made"},
+		{Name: "auto_create", Kind: "boolean", Default: "`true`", Help: "of the ancestor; bridges are always made, and `false` is refused"},
 	}
 	diskKeys = []Key{
 		{Name: "label", Kind: "string", Help: "of the file system too", Must: true},
@@ -90,7 +90,7 @@ var (
 		{Name: "partition", Kind: "integer", Default: "none", Help: "of the `base`, the one that is mounted; without it, the disk has none"},
 	}
 	networkKeys = []Key{
-		{Name: "label", Kind: "string", Help: "name of the interface on the host, at most 15 characters", Must: true},
+		{Name: "label", Kind: "string", Help: "name of the machine's interface on the side of the bridge, at most 15 characters", Must: true},
 		{Name: "bridge", Kind: "string", Help: "name of a bridge", Must: true},
 		{Name: "ip_addr", Kind: "string", Default: "by DHCP", Help: "within the bridge's subnet"},
 		{Name: "model", Kind: "string", Default: "`virtio`", Help: "`virtio`, `e1000`, `e1000e`, `rtl8139`, ...", Values: models},

@@ -14,7 +14,7 @@ func (l *loader) readBridges(n ast.Node) {
 		b := Bridge{Name: p.key, Policy: HostAccess, AllowedPorts: []uint16{22, 80, 443}, AllowICMP: true, AutoCreate: true, Line: p.at.line}
 		l.checkInterface(p.at, "bridge", p.key)
 		l.bridges[p.key] = p.at
-		subnet, icmp := p.at, false
+		subnet, egress, icmp := p.at, p.at, false
 		l.fields(p.value, "a bridge", map[string]func(ast.Node){
 			"subnet":        func(n ast.Node) { b.Subnet, subnet = l.prefix(n), placeOf(n) },
 			"policy_type":   func(n ast.Node) { b.Policy = Policy(l.word(n, "policy", string(HostAccess), string(Isolated))) },
@@ -22,7 +22,7 @@ func (l *loader) readBridges(n ast.Node) {
 			"allowed_ips":   func(n ast.Node) { b.AllowedIPs = l.prefixes(n) },
 			"allow_icmp":    func(n ast.Node) { b.AllowICMP, icmp = l.boolean(n), true },
 			"peers":         func(n ast.Node) { b.PeersApart = l.word(n, "value of peers", "open", "isolated") == "isolated" },
-			"egress":        func(n ast.Node) { b.Egress = l.flows(n) },
+			"egress":        func(n ast.Node) { b.Egress, egress = l.flows(n), placeOf(n) },
 			"ingress":       func(n ast.Node) { b.Ingress = l.flows(n) },
 			"auto_create":   func(n ast.Node) { b.AutoCreate = l.boolean(n) },
 		})
@@ -31,6 +31,9 @@ func (l *loader) readBridges(n ast.Node) {
 		}
 		if b.Policy == Isolated && !icmp {
 			b.AllowICMP = false
+		}
+		if b.Policy == Isolated && len(b.Egress) > 0 {
+			l.addAt(egress, "allowed_ips says where else machines of an isolated bridge may go", "egress is of bridges with policy_type: host-access")
 		}
 		l.checkSubnet(b, subnet)
 		l.m.Bridges = append(l.m.Bridges, b)
@@ -50,7 +53,7 @@ func (l *loader) networks(n ast.Node) []Network {
 			"mac":     func(n ast.Node) { x.MAC, macAt = l.mac(n), placeOf(n) },
 		})
 		if x.Label == "" {
-			l.addAt(at, "", "a network needs a label, the name of the interface on the host")
+			l.addAt(at, "", "a network needs a label, the name of its interface on the side of the bridge")
 		} else {
 			l.checkInterface(labelAt, "network label", x.Label)
 		}
@@ -135,12 +138,17 @@ func (l *loader) prefixes(n ast.Node) []netip.Prefix {
 	var ps []netip.Prefix
 	for _, e := range l.sequence(n) {
 		for _, s := range strings.FieldsFunc(l.text(e), func(r rune) bool { return r == ',' || r == ' ' }) {
-			if a, err := netip.ParseAddr(s); err == nil {
-				ps = append(ps, netip.PrefixFrom(a, a.BitLen()))
-			} else if p, err := netip.ParsePrefix(s); err == nil {
-				ps = append(ps, p.Masked())
-			} else {
+			p, err := netip.ParsePrefix(s)
+			if a, aerr := netip.ParseAddr(s); aerr == nil {
+				p, err = netip.PrefixFrom(a, a.BitLen()), nil
+			}
+			switch {
+			case err != nil:
 				l.addAt(placeOf(e), "", "%q is neither an IP address nor a network", s)
+			case !p.Addr().Is4():
+				l.addAt(placeOf(e), "", "%q is not of IPv4 (IPv6 does not leave a bridge)", s)
+			default:
+				ps = append(ps, p.Masked())
 			}
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"meros/constellations"
 	"meros/runner/fetch"
 	"meros/runner/kernel"
+	"meros/stages"
 )
 
 // pinSource finds out what a source is now.
@@ -37,7 +38,10 @@ func pinSource(e *env, m *constellations.Manifest, lock *constellations.Lock, s 
 		err = pinImage(e, &s)
 	case constellations.KernelTarball, constellations.SourceImage:
 		e.ui.note("downloading %s", s.URL)
-		err = pinFile(e, &s, keyOf(m, s.URL))
+		var key string
+		if key, err = keyOf(e, m, s.URL); err == nil {
+			err = pinFile(e, &s, key)
+		}
 	}
 	if err == nil {
 		lock.Sources = append(lock.Sources, s)
@@ -119,13 +123,13 @@ func pickRef(list, repository, ref string) (string, error) {
 }
 
 // keyOf is the keyring that the manifest names for a tarball, or "".
-func keyOf(m *constellations.Manifest, location string) string {
+func keyOf(e *env, m *constellations.Manifest, location string) (string, error) {
 	for _, vm := range m.Machines {
 		if vm.Kernel.Location == location && vm.Kernel.Key != "" {
-			return filepath.Join(m.Dir, vm.Kernel.Key)
+			return stages.Find(e.root, m, "key", vm.Kernel.Key)
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // maxSource bounds the download of a source, bytes.

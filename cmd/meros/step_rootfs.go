@@ -43,7 +43,7 @@ func stepFetch(ctx context.Context, s *step) error {
 		return err
 	}
 	last := time.Now()
-	return fetch.To(ctx, filepath.Join(s.Out, "file"), fetch.Options{
+	err = fetch.To(ctx, filepath.Join(s.Out, "file"), fetch.Options{
 		URLs: urls, SHA256: strings.TrimPrefix(s.Hints["digest"], "sha256:"), Size: size, Partial: "/partial", Servers: servers,
 		Report: func(done, total int64) {
 			if time.Since(last) > 200*time.Millisecond {
@@ -52,6 +52,10 @@ func stepFetch(ctx context.Context, s *step) error {
 			}
 		},
 	})
+	if errors.As(err, new(fetch.GoneError)) {
+		err = fmt.Errorf("%w (what the lock pins is gone from there: meros update pins what there is now; of Debian, %s=https://snapshot.example/archive has all that there was)", err, snapshotEnv)
+	}
+	return err
 }
 
 // counted reports how much was written.

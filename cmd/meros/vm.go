@@ -36,6 +36,9 @@ func (c *initCmd) Run(e *env) error {
 // up builds what is missing and boots. An ordinary user builds in a user
 // namespace and boots outside of it, where /dev/kvm and the network are.
 func (c *initCmd) up(e *env) (*vm.Group, error) {
+	if err := c.withDependencies(e); err != nil {
+		return nil, err
+	}
 	b := &buildCmd{Constellation: c.Constellation, Machine: c.Machine, Locked: c.Locked, Timeout: c.Timeout, Use: c.Use}
 	m, chosen, err := b.load(e)
 	if err == nil {
@@ -91,6 +94,31 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 		},
 	})
 	return g, err
+}
+
+// withDependencies adds the machines that the named ones depend on. Those that
+// run go on as they are, so only a start from nothing needs it.
+func (c *initCmd) withDependencies(e *env) error {
+	if len(c.Machine) == 0 || c.Use != "" || c.again != vm.Leave {
+		return nil
+	}
+	m, err := constellations.Find(e.root, c.Constellation)
+	if err != nil {
+		return usageIfMissing(err)
+	}
+	for i := 0; i < len(c.Machine); i++ {
+		machine, err := m.Machine(c.Machine[i])
+		if err != nil {
+			return usageError{err}
+		}
+		for _, d := range machine.DependsOn {
+			if !slices.Contains(c.Machine, d) {
+				e.ui.note("%s/%s depends on %s, which is started, too", m.Name, machine.Name, d)
+				c.Machine = append(c.Machine, d)
+			}
+		}
+	}
+	return nil
 }
 
 // group is where a constellation's machines are.

@@ -178,8 +178,16 @@ func (s *stream) ask(ctx context.Context) (*http.Response, error) {
 		return resp, nil
 	}
 	resp.Body.Close()
+	if resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone {
+		return nil, GoneError{resp.Status}
+	}
 	return nil, fmt.Errorf("the server says %s", resp.Status)
 }
+
+// GoneError is what a server says that does not have the file.
+type GoneError struct{ Status string }
+
+func (e GoneError) Error() string { return "the server says " + e.Status }
 
 // validator tells a file's versions apart, RFC 9110 section 13.1.5: a strong
 // entity tag, or a date of its last change that is old enough.
