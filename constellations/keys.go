@@ -49,6 +49,8 @@ var (
 		{Name: "display", Kind: "boolean", Default: "`false`", Help: "a screen, which `meros view` shows"},
 		{Name: "disk_size", Kind: "size", Default: "as needed", Help: "of the disk: `4G`, `512M`, or a number of GiB"},
 		{Name: "build_free_mb", Kind: "integer", Default: "512", Help: "MiB free in the root file system, where there is no `disk_size`. In a `base` whose root is in a logical partition of an MBR, or has an extended one behind it, there is as much as there was, and the stage's log says so"},
+		{Name: "format", Kind: "string", Default: "`qcow2`", Help: "what `meros export` makes of it, and `meros build` beside the disk in `data/disks`: `qcow2`, `raw`, `tar`, `oci`, `squashfs` or `erofs`", Values: formats, Top: true},
+		{Name: "compress", Kind: "string", Default: "none", Help: "`zstd`: how that is compressed (not `erofs`; the disk that machines boot from never is)", Values: []string{"zstd"}, Top: true},
 		{Name: "disks", Kind: "list:disk", Default: "none", Help: "further disks"},
 		{Name: "networks", Kind: "list:network", Default: "none", Help: "interfaces"},
 		{Name: "ports", Kind: "ports", Default: "none", Help: "ports of the host that lead to this machine: `\"127.0.0.1:8080->80\"`, `\"8080->80\"` or `80`; TCP. Without an address, 127.0.0.1 listens"},

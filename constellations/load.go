@@ -18,6 +18,7 @@ var (
 	arches        = []string{"x86_64", "aarch64", "riscv64", "i386", "arm", "armhf", "ppc64", "s390x"}
 	distributions = []string{"debian", "alpine", "ubuntu"}
 	fsTypes       = []string{"ext4", "ext3", "ext2", "btrfs", "xfs", "swap", "vfat"}
+	formats       = []string{"qcow2", "raw", "tar", "oci", "squashfs", "erofs"}
 	models        = []string{"virtio", "virtio-net-pci", "virtio-net-device", "e1000", "e1000e", "rtl8139", "vmxnet3"}
 )
 
@@ -183,6 +184,8 @@ func (l *loader) buildFields(vm *Machine) map[string]func(ast.Node) {
 		"user":       func(n ast.Node) { vm.User = l.pattern(n, "user", userName) },
 		"boot_check": func(n ast.Node) { vm.BootCheck = l.boolean(n) },
 		"kernel":     func(n ast.Node) { vm.Kernel = l.kernel(n) },
+		"format":     func(n ast.Node) { vm.Format = l.word(n, "format", formats...) },
+		"compress":   func(n ast.Node) { vm.Compress = l.word(n, "compression", "zstd") },
 	}
 }
 
@@ -267,6 +270,9 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 			l.addAt(*own, `"hooks: {network: true}" and a hook that installs them`, "packages are not installed into an image that is there already, which is the base of machine %s", vm.Name)
 		}
 		vm.Packages = nil // those given at the top are of the other machines
+	}
+	if vm.Format == "erofs" && vm.Compress != "" {
+		l.addAt(p.at, "squashfs is", "erofs is not compressed with zstd by the mkfs.erofs of most distributions; machine %s has both", vm.Name)
 	}
 	if vm.BaseSHA256 != "" && !ImageURL(vm.Base) {
 		l.addAt(p.at, "", "base_sha256 is of a base that is a URL; machine %s has none", vm.Name)

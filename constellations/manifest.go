@@ -67,7 +67,9 @@ type Machine struct {
 	CPUs         int
 	KVM          KVM
 	Display      bool
-	BuildFreeMB  int // MiB free in the root file system, where DiskSize is 0
+	BuildFreeMB  int    // MiB free in the root file system, where DiskSize is 0
+	Format       string // what it is exported as; "" is qcow2
+	Compress     string // "zstd" or ""
 	Disks        []Disk
 	Networks     []Network
 	Forwards     []Forward // ports of the host

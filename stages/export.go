@@ -1,16 +1,34 @@
 package stages
 
 import (
+	"errors"
+
 	"meros/graph"
 )
 
 const exportRevision = 1
 
-// ExportFormats are the forms in which a machine can be given to others, with
+// exportFormats are the forms in which a machine can be given to others, with
 // the end of a file's name.
-var ExportFormats = map[string]string{
+var exportFormats = map[string]string{
 	"qcow2": ".qcow2", "raw": ".raw", "tar": ".tar", "oci": ".oci.tar", "squashfs": ".squashfs", "erofs": ".erofs",
 }
+
+// ExportEnding is the end of the name of a file with a machine in that form.
+func ExportEnding(format, compress string) string {
+	ending := exportFormats[format]
+	if compress != "" && (format == "raw" || format == "tar") {
+		ending += ".zst"
+	}
+	return ending
+}
+
+// OfTree tells whether the form is one of the files of the root file system, and
+// not of the disk.
+func OfTree(format string) bool { return format != "qcow2" && format != "raw" }
+
+// ErrOnlyDisk is why a machine has no form of its files.
+var ErrOnlyDisk = errors.New("hooks that run in the machine itself leave an image of its disk, which is exported as qcow2 or raw")
 
 // exportTools make the formats that meros does not write itself.
 var exportTools = map[string]string{"squashfs": "mksquashfs", "erofs": "mkfs.erofs", "raw": "qemu-img", "qcow2": "qemu-img"}

@@ -54,6 +54,7 @@ type Machine struct {
 	Image         *graph.Node
 	Disk          *graph.Node // the self-contained image in data/disks
 	DiskPath      string
+	Export        *graph.Node  // the form beside it that the manifest asks for, or nil
 	Disks         []Disk       // further ones
 	Kernel        *graph.Node  // with the output "kernel"; nil if the kernel is a file, or not wanted
 	Built         *BuiltKernel // nil if the kernel is not built
@@ -69,7 +70,7 @@ func (m *Machine) Targets() []*graph.Node {
 	for _, d := range m.Disks {
 		t = append(t, d.Image)
 	}
-	for _, n := range []*graph.Node{m.Kernel, m.Initrd, m.Boot} {
+	for _, n := range []*graph.Node{m.Export, m.Kernel, m.Initrd, m.Boot} {
 		if n != nil {
 			t = append(t, n)
 		}
@@ -151,6 +152,13 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	pm.Disk = pl.disk(vm, pm)
 	if pm.Disks, err = pl.disks(vm); err != nil {
 		return nil, err
+	}
+	if vm.Format != "" && vm.Format != "qcow2" {
+		if len(inside) > 0 && OfTree(vm.Format) {
+			return nil, fmt.Errorf("%w: its format is %s", ErrOnlyDisk, vm.Format)
+		}
+		file := strings.TrimSuffix(pm.DiskPath, ".qcow2") + ExportEnding(vm.Format, vm.Compress)
+		pm.Export = Export(pl.plan, pm, pl.Options, vm.Format, vm.Compress, file)
 	}
 	if pl.RootfsOnly {
 		pm.Kernel, pm.Initrd = nil, nil // whoever runs hooks has them as inputs

@@ -34,6 +34,9 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.M
 				names[n] = true
 			}
 		}
+		if t := ExportTool(m.Format); t != "" {
+			names[t] = true
+		}
 		if m.Bootstrap == "debootstrap" {
 			names["debootstrap"] = true
 		}

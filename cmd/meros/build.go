@@ -177,6 +177,14 @@ func (c *buildCmd) build(e *env) (b *built, err error) {
 		return nil, err
 	}
 	adviseHooks(e, planned, r)
+	for _, pm := range planned {
+		if pm.Export == nil {
+			continue
+		}
+		if err := tellOmitted(e, w, pm, pm.Format, r); err != nil {
+			return nil, err
+		}
+	}
 	if c.Check {
 		if err := w.check(e, plan, targets, r, c.Jobs); err != nil {
 			return nil, err

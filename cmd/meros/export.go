@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"meros/cache"
 	"meros/constellations"
 	"meros/graph"
 	"meros/runner/layer"
@@ -18,8 +18,8 @@ import (
 type exportCmd struct {
 	Constellation string `arg:"" help:"Name of the constellation."`
 	Machine       string `arg:"" help:"Name of the machine."`
-	Format        string `enum:"qcow2,raw,tar,oci,squashfs,erofs" default:"qcow2" help:"What to make: ${enum}."`
-	Compress      string `enum:",zstd" default:"" placeholder:"zstd" help:"zstd, or nothing."`
+	Format        string `enum:",qcow2,raw,tar,oci,squashfs,erofs" default:"" placeholder:"FORMAT" help:"What to make: qcow2, raw, tar, oci, squashfs or erofs (default: as the manifest says, or qcow2)."`
+	Compress      string `enum:",zstd" default:"" placeholder:"zstd" help:"zstd (default: with the manifest's format, as that says)."`
 	Output        string `short:"o" type:"path" placeholder:"FILE" help:"Where it is put (default: CONSTELLATION-MACHINE and the format's ending, here)."`
 	Locked        bool   `help:"Fail instead of changing meros.lock."`
 }
@@ -37,19 +37,19 @@ func (c *exportCmd) args() []string {
 
 // Run implements the verb: it builds the machine and puts it into a file.
 func (c *exportCmd) Run(e *env) error {
-	if c.Format == "erofs" && c.Compress != "" {
-		return usageError{errors.New("erofs is not compressed with zstd by the mkfs.erofs of most distributions (leave --compress out)")}
-	}
 	m, machines, err := (&buildCmd{Constellation: c.Constellation, Machine: []string{c.Machine}}).load(e)
 	if err != nil {
 		return err
 	}
+	if c.Format == "" {
+		c.Format = cmp.Or(machines[0].Format, "qcow2")
+		c.Compress = cmp.Or(c.Compress, machines[0].Compress)
+	}
+	if c.Format == "erofs" && c.Compress != "" {
+		return usageError{errors.New("erofs is not compressed with zstd by the mkfs.erofs of most distributions (leave --compress out)")}
+	}
 	if c.Output == "" {
-		ending := stages.ExportFormats[c.Format]
-		if c.Compress != "" && (c.Format == "raw" || c.Format == "tar") {
-			ending += ".zst"
-		}
-		if c.Output, err = filepath.Abs(c.Constellation + "-" + c.Machine + ending); err != nil {
+		if c.Output, err = filepath.Abs(c.Constellation + "-" + c.Machine + stages.ExportEnding(c.Format, c.Compress)); err != nil {
 			return err
 		}
 	}
@@ -60,8 +60,8 @@ func (c *exportCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	if inside && c.Format != "qcow2" && c.Format != "raw" {
-		return usageError{fmt.Errorf("the hooks of %s run in the machine itself, which leaves an image of its disk: it is exported as qcow2 or raw", c.Machine)}
+	if inside && stages.OfTree(c.Format) {
+		return usageError{fmt.Errorf("export %s/%s as %s: %w", c.Constellation, c.Machine, c.Format, stages.ErrOnlyDisk)}
 	}
 	if done, err := e.inNamespace(c.args()...); done {
 		return err
@@ -101,15 +101,16 @@ func (c *exportCmd) export(e *env, m *constellations.Manifest, machines []*const
 	}
 	target := stages.Export(plan, planned[0], o, c.Format, c.Compress, c.Output)
 	r, err := w.execute(e, plan, []*graph.Node{target}, execution{name: m.Name, verb: "export", machines: []string{c.Machine}})
-	if err != nil || c.Format == "qcow2" || c.Format == "raw" {
+	if err != nil {
 		return err
 	}
-	return c.tellOmitted(e, w, r.Outputs[planned[0].Base]["omitted"])
+	return tellOmitted(e, w, planned[0], c.Format, r)
 }
 
 // tellOmitted tells what is in the machine's disk and in no tree of its files.
-func (c *exportCmd) tellOmitted(e *env, w *workplace, a cache.Artifact) error {
-	if a.Digest == "" {
+func tellOmitted(e *env, w *workplace, pm *stages.Machine, format string, r *graph.Result) error {
+	a := r.Outputs[pm.Base]["omitted"]
+	if !stages.OfTree(format) || a.Digest == "" {
 		return nil
 	}
 	b, err := os.ReadFile(w.store.Path(a.Digest))
@@ -122,10 +123,10 @@ func (c *exportCmd) tellOmitted(e *env, w *workplace, a cache.Artifact) error {
 	}
 	for _, o := range omitted {
 		if o.Count == 0 {
-			e.ui.note("%s/%s: %s that its base may have are not in a %s: a qcow2 or raw image has them", c.Constellation, c.Machine, o.What, c.Format)
+			e.ui.note("%s/%s: %s that its base may have are not in a %s: a qcow2 or raw image has them", pm.Constellation, pm.Name, o.What, format)
 			continue
 		}
-		e.ui.note("%s/%s: the %s of its base (%d, such as %s) are not in a %s: a qcow2 or raw image has them", c.Constellation, c.Machine, o.What, o.Count, printable(o.First), c.Format)
+		e.ui.note("%s/%s: the %s of its base (%d, such as %s) are not in a %s: a qcow2 or raw image has them", pm.Constellation, pm.Name, o.What, o.Count, printable(o.First), format)
 	}
 	return err
 }

@@ -88,10 +88,33 @@ done`},
 					c.times = false // all are the machine's
 				case "erofs":
 					c = counts{mask: c.mask &^ 0o6000} // its extractor drops these
+					keepsErofs(t, file)
 				}
 				same(t, to, c)
 			}
 		})
 	}
+	t.Run("manifest", func(t *testing.T) {
+		p.Write(t, "constellations/ex/manifest.yml", "format: tar\ncompress: zstd\n"+plain)
+		p.Must(t, "build", "ex")
+		p.Must(t, "export", "ex", "m", "--output="+p.Path("by-hand"))
+		p.Must(t, "export", "ex", "m", "--format=tar", "--compress=zstd", "--output="+p.Path("named"))
+		want, _ := fileDigest(p.Path("named"))
+		for _, file := range []string{"data/disks/ex-m.tar.zst", "by-hand"} {
+			if got, err := fileDigest(p.Path(file)); err != nil || got != want {
+				t.Errorf("%s is not what export makes: %v", file, err)
+			}
+		}
+	})
 	leftovers(t, p)
+}
+
+// keepsErofs looks for the attributes that the extractor of erofs drops in the
+// image itself.
+func keepsErofs(t *testing.T, file string) {
+	t.Helper()
+	out, err := exec.Command("dump.erofs", "--path=/etc/motd", file).CombinedOutput()
+	if _, size, ok := strings.Cut(string(out), "Xattr size: "); err != nil || !ok || strings.HasPrefix(size, "0") {
+		t.Errorf("/etc/motd of the image has no attributes: %v\n%s", err, out)
+	}
 }
