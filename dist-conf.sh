@@ -50,6 +50,7 @@ mksquashfs        squashfs-tools     squashfs-tools
 mkfs.erofs        erofs-utils        erofs-utils
 mkfs.btrfs        btrfs-progs        btrfs-progs
 mkfs.xfs          xfsprogs           xfsprogs
+mkfs.vfat         dosfstools         dosfstools
 "
 fi
 # The race detector needs cgo.

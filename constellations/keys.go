@@ -86,7 +86,7 @@ var (
 	diskKeys = []Key{
 		{Name: "label", Kind: "string", Help: "of the file system too", Must: true},
 		{Name: "size_gb", Kind: "size", Default: "2", Help: "`10`, in GiB, or `512M`, `1T`; of one with a `base`, as large as that is, and never less"},
-		{Name: "fs_type", Kind: "string", Default: "`ext4`", Help: "`ext4`, `ext3`, `ext2`, `btrfs` (of 109 MiB or more), `xfs` (of 300 MiB or more), `swap`, `vfat`", Values: fsTypes},
+		{Name: "fs_type", Kind: "string", Default: "`ext4`", Help: "`ext4`, `ext3`, `ext2`, `btrfs` (of 109 MiB or more; it is never the same twice), `xfs` (of 300 MiB or more), `swap`, `vfat`", Values: fsTypes},
 		{Name: "mount_point", Kind: "string", Default: "none", Help: "where `/etc/fstab` mounts it, by its UUID, or, of one with a `base`, by its place"},
 		{Name: "base", Kind: "string", Default: "none", Help: "what it begins with instead of an empty file system: the path or the URL (https, http, file) of an image, qcow2, raw, vmdk, vdi or vhdx, which is never written to; a URL's digest is pinned in the lock"},
 		{Name: "partition", Kind: "integer", Default: "none", Help: "of the `base`, the one that is mounted; without it, the disk has none"},

@@ -47,6 +47,7 @@ func (pl *planner) disks(vm *constellations.Machine) ([]Disk, error) {
 				{Name: "uuid", Value: fileSystemID(d)},
 			}, pl.tools(formatters[d.FSType])...),
 			Outputs: []string{"image"},
+			Impure:  d.FSType == "btrfs", // mkfs.btrfs draws ids that it takes no argument for
 		}
 		if d.Base != "" {
 			n = &graph.Node{

@@ -2,7 +2,6 @@ package image
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -23,26 +22,22 @@ func format(t *testing.T, o FormatOptions) (string, error) {
 // Every file system that can be made here is sound, is what it was asked to be
 // and is the same the next time.
 func TestFormat(t *testing.T) {
-	need(t, "mke2fs", "e2fsck", "qemu-img", "mkswap", "mkfs.xfs", "xfs_repair")
+	need(t, "mke2fs", "e2fsck", "qemu-img", "mkswap", "mkfs.xfs", "xfs_repair", "mkfs.btrfs", "btrfs", "mkfs.vfat", "fsck.vfat")
 	const id = "01234567-89ab-8def-8123-456789abcdef"
-	for kind, program := range map[string]string{"ext2": "mke2fs", "ext3": "mke2fs", "ext4": "mke2fs", "swap": "mkswap", "vfat": "mkfs.vfat", "xfs": "mkfs.xfs"} {
+	for kind, program := range map[string]string{"ext2": "mke2fs", "ext3": "mke2fs", "ext4": "mke2fs", "swap": "mkswap", "vfat": "mkfs.vfat", "xfs": "mkfs.xfs", "btrfs": "mkfs.btrfs"} {
 		t.Run(kind, func(t *testing.T) {
 			o := FormatOptions{Kind: kind, Size: 320 * mib, Label: "a-long-label-16b", UUID: id}
 			if kind == "vfat" {
 				o.UUID = "0123-ABCD"
 			}
 			file, err := format(t, o)
-			if _, perr := exec.LookPath(program); perr != nil {
-				if err == nil || !strings.Contains(err.Error(), program+" is not installed") || !strings.Contains(err.Error(), "apt install") {
-					t.Errorf("%v", err)
+			check(t, err)
+			if kind != "btrfs" {
+				again, err := format(t, o)
+				check(t, err)
+				if sum(t, file) != sum(t, again) {
+					t.Error("it is another one the second time")
 				}
-				return
-			}
-			check(t, err)
-			again, err := format(t, o)
-			check(t, err)
-			if sum(t, file) != sum(t, again) {
-				t.Error("it is another one the second time")
 			}
 			output(t, "qemu-img", "check", file)
 			raw := filepath.Join(t.TempDir(), "disk.raw")
@@ -58,6 +53,14 @@ func TestFormat(t *testing.T) {
 				output(t, "e2fsck", "-fn", raw)
 			case kind == "xfs":
 				output(t, "xfs_repair", "-n", raw)
+			case kind == "btrfs":
+				output(t, "btrfs", "check", "--readonly", raw)
+			case kind == "vfat":
+				output(t, "fsck.vfat", "-n", raw)
+			}
+			t.Setenv("PATH", t.TempDir())
+			if _, err := format(t, o); err == nil || !strings.Contains(err.Error(), program+" is not installed") || !strings.Contains(err.Error(), "apt install "+formatPackages[program]) {
+				t.Errorf("without %s: %v", program, err)
 			}
 		})
 	}

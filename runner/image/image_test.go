@@ -502,6 +502,49 @@ func TestDeltaRefusesWhatARepackDoesBetter(t *testing.T) {
 
 // A disk is made, however small, or what it needs is said: that much more is
 // enough for it, and not much less.
+// A file may have as many names as ext4 can count, and no more, wherever the
+// tree lies; symbolic links are files of their own.
+func TestManyLinks(t *testing.T) {
+	lab.NeedRoot(t)
+	need(t, "mke2fs", "e2fsck", "qemu-img")
+	const all, each = 100_000, 1000
+	for name, test := range map[string]struct {
+		links int
+		link  func(old, new string) error
+		fails bool
+	}{
+		"most":     {maxLinks, os.Link, false},
+		"too many": {all, os.Link, true},
+		"symbolic": {all, os.Symlink, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tree := lab.InMemory(t)
+			first := filepath.Join(tree, "0/f")
+			check(t, os.Mkdir(filepath.Dir(first), 0o755))
+			check(t, os.WriteFile(first, []byte("x"), 0o644))
+			for i := 1; i < test.links; i++ {
+				dir := filepath.Join(tree, fmt.Sprint(i/each))
+				if i%each == 0 {
+					check(t, os.Mkdir(dir, 0o755))
+				}
+				check(t, test.link(first, filepath.Join(dir, fmt.Sprint(i))))
+			}
+			out, err := os.Create(filepath.Join(t.TempDir(), "x"))
+			check(t, err)
+			defer out.Close()
+			err = FromTree(t.Context(), out, tree, options(t))
+			if test.fails {
+				if err == nil || !strings.Contains(err.Error(), "has more than 65000 names") {
+					t.Errorf("%v", err)
+				}
+				return
+			}
+			check(t, err)
+			toRaw(t, out.Name())
+		})
+	}
+}
+
 func TestTooSmallADiskSaysByHowMuch(t *testing.T) {
 	need(t, "mke2fs", "e2fsck", "qemu-img")
 	manyLinks := t.TempDir()

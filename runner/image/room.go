@@ -97,7 +97,7 @@ func (c content) overhead(size int64) int64 {
 // measure is what a file system for the tree has to have room for.
 func measure(tree string) (content, error) {
 	var c content
-	seen := make(map[[2]uint64]bool)
+	links := make(map[[2]uint64]int)
 	names := make(map[string]int64) // bytes of a directory's entries
 	c.entries = make(map[string]int)
 	err := filepath.WalkDir(tree, func(p string, d fs.DirEntry, err error) error {
@@ -113,10 +113,12 @@ func measure(tree string) (content, error) {
 		st := fi.Sys().(*syscall.Stat_t)
 		if st.Nlink > 1 && !d.IsDir() {
 			id := [2]uint64{st.Dev, st.Ino}
-			if seen[id] {
+			if links[id]++; links[id] > maxLinks {
+				return fmt.Errorf("%s: the file has more than %d names (hard links), which ext4 does not have", strings.TrimPrefix(p, tree), maxLinks)
+			}
+			if links[id] > 1 {
 				return nil
 			}
-			seen[id] = true
 		}
 		return c.add(p, fi)
 	})
@@ -125,6 +127,10 @@ func measure(tree string) (content, error) {
 	}
 	return c, err
 }
+
+// maxLinks is how many names a file may have, EXT4_LINK_MAX of the kernel's
+// fs/ext4/ext4.h. mke2fs counts them in 16 bits, and does not look whether it can.
+const maxLinks = 65000
 
 // direntSize is an entry of a directory without its name.
 const direntSize = 8
