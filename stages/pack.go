@@ -9,7 +9,7 @@ import (
 
 const (
 	packRevision  = 1
-	deltaRevision = 5
+	deltaRevision = 6
 	diskRevision  = 1
 )
 

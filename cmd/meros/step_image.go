@@ -58,8 +58,10 @@ func stepDelta(ctx context.Context, s *step) error {
 	case layout == nil:
 	case errors.Is(err, image.ErrNoRoom):
 		return err
+	case errors.Is(err, image.ErrRepack) && len(s.paths("initrd")) > 0:
+		return s.deltaInGuest(ctx, layout)
 	case errors.Is(err, image.ErrRepack):
-		return fmt.Errorf("%w (with hooks: {in: vm} the image's own kernel writes what hooks make)", err)
+		return fmt.Errorf("%w (with hooks: {in: vm} the machine's own kernel writes it)", err)
 	}
 	if !errors.Is(err, image.ErrRepack) {
 		return err

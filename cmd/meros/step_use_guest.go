@@ -77,13 +77,35 @@ func (s *step) deltaInGuest(ctx context.Context, l *image.Layout) error {
 		}
 		return nil
 	}
-	_, dir, err := s.system(ctx, "apply", base.Path, []image.Layout{*l}, initrd.System{Layers: len(s.paths("upper"))}, layers)
+	r, dir, err := s.system(ctx, "apply", base.Path, []image.Layout{*l}, initrd.System{Layers: len(s.paths("upper"))}, layers)
+	if err != nil && r.Full {
+		return s.noRoomInGuest(base.Path, r)
+	}
 	if err != nil {
 		return err
 	}
 	return s.output("image", func(f *os.File) error {
 		return image.Merge(f, []string{filepath.Join(dir, guestDisk)}, base.Path, imageName(base))
 	})
+}
+
+// noRoomInGuest says how much is missing in a file system that layers did not
+// fit into.
+func (s *step) noRoomInGuest(base string, r initrd.SystemResult) error {
+	e := &image.RoomError{FreeBytes: r.Free}
+	for _, upper := range s.paths("upper") {
+		bytes, err := image.TreeBytes(upper)
+		if err != nil {
+			return err
+		}
+		e.Bytes += bytes
+	}
+	size, err := image.VirtualSize(base)
+	if err != nil {
+		return err
+	}
+	e.MoreThan(size)
+	return e
 }
 
 // subvolume is what a guest may say of how its root is mounted: it becomes a
@@ -100,7 +122,7 @@ func (s *step) system(ctx context.Context, name, base string, candidates []image
 		return r, "", err
 	}
 	for _, l := range candidates {
-		what.Devices = append(what.Devices, initrd.Device{Path: l.Device(), Kind: l.Kind})
+		what.Devices = append(what.Devices, initrd.Device{Path: l.Device(), Kind: l.Driver()})
 	}
 	if err := initrd.WriteSystem(filepath.Join(dir, guestInitrd), s.paths("initrd")[0], what); err != nil {
 		return r, "", err
@@ -118,7 +140,7 @@ func (s *step) system(ctx context.Context, name, base string, candidates []image
 	err = s.runGuest(ctx, dir, q, s.log, &r)
 	switch {
 	case r.Error != "":
-		return r, "", errors.New(r.Error)
+		return r, "", errors.New(r.Error) // what else it says may be of use
 	case err != nil:
 		return r, "", err
 	case r.Device < 0 || r.Device >= len(candidates) || r.Free < 0 || !subvolume.MatchString(r.Flags):

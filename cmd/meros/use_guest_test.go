@@ -42,7 +42,7 @@ func TestUseInGuest(t *testing.T) {
 			}
 			p.Write(t, "constellations/used/manifest.yml", useFiles["manifest.yml"])
 			fails(t, build(), 1, kind+" in partition 2", "hooks: {in: vm}")
-			p.Write(t, "constellations/used/manifest.yml", strings.Replace(useFiles["manifest.yml"], "m: {suite: bookworm, ", "m: {suite: bookworm, hooks: {in: vm}, disk_size: 2G, ", 1))
+			p.Write(t, "constellations/used/manifest.yml", strings.Replace(useFiles["manifest.yml"], "m: {suite: bookworm, ", "m: {suite: bookworm, hooks: {in: vm}, disk_size: 1G, ", 1))
 			o := build()
 			if o.Exit != 0 {
 				t.Fatalf("exit status %d\n%s", o.Exit, o.Stderr)
@@ -53,11 +53,19 @@ func TestUseInGuest(t *testing.T) {
 			}
 			got, size := guestFiles(t, p.Path("data/disks/used-m.qcow2"), kind)
 			patchedFiles(t, tree, got)
-			if size < 1<<30 {
+			if size < 650<<20 { // it had 598 MiB
 				t.Errorf("the file system has %d bytes: it was not grown", size)
 			}
 			if o := build(); len(o.Ran()) > 1 {
 				t.Errorf("built again: %q", o.Ran())
+			}
+			if kind == "xfs" {
+				large := p.Path("constellations/used/m/includes.chroot/srv/large")
+				if out, err := exec.Command("sh", "-c", `head -c 600M /dev/urandom > "$1"`, "sh", large).CombinedOutput(); err != nil {
+					t.Fatalf("%v\n%s", err, out)
+				}
+				fails(t, build(), 1, "the image has no room for what is added: about 60", " MiB are needed, and ", "disk_size: 1")
+				os.Remove(large)
 			}
 			leftovers(t, p)
 		})

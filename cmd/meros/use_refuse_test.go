@@ -29,6 +29,7 @@ mke2fs -q -t ext4 data.raw 64M
 qemu-img create -q -f qcow2 -b /etc/shadow -F raw backed.qcow2 64M
 qemu-img create -q -f qcow2 -o data_file="$DIR/outside.raw",data_file_raw=on datafile.qcow2 64M
 qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=aes,encrypt.key-secret=s encrypted.qcow2 64M
+qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 luks.qcow2 64M
 truncate -s 64M lvm.raw; printf 'label: gpt\n,,E6D6D379-F507-44C2-A23C-238F2A3DF928\n' | sfdisk -q lvm.raw
 truncate -s 64M luks.raw; printf 'LUKS\272\276' | dd of=luks.raw conv=notrunc status=none
 mkdir -p arm/etc arm/usr/bin; : > arm/etc/passwd; printf '\177ELF\2\1\1\0\0\0\0\0\0\0\0\0\3\0\267\0' > arm/usr/bin/dash; mke2fs -q -t ext4 -d arm arm.raw 64M
@@ -42,7 +43,7 @@ head -c 5M /dev/urandom > random; qemu-img convert -f raw -O qcow2 random cut.qc
 	}
 	for image, words := range map[string][]string{
 		"garbage.qcow2": {"used/m base image"}, "empty.raw": {"neither a file system nor a partition table"}, "data.raw": {"is no root"},
-		"backed.qcow2": {"a difference to another file", "/etc/shadow"}, "datafile.qcow2": {"its content is in another file", "outside.raw"}, "encrypted.qcow2": {"it is encrypted"},
+		"backed.qcow2": {"a difference to another file", "/etc/shadow"}, "datafile.qcow2": {"its content is in another file", "outside.raw"}, "encrypted.qcow2": {"it is encrypted"}, "luks.qcow2": {"it is encrypted"},
 		"lvm.raw": {"LVM", "plain partition"}, "luks.raw": {"LUKS"}, "arm.raw": {"/usr/bin/dash is a program of aarch64", "the machine is of x86_64"}, "damaged.qcow2": {"used/m base image", "damaged or was cut off"},
 		"host.vmdk": {"its content is in another file", "/usr/bin/qemu-img"}, "cut.qcow2": {"damaged or was cut off: qemu-img check finds"},
 	} {

@@ -159,6 +159,7 @@ mke2fs -q -t ext3 -E offset=1048576 -d "$TREE" mbr.raw 409600k
 qemu-img convert -O vmdk mbr.raw mbr.vmdk
 truncate -s 500M gpt.raw
 printf 'label: gpt\n2048,20480,U\n,,L\n' | sfdisk -q gpt.raw
+dd if=/dev/urandom of=gpt.raw bs=1M seek=1 count=10 conv=notrunc status=none; cp gpt.raw before-gpt.raw
 mke2fs -q -t ext4 -E offset=11534336 -d "$TREE" gpt.raw 430080k
 qemu-img convert -O qcow2 gpt.raw gpt.qcow2
 rm mbr.raw gpt.raw`
@@ -204,12 +205,10 @@ func TestUse(t *testing.T) {
 			}
 			offset := map[string]int64{"mbr": 1 << 20, "gpt": 11 << 20}[name]
 			result := filepath.Join(t.TempDir(), "result.raw")
-			for _, argv := range [][]string{
-				{"qemu-img", "check", "-q", p.Path("data/disks/used-m.qcow2")}, {"qemu-img", "convert", "-O", "raw", p.Path("data/disks/used-m.qcow2"), result},
-				{"e2fsck", "-fn", fmt.Sprintf("%s?offset=%d", result, offset)},
-			} {
-				if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-					t.Fatalf("%q: %v\n%s", argv, err, out)
+			wholeDisk(t, p.Path("data/disks/used-m.qcow2"), result)
+			if name == "gpt" {
+				if out, err := exec.Command("cmp", "-n", "10485760", "-i", "1048576", filepath.Join(dir, "before-gpt.raw"), result).CombinedOutput(); err != nil {
+					t.Errorf("the other partition: %v\n%s", err, out)
 				}
 			}
 			patchedFiles(t, tree, filesOf(t, result, offset))
@@ -220,17 +219,45 @@ func TestUse(t *testing.T) {
 		})
 	}
 	t.Run("export", func(t *testing.T) { exportedBase(t, p, filepath.Join(dir, images["gpt"])) })
-	t.Run("hooks inside", func(t *testing.T) {
-		lab.Need(t, "qemu-system-x86_64")
-		p.Write(t, "constellations/used/manifest.yml", strings.Replace(useFiles["manifest.yml"], "m: {", "m: {hooks: {in: vm}, ", 1))
-		p.Must(t, "build", "used", "m", "--rootfs-only", "--use", filepath.Join(dir, images["gpt"]))
-		result := filepath.Join(t.TempDir(), "result.raw")
-		if out, err := exec.Command("qemu-img", "convert", "-O", "raw", p.Path("data/disks/used-m.qcow2"), result).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
+	t.Run("hooks inside", func(t *testing.T) { usedByItself(t, p, tree, filepath.Join(dir, images["gpt"])) })
+}
+
+// usedByItself has the machine's own kernel write what debugfs cannot.
+func usedByItself(t *testing.T, p *lab.Project, tree, image string) {
+	lab.Need(t, "qemu-system-x86_64")
+	before, err := fileDigest(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipe := p.Path("constellations/used/m/includes.chroot/etc/systemd/pipe")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(pipe), 0o755), unix.Mkfifo(pipe, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	p.Write(t, "constellations/used/manifest.yml", useFiles["manifest.yml"])
+	fails(t, p.Run(t, "build", "used", "m", "--rootfs-only", "--use", image), 1, "/etc/systemd/pipe is a device, a socket or a pipe", "hooks: {in: vm}")
+	p.Write(t, "constellations/used/manifest.yml", strings.Replace(useFiles["manifest.yml"], "m: {", "m: {hooks: {in: vm}, ", 1))
+	p.Must(t, "build", "used", "m", "--rootfs-only", "--use", image)
+	result := filepath.Join(t.TempDir(), "result.raw")
+	wholeDisk(t, p.Path("data/disks/used-m.qcow2"), result)
+	got := filesOf(t, result, 11<<20)
+	patchedFiles(t, tree, got)
+	if fi, err := os.Lstat(filepath.Join(got, "etc/systemd/pipe")); err != nil || fi.Mode() != os.ModeNamedPipe|0o600 {
+		t.Errorf("the pipe is %v, %v", fi, err)
+	}
+	if after, err := fileDigest(image); err != nil || after != before {
+		t.Errorf("the image was written to, %v", err)
+	}
+	leftovers(t, p)
+}
+
+// wholeDisk makes a raw copy of a sound image.
+func wholeDisk(t *testing.T, disk, raw string) {
+	t.Helper()
+	for _, argv := range [][]string{{"qemu-img", "check", "-q", disk}, {"qemu-img", "convert", "-O", "raw", disk, raw}} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v\n%s", argv, err, out)
 		}
-		patchedFiles(t, tree, filesOf(t, result, 11<<20))
-		leftovers(t, p)
-	})
+	}
 }
 
 // exportedBase expects the files of a machine that is made of an image to be
@@ -239,7 +266,7 @@ func exportedBase(t *testing.T, p *lab.Project, image string) {
 	p.Write(t, "constellations/used/manifest.yml", strings.Replace(useFiles["manifest.yml"], "m: {", "m: {base: "+image+", ", 1))
 	p.Must(t, "build", "used", "m", "--rootfs-only")
 	raw := filepath.Join(t.TempDir(), "raw")
-	lab.Time(t, "qemu-img", "convert", "-O", "raw", p.Path("data/disks/used-m.qcow2"), raw)
+	wholeDisk(t, p.Path("data/disks/used-m.qcow2"), raw)
 	want := filesOf(t, raw, 11<<20)
 	lab.Time(t, "find", filepath.Join(want, "dev"), "(", "-type", "b", "-o", "-type", "c", ")", "-delete")
 	for name, attr := range map[string]string{"opt/listed": "system.posix_acl_access", "opt/shared": "system.posix_acl_default"} {
@@ -265,10 +292,14 @@ func exportedBase(t *testing.T, p *lab.Project, image string) {
 	differingFiles(t, want, tree, c, nil)
 }
 
-// filesOf copies what is in a file system that begins at the offset of a file.
+// filesOf copies what is in a sound file system that begins at the offset of a
+// file.
 func filesOf(t *testing.T, raw string, offset int64) string {
 	t.Helper()
-	lab.Need(t, "fuse2fs", "tar", "unshare")
+	lab.Need(t, "fuse2fs", "tar", "unshare", "e2fsck")
+	if out, err := exec.Command("e2fsck", "-fn", fmt.Sprintf("%s?offset=%d", raw, offset)).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	to, mnt := t.TempDir(), t.TempDir()
 	const script = `set -e
 mount --make-rprivate /
@@ -399,6 +430,11 @@ func patchedFiles(t *testing.T, tree, got string) {
 	if got := attributesOf(t, filepath.Join(got, "etc/hooked")); got != "security.capability="+netRaw+" user.hook=h" {
 		t.Errorf("what a hook gave attributes has %q", got)
 	}
+	one, err := os.Stat(filepath.Join(got, "etc/hooked"))
+	two, lerr := os.Stat(filepath.Join(got, `etc/systemd/hard\x2dlink`))
+	if err != nil || lerr != nil || !os.SameFile(one, two) || one.Sys().(*syscall.Stat_t).Nlink != 2 {
+		t.Errorf("the file with two names is %+v and %+v, %v, %v", one, two, err, lerr)
+	}
 	labelled := filepath.Join(got, "etc/labelled")
 	label := make([]byte, 64)
 	n, err := unix.Getxattr(labelled, "security.selinux", label)
@@ -416,8 +452,13 @@ func TestUseBoots(t *testing.T) {
 	p := lab.Built(t, "from", "used")
 	p.Write(t, "constellations/from/manifest.yml", bootableManifest)
 	p.Must(t, "build", "from")
-	if out, err := exec.Command("qemu-img", "convert", "-O", "vmdk", p.Path("data/disks/from-m.qcow2"), p.Path("constellations/used/old.vmdk")).CombinedOutput(); err != nil {
+	old := p.Path("constellations/used/old.vmdk")
+	if out, err := exec.Command("qemu-img", "convert", "-O", "vmdk", p.Path("data/disks/from-m.qcow2"), old).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
+	}
+	before, err := fileDigest(old)
+	if err != nil {
+		t.Fatal(err)
 	}
 	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {base: old.vmdk, memory: 512M, cpus: 1, disk_size: 2G}\n")
 	startUsed(t, p)
@@ -426,6 +467,10 @@ func TestUseBoots(t *testing.T) {
 	if len(f) != 3 || f[0] != "patched" || f[1] != "m" || len(f[2]) != len("1900M") {
 		t.Errorf("the machine says %q", out)
 	}
+	if after, err := fileDigest(old); err != nil || after != before {
+		t.Errorf("the image was written to, %v", err)
+	}
+	filesOf(t, soundDisk(t, p.Path("data/disks/used-m.qcow2")), 1<<20)
 }
 
 // startUsed gives the machine a file and starts it, until the test ends.

@@ -48,8 +48,7 @@ type change struct {
 
 // changes is the difference that layers, unpacked as overlay directories and
 // applied in order, make to the tree base: in the order in which to apply it.
-// all says that there is no other way, however many there are; hard links become
-// files of their own then.
+// all says that there is no other way, however many there are and however odd.
 func changes(base string, layers []string, all bool) ([]change, error) {
 	final, below := make(map[string]change), tree{base, make(map[string]bool)}
 	bytes := int64(0)
@@ -406,8 +405,9 @@ func script(list []change, files string) (string, error) {
 			fmt.Fprintf(b, "rm %s\n", b.in(c.name))
 		}
 	}
+	links := make(linked)
 	for i, c := range list {
-		if c.file == "" {
+		if c.file == "" || links.another(b, c) {
 			continue
 		}
 		name, link := b.in(c.name), fmt.Sprint(i)
@@ -421,7 +421,45 @@ func script(list []change, files string) (string, error) {
 			return "", err
 		}
 	}
+	links.count(b)
 	return b.String(), nil
+}
+
+// linked are the first names of files with several, and how many they have, by
+// the files' inodes.
+type linked map[[2]uint64]*linkedFile
+
+type linkedFile struct {
+	name  string
+	names int
+}
+
+// another makes a further name of a file that is there, if the change is one.
+func (l linked) another(b *commands, c change) bool {
+	st := c.fi.Sys().(*syscall.Stat_t)
+	if c.kept || !c.fi.Mode().IsRegular() || st.Nlink < 2 {
+		return false
+	}
+	first := l[[2]uint64{st.Dev, st.Ino}]
+	if first == nil {
+		l[[2]uint64{st.Dev, st.Ino}] = &linkedFile{c.name, 1}
+		return false
+	}
+	name, to := b.in(c.name), quoted("/"+first.name)
+	if len(name)+len(to) > maxCommand-8 {
+		return false // it becomes a file of its own
+	}
+	// A new file makes room in the directory, which a link does not, and leaves it.
+	fmt.Fprintf(b, "write /dev/null %s\nrm %s\nln %s %s\n", name, name, to, name)
+	first.names++
+	return true
+}
+
+// count says how many names the files have: debugfs does not count them.
+func (l linked) count(b *commands) {
+	for _, f := range slices.SortedFunc(maps.Values(l), func(x, y *linkedFile) int { return strings.Compare(x.name, y.name) }) {
+		fmt.Fprintf(b, "sif %s links_count %d\n", b.in(f.name), f.names)
+	}
 }
 
 // create makes what is not there.

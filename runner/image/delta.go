@@ -340,6 +340,15 @@ func Flatten(ctx context.Context, out *os.File, chain []string) error {
 	return writeQcow2(out, size, clusters[:n], "")
 }
 
+// VirtualSize is how large the disk is that a qcow2 image of ours holds, bytes.
+func VirtualSize(file string) (int64, error) {
+	q, err := openQcow2(file)
+	if err != nil {
+		return 0, err
+	}
+	return q.size, q.Close()
+}
+
 // Backing is the name in the header of the image's backing file, or "" if it
 // stands alone.
 func Backing(file string) (string, error) {

@@ -320,6 +320,11 @@ func TestDeltaOfOddNames(t *testing.T) {
 	check(t, unix.Setxattr(filepath.Join(layer, "-f"), "user.note", []byte("x"), 0))
 	check(t, os.Symlink(`to "\x2d`, filepath.Join(layer, `li"nk`)))
 	check(t, os.Link(filepath.Join(layer, "ü"), filepath.Join(layer, "hard")))
+	const manyLinks = 100
+	check(t, os.Mkdir(filepath.Join(layer, "many"), 0o755))
+	for i := range manyLinks { // more than a block of the directory holds
+		check(t, os.Link(filepath.Join(layer, "ü"), filepath.Join(layer, "many", fmt.Sprintf("%0150d", i))))
+	}
 	o := options(t)
 	o.Patch, o.Offset = true, PartitionOffset
 	out, err := os.Create(filepath.Join(t.TempDir(), "delta.qcow2"))
@@ -341,6 +346,11 @@ func TestDeltaOfOddNames(t *testing.T) {
 		}
 		if got := debugfsCat(t, raw, "cat "+quoted("/"+n)); got != want {
 			t.Errorf("%q holds %q", n, got)
+		}
+	}
+	for _, n := range []string{"/hard", "/ü", "/many/" + fmt.Sprintf("%0150d", manyLinks-1)} {
+		if got := debugfsCat(t, raw, "stat "+n); !strings.Contains(got, fmt.Sprintf("Links: %d ", 2+manyLinks)) {
+			t.Errorf("%s has not all of its names:\n%s", n, got)
 		}
 	}
 	if got := debugfsCat(t, raw, "ea_get ./-f user.note"); !strings.Contains(got, "x") {

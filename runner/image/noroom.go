@@ -93,6 +93,18 @@ func takes(list []change) (bytes, inodes int64, err error) {
 	return bytes, inodes, nil
 }
 
+// missing is about how much larger the disk has to be, bytes.
+func (e *RoomError) missing() int64 { return max(e.Bytes-e.FreeBytes, 0) + e.Bytes/20 + 4*mib }
+
+// MoreThan sets what is enough where a disk of a size in bytes is not.
+func (e *RoomError) MoreThan(size int64) { e.Enough = roundUp(size+e.missing(), mib) }
+
+// TreeBytes is about what the files of a tree take in a file system.
+func TreeBytes(dir string) (int64, error) {
+	c, err := measure(dir)
+	return c.bytes + c.more, err
+}
+
 // lacks is the error of changes that there is no room for, in a disk of a size
 // in bytes.
 func (r room) lacks(list []change, size int64) *RoomError {
@@ -101,8 +113,7 @@ func (r room) lacks(list []change, size int64) *RoomError {
 		return nil
 	}
 	e := &RoomError{Bytes: bytes, Inodes: inodes, FreeBytes: r.freeBlocks * r.block, FreeInodes: r.freeInodes}
-	more := max(bytes-e.FreeBytes, 0)
-	more += bytes/20 + 4*mib
+	more := e.missing()
 	if groups := (inodes - r.freeInodes + r.inodesEach - 1) / r.inodesEach; groups > 0 {
 		have := (r.blocks + r.blocksPerGroup - 1) / r.blocksPerGroup
 		more += ((have+groups)*r.blocksPerGroup - r.blocks) * r.block // only whole groups have all of their inodes

@@ -47,6 +47,14 @@ func (l Layout) Arguments() string {
 // Guest tells whether only a kernel reads and writes the file system.
 func (l Layout) Guest() bool { return l.Kind != ext }
 
+// Driver is what a kernel calls the file system, filesystems(5).
+func (l Layout) Driver() string {
+	if l.Kind == ext {
+		return "ext4" // it knows ext2 and ext3, too
+	}
+	return l.Kind
+}
+
 // UsedDisk is somebody else's image, as a raw copy.
 type UsedDisk struct {
 	f *os.File

@@ -39,7 +39,8 @@ type Device struct {
 type SystemResult struct {
 	Device int    `json:"device"`          // which of the devices has the root file system
 	Flags  string `json:"flags,omitempty"` // options that it is mounted with
-	Free   int64  `json:"free"`            // bytes that are free in it
+	Free   int64  `json:"free"`            // bytes that are free in it, or were if it is full
+	Full   bool   `json:"full,omitempty"`  // the layers have no room in it
 	Error  string `json:"error,omitempty"`
 }
 
@@ -85,8 +86,12 @@ func (s *System) do(in Inside, r *SystemResult) (err error) {
 			return fmt.Errorf("grow the file system (%s): %w", d.Kind, err)
 		}
 	}
+	if r.Free, err = free(newRoot); err != nil {
+		return err
+	}
 	if s.Layers > 0 {
 		if err := s.apply(in); err != nil {
+			r.Full = errors.Is(err, unix.ENOSPC)
 			return err
 		}
 	}
@@ -95,12 +100,14 @@ func (s *System) do(in Inside, r *SystemResult) (err error) {
 			return fmt.Errorf("read the file system: %w", err)
 		}
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(newRoot, &st); err != nil {
-		return err
-	}
-	r.Free = int64(st.Bavail) * int64(st.Bsize)
 	return nil
+}
+
+// free is how much room a file system has, bytes.
+func free(dir string) (int64, error) {
+	var st unix.Statfs_t
+	err := unix.Statfs(dir, &st)
+	return int64(st.Bavail) * int64(st.Bsize), err
 }
 
 // find mounts the first of the devices that a root file system is on.
