@@ -13,6 +13,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -73,7 +74,6 @@ func NewAlpineMirror(t testing.TB, arch string) *AlpineMirror {
 	t.Helper()
 	Need(t, "gpg", "gpgv")
 	file := AlpineRootFS(t, arch)
-	name := filepath.Base(file)
 	rootfs, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +85,19 @@ func NewAlpineMirror(t testing.TB, arch string) *AlpineMirror {
 		}
 	}
 	m.makeKeys(t)
-	releases := filepath.Join("v3.20", "releases", arch)
+	m.publish(t, rootfs)
+	if err := os.Symlink("v3.20", filepath.Join(m.Dir, "latest-stable")); err != nil {
+		t.Fatal(err)
+	}
+	m.Index(t)
+	return m
+}
+
+// publish makes a root file system the newest release.
+func (m *AlpineMirror) publish(t testing.TB, rootfs []byte) {
+	t.Helper()
+	releases := filepath.Join("v3.20", "releases", m.Arch)
+	name := filepath.Base(m.RootFS())
 	m.write(t, filepath.Join(releases, name), rootfs)
 	m.SignRelease(t)
 	m.write(t, filepath.Join(releases, "latest-releases.yaml"), fmt.Appendf(nil, `---
@@ -110,12 +122,41 @@ func NewAlpineMirror(t testing.TB, arch string) *AlpineMirror {
   time: 11:39:46
   size: %[5]d
   sha256: %[4]x
-`, arch, alpineVersion, name, sha256.Sum256(rootfs), len(rootfs)))
-	if err := os.Symlink("v3.20", filepath.Join(m.Dir, "latest-stable")); err != nil {
+`, m.Arch, alpineVersion, name, sha256.Sum256(rootfs), len(rootfs)))
+}
+
+// TrustKey puts the key that signs the packages into the root file system, where
+// Alpine's own are.
+func (m *AlpineMirror) TrustKey(t testing.TB) {
+	t.Helper()
+	key, err := os.ReadFile(filepath.Join(m.Keys, AlpineKey))
+	if err != nil {
 		t.Fatal(err)
 	}
-	m.Index(t)
-	return m
+	f, err := os.Open(m.RootFS())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := tar.NewReader(z)
+	m.publish(t, segment(t, func(w *tar.Writer) {
+		for h, err := in.Next(); err != io.EOF; h, err = in.Next() {
+			if err == nil {
+				err = w.WriteHeader(h)
+			}
+			if err == nil {
+				_, err = io.Copy(w, in)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		member(t, w, "etc/apk/keys/"+AlpineKey, 0o644, key)
+	}, true))
 }
 
 // URL is the mirror's base.
@@ -217,6 +258,7 @@ type APK struct {
 	Sources       map[string]string // files of the host, by path; those too that can be run there
 	PostInstall   string            // a script
 	Triggers      string            // paths that its trigger, which writes /etc/triggered, watches
+	Capable       map[string]string // by the paths of files, their security.capability, capabilities(7)
 }
 
 // Add makes a package and puts it into the repository main. [AlpineMirror.Index]
@@ -288,15 +330,22 @@ func (p APK) writeFiles(t testing.TB, w *tar.Writer) {
 		if programs[n] || strings.Contains(n, "bin/") || strings.HasPrefix(n, "etc/init.d/") {
 			mode = 0o755
 		}
+		if c, ok := p.Capable[n]; ok {
+			member(t, w, n, mode, all[n], "SCHILY.xattr.security.capability", c)
+			continue
+		}
 		member(t, w, n, mode, all[n])
 	}
 }
 
-// member writes a file, with the digest that apk wants of it.
-func member(t testing.TB, w *tar.Writer, name string, mode int64, b []byte) {
+// member writes a file, with the digest that apk wants of it and further records.
+func member(t testing.TB, w *tar.Writer, name string, mode int64, b []byte, records ...string) {
 	t.Helper()
 	h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: int64(len(b)), ModTime: time.Unix(1e9, 0), Format: tar.FormatPAX,
 		PAXRecords: map[string]string{"APK-TOOLS.checksum.SHA1": fmt.Sprintf("%x", sha1.Sum(b))}}
+	for i := 0; i+1 < len(records); i += 2 {
+		h.PAXRecords[records[i]] = records[i+1]
+	}
 	err := w.WriteHeader(h)
 	if err == nil {
 		_, err = w.Write(b)

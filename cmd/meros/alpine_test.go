@@ -5,6 +5,8 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,7 +33,7 @@ func stockMirror(t *testing.T, arch string) *lab.AlpineMirror {
 	m.Add(t, lab.APK{Name: "hello-data", Version: "1.0-r0", Files: map[string]string{"usr/share/hello/text": "hello\n"}})
 	m.Add(t, lab.APK{
 		Name: "hello", Version: "1.2-r3", Depends: "hello-data=1.0-r0 /bin/sh", Files: map[string]string{"usr/bin/hello": "#!/bin/sh\ncat /usr/share/hello/text\n"},
-		PostInstall: "#!/bin/sh\nhello > /etc/hello-installed\n", Triggers: "/usr/share/hello",
+		PostInstall: "#!/bin/sh\nhello > /etc/hello-installed\n", Triggers: "/usr/share/hello", Capable: map[string]string{"usr/bin/hello": netRaw},
 	})
 	m.Index(t)
 	return m
@@ -142,6 +144,9 @@ func sameTree(t *testing.T, image, archive string) {
 		"etc/hostname": true, "etc/hosts": true, "etc/network/interfaces": true, "etc/apk/repositories": true, "etc/apk/world": true, "etc/inittab": true, "etc/motd": true,
 		"etc/fstab": true, "lib/apk/db/installed": true, "lib/apk/db/scripts.tar": true, "lib/apk/db/triggers": true, "etc/passwd": true, "etc/shadow": true, "etc/group": true,
 	}
+	if got := attributesOf(t, filepath.Join(to, "usr/bin/hello")); got != "security.capability="+netRaw {
+		t.Errorf("a program of a package has the attributes %q", got)
+	}
 	compared := 0
 	for tr := tar.NewReader(z); ; {
 		h, err := tr.Next()
@@ -172,6 +177,10 @@ func sameTree(t *testing.T, image, archive string) {
 			want, _ := io.ReadAll(tr)
 			if got, err := os.ReadFile(filepath.Join(to, name)); !changed[name] && (err != nil || string(got) != string(want)) {
 				t.Errorf("%s has other content, %v", name, err)
+			}
+		case tar.TypeLink:
+			if of, err := os.Lstat(filepath.Join(to, filepath.Clean(h.Linkname))); err != nil || !os.SameFile(fi, of) {
+				t.Errorf("%s is no other name of %s, %v", name, h.Linkname, err)
 			}
 		case tar.TypeSymlink:
 			if got, _ := os.Readlink(filepath.Join(to, name)); got != h.Linkname {
@@ -233,6 +242,7 @@ func TestAlpineMirrorFails(t *testing.T) {
 	}{
 		"no such package":     {strings.Replace(good, "hello", "helo", 1), nil, [2]string{}, []string{"the mirror has no package", "helo", "did you mean"}},
 		"no such release":     {good + "    release: v3.2\n", nil, [2]string{}, []string{"the mirror has no release v3.2; did you mean", "v3.20"}},
+		"no release there":    {good + "    release: v3.9\n", nil, [2]string{"file://", "served"}, []string{"404", "the mirror has no release v3.9; there are: ", "v3.20"}},
 		"no kernel":           {"    packages: [hello]\n", nil, [2]string{}, []string{"no package linux-virt"}},
 		"unknown key":         {good, nil, [2]string{lab.AlpineKey, "other.rsa.pub"}, []string{"APKINDEX.tar.gz", "not signed with a key that is known", lab.AlpineKey}},
 		"another release key": {good, nil, [2]string{lab.AlpineRelease, "x.rsa.pub"}, []string{"alpine-minirootfs-3.20.3-x86_64.tar.gz", "the signature is not good"}},
@@ -273,7 +283,11 @@ func TestAlpineMirrorFails(t *testing.T) {
 				test.change(t, m)
 			}
 			manifest := alpineManifest(m, test.more)
-			if test.replace[0] != "" {
+			if test.replace[1] == "served" {
+				server := httptest.NewServer(http.FileServer(http.Dir(m.Dir)))
+				defer server.Close()
+				manifest = strings.Replace(manifest, m.URL(), server.URL, 1)
+			} else if test.replace[0] != "" {
 				other := lab.NewAlpineMirror(t, "x86_64")
 				if err := os.Rename(filepath.Join(other.Keys, lab.AlpineKey), filepath.Join(m.Keys, test.replace[1])); err != nil {
 					t.Fatal(err)
@@ -288,6 +302,40 @@ func TestAlpineMirrorFails(t *testing.T) {
 			leftovers(t, p)
 		})
 	}
+}
+
+// Every release that a manifest may name is locked and built; packages are
+// signed by keys that the release itself trusts.
+func TestAlpineReleases(t *testing.T) {
+	t.Parallel()
+	lab.NeedRoot(t)
+	lab.Need(t, "fuse2fs", "e2fsck", "qemu-img")
+	m := stockMirror(t, "x86_64")
+	m.TrustKey(t)
+	if out, err := exec.Command("cp", "-a", filepath.Join(m.Dir, "v3.20"), filepath.Join(m.Dir, "edge")).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	releasesSay(t, m, "edge", "branch: v3.20", "branch: edge")
+	p := lab.New(t, nil)
+	for release, branch := range map[string]string{"latest-stable": "v3.20", "v3.20": "v3.20", "edge": "edge"} {
+		t.Run(release, func(t *testing.T) {
+			manifest := alpineManifest(m, "    packages: [hello]\n    kernel: bzImage\n    release: "+release+"\n")
+			p.Write(t, "constellations/alp/manifest.yml", strings.Replace(manifest, filepath.Join(m.Keys, lab.AlpineKey)+", ", "", 1))
+			p.Must(t, "update", "alp")
+			lock := readFile(t, p.Path("constellations/alp/meros.lock"))
+			for _, want := range []string{"\nalpine " + release + " x86_64 ", "\nindex main " + branch + " ", " main " + branch + "/main/x86_64/hello-1.2-r3.apk "} {
+				if !strings.Contains(lock, want) {
+					t.Errorf("the lock has no %q:\n%s", want, lock)
+				}
+			}
+			p.Must(t, "build", "alp", "--locked", "--rootfs-only")
+			tree := filesOf(t, soundDisk(t, p.Path("data/disks/alp-m.qcow2")), 1<<20)
+			if got, want := readFile(t, filepath.Join(tree, "etc/apk/repositories")), m.URL()+"/"+branch+"/main\n"+m.URL()+"/"+branch+"/community\n"; got != want {
+				t.Errorf("its repositories are\n%swant\n%s", got, want)
+			}
+		})
+	}
+	leftovers(t, p)
 }
 
 // dataImage makes an image with a file system in its one partition, and is its

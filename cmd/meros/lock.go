@@ -225,6 +225,9 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 		return err
 	}
 	r, err := debian.OpenResolver(e.ctx, debian.ResolverOptions{Dir: scratch.Dir(), Archives: archives, Suite: s.Suite, Arch: arch, Ubuntu: s.Distribution == debian.Ubuntu, Keyrings: keyrings})
+	if near := constellations.Nearest(s.Suite, debian.Suites(s.Distribution)); errors.Is(err, debian.ErrNoSuite) && near != "" && near != s.Suite {
+		err = fmt.Errorf("%w; did you mean %q?", err, near)
+	}
 	if err != nil {
 		return err
 	}

@@ -65,6 +65,10 @@ func TestUbuntu(t *testing.T) {
 	other := lab.NewReleaseKey(t)
 	q := lab.New(t, map[string]string{"constellations/u/manifest.yml": strings.Replace(strings.Replace(manifest, key.Keyring, other.Keyring, 1), "KERNEL", "distro", 1)})
 	fails(t, q.Run(t, "lock", "u"), 1, "lock u: noble x86_64", "signed with a key that is not in")
+	q.Write(t, "constellations/u/manifest.yml", strings.Replace(strings.Replace(manifest, "ubuntu,", "ubuntu, suite: nobel,", 1), "KERNEL", "distro", 1))
+	fails(t, q.Run(t, "lock", "u"), 1, "there is no such suite in that archive", `did you mean \"noble\"?`)
+	q.Write(t, "constellations/u/manifest.yml", strings.NewReplacer("ubuntu,", "debian, suite: bookwrm,", "KERNEL", "distro").Replace(manifest))
+	fails(t, q.Run(t, "lock", "u"), 1, "there is no such suite in that archive", `did you mean \"bookworm\"?`)
 	// And Ubuntu's own keys are asked for where the manifest names none.
 	if _, err := os.Stat("/usr/share/keyrings/ubuntu-archive-keyring.gpg"); err != nil {
 		q.Write(t, "constellations/u/manifest.yml", "virtual_machines:\n  m: {distribution: ubuntu, mirror: 'file://"+archive+"'}\n")

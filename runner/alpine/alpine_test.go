@@ -15,11 +15,30 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"meros/cmd/lab"
 )
+
+// What is asked where nothing else is named is Alpine's own, and so is the key.
+func TestDefaults(t *testing.T) {
+	if DefaultMirror != "https://dl-cdn.alpinelinux.org/alpine" {
+		t.Errorf("the mirror is %s", DefaultMirror)
+	}
+	cmd := exec.Command("gpg", "--homedir", t.TempDir(), "--show-keys", "--with-colons")
+	cmd.Stdin = bytes.NewReader(ReleaseKey)
+	out, err := cmd.Output()
+	if errors.Is(err, exec.ErrNotFound) {
+		lab.Skip(t, "needs gpg")
+	}
+	if err != nil || !strings.Contains(string(out), "\nfpr:::::::::0482D84022F52DF1C4E7CD43293ACD0907D9495A:\n") || strings.Count(string(out), "pub:") != 1 {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
 
 const sampleReleases = `---
 -

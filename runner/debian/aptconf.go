@@ -130,20 +130,41 @@ func (e *aptError) lines() []string {
 	return found
 }
 
+// noSuite begins the hints of a suite that an archive does not have.
+const noSuite = "there is no such suite in that archive"
+
+// ErrNoSuite is that an archive does not have the suite.
+var ErrNoSuite = errors.New(noSuite)
+
+// suites are the names of releases that are or were supported in 2026, of
+// https://wiki.debian.org/DebianReleases and https://wiki.ubuntu.com/Releases.
+var suites = map[string][]string{
+	"":     {"buster", "bullseye", "bookworm", "trixie", "forky", "sid", "oldoldstable", "oldstable", "stable", "testing", "unstable"},
+	Ubuntu: {"xenial", "bionic", "focal", "jammy", "noble", "plucky", "questing", "resolute", "devel"},
+}
+
+// Suites are names that a suite of a distribution may have been meant to have.
+func Suites(distribution string) []string {
+	if distribution != Ubuntu {
+		distribution = ""
+	}
+	return suites[distribution]
+}
+
 // updateHints say what apt's messages mean for someone who builds images; the
 // first that matches is given.
 var updateHints = []struct{ said, hint string }{
-	{"NO_PUBKEY", "signed with a key that is not in %keyring (upgrade the package debian-archive-keyring; a suite newer than the host needs its newer keys)"},
-	{"Missing key", "signed with a key that is not in %keyring (upgrade the package debian-archive-keyring; a suite newer than the host needs its newer keys)"},
+	{"NO_PUBKEY", "signed with a key that is not in %keyring (upgrade the package %package; a suite newer than the host needs its newer keys)"},
+	{"Missing key", "signed with a key that is not in %keyring (upgrade the package %package; a suite newer than the host needs its newer keys)"},
 	{"BADSIG", "bad signature: the index was changed on the way, or the mirror is being updated (try another mirror)"},
 	{"NOSPLIT", "what came is not a signed index (an HTML page of a proxy or login portal?)"},
 	{"NODATA", "what came is not a signed index (an HTML page of a proxy or login portal?)"},
 	{"isn't valid", "what came is not a signed index (an HTML page of a proxy or login portal?)"},
 	{"not valid yet", "the clock of this machine is behind the archive's: set it"},
 	{"is expired", "the mirror is out of date, or the clock of this machine is wrong"},
-	{"404", "there is no such suite in that archive (check the manifest's suite and mirror)"},
+	{"404", noSuite + " (check the manifest's suite and mirror)"},
 	{"is not signed", "the archive is not signed, and refused"},
-	{"does not have a Release file", "there is no such suite in that archive, or no signature (check the manifest's suite and mirror)"},
+	{"does not have a Release file", noSuite + ", or no signature (check the manifest's suite and mirror)"},
 	{"resolving", "the name of the mirror cannot be resolved (is the network up?)"},
 	{"resolve", "the name of the mirror cannot be resolved (is the network up?)"},
 	{"connect", "the mirror does not answer (is it up? does this machine need a proxy?)"},
@@ -161,7 +182,10 @@ func (r *Resolver) explainUpdate(err error) error {
 	}
 	for _, h := range updateHints {
 		if strings.Contains(e.stderr, h.said) {
-			hint := strings.ReplaceAll(h.hint, "%keyring", strings.Join(r.opts.Keyrings, " or "))
+			hint := strings.NewReplacer("%keyring", strings.Join(r.opts.Keyrings, " or "), "%package", r.opts.keys().pkg).Replace(h.hint)
+			if rest, ok := strings.CutPrefix(hint, noSuite); ok {
+				return fmt.Errorf("the archives of %s cannot be used: %w%s: %w", r.opts.Suite, ErrNoSuite, rest, err)
+			}
 			return fmt.Errorf("the archives of %s cannot be used: %s: %w", r.opts.Suite, hint, err)
 		}
 	}

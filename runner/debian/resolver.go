@@ -20,8 +20,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+type keyring struct{ file, pkg string }
+
 // keyrings are where packages of Debian have the keys of a distribution.
-var keyrings = map[string]struct{ file, pkg string }{
+var keyrings = map[string]keyring{
 	"":     {"/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"},
 	Ubuntu: {"/usr/share/keyrings/ubuntu-archive-keyring.gpg", "ubuntu-archive-keyring"},
 }
@@ -35,6 +37,14 @@ type ResolverOptions struct {
 	Arch     string    // as dpkg names it
 	Keyrings []string  // files with the keys that may sign, armored ones named *.asc; none: the distribution's, as installed on the host
 	Log      io.Writer // what apt says; may be nil
+}
+
+// keys are those of the distribution.
+func (o ResolverOptions) keys() keyring {
+	if o.Ubuntu {
+		return keyrings[Ubuntu]
+	}
+	return keyrings[""]
 }
 
 // Resolver answers which packages of the archives make a system. It is the
@@ -54,10 +64,7 @@ func OpenResolver(ctx context.Context, o ResolverOptions) (*Resolver, error) {
 	if o.Log == nil {
 		o.Log = io.Discard
 	}
-	keys := keyrings[""]
-	if o.Ubuntu {
-		keys = keyrings[Ubuntu]
-	}
+	keys := o.keys()
 	if len(o.Keyrings) == 0 {
 		o.Keyrings = []string{keys.file}
 	}
