@@ -30,11 +30,16 @@ func project(t *testing.T, archive string) string {
 	if err := txtar.Write(a, root); err != nil {
 		t.Fatal(err)
 	}
-	// A static program without content: the header of one.
-	header := append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 57)...)
-	header[16], header[18], header[20], header[52] = 2, 62, 1, 64
-	if err := os.WriteFile(filepath.Join(root, "meros"), header, 0o755); err != nil {
-		t.Fatal(err)
+	// Static programs without content: the header of one, elf(5).
+	for name, is := range map[string]struct{ class, machine byte }{
+		"meros": {2, 62}, "meros-aarch64": {2, 183}, "meros-riscv64": {2, 243}, "meros-arm": {1, 40}, "meros-i386": {1, 3},
+	} {
+		header := append([]byte("\x7fELF"), make([]byte, 60)...)
+		header[4], header[5], header[6], header[16], header[18], header[20] = is.class, 1, 1, 2, is.machine, 1
+		header[map[byte]int{1: 40, 2: 52}[is.class]] = map[byte]byte{1: 52, 2: 64}[is.class]
+		if err := os.WriteFile(filepath.Join(root, name), header, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return root
 }
