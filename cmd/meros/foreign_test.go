@@ -3,6 +3,7 @@ package main
 import (
 	"debug/elf"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -51,6 +52,9 @@ func TestForeign(t *testing.T) {
 	if f.Machine != elf.EM_AARCH64 {
 		t.Errorf("dash is a program of %v", f.Machine)
 	}
+	if out, err := exec.Command("qemu-aarch64-static", "-L", tree, filepath.Join(tree, "usr/bin/perl"), "-e", "print 6 * 7").CombinedOutput(); err != nil || string(out) != "42" {
+		t.Errorf("perl of the image says %q, %v", out, err)
+	}
 	if left, _ := filepath.Glob(filepath.Join(tree, "usr/bin/qemu-*")); len(left) > 0 {
 		t.Errorf("the image has %v", left)
 	}
@@ -79,6 +83,18 @@ func TestForeign(t *testing.T) {
 		if o := meros("shutdown", "alp"); !strings.Contains(o.Stderr, "shut down by poweroff over ssh") {
 			t.Errorf("shutdown said\n%s", o.Stderr)
 		}
+	})
+	t.Run("hooks inside", func(t *testing.T) {
+		manifest := readFile(t, p.Path("constellations/alp/manifest.yml"))
+		p.Write(t, "constellations/alp/manifest.yml", manifest+"    hooks: {in: vm}\n")
+		p.Write(t, "constellations/alp/m/hooks/01.chroot", "#!/bin/sh\nset -e\nuname -m > /etc/hooked\ntr '\\0' '\\n' < /proc/cmdline > /etc/booted\n")
+		meros("build", "alp", "--locked", "--rootfs-only")
+		tree := filesOf(t, soundDisk(t, p.Path("data/disks/alp-m.qcow2")), 1<<20)
+		if got := readFile(t, filepath.Join(tree, "etc/hooked")); got != "aarch64\n" || !strings.Contains(readFile(t, filepath.Join(tree, "etc/booted")), "console=ttyAMA0") {
+			t.Errorf("the hook saw %q", got)
+		}
+		p.Write(t, "constellations/alp/manifest.yml", manifest)
+		meros("build", "alp", "--locked") // what follows begins with its disk
 	})
 	t.Run("uefi", func(t *testing.T) { usedByFirmware(t, p, meros) })
 	leftovers(t, p)

@@ -39,7 +39,7 @@ func TestOCI(t *testing.T) {
 	p.Write(t, "constellations/box/manifest.yml", plain)
 	p.Write(t, "constellations/box/m/includes.chroot/etc/motd", "from a container\n")
 	p.Write(t, "constellations/box/m/includes.chroot/etc/hosts", "10.9.9.9 myserver\n")
-	p.Write(t, "constellations/box/m/hooks/01.chroot", "#!/bin/sh\nrm /etc/issue.net\nchown 7:9 /srv\nchmod 3775 /srv\n")
+	p.Write(t, "constellations/box/m/hooks/01.chroot", "#!/bin/sh\nrm /etc/issue.net\nchown 7:9 /srv\nchmod 3775 /srv\n"+hookAttributes("/etc/motd"))
 	p.Must(t, "build", "box")
 	archive := p.Path("box.tar")
 	p.Must(t, "export", "box", "m", "--format=oci", "--compress=zstd", "--output="+archive)
@@ -109,6 +109,9 @@ func TestOCI(t *testing.T) {
 	}
 	got := filesOf(t, soundDisk(t, p.Path("data/disks/again-m.qcow2")), 1<<20)
 	differingFiles(t, want, got, everything, map[string]string{"etc/issue": "again\n", "etc/hooked": "from a container\n"})
+	if has := attributesOf(t, filepath.Join(got, "etc/motd")); has != "security.capability="+netRaw+" user.hook=h" {
+		t.Errorf("/etc/motd has %q", has)
+	}
 	for _, tree := range []string{want, got} {
 		if hosts := readFile(t, filepath.Join(tree, "etc/hosts")); !strings.HasPrefix(hosts, "127.0.0.1\tlocalhost\n127.0.1.1\tm\n") || !strings.HasSuffix(hosts, "\n10.9.9.9\tmyserver\n") {
 			t.Errorf("/etc/hosts is %q", hosts)

@@ -105,6 +105,44 @@ func TestImport(t *testing.T) {
 	}
 }
 
+// A layer's attributes are kept, but for those by which an overlay would make
+// something else of the tree.
+func TestImportAttributes(t *testing.T) {
+	lab.NeedRoot(t)
+	const netRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" // capabilities(7)
+	records := map[string]string{"user.mine": "x", "security.capability": netRaw, "security.selinux": "x"}
+	for _, prefix := range []string{"user.overlay.", "trusted.overlay."} {
+		for name, value := range map[string]string{"opaque": "y", "redirect": "/etc", "whiteout": "y", "metacopy": "", "origin": "x"} {
+			records[prefix+name] = value
+		}
+	}
+	pax := make(map[string]string)
+	for name, value := range records {
+		pax[xattrRecord+name] = value
+	}
+	delete(pax, xattrRecord+"user.overlay.metacopy") // tar has no empty records
+	delete(pax, xattrRecord+"trusted.overlay.metacopy")
+	tree := filepath.Join(t.TempDir(), "tree")
+	in := foreign(t, tar.Header{Name: "d", Typeflag: dir, PAXRecords: pax, Format: tar.FormatPAX}, tar.Header{Name: "d/f", Typeflag: reg, PAXRecords: pax, Format: tar.FormatPAX})
+	if err := Import(t.Context(), bytes.NewReader(in), tree, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"d", "d/f"} {
+		got, err := listXattrs(filepath.Join(tree, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = slices.DeleteFunc(got, func(n string) bool { return n == "security.selinux" }) // the host's, if any
+		if want := []string{"security.capability", "user.mine"}; !slices.Equal(got, want) {
+			t.Errorf("%s has %q, want %q", name, got, want)
+		}
+	}
+	value := make([]byte, 64)
+	if n, err := unix.Lgetxattr(filepath.Join(tree, "d/f"), "security.capability", value); err != nil || string(value[:n]) != netRaw {
+		t.Errorf("its capability is %q, %v", value[:n], err)
+	}
+}
+
 // Nothing that a layer says reaches out of its tree.
 func TestImportRefuses(t *testing.T) {
 	lab.NeedRoot(t)
