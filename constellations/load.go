@@ -78,7 +78,7 @@ func List(root string) ([]string, error) {
 // Find loads the constellation called name below root.
 func Find(root, name string) (*Manifest, error) {
 	if !IsName(name) {
-		return nil, fmt.Errorf("%q cannot be the name of a constellation: small letters, digits and hyphens", name)
+		return nil, fmt.Errorf("%q cannot be the name of a constellation: small letters, digits, hyphens and underscores", name)
 	}
 	dir := filepath.Join(root, "constellations", name)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
@@ -118,7 +118,7 @@ type loader struct {
 func Parse(name, file string, src []byte) (*Manifest, error) {
 	ps := newProblems(file, src)
 	if !IsName(name) {
-		ps.add(0, 0, "rename its directory", "%q cannot be the name of a constellation: small letters, digits and hyphens", name)
+		ps.add(0, 0, "rename its directory", "%q cannot be the name of a constellation: small letters, digits, hyphens and underscores", name)
 	}
 	d, body := parseDocument(ps, src)
 	if err := ps.err(); err != nil && body == nil {
@@ -204,7 +204,7 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 	vm.Name, vm.Line = p.key, p.at.line
 	vm.Packages = slices.Clone(defaults.Packages)
 	if !IsName(p.key) || strings.Contains(p.key, "_") && len(p.key) > 63 {
-		l.addAt(p.at, "", "%q cannot be a machine's name, which is its host name: small letters, digits and hyphens, at most 63", p.key)
+		l.addAt(p.at, "", "%q cannot be a machine's name, which is its host name: small letters, digits, hyphens and underscores, at most 63", p.key)
 	}
 	if p.key == "common" {
 		l.addAt(p.at, "", "a machine cannot be called common: that directory is for all machines")

@@ -182,7 +182,11 @@ func ParseLock(file string, src []byte) (*Lock, error) {
 
 // hint says how to get a lock that can be read.
 func (r *lockReader) hint() string {
-	return "meros update " + filepath.Base(filepath.Dir(r.file)) + " writes a new one"
+	dir := filepath.Dir(r.file)
+	if filepath.Base(dir) == "constellations" && filepath.Base(filepath.Dir(dir)) != "constellations" {
+		return "remove it; it pins kernels of no constellation, which the next kernel-build pins anew"
+	}
+	return "meros update " + filepath.Base(dir) + " writes a new one"
 }
 
 func (r *lockReader) bad(format string, a ...any) { r.add(r.n, 1, r.hint(), format, a...) }

@@ -114,7 +114,15 @@ func (pl *planner) program(arch string) (string, error) {
 	if pl.RootfsOnly {
 		without = "; hooks that run in the sandbox do without"
 	}
-	return "", fmt.Errorf("the first program of a machine of %s is meros itself, built for it, and there is no %s (in meros' source: CGO_ENABLED=0 GOARCH=%s go build -o %s ./cmd/meros%s)", arch, file, GoArch(arch), file, without)
+	return "", &NoProgramError{arch, file, without}
+}
+
+// NoProgramError is that meros itself is not there, built for the architecture
+// of a machine, whose first program it is.
+type NoProgramError struct{ Arch, File, without string }
+
+func (e *NoProgramError) Error() string {
+	return fmt.Sprintf("the first program of a machine of %s is meros itself, built for it, and there is no %s (in meros' source: CGO_ENABLED=0 GOARCH=%s go build -o %[2]s ./cmd/meros%[4]s)", e.Arch, e.File, GoArch(e.Arch), e.without)
 }
 
 // boot is the check that a machine comes up: a cached verdict.

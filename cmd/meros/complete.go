@@ -72,7 +72,7 @@ func (c *completionCmd) Run(e *env) error {
 }
 
 // rootless are verbs that need no directory of constellations.
-var rootless = []string{"completion ", "complete", "man", "schema"}
+var rootless = []string{"completion ", "complete", "man", "schema", "doctor"}
 
 type completeCmd struct {
 	Words []string `arg:"" optional:"" passthrough:""`

@@ -101,6 +101,9 @@ func (w *workplace) systemsOf(e *env, what string) (systems, error) {
 		files, err := w.imageLayers(e, what)
 		return systems{"": files}, err
 	}
+	if strings.HasSuffix(what, ".qcow2") || strings.HasSuffix(what, ".raw") {
+		return nil, usageError{fmt.Errorf("there is no such image: %s", what)}
+	}
 	ref, machine, one := strings.Cut(what, "/")
 	b, err := recordsOf(e.root).find(ref)
 	if err != nil {

@@ -9,9 +9,10 @@ import (
 )
 
 type doctorCmd struct {
-	Fix    bool `help:"Do what can be done safely: remove what killed builds left behind."`
-	JSON   bool `name:"json" help:"Print JSON: [{\"name\", \"status\", \"detail\", \"without\", \"fix\"}]; status is ok, limited or broken."`
-	Inside bool `hidden:"" help:"Try a sandbox, in the namespace that this is."`
+	Fix     bool   `help:"Do what can be done safely: remove what killed builds left behind."`
+	JSON    bool   `name:"json" help:"Print JSON: [{\"name\", \"status\", \"detail\", \"without\", \"fix\"}]; status is ok, limited or broken."`
+	Inside  bool   `hidden:"" help:"Try a sandbox, in the namespace that this is."`
+	Foreign string `hidden:"" help:"For programs of this architecture."`
 }
 
 // How a finding is.
@@ -37,7 +38,7 @@ func (c *doctorCmd) Run(e *env) error {
 		_, err := e.eachScratchDir(cache.Reclaim)
 		return err
 	case c.Inside:
-		return trySandbox(e.ctx)
+		return trySandbox(e.ctx, c.Foreign)
 	}
 	var all []finding
 	for _, look := range []func(*env) []finding{lookAtSandbox, lookAtTools, lookAtDevices, lookAtRoom, lookAtMirror, c.lookAtLeftovers} {

@@ -45,12 +45,13 @@ func inside(e *env, args ...string) error {
 	return nil
 }
 
-// trySandbox does what every stage needs: namespaces, mounts, an overlay.
-func trySandbox(ctx context.Context) error {
+// trySandbox does what every stage needs: namespaces, mounts, an overlay; and for
+// programs of a foreign architecture, if one is named, the rule by which they run.
+func trySandbox(ctx context.Context, foreign string) error {
 	const script = "mkdir /tmp/a /tmp/b /tmp/c && mount -t overlay overlay -o userxattr,lowerdir=/tmp/a:/tmp/b /tmp/c"
 	var said bytes.Buffer
 	err := runner.Run(ctx, runner.Spec{
-		Argv: []string{"sh", "-c", script}, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}, Trusted: true,
+		Argv: []string{"sh", "-c", script}, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}, Trusted: true, Foreign: foreign,
 	}, runner.Stdio{Stdout: &said, Stderr: &said})
 	if err != nil && said.Len() > 0 {
 		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(said.String()))
@@ -62,7 +63,9 @@ func lookAtSandbox(e *env) []finding {
 	f := finding{Name: "sandbox", Status: findingOK, Detail: "namespaces, mounts and overlayfs work"}
 	if err := inside(e, "doctor", "--inside"); err != nil {
 		f = finding{Name: "sandbox", Status: findingBroken, Detail: err.Error(), Without: "nothing can be built"}
-		f.Fix = "modprobe overlay; for an ordinary user also sysctl -w user.max_user_namespaces=15000, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0"
+		if !strings.Contains(f.Detail, " (") { // it says itself what helps
+			f.Fix = "modprobe overlay; for an ordinary user also sysctl -w user.max_user_namespaces=15000, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0"
+		}
 	}
 	all := []finding{f}
 	if _, err := runner.Emulator("aarch64"); runner.HostArch() != "aarch64" {
@@ -70,6 +73,9 @@ func lookAtSandbox(e *env) []finding {
 		if err != nil {
 			f.Status, f.Detail, f.Without = findingLimited, "qemu-aarch64-static is not installed", "machines of other architectures cannot be built"
 			f.Fix = install(distribution(), map[string]string{"debian": "qemu-user-static", "fedora": "qemu-user-static", "alpine": "qemu-aarch64", "arch": "qemu-user-static", "suse": "qemu-linux-user"})
+		}
+		if err := inside(e, "doctor", "--inside", "--foreign=aarch64"); f.Status == findingOK && all[0].Status == findingOK && err != nil {
+			f.Status, f.Detail, f.Without = findingLimited, err.Error(), "machines of other architectures cannot be built"
 		}
 		all = append(all, f)
 	}
@@ -88,8 +94,8 @@ type tool struct {
 var tools = []tool{
 	{[]string{"mke2fs"}, "no image can be made", true, map[string]string{"debian": "e2fsprogs"}},
 	{[]string{"debugfs"}, "no image can be made", true, map[string]string{"debian": "e2fsprogs", "alpine": "e2fsprogs-extra"}},
-	{[]string{"qemu-img"}, "no image can be made", true, map[string]string{"debian": "qemu-utils", "fedora": "qemu-img", "alpine": "qemu-img", "arch": "qemu-img", "suse": "qemu-tools"}},
-	{[]string{"qemu-storage-daemon"}, "no difference to a base can be made", true, map[string]string{"debian": "qemu-system-common", "fedora": "qemu-img", "alpine": "qemu-storage-daemon", "arch": "qemu-base", "suse": "qemu-tools"}},
+	{[]string{"qemu-img"}, "images of others cannot be used, machines not exported as raw, disks not made of an image", false, map[string]string{"debian": "qemu-utils", "fedora": "qemu-img", "alpine": "qemu-img", "arch": "qemu-img", "suse": "qemu-tools"}},
+	{[]string{"qemu-storage-daemon"}, "images take longer: a whole copy is made for each", false, map[string]string{"debian": "qemu-system-common", "fedora": "qemu-img", "alpine": "qemu-storage-daemon", "arch": "qemu-base", "suse": "qemu-tools"}},
 	{[]string{"xz"}, "packages of older releases cannot be unpacked", true, map[string]string{"debian": "xz-utils", "fedora": "xz", "alpine": "xz", "arch": "xz", "suse": "xz"}},
 	{[]string{"qemu-system-" + runner.HostArch()}, "no machine boots", false, map[string]string{"debian": "qemu-system", "fedora": "qemu-kvm", "alpine": "qemu-system-" + runner.HostArch(), "arch": "qemu-base", "suse": "qemu"}},
 	{[]string{"ssh"}, "connect, push and pull do not work", false, map[string]string{"debian": "openssh-client", "fedora": "openssh-clients", "arch": "openssh", "suse": "openssh-clients"}},
@@ -102,6 +108,14 @@ var tools = []tool{
 	{[]string{"fuse2fs"}, "images of others cannot be used (--use)", false, map[string]string{"debian": "fuse2fs", "alpine": "e2fsprogs-extra", "arch": "fuse2fs"}},
 	{[]string{"git"}, "kernels cannot be taken from a repository", false, map[string]string{"debian": "git"}},
 	{[]string{"waypipe"}, "programs of machines have no windows here (run)", false, map[string]string{"debian": "waypipe"}},
+	{[]string{"e2fsck"}, "images of others cannot be used (--use)", false, map[string]string{"debian": "e2fsprogs"}},
+	{[]string{"mksquashfs"}, "machines cannot be exported as squashfs", false, map[string]string{"debian": "squashfs-tools"}},
+	{[]string{"mkfs.erofs"}, "machines cannot be exported as erofs", false, map[string]string{"debian": "erofs-utils"}},
+	{[]string{"mkfs.xfs"}, "disks cannot be of xfs", false, map[string]string{"debian": "xfsprogs"}},
+	{[]string{"mkfs.btrfs"}, "disks cannot be of btrfs", false, map[string]string{"debian": "btrfs-progs"}},
+	{[]string{"mkfs.vfat"}, "disks cannot be of vfat", false, map[string]string{"debian": "dosfstools"}},
+	{[]string{"vncviewer"}, "the screens of machines are not shown (view)", false, map[string]string{"debian": "tigervnc-viewer", "fedora": "tigervnc", "arch": "tigervnc", "suse": "tigervnc"}},
+	{[]string{"/usr/share/keyrings/debian-archive-keyring.gpg"}, "machines of Debian cannot be locked (but with keys: of your own)", false, map[string]string{"debian": "debian-archive-keyring"}},
 }
 
 func lookAtTools(e *env) []finding {
@@ -148,7 +162,7 @@ func lookAtDevices(e *env) []finding {
 	all = append(all, kvm)
 	for _, d := range []struct{ file, without, fix string }{
 		{"/dev/net/tun", "machines with networks do not start, and hooks have no network", "modprobe tun; chmod 0666 /dev/net/tun"},
-		{"/dev/fuse", "no difference to a base can be made", "modprobe fuse; chmod 0666 /dev/fuse"},
+		{"/dev/fuse", "images take longer, and those of others cannot be used (--use)", "modprobe fuse; chmod 0666 /dev/fuse"},
 	} {
 		f := finding{Name: filepath.Base(d.file), Status: findingOK, Detail: d.file + " can be opened"}
 		if fd, err := unix.Open(d.file, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {

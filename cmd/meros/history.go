@@ -113,7 +113,7 @@ func (c *logsOfCmd) Run(e *env) error {
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return fmt.Errorf("the log of %s was removed from the cache meanwhile (meros build --rebuild makes it again): %w", s.Name, err)
+		return fmt.Errorf("the log of %s was removed from the cache meanwhile (meros build --rebuild STAGE makes it again): %w", s.Name, err)
 	}
 	defer f.Close()
 	if out, ok := e.ui.out.(*os.File); !ok || !term.IsTerminal(int(out.Fd())) {

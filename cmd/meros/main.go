@@ -118,10 +118,10 @@ type cli struct {
 	Push        pushCmd        `cmd:"" help:"Copy files into a machine."`
 	Pull        pullCmd        `cmd:"" help:"Copy files out of a machine."`
 	Info        infoCmd        `cmd:"" aliases:"ps" help:"Show how the machines of a constellation are, or of all."`
-	Shutdown    shutdownCmd    `cmd:"" aliases:"down" help:"Shut down a constellation's machines."`
+	Shutdown    shutdownCmd    `cmd:"" aliases:"down" help:"Shut down a constellation's machines. What they wrote to their first disk is dropped; restart keeps it."`
 	Restart     restartCmd     `cmd:"" help:"Shut down machines and start them with the disks they had."`
 	Reset       resetCmd       `cmd:"" help:"Shut down machines and start them from their images."`
-	Snapshot    snapshotCmd    `cmd:"" help:"Save the state of running machines, and go back to it."`
+	Snapshot    snapshotCmd    `cmd:"" help:"Save the state of running machines, and go back to it, until they are shut down."`
 	Top         topCmd         `cmd:"" help:"Show what running machines use of this host."`
 	Logs        logsCmd        `cmd:"" help:"Show what machines wrote to their consoles."`
 	Console     consoleCmd     `cmd:"" help:"Use a machine's serial console."`
@@ -143,13 +143,16 @@ type cli struct {
 	Demo        demoCmd        `cmd:"" help:"Build and boot the demo constellation, and ask it who it is."`
 }
 
-// version is that of the module, or the commit it was built from.
+// release is the version that a packager gives: -ldflags "-X main.release=1.2".
+var release string
+
+// version is the packager's, that of the module, or the commit it was built from.
 func version() string {
 	b, ok := debug.ReadBuildInfo()
 	if !ok {
-		return "meros (unknown version)"
+		return "meros " + cmp.Or(release, "(unknown version)")
 	}
-	return fmt.Sprintf("meros %s (%s, %s/%s)", cmp.Or(b.Main.Version, "(devel)"), b.GoVersion, runtime.GOOS, runtime.GOARCH)
+	return fmt.Sprintf("meros %s (%s, %s/%s)", cmp.Or(release, b.Main.Version, "(devel)"), b.GoVersion, runtime.GOOS, runtime.GOARCH)
 }
 
 // env is what every verb works with.
@@ -201,11 +204,11 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, enter
 	e := &env{ctx: ctx, ui: u, entered: entered, outputMode: 0o600 | 0o666&^os.FileMode(umask)}
 	e.root, err = findRoot(c.Root)
 	switch {
-	case err == nil || c.Root != "":
-	case strings.HasPrefix(kctx.Command(), "new "):
-		e.root, err = os.Getwd() // the first one
+	case err == nil:
+	case strings.HasPrefix(kctx.Command(), "new ") || kctx.Command() == demo:
+		e.root, err = filepath.Abs(kong.ExpandPath(c.Root)) // the first one
 	case slices.ContainsFunc(rootless, func(v string) bool { return strings.HasPrefix(kctx.Command(), v) }):
-		err = nil
+		e.root, err = cmp.Or(c.Root, "."), nil
 	}
 	if err == nil {
 		e.globals = []string{"--root=" + e.root, "--progress=" + c.Progress, "--umask=" + strconv.Itoa(umask)}
@@ -255,7 +258,7 @@ func findRoot(dir string) (string, error) {
 	if dir != "" {
 		dir = kong.ExpandPath(dir)
 		if fi, err := os.Stat(filepath.Join(dir, "constellations")); err != nil || !fi.IsDir() {
-			return "", usageError{fmt.Errorf("--root %s: it holds no directory constellations/", dir)}
+			return "", usageError{fmt.Errorf("the root directory %s (--root or MEROS_ROOT) holds no directory constellations/ (meros new NAME makes the first one in it)", dir)}
 		}
 		return dir, nil
 	}
@@ -268,7 +271,7 @@ func findRoot(dir string) (string, error) {
 			return d, nil
 		}
 		if d == filepath.Dir(d) {
-			return "", usageError{fmt.Errorf("no directory constellations/ in %s or above it (--root DIR says where it is)", here)}
+			return "", usageError{fmt.Errorf("no directory constellations/ in %s or above it (meros new NAME makes the first one here; --root DIR says where another is)", here)}
 		}
 	}
 }

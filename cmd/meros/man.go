@@ -110,7 +110,7 @@ it was done
 it failed
 .TP
 .B 2
-the command line or a manifest is wrong
+the command line, a manifest or a lock is wrong
 .TP
 .B 130
 it was interrupted; what was finished is kept
@@ -118,17 +118,32 @@ it was interrupted; what was finished is kept
 .B meros connect
 and
 .B meros run
-pass the status of their program through.
+pass the status of their program through, or 255 if ssh fails.
+.B meros diff --exit-code
+ends with 1 if there are differences,
+.B meros doctor
+if nothing can be built here,
+.B meros cache verify
+if something is damaged, and
+.B meros cache gc
+if the limit cannot be met.
 .SH ENVIRONMENT
 .TP
 .B MEROS_CACHE_SIZE
 how large the cache may become before a build makes room, such as 20G; 0 is no limit
 .TP
 .B MEROS_SNAPSHOT
-base URL of a snapshot service, for packages that are gone from the mirror
+base URL of a snapshot service, for packages of Debian that are gone from the mirror,
+such as https://snapshot.example/archive
 .TP
 .B NO_COLOR
 if it is set, nothing is coloured
+.TP
+.BR http_proxy ", " https_proxy ", " no_proxy
+what servers are reached through; for packages of Debian and Ubuntu also what apt is configured to use
+.TP
+.BR REGISTRY_AUTH_FILE ", " DOCKER_CONFIG
+where credentials of registries are, as for podman, skopeo and docker
 .SH FILES
 .TP
 .I constellations/NAME/manifest.yml

@@ -383,6 +383,11 @@ const demo = "demo"
 
 // Run implements the verb: build, boot, ask the machine who it is, end it.
 func (c *demoCmd) Run(e *env) error {
+	if !isConstellation(e, demo) {
+		if err := (&newCmd{Name: demo, From: "debian"}).Run(e); err != nil {
+			return err
+		}
+	}
 	g, err := (&initCmd{Constellation: demo, Wait: bootPatience}).up(e)
 	if err != nil {
 		return err

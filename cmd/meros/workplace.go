@@ -50,7 +50,7 @@ func (e *env) eachScratchDir(do func(parent string) (int, error)) (int, error) {
 func openWorkplace(e *env) (*workplace, error) {
 	w := &workplace{data: filepath.Join(e.root, "data")}
 	hint := func(err error) error {
-		return fmt.Errorf("%w (the data directory must be writable; --root DIR chooses another)", err)
+		return fmt.Errorf("%w (the data directory must be writable, and have room: meros cache gc makes some; --root DIR chooses another)", err)
 	}
 	if err := os.MkdirAll(filepath.Join(w.data, "cache", "partial"), 0o755); err != nil {
 		return nil, hint(err)
@@ -115,7 +115,7 @@ func (e *env) scratch() (*cache.Scratch, error) {
 	// Programs of guests may be in it, setuid ones among them.
 	err := errors.Join(os.MkdirAll(filepath.Join(e.root, "data"), 0o755), os.MkdirAll(e.scratchDir(), 0o700))
 	if err != nil {
-		return nil, fmt.Errorf("make a work directory: %w (the data directory must be writable; --root DIR chooses another)", err)
+		return nil, fmt.Errorf("make a work directory: %w (the data directory must be writable, and have room: meros cache gc makes some; --root DIR chooses another)", err)
 	}
 	if _, err := e.eachScratchDir(cache.Reclaim); err != nil {
 		e.ui.note("what a killed run left behind could not be removed: %v", err)
