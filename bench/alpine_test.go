@@ -45,7 +45,7 @@ func BenchmarkAlpineLogin(b *testing.B) {
 	m := lab.NewAlpineMirror(b, "x86_64")
 	p := lab.Downloaded(b, "alp")
 	m.AddBoot(b, p, "constellations/alp/meros.lock")
-	p.Write(b, "constellations/alp/manifest.yml", fmt.Sprintf("virtual_machines:\n  m: {distribution: alpine, mirror: \"%s\", keys: [%s, %s], memory: 128M, cpus: 1, packages: [openssh-server]}\n",
+	p.Write(b, "constellations/alp/manifest.yml", fmt.Sprintf("virtual_machines:\n  m: {distribution: alpine, mirror: \"%s\", keys: [%s, %s], memory: 128M, cpus: 1, kvm: off, packages: [openssh-server]}\n",
 		m.URL(), filepath.Join(m.Keys, lab.AlpineKey), filepath.Join(m.Keys, lab.AlpineRelease)))
 	p.Must(b, "update", "alp")
 	p.Must(b, "build", "alp")

@@ -48,7 +48,7 @@ var (
 		{Name: "kvm", Kind: "kvm", Default: "`auto`", Help: "`auto` or `true` where it works, `on` or fail, `off` or `false`"},
 		{Name: "display", Kind: "boolean", Default: "`false`", Help: "a screen, which `meros view` shows"},
 		{Name: "disk_size", Kind: "size", Default: "as needed", Help: "of the disk: `4G`, `512M`, or a number of GiB"},
-		{Name: "build_free_mb", Kind: "integer", Default: "512", Help: "MiB free in the root file system, where there is no `disk_size`. In a `base` whose root is in a logical partition of an MBR, or has an extended one behind it, there is as much as there was, and the stage's log says so"},
+		{Name: "build_free_mb", Kind: "integer", Default: "512", Help: "MiB free in the root file system before files, hooks and what is written while it runs, where there is no `disk_size`. In a `base` whose root is in a logical partition of an MBR, or has an extended one behind it, there is as much as there was, and the stage's log says so"},
 		{Name: "format", Kind: "string", Default: "`qcow2`", Help: "what `meros export` makes of it, and `meros build` beside the disk in `data/disks`: `qcow2`, `raw`, `tar`, `oci`, `squashfs` or `erofs`", Values: formats, Top: true},
 		{Name: "compress", Kind: "string", Default: "none", Help: "`zstd`: how that is compressed (not `erofs`; the disk that machines boot from never is)", Values: []string{"zstd"}, Top: true},
 		{Name: "disks", Kind: "list:disk", Default: "none", Help: "further disks"},
@@ -85,7 +85,7 @@ var (
 	}
 	diskKeys = []Key{
 		{Name: "label", Kind: "string", Help: "of the file system too", Must: true},
-		{Name: "size_gb", Kind: "size", Default: "2", Help: "`10`, in GiB, or `512M`, `1T`; of one with a `base`, as large as that is, and never less"},
+		{Name: "size_gb", Kind: "size", Default: "2", Help: "`10`, in GiB, or `512M`, `1T`; of one with a `base`, as large as that is, and never less: what is on it stays as large as it was"},
 		{Name: "fs_type", Kind: "string", Default: "`ext4`", Help: "`ext4`, `ext3`, `ext2`, `btrfs` (of 109 MiB or more; it is never the same twice), `xfs` (of 300 MiB or more), `swap`, `vfat`", Values: fsTypes},
 		{Name: "mount_point", Kind: "string", Default: "none", Help: "where `/etc/fstab` mounts it, by its UUID, or, of one with a `base`, by its place"},
 		{Name: "base", Kind: "string", Default: "none", Help: "what it begins with instead of an empty file system: the path or the URL (https, http, file) of an image, qcow2, raw, vmdk, vdi or vhdx, which is never written to; a URL's digest is pinned in the lock"},

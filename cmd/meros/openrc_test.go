@@ -12,7 +12,6 @@ import (
 // openrcManifest is what follows the packages in the manifest of a machine that
 // openrc starts.
 const openrcManifest = `    packages: [openrc, openssh-server]
-    setup: openrc
     user: admin
     disks:
       - {label: deep, size_gb: 64M, mount_point: /srv/data/deep/er}
@@ -75,6 +74,7 @@ func TestOpenRC(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.line, got, c.want)
 		}
 	}
+	onConsole(t, meros, "rc", "m", "m login:")
 	in("echo kept > /root/mark; sync; " + writer)
 	t.Logf("restarted in %v", meros("restart", "rc").Wall)
 	if got := in("cat /root/mark; test -s /srv/data/log && echo written"); got != "kept\nwritten\n" {

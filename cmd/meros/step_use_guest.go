@@ -31,7 +31,7 @@ func (s *step) useInGuest(ctx context.Context, disk *image.UsedDisk, candidates 
 	}
 	l := candidates[r.Device]
 	l.Flags = r.Flags
-	grown, err := disk.Grow(ctx, &l, r.Free)
+	grown, err := disk.Grow(ctx, &l, r.Free, image.Usable)
 	if err != nil {
 		return nil, err
 	}

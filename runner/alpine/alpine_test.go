@@ -244,6 +244,13 @@ func TestSetup(t *testing.T) {
 	if to, err := os.Readlink(filepath.Join(full, "etc/runlevels/default/sshd")); err != nil || to != "/etc/init.d/sshd" {
 		t.Errorf("%q, %v", to, err)
 	}
+	bare := tree("bin/busybox", "sbin/openrc", "etc/inittab", "etc/init.d/sshd")
+	if err := Setup(bare, "busybox"); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := os.ReadFile(filepath.Join(bare, "etc/inittab")); string(b) != inittab {
+		t.Errorf("with openrc that is not to start the system, inittab is %q", b)
+	}
 	heard := tree("sbin/openrc", "etc/inittab", "etc/init.d/acpid")
 	if err := Setup(heard, "openrc"); err != nil {
 		t.Fatal(err)

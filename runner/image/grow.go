@@ -12,17 +12,25 @@ import (
 	"strings"
 )
 
+// Usable is at least how much of what is added to a file system of btrfs or xfs
+// becomes free.
+const Usable = 0.96
+
 // Grow makes the disk and the root's partition as large as the options want,
-// free being the bytes that are free in its file system, and tells whether there
-// is more room for it now. Partitions behind it are moved.
-func (d *UsedDisk) Grow(ctx context.Context, l *Layout, free int64) (bool, error) {
+// free being the bytes that are free in its file system and usable how much of
+// what is added to it becomes free, and tells whether there is more room for it
+// now. Partitions behind it are moved.
+func (d *UsedDisk) Grow(ctx context.Context, l *Layout, free int64, usable float64) (bool, error) {
 	fi, err := d.f.Stat()
 	if err != nil {
 		return false, err
 	}
 	more := d.o.Size - fi.Size()
 	if d.o.Size == 0 {
-		more = roundUp(max(0, d.o.Free-free), mib)
+		more = 0
+		if lacks := d.o.Free - free; lacks > 0 {
+			more = roundUp(int64(float64(lacks)/usable), mib) + 2*mib // of which it takes some anyhow
+		}
 	}
 	if more < 0 {
 		return false, fmt.Errorf("the disk is %d MiB and disk_size asks for less: it is not made smaller", fi.Size()/mib)

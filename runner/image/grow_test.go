@@ -55,6 +55,24 @@ func TestGrowMovesWhatIsBehind(t *testing.T) {
 			}
 		})
 	}
+	for _, want := range []int64{200 * mib, 2000 * mib} {
+		t.Run(fmt.Sprintf("%d MiB free", want/mib), func(t *testing.T) {
+			file, _ := partitioned(t, "label: gpt\n2048,131072,L\n,20480,U\n")
+			d := usedDisk(t, file, 0)
+			d.o.Free = want
+			l, err := d.Root(t.Context())
+			check(t, err)
+			root, err := d.GrowExt(t.Context(), l)
+			check(t, err)
+			output(t, "e2fsck", "-fn", root)
+			sb, err := superblock(root, 0)
+			check(t, err)
+			r, err := readRoom(sb)
+			if free := r.freeBlocks * r.block; err != nil || free < want || free > want+want/8 {
+				t.Errorf("%d MiB are free, %v", free/mib, err)
+			}
+		})
+	}
 	t.Run("logical", func(t *testing.T) {
 		const table = "label: dos\n2048,131072,83\n,,5\n,20480,83\n"
 		file, _ := partitioned(t, table)

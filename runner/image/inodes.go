@@ -20,6 +20,7 @@ const (
 	sbBlocksPerGroup = 0x20
 	sbInodesPerGroup = 0x28
 	sbMagic          = 0x38
+	sbRevision       = 0x4C
 	sbInodeSize      = 0x58
 	sbIncompatible   = 0x60
 	sbUUID           = 0x68

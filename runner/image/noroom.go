@@ -29,6 +29,15 @@ type room struct {
 	block, blocks, freeBlocks  int64 // the first in bytes
 	freeInodes                 int64
 	blocksPerGroup, inodesEach int64 // of groups of blocks
+	inodeSize                  int64 // bytes
+}
+
+// usable is at least how much of what is added to the file system becomes free:
+// each group of blocks has its inodes, two bitmaps and, some of them, copies of
+// what describes all groups.
+func (r room) usable() float64 {
+	group := r.blocksPerGroup * r.block
+	return max(1-float64(r.inodesEach*r.inodeSize+2*r.block)/float64(group)-1./64, 1./4)
 }
 
 // roomIn reads the superblock of an image.
@@ -63,6 +72,10 @@ func readRoom(sb []byte) (room, error) {
 		return room{}, errors.New("its superblock is damaged")
 	}
 	r.block = 1 << (10 + shift)
+	r.inodeSize = 128 // of the first revision
+	if le.Uint32(sb[sbRevision:]) > 0 {
+		r.inodeSize = int64(le.Uint16(sb[sbInodeSize:]))
+	}
 	return r, nil
 }
 

@@ -100,11 +100,15 @@ func (d *UsedDisk) GrowExt(ctx context.Context, l *Layout) (root string, err err
 	if err := repair(ctx, root, d.o); err != nil {
 		return "", err
 	}
-	free, err := freeIn(root)
+	sb, err := superblock(root, 0)
 	if err != nil {
 		return "", err
 	}
-	grown, err := d.Grow(ctx, l, free)
+	r, err := readRoom(sb)
+	if err != nil {
+		return "", err
+	}
+	grown, err := d.Grow(ctx, l, r.freeBlocks*r.block, r.usable())
 	if err != nil {
 		return "", err
 	}
@@ -240,15 +244,4 @@ func superblock(file string, at int64) ([]byte, error) {
 	sb := make([]byte, superblockSize)
 	_, err = f.ReadAt(sb, at+superblockOffset)
 	return sb, err
-}
-
-// freeIn is how much of a file system is free, bytes: s_free_blocks_count of
-// its superblock.
-func freeIn(root string) (int64, error) {
-	sb, err := superblock(root, 0)
-	if err != nil {
-		return 0, err
-	}
-	r, err := readRoom(sb)
-	return r.freeBlocks * r.block, err
 }
