@@ -106,6 +106,30 @@ func TestMachineLife(t *testing.T) {
 	t.Run("connect", func(t *testing.T) { connects(t, p) })
 	t.Run("secrets", func(t *testing.T) { keepsSecrets(t, p) })
 
+	t.Run("manifest lost", func(t *testing.T) {
+		p.Write(t, "constellations/live/manifest.yml", "virtual_machines: {m: {memroy: 1G}}\n")
+		fails(t, p.Run(t, "build", "live"), exitUsage, "memroy")
+		for _, args := range [][]string{{"info"}, {"info", "live"}} {
+			if o := p.Must(t, args...); !strings.Contains(o.Stdout, vm.Ready) || !strings.Contains(o.Stderr, "its machines are told by their records") {
+				t.Errorf("meros %q said\n%s%s", args, o.Stdout, o.Stderr)
+			}
+		}
+		away := p.Path("elsewhere")
+		if err := os.Rename(p.Path("constellations/live"), away); err != nil {
+			t.Fatal(err)
+		}
+		if o := p.Must(t, "connect", "live", "m", "--", "hostname"); o.Stdout != "m\n" {
+			t.Errorf("the machine says %q", o.Stdout)
+		}
+		if o := p.Must(t, "info"); !strings.Contains(o.Stdout, "live/m") {
+			t.Errorf("info said\n%s", o.Stdout)
+		}
+		if err := os.Rename(away, p.Path("constellations/live")); err != nil {
+			t.Fatal(err)
+		}
+		p.Write(t, "constellations/live/manifest.yml", bootableManifest)
+	})
+
 	t.Run("poweroff inside", func(t *testing.T) {
 		p.Must(t, "connect", "live", "m", "--", "echo kept > /root/mark && sync")
 		p.Run(t, "connect", "live", "m", "--", "systemctl poweroff")

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"meros/cmd/lab"
+	"meros/runner/vm"
+)
+
+// Who starts some machines starts those that they depend on.
+func TestInitWithDependencies(t *testing.T) {
+	p := lab.New(t, map[string]string{"constellations/shop/manifest.yml": `virtual_machines:
+  web: {depends_on: [app]}
+  app: {depends_on: [db]}
+  db: {}
+  mail: {}
+`})
+	for _, test := range []struct {
+		cmd  initCmd
+		want []string
+	}{
+		{initCmd{Machine: []string{"web"}}, []string{"web", "app", "db"}},
+		{initCmd{Machine: []string{"mail", "app", "db"}}, []string{"mail", "app", "db"}},
+		{initCmd{}, nil},
+		{initCmd{Machine: []string{"web"}, Use: "old.qcow2"}, []string{"web"}},
+		{initCmd{Machine: []string{"web"}, again: vm.Restart}, []string{"web"}},
+	} {
+		var said bytes.Buffer
+		e := &env{ctx: t.Context(), root: p.Root, ui: newUI(io.Discard, &said, "plain", false)}
+		test.cmd.Constellation = "shop"
+		if err := test.cmd.withDependencies(e); err != nil || !slices.Equal(test.cmd.Machine, test.want) {
+			t.Errorf("%q, want %q, %v", test.cmd.Machine, test.want, err)
+		}
+		if told := strings.Contains(said.String(), "which is started, too"); told != (len(test.want) == 3 && test.want[0] == "web") {
+			t.Errorf("of %q it said %q", test.want, said.String())
+		}
+	}
+}
