@@ -332,6 +332,9 @@ mount -o remount,size=4G data
 			if !strings.Contains(o.Stderr, "no space left on device") && !strings.Contains(o.Stderr, "No space left on device") {
 				t.Errorf("it does not say that the disk is full (while making the %s):\n%s", stage, o.Stderr)
 			}
+			if !strings.Contains(o.Stderr, "that is full: meros cache gc makes room") {
+				t.Errorf("it does not say what helps:\n%s", o.Stderr)
+			}
 		})
 	}
 }

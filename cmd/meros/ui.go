@@ -159,6 +159,10 @@ func (u *ui) failNode(ne *graph.NodeError) {
 		fmt.Fprintln(u.err, "  |", printable(l))
 	}
 	u.errorLine(msg)
+	full := func(line string) bool { return strings.Contains(strings.ToLower(line), "no space left on device") }
+	if full(msg) || slices.ContainsFunc(tail, full) {
+		fmt.Fprintln(u.err, "if it is the disk of data/ that is full: meros cache gc makes room")
+	}
 	if ne.Log == "" {
 		return
 	}
