@@ -27,11 +27,21 @@ func Unread(m *constellations.Manifest) ([]string, error) {
 		return nil, err
 	}
 	var all []string
+	files := false // what owners says of common/ is of all machines' files, and the reverse
+	for _, name := range known {
+		if _, err := os.Lstat(filepath.Join(m.Dir, name, Includes)); err == nil {
+			files = true
+		}
+	}
 	for _, e := range entries {
 		if !e.IsDir() {
 			continue
 		}
-		here, err := unreadIn(filepath.Join(m.Dir, e.Name()), e.Name(), slices.Contains(known, e.Name()), known)
+		machine := slices.Contains(known, e.Name())
+		here, err := unreadIn(filepath.Join(m.Dir, e.Name()), e.Name(), machine, files, known)
+		if errors.Is(err, fs.ErrPermission) && !machine {
+			continue // somebody else's: a build does not read it
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -41,7 +51,7 @@ func Unread(m *constellations.Manifest) ([]string, error) {
 }
 
 // unreadIn is [Unread] of one directory of the constellation.
-func unreadIn(dir, name string, machine bool, machines []string) ([]string, error) {
+func unreadIn(dir, name string, machine, files bool, machines []string) ([]string, error) {
 	parts := []string{Includes, "hooks", owners}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -62,8 +72,8 @@ func unreadIn(dir, name string, machine bool, machines []string) ([]string, erro
 			all = append(all, fmt.Sprintf("%s is not used%s", filepath.Join(name, e.Name()), meant(e.Name(), parts)))
 		}
 	}
-	if has(owners) && !has(Includes) {
-		all = append(all, fmt.Sprintf("%s is not used: there is no %s beside it", filepath.Join(name, owners), Includes))
+	if has(owners) && !files {
+		all = append(all, fmt.Sprintf("%s is not used: there is no %s", filepath.Join(name, owners), Includes))
 	}
 	hooks, err := os.ReadDir(filepath.Join(dir, "hooks"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

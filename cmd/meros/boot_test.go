@@ -141,7 +141,7 @@ func TestMachineLife(t *testing.T) {
 	t.Run("killed", func(t *testing.T) {
 		const changed = "constellations/live/m/includes.chroot/etc/changed"
 		p.Write(t, changed, "")
-		fails(t, p.Run(t, "init", "live"), 1, "the disk of its last run is of another image", "meros reset live m")
+		fails(t, p.Run(t, "init", "live"), 1, "the disk of its last run is of another image", "meros shutdown live m")
 		os.RemoveAll(p.Path("constellations/live/m"))
 		if o := p.Must(t, "init", "live"); !strings.Contains(o.Stderr, "starts with the disk of its last run") {
 			t.Errorf("init said\n%s", o.Stderr)
@@ -159,7 +159,7 @@ func TestMachineLife(t *testing.T) {
 	})
 	t.Run("shutdown", func(t *testing.T) {
 		p.Must(t, "init", "live")
-		if o := p.Run(t, "connect", "live", "m", "--", "cat /root/mark"); o.Exit == 0 {
+		if o := p.Run(t, "connect", "live", "m", "--", "cat /root/mark"); o.Exit != 1 || !strings.Contains(o.Stderr, "No such file") {
 			t.Error("what the machine wrote before it was shut down is still there")
 		}
 		// Who watches the button may start after sshd.

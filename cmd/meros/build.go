@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ type buildCmd struct {
 	Rebuild       string        `placeholder:"STAGE" help:"Run the stages with this in their names again, although the cache has what they give."`
 	ShellOnError  bool          `help:"If a stage fails, run it once more and open a shell inside it, where it fails."`
 	Jobs          int           `short:"j" help:"CPU tokens (default: one for each CPU)."`
+	ToRun         bool          `hidden:"" help:"Only what machines run with, not the form that a manifest wants beside it."`
 
 	quiet   bool // say nothing unless something has to be done
 	advised bool // of packages that an image does not get
@@ -38,7 +40,7 @@ type buildCmd struct {
 
 func (c *buildCmd) args() []string {
 	a := append([]string{"build", c.Constellation}, c.Machine...)
-	for flag, on := range map[string]bool{"--rootfs-only": c.RootfsOnly, "--boot": c.Boot, "--locked": c.Locked, "--check": c.Check, "--keep-going": c.KeepGoing, "--shell-on-error": c.ShellOnError} {
+	for flag, on := range map[string]bool{"--rootfs-only": c.RootfsOnly, "--boot": c.Boot, "--locked": c.Locked, "--check": c.Check, "--keep-going": c.KeepGoing, "--shell-on-error": c.ShellOnError, "--to-run": c.ToRun} {
 		if on {
 			a = append(a, flag)
 		}
@@ -178,7 +180,7 @@ func (c *buildCmd) build(e *env) (b *built, err error) {
 	}
 	adviseHooks(e, planned, r)
 	for _, pm := range planned {
-		if pm.Export == nil {
+		if pm.Export == nil || c.quiet {
 			continue
 		}
 		if err := tellOmitted(e, w, pm, pm.Format, r); err != nil {
@@ -211,9 +213,47 @@ func (c *buildCmd) plan(e *env, w *workplace, m *constellations.Manifest, machin
 	}
 	var targets []*graph.Node
 	for _, pm := range planned {
+		if c.ToRun {
+			pm.Export = nil
+		}
 		targets = append(targets, pm.Targets()...)
 	}
-	return plan, planned, targets, nil
+	return plan, planned, targets, keepsInputs(filepath.Join(e.root, "data", "disks"), plan)
+}
+
+// keepsInputs makes sure that no image that the plan reads lies where it puts
+// another one.
+func keepsInputs(disks string, plan *graph.Plan) error {
+	disks, err := filepath.EvalSymlinks(disks)
+	if err != nil {
+		return nil // nothing is there yet
+	}
+	made := make(map[string]*graph.Node)
+	for _, n := range plan.Nodes {
+		if n.Deliver != "" {
+			made[filepath.Base(n.Deliver)] = n
+		}
+	}
+	for _, n := range plan.Nodes {
+		var read []string
+		for _, l := range n.Locals {
+			if l.Name == "image" {
+				read = append(read, l.Path)
+			}
+		}
+		for _, s := range n.Shared {
+			if strings.Contains(s.Source, "disks") {
+				read = append(read, s.Source)
+			}
+		}
+		for _, file := range read {
+			file, err := filepath.EvalSymlinks(file)
+			if by := made[filepath.Base(file)]; err == nil && by != nil && filepath.Dir(file) == disks {
+				return usageError{fmt.Errorf("%s reads %s, which %s would replace (keep it under another name)", n.Name, file, by.Name)}
+			}
+		}
+	}
+	return nil
 }
 
 // rerun finds the stages to run again.

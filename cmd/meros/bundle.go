@@ -73,7 +73,7 @@ func (c *cacheExportCmd) Run(e *env) error {
 	if err := e.checkOutput(c.Output); err != nil {
 		return err
 	}
-	f, err := (&buildCmd{Constellation: c.Constellation, Machine: c.Machine, RootfsOnly: c.RootfsOnly, Boot: c.Boot}).foresee(e)
+	f, err := (&buildCmd{Constellation: c.Constellation, Machine: c.Machine, RootfsOnly: c.RootfsOnly, Boot: c.Boot, ToRun: c.ImagesOnly}).foresee(e)
 	if err != nil {
 		return err
 	}

@@ -74,8 +74,10 @@ func lookAtSandbox(e *env) []finding {
 			f.Status, f.Detail, f.Without = findingLimited, "qemu-aarch64-static is not installed", "machines of other architectures cannot be built"
 			f.Fix = install(distribution(), map[string]string{"debian": "qemu-user-static", "fedora": "qemu-user-static", "alpine": "qemu-aarch64", "arch": "qemu-user-static", "suse": "qemu-linux-user"})
 		}
-		if err := inside(e, "doctor", "--inside", "--foreign=aarch64"); f.Status == findingOK && all[0].Status == findingOK && err != nil {
-			f.Status, f.Detail, f.Without = findingLimited, err.Error(), "machines of other architectures cannot be built"
+		if f.Status == findingOK && all[0].Status == findingOK {
+			if err := inside(e, "doctor", "--inside", "--foreign=aarch64"); err != nil {
+				f.Status, f.Detail, f.Without = findingLimited, err.Error(), "machines of other architectures cannot be built"
+			}
 		}
 		all = append(all, f)
 	}
@@ -136,9 +138,12 @@ func lookAtTools(e *env) []finding {
 	return all
 }
 
-// findProgram is where a program is, or "". Those of administrators are not on
-// every user's PATH.
+// findProgram is where a program, or another file if its whole path is given,
+// is, or "". Those of administrators are not on every user's PATH.
 func findProgram(name string) string {
+	if _, err := os.Stat(name); filepath.IsAbs(name) && err == nil {
+		return name
+	}
 	if file, err := exec.LookPath(name); err == nil {
 		return file
 	}

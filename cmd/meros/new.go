@@ -118,9 +118,11 @@ func validate(e *env, name string) (string, error) {
 	// A plan finds all files that are named.
 	w := &workplace{data: filepath.Join(e.root, "data")}
 	w.readMemory()
-	_, _, _, err = (&buildCmd{Constellation: name, Boot: true}).plan(e, w, m, machines, lock)
-	if err != nil && !errors.As(err, new(*stages.NoProgramError)) { // which is not the manifest's fault
-		return "", err
+	for _, vm := range machines {
+		_, _, _, err := (&buildCmd{Constellation: name, Boot: true}).plan(e, w, m, []*constellations.Machine{vm}, lock)
+		if err != nil && !errors.As(err, new(*stages.NoProgramError)) { // which is not the manifest's fault
+			return "", usageError{err}
+		}
 	}
 	return text + "the lock pins all of it", nil
 }

@@ -53,7 +53,11 @@ func stepFetch(ctx context.Context, s *step) error {
 		},
 	})
 	if errors.As(err, new(fetch.GoneError)) {
-		err = fmt.Errorf("%w (what the lock pins is gone from there: meros update pins what there is now; of Debian, %s=https://snapshot.example/archive has all that there was)", err, snapshotEnv)
+		hint := "what the manifest names is gone from there"
+		if slices.ContainsFunc(urls, func(u string) bool { return strings.HasSuffix(u, ".deb") || strings.HasSuffix(u, ".apk") }) {
+			hint = fmt.Sprintf("what the lock pins is gone from there: meros update pins what there is now; of Debian, %s=https://snapshot.example/archive has all that there was", snapshotEnv)
+		}
+		err = fmt.Errorf("%w (%s)", err, hint)
 	}
 	return err
 }

@@ -73,7 +73,7 @@ var useFiles = map[string]string{
 	"manifest.yml":               "virtual_machines:\n  m: {suite: bookworm, memory: 384M, cpus: 1, build_free_mb: 64}\n",
 	"m/includes.chroot/etc/motd": "patched\n",
 	"m/includes.chroot/srv/new":  "new\n",
-	"m/hooks/01.chroot":          "#!/bin/sh\nset -e\nrm /etc/issue.net\nrm -r /etc/skel\ncat /etc/debian_version > /etc/hooked\nln /etc/hooked \"/etc/systemd/hard\\\\x2dlink\"\nchmod 640 /etc/labelled\n" + hookAttributes("/etc/hooked"),
+	"m/hooks/01.chroot":          "#!/bin/sh\nset -e\nrm /etc/issue.net\nln /etc/debian_version /etc/systemd/again\nrm -r /etc/skel\ncat /etc/debian_version > /etc/hooked\nln /etc/hooked \"/etc/systemd/hard\\\\x2dlink\"\nchmod 640 /etc/labelled\n" + hookAttributes("/etc/hooked"),
 }
 
 // netRaw is the capability to open raw sockets as a file has it, in the second
@@ -434,6 +434,11 @@ func patchedFiles(t *testing.T, tree, got string) {
 	two, lerr := os.Stat(filepath.Join(got, `etc/systemd/hard\x2dlink`))
 	if err != nil || lerr != nil || !os.SameFile(one, two) || one.Sys().(*syscall.Stat_t).Nlink != 2 {
 		t.Errorf("the file with two names is %+v and %+v, %v, %v", one, two, err, lerr)
+	}
+	one, err = os.Stat(filepath.Join(got, "etc/debian_version"))
+	two, lerr = os.Stat(filepath.Join(got, "etc/systemd/again"))
+	if err != nil || lerr != nil || !os.SameFile(one, two) || one.Sys().(*syscall.Stat_t).Nlink != 2 {
+		t.Errorf("the file of the image that got a second name is %+v and %+v, %v, %v", one, two, err, lerr)
 	}
 	labelled := filepath.Join(got, "etc/labelled")
 	label := make([]byte, 64)

@@ -39,7 +39,7 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 	if err := c.withDependencies(e); err != nil {
 		return nil, err
 	}
-	b := &buildCmd{Constellation: c.Constellation, Machine: c.Machine, Locked: c.Locked, Timeout: c.Timeout, Use: c.Use}
+	b := &buildCmd{Constellation: c.Constellation, Machine: c.Machine, Locked: c.Locked, Timeout: c.Timeout, Use: c.Use, ToRun: true}
 	m, chosen, err := b.load(e)
 	if err == nil {
 		err = canRun(e, m, chosen) // before all of it is built
@@ -96,8 +96,8 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 	return g, err
 }
 
-// withDependencies adds the machines that the named ones depend on. Those that
-// run go on as they are, so only a start from nothing needs it.
+// withDependencies adds the machines that the named ones depend on and that do
+// not run.
 func (c *initCmd) withDependencies(e *env) error {
 	if len(c.Machine) == 0 || c.Use != "" || c.again != vm.Leave {
 		return nil
@@ -112,7 +112,14 @@ func (c *initCmd) withDependencies(e *env) error {
 			return usageError{err}
 		}
 		for _, d := range machine.DependsOn {
-			if !slices.Contains(c.Machine, d) {
+			if slices.Contains(c.Machine, d) {
+				continue
+			}
+			is, err := group(e, m.Name).Info(e.ctx, []string{d})
+			if err != nil {
+				return err
+			}
+			if is[0].PID == 0 {
 				e.ui.note("%s/%s depends on %s, which is started, too", m.Name, machine.Name, d)
 				c.Machine = append(c.Machine, d)
 			}
@@ -255,6 +262,9 @@ func (c *infoCmd) Run(e *env) error {
 		}
 		for i := range ss {
 			ss[i].Constellation = m.Name
+			if m.Dir == "" { // nobody knows what is in its manifest
+				ms[i].CPUs = ss[i].CPUs
+			}
 		}
 		all, machines = append(all, ss...), append(machines, ms...)
 	}

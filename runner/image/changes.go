@@ -406,6 +406,11 @@ func script(list []change, files string) (string, error) {
 		}
 	}
 	links := make(linked)
+	for _, c := range list {
+		if c.kept && c.fi.Mode().IsRegular() {
+			links.first(c)
+		}
+	}
 	for i, c := range list {
 		if c.file == "" || links.another(b, c) {
 			continue
@@ -434,6 +439,14 @@ type linkedFile struct {
 	names int
 }
 
+// first notes the first name of a file.
+func (l linked) first(c change) {
+	st := c.fi.Sys().(*syscall.Stat_t)
+	if id := [2]uint64{st.Dev, st.Ino}; st.Nlink > 1 && l[id] == nil {
+		l[id] = &linkedFile{c.name, 1}
+	}
+}
+
 // another makes a further name of a file that is there, if the change is one.
 func (l linked) another(b *commands, c change) bool {
 	st := c.fi.Sys().(*syscall.Stat_t)
@@ -442,7 +455,7 @@ func (l linked) another(b *commands, c change) bool {
 	}
 	first := l[[2]uint64{st.Dev, st.Ino}]
 	if first == nil {
-		l[[2]uint64{st.Dev, st.Ino}] = &linkedFile{c.name, 1}
+		l.first(c)
 		return false
 	}
 	name, to := b.in(c.name), quoted("/"+first.name)

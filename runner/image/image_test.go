@@ -510,8 +510,6 @@ func TestDeltaRefusesWhatARepackDoesBetter(t *testing.T) {
 	}
 }
 
-// A disk is made, however small, or what it needs is said: that much more is
-// enough for it, and not much less.
 // A file may have as many names as ext4 can count, and no more, wherever the
 // tree lies; symbolic links are files of their own.
 func TestManyLinks(t *testing.T) {
@@ -555,6 +553,8 @@ func TestManyLinks(t *testing.T) {
 	}
 }
 
+// A disk is made, however small, or what it needs is said: that much more is
+// enough for it, and not much less.
 func TestTooSmallADiskSaysByHowMuch(t *testing.T) {
 	need(t, "mke2fs", "e2fsck", "qemu-img")
 	manyLinks := t.TempDir()

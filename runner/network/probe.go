@@ -187,16 +187,28 @@ func (w Way) leaves(ctx context.Context, e *endpoint, uplink string) (bool, erro
 			return false, err
 		}
 		ll, ok := from.(*unix.SockaddrLinklayer)
-		if !ok || ll.Pkttype != unix.PACKET_OUTGOING || n < 24 || b[0]>>4 != 4 || b[9] != unix.IPPROTO_TCP {
-			continue
-		}
-		to, _ := netip.AddrFromSlice(b[16:20])
-		head := int(b[0]&15) * 4
-		if to == w.addr && n >= head+4 && uint16(b[head+2])<<8|uint16(b[head+3]) == w.port {
+		if ok && ll.Pkttype == unix.PACKET_OUTGOING && begins(b[:n], netip.AddrPortFrom(w.addr, w.port)) {
 			return true, nil
 		}
 	}
 	return false, nil
+}
+
+// begins tells whether a packet of IPv4 begins a connection to somewhere. What
+// ends the connection of an earlier probe may still be on its way, and be sent
+// once more.
+func begins(packet []byte, to netip.AddrPort) bool {
+	const syn, ack = 0x02, 0x10 // RFC 9293
+	if len(packet) < 20 || packet[0]>>4 != 4 || packet[9] != unix.IPPROTO_TCP {
+		return false
+	}
+	a, _ := netip.AddrFromSlice(packet[16:20])
+	head := int(packet[0]&15) * 4
+	if len(packet) < head+14 {
+		return false
+	}
+	tcp := packet[head:]
+	return netip.AddrPortFrom(a, uint16(tcp[2])<<8|uint16(tcp[3])) == to && tcp[13]&(syn|ack) == syn
 }
 
 // ping sends an echo request, RFC 792, and waits for the answer.

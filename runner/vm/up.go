@@ -125,9 +125,17 @@ func (g *Group) again(ctx context.Context, m *Machine, o UpOptions) error {
 		return nil
 	case Restart:
 		// Asked before it goes down for nothing.
-		if _, err = g.keeps(m); err == nil {
-			d, err = g.end(ctx, m.Name, downPatience)
+		kept, err := g.keeps(m)
+		if err == nil && !kept && g.alive(m.Name) {
+			err = fmt.Errorf("it runs, but its record or its disk is gone: what it wrote would be lost (meros shutdown %s %s, then init, starts it from its image)", g.Name, m.Name)
 		}
+		if err != nil {
+			return err
+		}
+		if d, err = g.end(ctx, m.Name, downPatience); err != nil {
+			return err
+		}
+		g.awaitEnd(m.Name) // that is written down in the record that stays
 	case Reset:
 		// Nothing that it would still write is kept.
 		if d, err = g.shutdown(ctx, m.Name, 0); err == nil {
@@ -149,7 +157,7 @@ func (g *Group) keeps(m *Machine) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("whether its disk is to be kept cannot be told: %w (meros reset %s %s starts it from its image)", err, g.Name, m.Name)
+		return false, fmt.Errorf("whether its disk is to be kept cannot be told: %w (meros shutdown %s %s drops it)", err, g.Name, m.Name)
 	}
 	if _, err := os.Lstat(g.file(m.Name, diskFile)); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
@@ -158,7 +166,7 @@ func (g *Group) keeps(m *Machine) (bool, error) {
 		return false, err
 	}
 	if r.Image != filepath.Base(m.Images[0]) {
-		return false, fmt.Errorf("the disk of its last run is of another image than the one that is built now (meros reset %s %s drops it, and starts from that; with the files, or the --use, of that run it goes on)", g.Name, m.Name)
+		return false, fmt.Errorf("the disk of its last run is of another image than the one that is built now (meros shutdown %s %s drops that disk and no other, and init starts from the new one; with the files, or the --use, of that run it goes on)", g.Name, m.Name)
 	}
 	return true, nil
 }
@@ -189,7 +197,7 @@ func (g *Group) start(ctx context.Context, m *Machine, note func(string)) (*runn
 		return nil, err
 	}
 	if kept && m.Again == Leave {
-		note(fmt.Sprintf("starts with the disk of its last run, which was not shut down (meros reset %s %s starts it from its image)", g.Name, m.Name))
+		note(fmt.Sprintf("starts with the disk of its last run, which was not shut down (meros shutdown %s %s drops it)", g.Name, m.Name))
 	}
 	if err := g.tidy(m.Name, kept); err != nil {
 		return nil, err
@@ -328,7 +336,9 @@ func (g *Group) launch(ctx context.Context, m *Machine, h *ssh.Host, accel []str
 		r.record.HostPID, err = g.inside.hostPID(r.record.PID)
 	}
 	if err == nil {
+		g.records.Lock() // the end of its last run may be written down just now
 		err = g.writeRecord(m.Name, r.record)
+		g.records.Unlock()
 	}
 	stopShares := stop
 	stop = nil // from here on they end with the machine
