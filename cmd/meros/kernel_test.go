@@ -366,7 +366,11 @@ func kernelMistakes(t *testing.T, p *lab.Project, manifest func(string), archive
 				t.Fatal(err)
 			}
 		}, 1, []string{"xz", "cut.tar.xz source"}},
+		{"no key", "{source: file://" + archive + ", key: k.gpg}", func() {
+			write("meros.lock", strings.Split(readFile(t, p.Path("constellations/k/meros.lock")), "\nsource ")[0]+"\n")
+		}, 1, []string{"key k.gpg does not exist (looked for "}},
 		{"unsigned", "{source: file://" + archive + ", key: k.gpg}", func() {
+			write("k.gpg", "")
 			write("meros.lock", strings.Split(readFile(t, p.Path("constellations/k/meros.lock")), "\nsource ")[0]+"\n")
 		}, 1,
 			[]string{"there is no signature to check"}},
