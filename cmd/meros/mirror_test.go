@@ -34,7 +34,7 @@ func TestMirrorFails(t *testing.T) {
 		serve http.HandlerFunc
 		words []string
 	}{
-		"404":       {http.NotFound, []string{"404", "meros update pins what there is now", "MEROS_SNAPSHOT=https://"}},
+		"404":       {http.NotFound, []string{"404", "meros update pins what there is now", "named by MEROS_SNAPSHOT, may have it"}},
 		"forbidden": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) }, []string{"403"}},
 		"truncated": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", fmt.Sprint(len(content)))

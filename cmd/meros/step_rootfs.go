@@ -55,7 +55,7 @@ func stepFetch(ctx context.Context, s *step) error {
 	if errors.As(err, new(fetch.GoneError)) {
 		hint := "what the manifest names is gone from there"
 		if slices.ContainsFunc(urls, func(u string) bool { return strings.HasSuffix(u, ".deb") || strings.HasSuffix(u, ".apk") }) {
-			hint = fmt.Sprintf("what the lock pins is gone from there: meros update pins what there is now; of Debian, %s=https://snapshot.example/archive has all that there was", snapshotEnv)
+			hint = fmt.Sprintf("what the lock pins is gone from there: meros update pins what there is now; a snapshot service of Debian's packages, named by %s, may have it", snapshotEnv)
 		}
 		err = fmt.Errorf("%w (%s)", err, hint)
 	}
