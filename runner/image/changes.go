@@ -432,7 +432,7 @@ func script(list []change, files string) (string, error) {
 
 // linked are the first names of files with several, and how many they have, by
 // the files' inodes.
-type linked map[[2]uint64]*linkedFile
+type linked map[fileID]*linkedFile
 
 type linkedFile struct {
 	name  string
@@ -441,19 +441,18 @@ type linkedFile struct {
 
 // first notes the first name of a file.
 func (l linked) first(c change) {
-	st := c.fi.Sys().(*syscall.Stat_t)
-	if id := [2]uint64{st.Dev, st.Ino}; st.Nlink > 1 && l[id] == nil {
+	if id, several := linksOf(c.fi); several && l[id] == nil {
 		l[id] = &linkedFile{c.name, 1}
 	}
 }
 
 // another makes a further name of a file that is there, if the change is one.
 func (l linked) another(b *commands, c change) bool {
-	st := c.fi.Sys().(*syscall.Stat_t)
-	if c.kept || !c.fi.Mode().IsRegular() || st.Nlink < 2 {
+	id, several := linksOf(c.fi)
+	if c.kept || !c.fi.Mode().IsRegular() || !several {
 		return false
 	}
-	first := l[[2]uint64{st.Dev, st.Ino}]
+	first := l[id]
 	if first == nil {
 		l.first(c)
 		return false

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"syscall"
 )
 
 // RoomError is the [ErrNoRoom] of a difference that takes more than is free.
@@ -82,7 +81,7 @@ func readRoom(sb []byte) (room, error) {
 
 // takes is what changes add to a file system, without what it takes for itself.
 func takes(list []change) (bytes, inodes int64, err error) {
-	seen := make(map[[2]uint64]bool)
+	seen := make(map[fileID]bool)
 	for _, c := range list {
 		if c.kept {
 			continue
@@ -93,8 +92,7 @@ func takes(list []change) (bytes, inodes int64, err error) {
 		if c.file == "" {
 			continue
 		}
-		if st := c.fi.Sys().(*syscall.Stat_t); st.Nlink > 1 && !c.fi.IsDir() {
-			id := [2]uint64{st.Dev, st.Ino}
+		if id, several := linksOf(c.fi); several {
 			if seen[id] {
 				continue
 			}

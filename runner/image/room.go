@@ -97,7 +97,7 @@ func (c content) overhead(size int64) int64 {
 // measure is what a file system for the tree has to have room for.
 func measure(tree string) (content, error) {
 	var c content
-	links := make(map[[2]uint64]int)
+	links := make(map[fileID]int)
 	names := make(map[string]int64) // bytes of a directory's entries
 	c.entries = make(map[string]int)
 	err := filepath.WalkDir(tree, func(p string, d fs.DirEntry, err error) error {
@@ -110,9 +110,7 @@ func measure(tree string) (content, error) {
 		}
 		c.entries[strings.TrimPrefix(filepath.Dir(p), tree)]++
 		names[filepath.Dir(p)] += roundUp(direntSize+int64(len(d.Name())), 4)
-		st := fi.Sys().(*syscall.Stat_t)
-		if st.Nlink > 1 && !d.IsDir() {
-			id := [2]uint64{st.Dev, st.Ino}
+		if id, several := linksOf(fi); several {
 			if links[id]++; links[id] > maxLinks {
 				return fmt.Errorf("%s: the file has more than %d names (hard links), which ext4 does not have", strings.TrimPrefix(p, tree), maxLinks)
 			}
@@ -126,6 +124,15 @@ func measure(tree string) (content, error) {
 		c.more += roundUp(n+n/8, blockSize) // an entry does not cross blocks
 	}
 	return c, err
+}
+
+// fileID is what the names of one file have in common.
+type fileID struct{ dev, ino uint64 }
+
+// linksOf tells which file a name is of, and whether it may have several.
+func linksOf(fi fs.FileInfo) (id fileID, several bool) {
+	st := fi.Sys().(*syscall.Stat_t)
+	return fileID{st.Dev, st.Ino}, st.Nlink > 1 && !fi.IsDir()
 }
 
 // maxLinks is how many names a file may have, EXT4_LINK_MAX of the kernel's
