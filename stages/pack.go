@@ -9,7 +9,7 @@ import (
 
 const (
 	packRevision  = 1
-	deltaRevision = 6
+	deltaRevision = 7
 	diskRevision  = 1
 )
 

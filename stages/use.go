@@ -12,7 +12,7 @@ import (
 	"meros/graph"
 )
 
-const useRevision = 7
+const useRevision = 8
 
 // useTools are the programs by which an image is opened.
 var useTools = []string{"qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs"}

@@ -272,7 +272,7 @@ func (c change) odd() string {
 		return ""
 	case fs.ModeSymlink:
 		to, err := os.Readlink(c.file)
-		if err != nil || strings.Contains(to, "\n") || len(quoted(to))+len(quoted(path.Base(c.name))) > maxCommand-32 {
+		if err != nil || strings.ContainsAny(to, lineEnds) || len(quoted(to))+len(quoted(path.Base(c.name))) > maxCommand-32 {
 			return "is a link that leads to an odd name"
 		}
 		return ""
@@ -280,11 +280,17 @@ func (c change) odd() string {
 	return "is a device, a socket or a pipe"
 }
 
+// lineEnds end a line of a script of debugfs(8).
+const lineEnds = "\r\n"
+
 // unnameable is why debugfs cannot be told a path, or "".
 func unnameable(name string) string {
 	for part := range strings.SplitSeq(name, "/") {
-		if strings.Contains(part, "\n") {
+		if strings.ContainsAny(part, lineEnds) {
 			return "has the end of a line in its name"
+		}
+		if strings.HasPrefix(part, "<") && strings.HasSuffix(part, ">") {
+			return "has a name that debugfs takes for the number of an inode"
 		}
 		if len(quoted(part)) > maxCommand-32 {
 			return "has a name that is too long"

@@ -488,7 +488,13 @@ func TestDeltaRefusesWhatARepackDoesBetter(t *testing.T) {
 	tree := sampleTree(t, false)
 	base := makeBase(t, tree)
 	for name, build := range map[string]func(dir string) error{
-		"newline in a name": func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\nb"), nil, 0o644) },
+		"newline in a name":         func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\nb"), nil, 0o644) },
+		"carriage return in a name": func(dir string) error { return os.WriteFile(filepath.Join(dir, "Icon\r"), nil, 0o644) },
+		"carriage return in a link": func(dir string) error { return os.Symlink("Icon\r", filepath.Join(dir, "a")) },
+		"number of an inode":        func(dir string) error { return os.WriteFile(filepath.Join(dir, "<12>"), nil, 0o666) },
+		"directory of such a name": func(dir string) error {
+			return errors.Join(os.Mkdir(filepath.Join(dir, "<2>"), 0o755), os.WriteFile(filepath.Join(dir, "<2>/a"), nil, 0o644))
+		},
 		"command in an attribute": func(dir string) error {
 			file := filepath.Join(dir, "a")
 			return errors.Join(os.WriteFile(file, nil, 0o644), unix.Setxattr(file, "user.x\n!touch /tmp/x", []byte("y"), 0))
