@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // BenchmarkAlpine makes a system of Alpine from a mirror on this disk: up to its

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 func TestMain(m *testing.M) {

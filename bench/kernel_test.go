@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 const kernelMachine = "virtual_machines:\n  m: {suite: bookworm, memory: 512M, cpus: 2, packages: %s, kernel: {source: \"debian:linux-source-6.1\"%s}}\n"

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"meros/bench/lab"
 	"meros/cache"
-	"meros/cmd/lab"
 	"meros/constellations"
 	"meros/graph"
 	"meros/runner"

@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"meros/bench/lab"
 	"meros/cache"
-	"meros/cmd/lab"
 )
 
 // BenchmarkDu looks at a store of 10,000 artifacts and 5,000 entries with their

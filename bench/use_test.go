@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 	"meros/graph"
 )
 

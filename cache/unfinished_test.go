@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // otherFileSystem is a directory that is not on the file system of the others.

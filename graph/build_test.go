@@ -13,8 +13,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"meros/bench/lab"
 	"meros/cache"
-	"meros/cmd/lab"
 )
 
 // fakeRunner gives each output a content that follows from the node's

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 	"meros/runner"
 )
 

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 	"meros/runner"
 	"meros/runner/sandbox"
 )

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // eventful calls see for each line of progress that a command prints.

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 	"meros/runner/vm"
 )
 

@@ -15,8 +15,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
+	"meros/bench/lab"
 	"meros/cache"
-	"meros/cmd/lab"
 	"meros/constellations"
 	"meros/graph"
 )

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // archive is a tar archive of the headers; regular files hold their own names.

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // A user without subordinate ids hears of it from the doctor, and how to get

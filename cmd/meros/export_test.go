@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // A machine in every form holds the same files.

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 	"meros/runner"
 )
 

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // desktop starts a compositor without a screen, as the user of

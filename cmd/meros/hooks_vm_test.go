@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // Hooks that run in the booted machine see its kernel and its disk, and what

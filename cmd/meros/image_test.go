@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // rawImage is a machine's disk as a raw file, read with debugfs.

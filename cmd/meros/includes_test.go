@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // What people have in includes.chroot arrives as it is, whatever its name.

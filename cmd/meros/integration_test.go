@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 func TestMain(m *testing.M) {

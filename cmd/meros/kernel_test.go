@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // A source with the files and the make targets of a kernel, that is compiled

@@ -12,14 +12,14 @@ import (
 
 	"golang.org/x/tools/go/packages"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // mayImport is which of meros' packages each may import; "/..." stands for
 // what is below. What is not named may import none.
 var mayImport = map[string][]string{
 	"cmd/meros": {"..."},
-	"cmd/lab":   {"..."},
+	"bench/lab": {"..."},
 	"bench":     {"..."},
 	"stages":    {"constellations", "graph", "runner"},
 	"graph":     {"cache", "runner"},

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 	"meros/runner/vm"
 )
 

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 	"meros/constellations"
 )
 

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 	"meros/constellations"
 	"meros/runner/debian"
 )

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 	"meros/constellations"
 )
 

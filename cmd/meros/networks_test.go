@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 	"meros/runner/network"
 	"meros/runner/vm"
 )

@@ -26,7 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // An image of containers is the base of a machine, in each form in which it can

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // openrcManifest is what follows the packages in the manifest of a machine that

@@ -15,8 +15,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"meros/bench/lab"
 	"meros/cache"
-	"meros/cmd/lab"
 )
 
 // syntheticBuild is the record of a build of so many machines.

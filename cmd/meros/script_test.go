@@ -10,7 +10,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // What a user sees, told in scripts: testdata/script/*.txtar, in the language

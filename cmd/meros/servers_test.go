@@ -10,7 +10,7 @@ import (
 	"sync"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 	"meros/runner/fetch"
 )
 

@@ -11,7 +11,7 @@ import (
 
 	"github.com/creack/pty"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // A failed hook opens a shell in the system in which it failed.

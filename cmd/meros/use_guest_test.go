@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // guestFormats make the file system of a device $1, mount it at $2 and say where

@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 	"meros/constellations"
 	"meros/runner/debian"
 )

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // artifacts are the digests of all outputs that a build spoke of, by node and

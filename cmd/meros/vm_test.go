@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 	"meros/runner/vm"
 )
 

@@ -21,7 +21,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // What is asked where nothing else is named is Alpine's own, and so is the key.

@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 
 	"meros/runner/guest"
 )

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // signer is a key pair of gpg(1) in a directory of its own.

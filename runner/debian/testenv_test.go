@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // extraNames are what the tests install on top of a base system.

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // What a link of the base leads to is not what a layer has in the link's place.

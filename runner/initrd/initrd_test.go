@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // cpioList is what cpio(1) makes of an archive.

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // listing is what a source holds: a line for each entry.

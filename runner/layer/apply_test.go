@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // A layer applied in place gives the tree that the kernel shows where the layer

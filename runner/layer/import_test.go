@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // foreign is an archive of headers; the content of files is their name.

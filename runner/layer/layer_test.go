@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 var epoch = time.Unix(1_700_000_000, 0)

@@ -14,7 +14,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 var update = flag.Bool("update", false, "write the golden files")

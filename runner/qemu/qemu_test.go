@@ -17,7 +17,7 @@ import (
 
 	"github.com/digitalocean/go-qemu/qmp/raw"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 func machine() Machine {

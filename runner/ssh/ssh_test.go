@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"meros/cmd/lab"
+	"meros/bench/lab"
 )
 
 // Of many that want a key at once all get the same, and nobody else can read

@@ -15,7 +15,7 @@ func (m *AlpineMirror) AddBoot(t testing.TB, p *Project, lockFile string) {
 	t.Helper()
 	Need(t, "dpkg-deb")
 	sshd := filepath.Join(t.TempDir(), "sshd")
-	BuildFor(t, sshd, "meros/cmd/lab/sshd", map[string]string{"x86_64": "amd64", "aarch64": "arm64"}[m.Arch])
+	BuildFor(t, sshd, "meros/bench/lab/sshd", map[string]string{"x86_64": "amd64", "aarch64": "arm64"}[m.Arch])
 	m.Add(t, APK{Name: "openssh-server", Version: "9.7_p1-r4", Sources: map[string]string{"usr/sbin/sshd": sshd}})
 	lock, err := os.ReadFile(p.Path(lockFile))
 	if err != nil {
