@@ -15,27 +15,40 @@ import (
 	"meros/bench/lab"
 )
 
-// mayImport is which of meros' packages each may import; "/..." stands for
-// what is below. What is not named may import none.
+// mayImport lists the packages of meros that each package may import; "/..."
+// stands for everything below. A package that is not listed may import only
+// those of anyImports.
 var mayImport = map[string][]string{
-	"cmd/meros": {"..."},
-	"bench/lab": {"..."},
-	"bench":     {"..."},
-	"stages":    {"constellations", "graph", "runner"},
-	"graph":     {"cache", "runner"},
-	"runner/vm": {"constellations", "runner/..."},
+	"cmd/meros":   {"..."},
+	"stages/pin":  {"stages", "stages/step", "constellations", "cache", "runner", "runner/..."},
+	"stages/step": {"stages", "constellations", "graph", "runner", "runner/..."},
+	"stages":      {"constellations", "graph", "runner"},
+	"graph":       {"cache", "runner"},
+	"runner/vm":   {"constellations", "runner/..."},
+}
+
+// anyImports lists the packages that every package may import.
+var anyImports = []string{"runner/arch", "runner/hint"}
+
+// testsImport lists the further imports of each package's tests. Every test
+// may import bench/lab.
+var testsImport = map[string][]string{
+	"bench":         {"..."},
+	"runner":        {"runner/sandbox"},
+	"runner/debian": {"runner/guest"},
+	"runner/guest":  {"runner", "runner/layer"},
 }
 
 func TestImports(t *testing.T) {
-	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "meros/...").Output()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,TestImports,XTestImports", "meros/...").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	seen := 0
 	for d := json.NewDecoder(strings.NewReader(string(out))); ; seen++ {
 		var p struct {
-			ImportPath string
-			Imports    []string
+			ImportPath                         string
+			Imports, TestImports, XTestImports []string
 		}
 		if err := d.Decode(&p); errors.Is(err, io.EOF) {
 			break
@@ -43,19 +56,33 @@ func TestImports(t *testing.T) {
 			t.Fatal(err)
 		}
 		name := strings.TrimPrefix(p.ImportPath, "meros/")
-		for _, i := range p.Imports {
-			other, ours := strings.CutPrefix(i, "meros/")
-			if ours && !slices.ContainsFunc(mayImport[name], func(rule string) bool {
-				dir, below := strings.CutSuffix(rule, "...")
-				return other == rule || below && strings.HasPrefix(other, dir)
-			}) {
-				t.Errorf("%s imports %s", name, other)
-			}
+		allowed := slices.Concat(anyImports, mayImport[name])
+		for _, i := range forbidden(p.Imports, allowed) {
+			t.Errorf("%s imports %s", name, i)
+		}
+		allowed = slices.Concat(allowed, testsImport[name], []string{name, "bench/lab"})
+		for _, i := range forbidden(slices.Concat(p.TestImports, p.XTestImports), allowed) {
+			t.Errorf("a test of %s imports %s", name, i)
 		}
 	}
-	if seen < 10 {
-		t.Errorf("only %d packages were looked at", seen)
+	if seen < 20 {
+		t.Errorf("read only %d packages", seen)
 	}
+}
+
+// forbidden returns the imports that are packages of meros and that no rule
+// allows.
+func forbidden(imports, rules []string) (names []string) {
+	for _, i := range imports {
+		name, ours := strings.CutPrefix(i, "meros/")
+		if ours && !slices.ContainsFunc(rules, func(rule string) bool {
+			dir, below := strings.CutSuffix(rule, "...")
+			return name == rule || below && strings.HasPrefix(name, dir)
+		}) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // Nothing else is at the top.

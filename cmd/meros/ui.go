@@ -15,6 +15,7 @@ import (
 
 	"meros/graph"
 	"meros/runner"
+	"meros/runner/hint"
 )
 
 // ui is the one way by which words reach the user.
@@ -116,7 +117,7 @@ func (u *ui) fail(err error) {
 	u.erase()
 	ne := (*graph.NodeError)(nil)
 	if !errors.As(err, &ne) {
-		u.errorLine(err.Error())
+		u.errorLine(err.Error(), hint.Of(err))
 		return
 	}
 	u.failNode(ne)
@@ -125,7 +126,7 @@ func (u *ui) fail(err error) {
 		u.failNode(o)
 	}
 	if more := len(others) - (failuresShown - 1); more > 0 {
-		u.errorLine(fmt.Sprintf("%d more failed", more))
+		u.errorLine(fmt.Sprintf("%d more failed", more), "")
 	}
 }
 
@@ -149,16 +150,17 @@ func (u *ui) failNode(ne *graph.NodeError) {
 		json.NewEncoder(u.err).Encode(struct {
 			Event string   `json:"event"`
 			Text  string   `json:"text"`
+			Hint  string   `json:"hint,omitempty"`
 			Node  string   `json:"node"`
 			Log   string   `json:"log,omitempty"`
 			Tail  []string `json:"tail,omitempty"`
-		}{"error", msg, ne.Node.Name, ne.Log, tail})
+		}{"error", msg, hint.Of(ne), ne.Node.Name, ne.Log, tail})
 		return
 	}
 	for _, l := range tail {
 		fmt.Fprintln(u.err, "  |", printable(l))
 	}
-	u.errorLine(msg)
+	u.errorLine(msg, hint.Of(ne))
 	full := func(line string) bool { return strings.Contains(strings.ToLower(line), "no space left on device") }
 	if full(msg) || slices.ContainsFunc(tail, full) {
 		fmt.Fprintln(u.err, "if it is the disk of data/ that is full: meros cache gc makes room")
@@ -172,9 +174,14 @@ func (u *ui) failNode(ne *graph.NodeError) {
 	}
 }
 
-func (u *ui) errorLine(msg string) {
+// errorLine shows an error and, on lines of their own, its hints.
+func (u *ui) errorLine(msg, hints string) {
 	if u.mode == "json" {
-		json.NewEncoder(u.err).Encode(map[string]string{"event": "error", "text": msg})
+		json.NewEncoder(u.err).Encode(struct {
+			Event string `json:"event"`
+			Text  string `json:"text"`
+			Hint  string `json:"hint,omitempty"`
+		}{"error", msg, hints})
 		return
 	}
 	var lines []string
@@ -182,6 +189,9 @@ func (u *ui) errorLine(msg string) {
 		lines = append(lines, printable(l))
 	}
 	fmt.Fprintf(u.err, "%s %s\n", u.paint("31;1", "error:"), strings.Join(lines, "\n"))
+	for h := range strings.Lines(hints) {
+		fmt.Fprintf(u.err, "%s %s\n", u.paint("36", "hint:"), printable(strings.TrimSuffix(h, "\n")))
+	}
 }
 
 // machineOf is the constellation and machine a node belongs to alone.
@@ -198,7 +208,7 @@ func (u *ui) interrupted() {
 	if u.built {
 		msg += "; what was finished is kept, and the next run goes on from there"
 	}
-	u.errorLine(msg)
+	u.errorLine(msg, "")
 }
 
 // close removes what is drawn only while the program runs.

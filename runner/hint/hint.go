@@ -1,0 +1,62 @@
+// Package hint carries the next step beside an error, apart from its text, so
+// that an error stays short and programs can read the hint as a field. It does
+// not print: the user interface decides where a hint is shown.
+//
+// Every package of meros may import it.
+package hint
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// hinted is an error with its next step.
+type hinted struct {
+	error
+	hint string
+}
+
+// Unwrap returns the error without the hint.
+func (h *hinted) Unwrap() error { return h.error }
+
+// Hint returns the next step.
+func (h *hinted) Hint() string { return h.hint }
+
+// Add returns err with a next step, formatted as by [fmt.Sprintf]. The text of
+// the error stays as it is. Add returns nil if err is nil.
+func Add(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return &hinted{err, fmt.Sprintf(format, args...)}
+}
+
+// Of returns the hints of err and of all errors that it wraps, outermost first,
+// one a line and each once. It returns "" if there are none.
+func Of(err error) string {
+	var hints []string
+	collect(err, &hints)
+	return strings.Join(hints, "\n")
+}
+
+func collect(err error, hints *[]string) {
+	if err == nil {
+		return
+	}
+	if h, ok := err.(interface{ Hint() string }); ok {
+		for line := range strings.Lines(h.Hint()) {
+			if line = strings.TrimSuffix(line, "\n"); !slices.Contains(*hints, line) {
+				*hints = append(*hints, line)
+			}
+		}
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, inner := range joined.Unwrap() {
+			collect(inner, hints)
+		}
+		return
+	}
+	collect(errors.Unwrap(err), hints)
+}
