@@ -247,33 +247,6 @@ func (q *qcow2) sorted() []cluster {
 	return cs
 }
 
-// debugfs runs the commands in dir on the partition of a raw image. debugfs(8) exits
-// with 0 whatever happens, so that anything it complains of is an error.
-func debugfs(ctx context.Context, raw, cmds, dir string, o Options) error {
-	cmd := exec.CommandContext(ctx, "debugfs", "-w", "-f", cmds, fmt.Sprintf("%s?offset=%d", raw, o.offset()))
-	cmd.Env, cmd.Dir = clockEnv(o.Epoch), dir
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("debugfs: %w: %s", err, strings.TrimSpace(stderr.String()))
-	}
-	for line := range strings.SplitSeq(strings.TrimSpace(stderr.String()), "\n") {
-		switch {
-		case line == "" || strings.HasPrefix(line, "debugfs 1."):
-		case strings.Contains(line, "Could not allocate"):
-			return ErrNoRoom // a new image is made large enough, or says what is missing
-		default:
-			return fmt.Errorf("debugfs: %s", line)
-		}
-	}
-	// It forgets the block of a file's many attributes when it removes the file, and
-	// does not keep the quotas that somebody else's file system may have.
-	if o.Patch {
-		return repair(ctx, fmt.Sprintf("%s?offset=%d", raw, o.offset()), o)
-	}
-	return nil
-}
-
 // Merge writes the differences of a chain, given top first, to base as one
 // image. backing is what its header calls the base.
 func Merge(out *os.File, chain []string, base, backing string) error {
