@@ -88,9 +88,9 @@ func fill(b *testing.B, p *lab.Project) int {
 	for i := range m.Machines {
 		all = append(all, &m.Machines[i])
 	}
-	plan, memo := new(graph.Plan), graph.ReadMemo(filepath.Join(b.TempDir(), "memo"), time.Now())
+	plan, stats := new(graph.Plan), graph.ReadStatCache(filepath.Join(b.TempDir(), "memo"), time.Now())
 	planned, err := stages.Plan(plan, m, all, lock, stages.Options{
-		Root: p.Root, Self: lab.Program(b), Host: runner.HostArch(), Tools: stages.ToolIdentities(all, false, memo), Memo: memo,
+		Root: p.Root, Self: lab.Program(b), Host: runner.HostArch(), Tools: stages.ToolIdentities(all, false, stats), StatCache: stats,
 		URLs: func(*constellations.SectionLock, constellations.Package) []string { return nil },
 	})
 	if err != nil {

@@ -32,14 +32,14 @@ func BenchmarkUse(b *testing.B) {
 	s := make(samples)
 	defer s.report(b)
 	for b.Loop() {
-		memo := graph.ReadMemo("", time.Now())
+		stats := graph.ReadStatCache("", time.Now())
 		start := time.Now()
-		if _, err := graph.ReadLocal("image", f.Name(), nil, memo); err != nil {
+		if _, err := graph.ReadLocal("image", f.Name(), nil, stats); err != nil {
 			b.Fatal(err)
 		}
 		first := time.Since(start)
 		start = time.Now()
-		if _, err := graph.ReadLocal("image", f.Name(), nil, memo); err != nil {
+		if _, err := graph.ReadLocal("image", f.Name(), nil, stats); err != nil {
 			b.Fatal(err)
 		}
 		s.add("s/2GB", first.Seconds())

@@ -46,7 +46,7 @@ func isHex(s string) bool {
 // published blob moves it, so that an unchanged stat means unchanged bytes
 // and a look-up need not read them. The time of access is that of the last use,
 // see [Store.Collect].
-var pinned = time.Unix(1, 0)
+var sealed = time.Unix(1, 0)
 
 // Path is where the artifact is, or would be, in the store. The file must not
 // be written to.
@@ -76,7 +76,7 @@ func (s *Store) Has(a Artifact) error {
 			return err
 		}
 		return miss("artifact %s has %d bytes, and %d were expected", short(a.Digest), fi.Size(), a.Size)
-	case !fi.ModTime().Equal(pinned):
+	case !fi.ModTime().Equal(sealed):
 		return s.Verify(a.Digest)
 	case s.fresh(lastUse(fi)):
 		return nil
@@ -103,7 +103,7 @@ func (s *Store) Verify(d digest.Digest) error {
 		return s.drop(d, "is damaged: its content is "+got[:12])
 	}
 	if !s.readOnly {
-		os.Chtimes(s.Path(d), pinned, pinned) // only spares the next look-up this read
+		os.Chtimes(s.Path(d), sealed, sealed) // only spares the next look-up this read
 	}
 	if errors.Is(s.use(s.Path(d)), os.ErrNotExist) {
 		return miss("artifact %s is not in the store", short(d))
@@ -158,7 +158,7 @@ func (s *Store) publish(f *os.File, name, to string) error {
 	if err := s.sync(f); err != nil {
 		return err
 	}
-	if err := os.Chtimes(name, s.stamp(), pinned); err != nil {
+	if err := os.Chtimes(name, s.stamp(), sealed); err != nil {
 		return err
 	}
 	return s.rename(name, to)

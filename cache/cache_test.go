@@ -241,7 +241,7 @@ func TestTree(t *testing.T) {
 	for i, touch := range []func() error{
 		func() error { return os.WriteFile(filepath.Join(dir, "more"), nil, 0o644) },
 		func() error { return os.Chmod(dir, 0o700) },
-		func() error { return os.Remove(dir + lookSuffix) },
+		func() error { return os.Remove(dir + fingerprintSuffix) },
 	} {
 		if err := touch(); err != nil {
 			t.Fatal(err)
@@ -262,7 +262,7 @@ func TestTree(t *testing.T) {
 	os.MkdirAll(filepath.Dir(dir), 0o755)
 	os.Chmod(s.Path(a.Digest), 0o644)
 	os.WriteFile(s.Path(a.Digest), []byte("cOntent"), 0o644)
-	os.Chtimes(s.Path(a.Digest), pinned, pinned)
+	os.Chtimes(s.Path(a.Digest), sealed, sealed)
 	_, err = s.Tree(t.Context(), a, unpack)
 	isMiss(t, err, "is damaged")
 	failing := func(context.Context, string, string) error { return errors.New("no") }

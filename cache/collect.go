@@ -28,16 +28,16 @@ type CollectOptions struct {
 
 // Roots are what a collection leaves alone.
 type Roots struct {
-	Keep      map[digest.Digest]string // why an artifact stays
-	KeepEntry map[string]bool          // actions whose entries stay although their outputs are gone
+	Artifacts map[digest.Digest]string // why an artifact stays
+	Entries   map[string]bool          // actions whose entries stay although their outputs are gone
 }
 
 // Collected is what came of a collection.
 type Collected struct {
 	Before, After int64            // bytes on disk
-	Removed       []Held           // the least recently used first
+	Removed       []Item           // the least recently used first
 	Entries       int              // of actions of which no output was left
-	Kept          map[string]int64 // bytes of what stays, by why
+	Retained      map[string]int64 // bytes of what stays, by why
 	Busy          int64            // bytes of what stays because a run that is alive may need it
 	Stuck         int              // files that cannot be removed, such as another user's
 	Missing       int64            // bytes that are above the limits still
@@ -75,7 +75,7 @@ const partialWait = time.Hour
 //   - What was used after the collection began stays.
 //   - If runs have begun or ended, the roots are asked for again.
 func (s *Store) Collect(ctx context.Context, o CollectOptions) (*Collected, error) {
-	c := &collector{Store: s, CollectOptions: o, result: &Collected{Kept: make(map[string]int64)}, removed: make(map[string]bool)}
+	c := &collector{Store: s, CollectOptions: o, result: &Collected{Retained: make(map[string]int64)}, removed: make(map[string]bool)}
 	if err := c.collect(ctx); err != nil {
 		return c.result, fmt.Errorf("collect: %w", err)
 	}
@@ -139,12 +139,12 @@ func (c *collector) look() error {
 }
 
 // candidates are what may go, the least recently used first.
-func (c *collector) candidates() []Held {
-	var all []Held
+func (c *collector) candidates() []Item {
+	var all []Item
 	for _, h := range c.found.blobs {
 		c.result.Before += h.Bytes
-		if why := c.roots.Keep[h.Digest]; h.Digest != "" && why != "" {
-			c.result.Kept[why] += h.Bytes
+		if why := c.roots.Artifacts[h.Digest]; h.Digest != "" && why != "" {
+			c.result.Retained[why] += h.Bytes
 			continue
 		}
 		all = append(all, *h)
@@ -155,10 +155,10 @@ func (c *collector) candidates() []Held {
 		case h.Kind == KindTree, c.below(h.File, "objects"), c.below(h.File, "partial") && c.now().Sub(h.Used) > partialWait:
 			all = append(all, h)
 		default:
-			c.result.Kept[h.Kind] += h.Bytes
+			c.result.Retained[h.Kind] += h.Bytes
 		}
 	}
-	slices.SortFunc(all, func(a, b Held) int {
+	slices.SortFunc(all, func(a, b Item) int {
 		return cmp.Or(a.Used.Compare(b.Used), cmp.Compare(b.Bytes, a.Bytes), strings.Compare(a.File, b.File))
 	})
 	return all
@@ -169,13 +169,13 @@ func (c *collector) below(file, sub string) bool {
 }
 
 // wanted tells whether h is to go.
-func (c *collector) wanted(h Held) bool {
+func (c *collector) wanted(h Item) bool {
 	return c.excess > 0 || c.OlderThan > 0 && c.now().Sub(h.Used) > c.OlderThan
 }
 
 // batch removes some while nobody marks anything as used. Large trees are
 // deleted after that.
-func (c *collector) batch(ctx context.Context, some []Held) error {
+func (c *collector) batch(ctx context.Context, some []Item) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
@@ -185,7 +185,7 @@ func (c *collector) batch(ctx context.Context, some []Held) error {
 	var later []string
 	err := c.alone(func() error {
 		for _, h := range some {
-			if c.wanted(h) && c.roots.Keep[h.Digest] == "" {
+			if c.wanted(h) && c.roots.Artifacts[h.Digest] == "" {
 				c.remove(h, &later)
 			}
 		}
@@ -214,7 +214,7 @@ func (c *collector) alone(do func() error) error {
 
 // remove removes one thing, if nobody may need it. A tree only goes out of the
 // way.
-func (c *collector) remove(h Held, later *[]string) {
+func (c *collector) remove(h Item, later *[]string) {
 	if !c.idle(h) {
 		c.result.Busy += h.Bytes
 		return
@@ -229,7 +229,7 @@ func (c *collector) remove(h Held, later *[]string) {
 			err = os.Rename(h.File, filepath.Join(to, "tree"))
 		}
 		if h.Kind == KindTree && err == nil {
-			os.Remove(h.File + lookSuffix)
+			os.Remove(h.File + fingerprintSuffix)
 		}
 	default:
 		err = os.Remove(h.File)
@@ -251,10 +251,10 @@ func (c *collector) remove(h Held, later *[]string) {
 
 // idle tells whether nobody who is alive may use h. What a stage uses without
 // marking it is in use as long as any run is alive.
-func (c *collector) idle(h Held) bool {
+func (c *collector) idle(h Item) bool {
 	switch {
 	case h.Kind == KindTree:
-		fi, err := os.Lstat(h.File + lookSuffix)
+		fi, err := os.Lstat(h.File + fingerprintSuffix)
 		if err != nil {
 			return !c.alive && os.IsNotExist(err)
 		}
@@ -295,17 +295,17 @@ func (c *collector) orphan(id string, e *Entry) bool {
 		hex := a.Digest.Encoded()
 		if c.removed[hex] {
 			went++
-		} else if c.found.blobs[hex] != nil || c.roots.Keep[a.Digest] != "" {
+		} else if c.found.blobs[hex] != nil || c.roots.Artifacts[a.Digest] != "" {
 			return false
 		}
 	}
-	return went > 0 && !c.roots.KeepEntry[id]
+	return went > 0 && !c.roots.Entries[id]
 }
 
 // removeEntry removes an entry, unless it was made again meanwhile.
 func (c *collector) removeEntry(id string, logs map[string]int) {
 	aid, err := ParseActionID(id)
-	if err != nil || c.roots.KeepEntry[id] {
+	if err != nil || c.roots.Entries[id] {
 		return
 	}
 	e, err := c.Lookup(aid)
@@ -326,7 +326,7 @@ func (c *collector) removeEntry(id string, logs map[string]int) {
 		return
 	}
 	hex := e.Log.Digest.Encoded()
-	if h := c.found.blobs[hex]; h != nil && h.Output == outputLog && logs[hex] == 0 && !c.removed[hex] && c.roots.Keep[h.Digest] == "" {
+	if h := c.found.blobs[hex]; h != nil && h.Output == outputLog && logs[hex] == 0 && !c.removed[hex] && c.roots.Artifacts[h.Digest] == "" {
 		c.remove(*h, nil)
 	}
 }

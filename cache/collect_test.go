@@ -21,7 +21,7 @@ func aged(t *testing.T, s *Store, n int) []Artifact {
 	for i := range n {
 		a := put(t, s, strings.Repeat(fmt.Sprintf("%9d\n", i), 10_000))
 		when := time.Now().Add(time.Duration(i-n) * time.Hour)
-		if err := os.Chtimes(s.Path(a.Digest), when, pinned); err != nil {
+		if err := os.Chtimes(s.Path(a.Digest), when, sealed); err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, a)
@@ -33,9 +33,9 @@ func aged(t *testing.T, s *Store, n int) []Artifact {
 func collectable(o CollectOptions, runs string, kept ...digest.Digest) CollectOptions {
 	o.Runs = runs
 	o.Roots = func() (Roots, error) {
-		r := Roots{Keep: make(map[digest.Digest]string)}
+		r := Roots{Artifacts: make(map[digest.Digest]string)}
 		for _, d := range kept {
-			r.Keep[d] = "test"
+			r.Artifacts[d] = "test"
 		}
 		return r, nil
 	}
@@ -92,8 +92,8 @@ func TestCollect(t *testing.T) {
 			if got := here(s, all); got != test.want || r.Missing > 0 != test.missing {
 				t.Errorf("%s, want %s; %+v", got, test.want, r)
 			}
-			if test.keep >= 0 && r.Kept["test"] < 100_000 {
-				t.Errorf("kept %v", r.Kept)
+			if test.keep >= 0 && r.Retained["test"] < 100_000 {
+				t.Errorf("kept %v", r.Retained)
 			}
 			if after := r.Before - int64(len(r.Removed))*int64(r.Before/5); r.After > after+20_000 {
 				t.Errorf("%d bytes before, %d after, %d removed", r.Before, r.After, len(r.Removed))
@@ -243,7 +243,7 @@ func TestCollectTrees(t *testing.T) {
 	if _, err := other.Collect(t.Context(), collectable(CollectOptions{MaxSize: 1}, t.TempDir())); err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range []string{dir, dir + lookSuffix} {
+	for _, f := range []string{dir, dir + fingerprintSuffix} {
 		if _, err := os.Lstat(f); err == nil {
 			t.Errorf("%s is still there", f)
 		}
@@ -259,7 +259,7 @@ func TestCollectAsksAgain(t *testing.T) {
 	asked := 0
 	o := CollectOptions{MaxSize: 1, Runs: runs, Roots: func() (Roots, error) {
 		if asked++; asked > 1 {
-			return Roots{Keep: map[digest.Digest]string{all[len(all)-1].Digest: "made meanwhile"}}, nil
+			return Roots{Artifacts: map[digest.Digest]string{all[len(all)-1].Digest: "made meanwhile"}}, nil
 		}
 		c, err := NewScratch(runs)
 		if err != nil {
@@ -322,7 +322,7 @@ func TestCollectTreeAlone(t *testing.T) {
 	}
 	scratch.Close()
 	old := time.Now().Add(-2 * time.Hour)
-	if err := os.Chtimes(dir+lookSuffix, time.Time{}, old); err != nil {
+	if err := os.Chtimes(dir+fingerprintSuffix, time.Time{}, old); err != nil {
 		t.Fatal(err)
 	}
 	if all, err := Contents(s.Dir()); err != nil || len(all) == 0 {

@@ -15,8 +15,8 @@ import (
 // Unpack fills the empty directory dir from the artifact in file.
 type Unpack func(ctx context.Context, file, dir string) error
 
-// lookSuffix ends the name of the file, beside a tree, that holds its look.
-const lookSuffix = ".look"
+// fingerprintSuffix ends the name of the file, beside a tree, that holds its look.
+const fingerprintSuffix = ".look"
 
 // TreePath is where [Store.Tree] keeps the unpacked artifact. Trees are not
 // synced, which would take as long as making them: they are believed only
@@ -50,7 +50,7 @@ func (s *Store) Tree(ctx context.Context, a Artifact, unpack Unpack) (string, er
 	}
 	defer unlock()
 	dir := s.TreePath(a.Digest)
-	if s.trust(dir) && s.useLook(dir+lookSuffix) == nil {
+	if s.trust(dir) && s.useTree(dir+fingerprintSuffix) == nil {
 		return dir, nil
 	}
 	s.dropTree(a.Digest)
@@ -69,11 +69,11 @@ func (s *Store) Tree(ctx context.Context, a Artifact, unpack Unpack) (string, er
 	if err := unpack(ctx, s.Path(a.Digest), filepath.Join(tmp, "tree")); err != nil {
 		return "", fmt.Errorf("unpack %s: %w", short(a.Digest), err)
 	}
-	return dir, s.keepTree(filepath.Join(tmp, "tree"), dir)
+	return dir, s.publishTree(filepath.Join(tmp, "tree"), dir)
 }
 
 // text is what is kept of a tree's look, with its size for who looks for room.
-func (l Look) text() string { return fmt.Sprintln(l.Sum, l.Bytes) }
+func (l Fingerprint) text() string { return fmt.Sprintln(l.Sum, l.Bytes) }
 
 // trust tells whether a tree is as it was made. It is looked at once in a
 // process.
@@ -86,11 +86,11 @@ func (s *Store) trust(dir string) bool {
 	if s.trusted[dir] {
 		return true
 	}
-	was, err := os.ReadFile(dir + lookSuffix)
+	was, err := os.ReadFile(dir + fingerprintSuffix)
 	if err != nil {
 		return false
 	}
-	now, err := LookAt(dir, nil)
+	now, err := FingerprintTree(dir, nil)
 	if err != nil || now.text() != string(was) {
 		return false
 	}
@@ -98,9 +98,9 @@ func (s *Store) trust(dir string) bool {
 	return true
 }
 
-// keepTree puts a complete tree where it is looked for.
-func (s *Store) keepTree(from, to string) error {
-	l, err := LookAt(from, nil)
+// publishTree puts a complete tree where it is looked for.
+func (s *Store) publishTree(from, to string) error {
+	l, err := FingerprintTree(from, nil)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (s *Store) keepTree(from, to string) error {
 	if err := os.Chtimes(look, time.Time{}, s.stamp()); err != nil {
 		return err
 	}
-	if err := os.Rename(look, to+lookSuffix); err != nil { // a tree without one would look unused
+	if err := os.Rename(look, to+fingerprintSuffix); err != nil { // a tree without one would look unused
 		return err
 	}
 	if err := os.Rename(from, to); err != nil {
@@ -139,7 +139,7 @@ func (s *Store) AdoptTree(ctx context.Context, d digest.Digest, dir string) erro
 		return nil
 	}
 	s.dropTree(d)
-	if err := s.keepTree(dir, to); err != nil {
+	if err := s.publishTree(dir, to); err != nil {
 		return fmt.Errorf("keep the unpacked %s: %w", short(d), err)
 	}
 	return nil
@@ -153,7 +153,7 @@ func (s *Store) dropTree(d digest.Digest) {
 		return
 	}
 	if tmp, err := os.MkdirTemp(s.tmp, "d-*"); err == nil && os.Rename(to, filepath.Join(tmp, "tree")) == nil {
-		os.Remove(to + lookSuffix)
+		os.Remove(to + fingerprintSuffix)
 	}
 }
 

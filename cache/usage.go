@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Held is one thing that takes room in a store.
-type Held struct {
+// Item is one thing that takes room in a store.
+type Item struct {
 	Kind   string        // of what it is, for people
 	Digest digest.Digest // "" of what is no artifact
 	Node   string        // of an artifact that a stage made: as the plan called it, the first one if several gave the same
@@ -51,12 +51,12 @@ const outputLog = "log"
 
 // Contents tells what the cache in dir holds: each artifact by itself, the
 // rest by kind or directory. What goes away meanwhile it leaves out.
-func Contents(dir string) ([]Held, error) {
+func Contents(dir string) ([]Item, error) {
 	c, err := scan(dir)
 	if err != nil {
 		return nil, err
 	}
-	all := make([]Held, 0, len(c.blobs)+len(c.others))
+	all := make([]Item, 0, len(c.blobs)+len(c.others))
 	for _, h := range c.blobs {
 		all = append(all, *h)
 	}
@@ -66,19 +66,19 @@ func Contents(dir string) ([]Held, error) {
 // contents is what a scan of a store found.
 type contents struct {
 	mu      sync.Mutex
-	blobs   map[string]*Held // by the digest's digits
+	blobs   map[string]*Item // by the digest's digits
 	entries map[string]*Entry
-	others  []Held
+	others  []Item
 }
 
 func scan(dir string) (*contents, error) {
-	c := &contents{blobs: make(map[string]*Held), entries: make(map[string]*Entry)}
+	c := &contents{blobs: make(map[string]*Item), entries: make(map[string]*Entry)}
 	g := new(errgroup.Group)
 	g.SetLimit(runtime.NumCPU())
 	for _, sub := range subdirectories(filepath.Join(dir, "cas")) {
 		g.Go(func() error { return c.scanBlobs(sub) })
 	}
-	entries := Held{Kind: KindEntries, File: filepath.Join(dir, "actions")}
+	entries := Item{Kind: KindEntries, File: filepath.Join(dir, "actions")}
 	for _, sub := range subdirectories(entries.File) {
 		g.Go(func() error { return c.scanEntries(sub, &entries) })
 	}
@@ -144,13 +144,13 @@ func allocated(fi fs.FileInfo) int64 {
 }
 
 func (c *contents) scanBlobs(dir string) error {
-	var found []*Held
+	var found []*Item
 	err := eachName(dir, func(_ int, name string, st *unix.Stat_t) {
 		var d digest.Digest
 		if isHex(name) {
 			d = digest.NewDigestFromEncoded(digest.SHA256, name)
 		}
-		found = append(found, &Held{Kind: KindSource, Digest: d, File: filepath.Join(dir, name), Bytes: st.Blocks * 512, Files: 1, Used: time.Unix(st.Atim.Unix())})
+		found = append(found, &Item{Kind: KindSource, Digest: d, File: filepath.Join(dir, name), Bytes: st.Blocks * 512, Files: 1, Used: time.Unix(st.Atim.Unix())})
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -160,7 +160,7 @@ func (c *contents) scanBlobs(dir string) error {
 	return err
 }
 
-func (c *contents) scanEntries(dir string, sum *Held) error {
+func (c *contents) scanEntries(dir string, sum *Item) error {
 	found := make(map[string]*Entry)
 	var files int
 	var bytes int64
@@ -220,11 +220,11 @@ func readSmall(dir int, name string, buf []byte) []byte {
 // scanTrees believes what is written beside a tree of its size.
 func (c *contents) scanTrees(view string) error {
 	for _, dir := range subdirectories(view) {
-		h := Held{Kind: KindTree, File: dir, Files: 1}
-		if fi, err := os.Stat(dir + lookSuffix); err == nil {
+		h := Item{Kind: KindTree, File: dir, Files: 1}
+		if fi, err := os.Stat(dir + fingerprintSuffix); err == nil {
 			h.Used = fi.ModTime()
 		}
-		text, _ := os.ReadFile(dir + lookSuffix)
+		text, _ := os.ReadFile(dir + fingerprintSuffix)
 		var err error
 		if f := strings.Fields(string(text)); len(f) == 2 {
 			h.Bytes, err = strconv.ParseInt(f[1], 10, 64)
@@ -244,7 +244,7 @@ func (c *contents) scanTrees(view string) error {
 }
 
 func (c *contents) scanOther(kind, file string) error {
-	h := Held{Kind: kind, File: file}
+	h := Item{Kind: kind, File: file}
 	if fi, err := os.Lstat(file); err == nil {
 		h.Used = fi.ModTime()
 	}
@@ -256,8 +256,8 @@ func (c *contents) scanOther(kind, file string) error {
 }
 
 // UsageOf tells what is below dir, which need not exist.
-func UsageOf(kind, dir string) (Held, error) {
-	u := Held{Kind: kind, File: dir}
+func UsageOf(kind, dir string) (Item, error) {
+	u := Item{Kind: kind, File: dir}
 	err := eachFile(dir, func(_ string, fi fs.FileInfo) { u.Files++; u.Bytes += allocated(fi) })
 	return u, err
 }

@@ -43,9 +43,9 @@ func (s *Store) use(name string) error {
 	return s.mark(name, lastUse, []unix.Timespec{now, {Nsec: unix.UTIME_OMIT}})
 }
 
-// useLook is use for an unpacked tree, by the time at which its look was
+// useTree is use for an unpacked tree, by the time at which its look was
 // modified: the look is read by who does not use the tree.
-func (s *Store) useLook(name string) error {
+func (s *Store) useTree(name string) error {
 	now := unix.NsecToTimespec(s.stamp().UnixNano())
 	return s.mark(name, os.FileInfo.ModTime, []unix.Timespec{{Nsec: unix.UTIME_OMIT}, now})
 }

@@ -37,7 +37,7 @@ type Result struct {
 	Ran     int
 	Failed  int
 	Skipped int // not run, because something below failed or the build ended
-	Spared  int // of the cached: something below ran and gave the same bytes
+	CutOff  int // of the cached: something below ran and gave the same bytes
 
 	Outputs   map[*Node]map[string]cache.Artifact
 	Actions   map[*Node]cache.ActionID

@@ -163,8 +163,8 @@ func TestEarlyCutOff(t *testing.T) {
 	if got := strings.Join(w.runner.names(), " "); got != "source generate" {
 		t.Errorf("ran %q", got)
 	}
-	if r.Spared != 1 {
-		t.Errorf("%d nodes are counted as spared", r.Spared)
+	if r.CutOff != 1 {
+		t.Errorf("%d nodes are counted as spared", r.CutOff)
 	}
 	build("a")
 	if got := w.runner.names(); len(got) != 0 {

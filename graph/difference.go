@@ -25,14 +25,14 @@ func (d Difference) String() string {
 	return fmt.Sprintf("%s: %s -> %s", d.Name, d.Before, d.After)
 }
 
-// Called is what an input is called: a name and, if it has one, the version that
+// Label is what an input is called: a name and, if it has one, the version that
 // tells it from others of that name; of one that has none, the digest does.
-type Called struct{ Name, Version string }
+type Label struct{ Name, Version string }
 
 // Differences are what two key texts do not have in common, in the order of the
 // second, and then what only the first has. Digests are cut. called tells of
 // inputs what they are, by their digests; it need not know all.
-func Differences(before, after []byte, called map[string]Called) []Difference {
+func Differences(before, after []byte, called map[string]Label) []Difference {
 	was, now := keyLines(before), keyLines(after)
 	all := inputDifferences(&was, &now, called)
 	values := make(map[string]string)
@@ -111,7 +111,7 @@ func InputDigests(text []byte) []string {
 
 // inputDifferences takes the inputs out of both and tells which differ. What
 // both have counts for nothing, wherever it is in a list.
-func inputDifferences(was, now *[]keyLine, called map[string]Called) []Difference {
+func inputDifferences(was, now *[]keyLine, called map[string]Label) []Difference {
 	before, after := *was, *now
 	gone, fresh := take(was, after), take(now, before)
 	of := partners(fresh, gone, called)
@@ -138,7 +138,7 @@ func inputDifferences(was, now *[]keyLine, called map[string]Called) []Differenc
 }
 
 // inputDifference tells of an input as of one that is gone.
-func inputDifference(l keyLine, called map[string]Called) (Difference, Called) {
+func inputDifference(l keyLine, called map[string]Label) (Difference, Label) {
 	c := called[l.value]
 	return Difference{Name: cmp.Or(c.Name, l.name), Before: cmp.Or(c.Version, short(l.value))}, c
 }
@@ -147,7 +147,7 @@ func inputDifference(l keyLine, called map[string]Called) (Difference, Called) {
 // and that it stands for, or -1: the one of its name in its list. What has no
 // version may be called by what is in it; what is left of that is told in pairs,
 // if it is as much in both.
-func partners(fresh, gone []keyLine, called map[string]Called) []int {
+func partners(fresh, gone []keyLine, called map[string]Label) []int {
 	of := slices.Repeat([]int{-1}, len(fresh))
 	taken := make(map[int]bool)
 	for i, l := range fresh {

@@ -8,12 +8,12 @@ import (
 
 func TestDifferences(t *testing.T) {
 	a, b, c := strings.Repeat("a", 64), strings.Repeat("b", 64), strings.Repeat("c", 64)
-	called := map[string]Called{"sha256:" + b: {Name: "base bootstrap"}}
-	packages := map[string]Called{"sha256:" + a: {"nginx", "1.1"}, "sha256:" + b: {"nginx", "1.2"}, "sha256:" + c: {"adduser", "3"}}
-	again := map[string]Called{"sha256:" + a: {"nginx", "1.1"}, "sha256:" + b: {"nginx", "1.1"}}
+	called := map[string]Label{"sha256:" + b: {Name: "base bootstrap"}}
+	packages := map[string]Label{"sha256:" + a: {"nginx", "1.1"}, "sha256:" + b: {"nginx", "1.2"}, "sha256:" + c: {"adduser", "3"}}
+	again := map[string]Label{"sha256:" + a: {"nginx", "1.1"}, "sha256:" + b: {"nginx", "1.1"}}
 	for name, test := range map[string]struct {
 		before, after string
-		called        map[string]Called
+		called        map[string]Label
 		want          []string
 	}{
 		"nothing":     {"stage x\nparam p v\ninput lower sha256:" + a, "stage x\nparam p v\ninput lower sha256:" + a, called, nil},

@@ -24,18 +24,18 @@ const maxLines = 1000
 // its content, a directory by each entry's path, type, mode, extended
 // attributes and content, hard links as such; never by time or by its owner on
 // the host. If path itself is a symbolic link, it stands for what it leads to.
-// What skip matches is no part of a directory, see [Skipped]. A file that memo
+// What skip matches is no part of a directory, see [Skipped]. A file that stat cache
 // remembers is not read again, nor is a large directory of which nothing has
 // changed.
-func ReadLocal(name, path string, skip []string, memo *Memo) (Local, error) {
+func ReadLocal(name, path string, skip []string, stats *StatCache) (Local, error) {
 	l := Local{Name: name, Path: path, Skip: skip}
-	if err := l.read(memo); err != nil {
+	if err := l.read(stats); err != nil {
 		return Local{}, fmt.Errorf("read %s: %w", path, err)
 	}
 	return l, nil
 }
 
-func (l *Local) read(memo *Memo) error {
+func (l *Local) read(stats *StatCache) error {
 	path, err := filepath.EvalSymlinks(l.Path)
 	if err != nil {
 		return err
@@ -45,32 +45,32 @@ func (l *Local) read(memo *Memo) error {
 		return err
 	}
 	if fi.IsDir() {
-		return l.readTree(path, memo)
+		return l.readTree(path, stats)
 	}
 	if !fi.Mode().IsRegular() {
 		return errors.New("this is neither a file nor a directory")
 	}
-	sum, err := memo.sum(path, fi.Sys().(*syscall.Stat_t))
+	sum, err := stats.sum(path, fi.Sys().(*syscall.Stat_t))
 	l.describe([]string{"content " + sum})
 	return err
 }
 
-func (l *Local) readTree(path string, memo *Memo) error {
-	look, err := lookAt(path, l.Skip)
+func (l *Local) readTree(path string, stats *StatCache) error {
+	look, err := fingerprintTree(path, l.Skip)
 	if err != nil {
 		return err
 	}
-	l.look = look
-	if d, ok := memo.tree(look); ok {
+	l.seen = look
+	if d, ok := stats.tree(look); ok {
 		l.Digest = d
 		return nil
 	}
-	t := &treeReader{memo: memo, links: make(map[inode]string), skip: l.Skip}
+	t := &treeReader{stats: stats, links: make(map[inode]string), skip: l.Skip}
 	if err := t.walk(".", path); err != nil {
 		return err
 	}
 	l.describe(t.lines)
-	memo.rememberTree(look, l.Digest)
+	stats.rememberTree(look, l.Digest)
 	return nil
 }
 
@@ -117,7 +117,7 @@ func matches(pattern, name string) bool {
 type inode struct{ dev, ino uint64 }
 
 type treeReader struct {
-	memo  *Memo
+	stats *StatCache
 	lines []string
 	links map[inode]string // first path of each inode with several names
 	skip  []string
@@ -165,7 +165,7 @@ func (t *treeReader) describe(rel, file string, fi fs.FileInfo) (string, error) 
 			}
 			t.links[inode{st.Dev, st.Ino}] = rel
 		}
-		sum, err := t.memo.sum(file, st)
+		sum, err := t.stats.sum(file, st)
 		if err != nil {
 			return "", err
 		}

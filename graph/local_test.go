@@ -121,11 +121,11 @@ func TestReadLocalFollowsItsRoot(t *testing.T) {
 	}
 }
 
-// A memo spares the reading, and never at the price of a wrong digest.
-func TestMemo(t *testing.T) {
+// A stat cache spares the reading, and never at the price of a wrong digest.
+func TestStatCache(t *testing.T) {
 	dir := t.TempDir()
 	file, index := filepath.Join(dir, "big"), filepath.Join(dir, "memo")
-	content := make([]byte, memoMinSize)
+	content := make([]byte, statMinSize)
 	write := func(first byte) {
 		t.Helper()
 		content[0] = first
@@ -133,7 +133,7 @@ func TestMemo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	sum := func(m *Memo) string {
+	sum := func(m *StatCache) string {
 		t.Helper()
 		l, err := ReadLocal("x", file, nil, m)
 		if err != nil {
@@ -145,11 +145,11 @@ func TestMemo(t *testing.T) {
 	first := read(t, file).Digest
 
 	// Written a moment ago: it may change again within the clock's tick.
-	m := ReadMemo(index, time.Now())
+	m := ReadStatCache(index, time.Now())
 	if sum(m) != first || len(m.sums) != 0 {
 		t.Errorf("%d remembered", len(m.sums))
 	}
-	m = ReadMemo(index, time.Now().Add(time.Hour))
+	m = ReadStatCache(index, time.Now().Add(time.Hour))
 	if sum(m) != first || len(m.sums) != 1 {
 		t.Errorf("%d remembered", len(m.sums))
 	}
@@ -166,9 +166,9 @@ func TestMemo(t *testing.T) {
 	if err := os.WriteFile(index, []byte(strings.Join(fields, " ")+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	m = ReadMemo(index, time.Now().Add(time.Hour))
+	m = ReadStatCache(index, time.Now().Add(time.Hour))
 	if sum(m) == first {
-		t.Error("the file was read although the memo knows it")
+		t.Error("the file was read although the stat cache knows it")
 	}
 	write(2)
 	if got := sum(m); got == first || got != read(t, file).Digest {
@@ -178,7 +178,7 @@ func TestMemo(t *testing.T) {
 		if err := os.WriteFile(index, []byte(damaged), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if m := ReadMemo(index, time.Now()); len(m.sums) != 0 {
+		if m := ReadStatCache(index, time.Now()); len(m.sums) != 0 {
 			t.Errorf("damage %d: %v", i, m.sums)
 		}
 	}
@@ -186,10 +186,10 @@ func TestMemo(t *testing.T) {
 
 // A large directory that looks as it did is not read, and one that does not
 // is.
-func TestMemoOfTrees(t *testing.T) {
+func TestStatCacheOfTrees(t *testing.T) {
 	dir, index := t.TempDir(), filepath.Join(t.TempDir(), "memo")
 	before := time.Now() // the writes and the look may be far apart
-	for i := range memoTree {
+	for i := range statTree {
 		name := filepath.Join(dir, fmt.Sprint("d", i%7), fmt.Sprint("f", i))
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			t.Fatal(err)
@@ -199,7 +199,7 @@ func TestMemoOfTrees(t *testing.T) {
 		}
 	}
 	skip := []string{"*.o", "d1/made"}
-	digest := func(m *Memo) string {
+	digest := func(m *StatCache) string {
 		t.Helper()
 		l, err := ReadLocal("x", dir, skip, m)
 		if err != nil {
@@ -208,11 +208,11 @@ func TestMemoOfTrees(t *testing.T) {
 		return l.Digest
 	}
 	first := digest(nil)
-	if m := ReadMemo(index, before); digest(m) != first || len(m.trees) != 0 {
+	if m := ReadStatCache(index, before); digest(m) != first || len(m.trees) != 0 {
 		t.Errorf("a tree that was just written is remembered: %v", m.trees)
 	}
 	later := time.Now().Add(time.Hour)
-	m := ReadMemo(index, later)
+	m := ReadStatCache(index, later)
 	if digest(m) != first || len(m.trees) != 1 {
 		t.Fatalf("%d trees are remembered", len(m.trees))
 	}
@@ -236,7 +236,7 @@ func TestMemoOfTrees(t *testing.T) {
 		if err := change(); err != nil {
 			t.Fatal(err)
 		}
-		if got := digest(ReadMemo(index, later)); got != wrong {
+		if got := digest(ReadStatCache(index, later)); got != wrong {
 			t.Errorf("%s: the tree was read", name)
 		}
 	}
@@ -251,7 +251,7 @@ func TestMemoOfTrees(t *testing.T) {
 		if err := change(); err != nil {
 			t.Fatal(err)
 		}
-		after := digest(ReadMemo(index, later))
+		after := digest(ReadStatCache(index, later))
 		if after == wrong || after == before || after != digest(nil) {
 			t.Errorf("%s: %s, then %s", name, before, after)
 		}

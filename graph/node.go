@@ -43,7 +43,7 @@ type Local struct {
 	Digest  string
 	Entries []string // a line for each file; nil where there are very many
 
-	look look // of a directory, when it was read
+	seen fingerprint // of a directory, when it was read
 }
 
 // Needs is what a node takes from the build's budget while it runs.

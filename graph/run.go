@@ -97,7 +97,7 @@ func (b *build) run(v *vertex) (e *cache.Entry, err error) {
 }
 
 // ChangedError says that a local input is not what its key says: it was edited
-// meanwhile, or a memo was wrong.
+// meanwhile, or a stat cache was wrong.
 type ChangedError struct{ Path string }
 
 func (e *ChangedError) Error() string { return e.Path + " was changed while it was read (build again)" }
@@ -107,8 +107,8 @@ func (e *ChangedError) Error() string { return e.Path + " was changed while it w
 // is in the outputs.
 func unchanged(n *Node) error {
 	for _, l := range n.Locals {
-		if l.look.Entries >= memoTree {
-			if now, err := lookAt(l.Path, l.Skip); err == nil && now == l.look {
+		if l.seen.Entries >= statTree {
+			if now, err := fingerprintTree(l.Path, l.Skip); err == nil && now == l.seen {
 				continue
 			}
 		}

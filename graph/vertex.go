@@ -218,7 +218,7 @@ func (b *build) result() *Result {
 			r.Cached++
 			for _, in := range v.inputs {
 				if in.state == ran {
-					r.Spared++
+					r.CutOff++
 					break
 				}
 			}

@@ -42,7 +42,7 @@ func (pl *planner) file(name, file string, skip ...string) (*graph.Local, error)
 	if l, ok := pl.locals[file]; ok {
 		return l, nil
 	}
-	l, err := graph.ReadLocal(name, file, skip, pl.Memo)
+	l, err := graph.ReadLocal(name, file, skip, pl.StatCache)
 	if err != nil {
 		return nil, err
 	}

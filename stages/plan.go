@@ -37,7 +37,7 @@ type Options struct {
 	Host       string            // architecture of this host, as QEMU names it
 	Tools      map[string]string // identity of each host program that shapes an output, by name
 	URLs       func(section *constellations.SectionLock, p constellations.Package) []string
-	Memo       *graph.Memo
+	StatCache  *graph.StatCache
 	OCI        func(path, tag, arch string) ([]OCILayer, error) // reads an image of containers; arch is Go's name
 	Timeout    string                                           // longest a hook may take, as time.Duration prints it; "" is no limit
 	RootfsOnly bool                                             // leave out kernel and initrd

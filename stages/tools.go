@@ -19,7 +19,7 @@ const emulator = "qemu-user-"
 // the machines' stages run, boot checks included if boot is set, the digest of the program and of the libraries it
 // names, or "missing", of which the stage that needs it complains when it
 // runs.
-func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.Memo) map[string]string {
+func ToolIdentities(machines []*constellations.Machine, boot bool, stats *graph.StatCache) map[string]string {
 	names := map[string]bool{"mke2fs": true, "debugfs": true}
 	for _, m := range machines {
 		for _, d := range m.Disks {
@@ -51,13 +51,13 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, memo *graph.M
 		}
 		ids[emulator+m.Arch] = "missing"
 		if file, err := runner.Emulator(m.Arch); err == nil {
-			if l, err := graph.ReadLocal("tool", file, nil, memo); err == nil {
+			if l, err := graph.ReadLocal("tool", file, nil, stats); err == nil {
 				ids[emulator+m.Arch] = strings.TrimPrefix(l.Digest, "sha256:")
 			}
 		}
 	}
 	for n := range names {
-		ids[n] = ToolIdentity(n, memo)
+		ids[n] = ToolIdentity(n, stats)
 	}
 	return ids
 }
@@ -68,7 +68,7 @@ func isImage(vm *constellations.Machine) bool {
 }
 
 // ToolIdentity is the identity of one host program.
-func ToolIdentity(name string, memo *graph.Memo) string {
+func ToolIdentity(name string, stats *graph.StatCache) string {
 	files, err := runner.ProgramFiles(name)
 	if err != nil {
 		return "missing"
@@ -78,7 +78,7 @@ func ToolIdentity(name string, memo *graph.Memo) string {
 	}
 	h := sha256.New()
 	for _, f := range files {
-		l, err := graph.ReadLocal("tool", f, nil, memo)
+		l, err := graph.ReadLocal("tool", f, nil, stats)
 		if err != nil {
 			return "missing"
 		}

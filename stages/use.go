@@ -19,13 +19,13 @@ var useTools = []string{"qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs"}
 
 // Read adds the node that reads an image as it is; its output "layer" has the
 // files of the root file system.
-func Read(p *graph.Plan, file string, memo *graph.Memo) (*graph.Node, error) {
+func Read(p *graph.Plan, file string, stats *graph.StatCache) (*graph.Node, error) {
 	var tools []graph.Param
 	for _, t := range useTools {
-		tools = append(tools, graph.Param{Name: "tool-" + t, Value: ToolIdentity(t, memo)})
+		tools = append(tools, graph.Param{Name: "tool-" + t, Value: ToolIdentity(t, stats)})
 	}
 	n := useNode("image "+filepath.Base(file), graph.Param{Name: "epoch", Value: "0"}, 0, 0, tools)
-	l, err := graph.ReadLocal("image", file, nil, memo)
+	l, err := graph.ReadLocal("image", file, nil, stats)
 	if err != nil {
 		return nil, err
 	}

@@ -291,7 +291,7 @@ func diskCollision(e *env, m *constellations.Manifest, machines []*constellation
 func (w *workplace) options(e *env, m *constellations.Manifest, machines []*constellations.Machine, boot bool) (stages.Options, error) {
 	self, err := os.Executable()
 	return stages.Options{
-		Root: e.root, Self: self, Host: runner.HostArch(), OCI: openOCI, Tools: stages.ToolIdentities(machines, boot, w.memo), URLs: newMirrors(m).urls, Memo: w.memo,
+		Root: e.root, Self: self, Host: runner.HostArch(), OCI: openOCI, Tools: stages.ToolIdentities(machines, boot, w.stats), URLs: newMirrors(m).urls, StatCache: w.stats,
 	}, err
 }
 

@@ -14,20 +14,20 @@ var packageFile = regexp.MustCompile(`^fetch (?:([a-z0-9][a-z0-9+.-]+)_([^_/]+)_
 
 // calledOf is what an input is called: a package by its name and version, all
 // else by the node's name.
-func calledOf(node string) graph.Called {
+func calledOf(node string) graph.Label {
 	m := packageFile.FindStringSubmatch(node)
 	if m == nil {
-		return graph.Called{Name: node}
+		return graph.Label{Name: node}
 	}
 	version := cmp.Or(m[2], m[4])
 	if v, err := url.PathUnescape(version); err == nil { // of an epoch's colon
 		version = v
 	}
-	return graph.Called{Name: cmp.Or(m[1], m[3]), Version: version}
+	return graph.Label{Name: cmp.Or(m[1], m[3]), Version: version}
 }
 
 // inputsCalled adds what the inputs of a stage of the build are called.
-func (b *buildRecord) inputsCalled(s recordStage, called map[string]graph.Called) {
+func (b *buildRecord) inputsCalled(s recordStage, called map[string]graph.Label) {
 	for _, i := range s.Inputs {
 		if i < 0 || i >= len(b.Stages) {
 			continue // it is damaged
@@ -39,7 +39,7 @@ func (b *buildRecord) inputsCalled(s recordStage, called map[string]graph.Called
 }
 
 // nodeInputsCalled is the same of a node whose key text is known.
-func nodeInputsCalled(n *graph.Node, text []byte, called map[string]graph.Called) {
+func nodeInputsCalled(n *graph.Node, text []byte, called map[string]graph.Label) {
 	for i, d := range graph.InputDigests(text) {
 		if i < len(n.Inputs) {
 			called[d] = calledOf(n.Inputs[i].Node.Name)
@@ -49,8 +49,8 @@ func nodeInputsCalled(n *graph.Node, text []byte, called map[string]graph.Called
 
 // packagesOf are the packages that the two newest builds of a name were made of,
 // by the digests of their files.
-func (rs records) packagesOf(name string) map[string]graph.Called {
-	called := make(map[string]graph.Called)
+func (rs records) packagesOf(name string) map[string]graph.Label {
+	called := make(map[string]graph.Label)
 	for _, which := range []string{"~1", "~0"} {
 		b, err := rs.find(name + which)
 		if err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 func TestCalledOf(t *testing.T) {
-	for node, want := range map[string]graph.Called{
+	for node, want := range map[string]graph.Label{
 		"fetch nginx_1.22.1-9+deb12u1_amd64.deb":       {Name: "nginx", Version: "1.22.1-9+deb12u1"},
 		"fetch libstdc++6_12.2.0-14_amd64.deb":         {Name: "libstdc++6", Version: "12.2.0-14"},
 		"fetch dbus_1%3a1.14.10-1~deb12u1_all.deb":     {Name: "dbus", Version: "1:1.14.10-1~deb12u1"},
@@ -71,7 +71,7 @@ func TestWhyPackages(t *testing.T) {
 		}
 	}
 	called := rs.packagesOf("shop")
-	for c, want := range map[string]graph.Called{"a": {Name: "nginx", Version: "1.1"}, "b": {Name: "nginx", Version: "1.2"}, "c": {Name: "adduser", Version: "3"}} {
+	for c, want := range map[string]graph.Label{"a": {Name: "nginx", Version: "1.1"}, "b": {Name: "nginx", Version: "1.2"}, "c": {Name: "adduser", Version: "3"}} {
 		if got := called[sum(c).String()]; got != want {
 			t.Errorf("%s is %q, want %q", c, got, want)
 		}

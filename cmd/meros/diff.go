@@ -155,7 +155,7 @@ func (b *buildRecord) systems(store *cache.Store, only string) (systems, error) 
 // imageLayers reads an image that somebody made.
 func (w *workplace) imageLayers(e *env, file string) ([]string, error) {
 	plan := new(graph.Plan)
-	n, err := stages.Read(plan, file, w.memo)
+	n, err := stages.Read(plan, file, w.stats)
 	if err != nil {
 		return nil, err
 	}

@@ -85,7 +85,7 @@ func (c *duCmd) Run(e *env) error {
 	return nil
 }
 
-func newCacheUse(need *roots, all []cache.Held, now time.Time) *cacheUse {
+func newCacheUse(need *roots, all []cache.Item, now time.Time) *cacheUse {
 	u := &cacheUse{Kinds: []kindUse{}, Constellations: []constellation{}}
 	kinds, whose := make(map[string]*kindUse), make(map[string]*constellation)
 	for _, name := range need.names {
@@ -136,7 +136,7 @@ func newCacheUse(need *roots, all []cache.Held, now time.Time) *cacheUse {
 	return u
 }
 
-func (u *cacheUse) print(e *env, disks cache.Held) {
+func (u *cacheUse) print(e *env, disks cache.Item) {
 	for _, k := range u.Kinds {
 		e.ui.say("%9s  %7d  %s", bytesText(k.Bytes), k.Files, k.Kind)
 	}
@@ -170,7 +170,7 @@ type heldByOthers struct {
 }
 
 // one shows what the newest builds of a constellation are made of.
-func (c *duCmd) one(e *env, need *roots, all []cache.Held) error {
+func (c *duCmd) one(e *env, need *roots, all []cache.Item) error {
 	if _, err := constellations.Find(e.root, c.Constellation); err != nil && !slices.Contains(need.names, c.Constellation) {
 		return usageIfMissing(err)
 	}

@@ -32,9 +32,9 @@ func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	if x.jobs == 0 {
 		x.jobs = runtime.NumCPU()
 	}
-	var foreseen []graph.Foresight
+	var foreseen []graph.Preview
 	if e.ui.mode == "tty" {
-		foreseen = graph.Foresee(plan, targets, w.store)
+		foreseen = graph.PreviewBuild(plan, targets, w.store)
 	}
 	e.ui.begin(x.quiet, foreseen, w.history, x.jobs)
 	defer e.ui.end()
@@ -57,7 +57,7 @@ func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 		}
 	}
 	if changed := (*graph.ChangedError)(nil); errors.As(err, &changed) {
-		os.Remove(w.memoFile()) // should it be what was wrong
+		os.Remove(w.statsFile()) // should it be what was wrong
 	}
 	if err != nil {
 		return nil, err

@@ -89,7 +89,7 @@ func (c *exportCmd) export(e *env, m *constellations.Manifest, machines []*const
 	}
 	o.RootfsOnly = true
 	if t := stages.ExportTool(c.Format); t != "" {
-		o.Tools[t] = stages.ToolIdentity(t, w.memo)
+		o.Tools[t] = stages.ToolIdentity(t, w.stats)
 	}
 	plan := new(graph.Plan)
 	planned, err := stages.Plan(plan, m, machines, lock, o)

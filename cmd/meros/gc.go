@@ -131,11 +131,11 @@ func heldBy(r *cache.Collected) string {
 	hints := map[string]string{
 		keptByMachine: "meros shutdown", keptByPin: "meros cache unpin", keptByImage: "remove constellations that are not used", keptByLock: "remove constellations that are not used",
 	}
-	reasons := slices.SortedFunc(maps.Keys(r.Kept), func(a, b string) int { return int(min(max(r.Kept[b]-r.Kept[a], -1), 1)) })
+	reasons := slices.SortedFunc(maps.Keys(r.Retained), func(a, b string) int { return int(min(max(r.Retained[b]-r.Retained[a], -1), 1)) })
 	if len(reasons) == 0 {
 		return "it is used"
 	}
-	text := fmt.Sprintf("most of it, %s, by %s", bytesText(r.Kept[reasons[0]]), reasons[0])
+	text := fmt.Sprintf("most of it, %s, by %s", bytesText(r.Retained[reasons[0]]), reasons[0])
 	if h := hints[reasons[0]]; h != "" {
 		text += ": " + h
 	}
@@ -149,7 +149,7 @@ func collect(e *env, store *cache.Store, o cache.CollectOptions) (*cache.Collect
 		if err != nil {
 			return cache.Roots{}, err
 		}
-		return cache.Roots{Keep: need.keep, KeepEntry: need.entries}, nil
+		return cache.Roots{Artifacts: need.keep, Entries: need.entries}, nil
 	}
 	o.Runs = e.scratchDir()
 	return store.Collect(e.ctx, o)
@@ -182,7 +182,7 @@ type heldJSON struct {
 	Used   time.Time `json:"used"`
 }
 
-func newHeldJSON(h cache.Held) heldJSON {
+func newHeldJSON(h cache.Item) heldJSON {
 	return heldJSON{h.Kind, h.Node, h.Output, string(h.Digest), h.Bytes, h.Used.UTC()}
 }
 
@@ -199,11 +199,11 @@ func sayCollected(e *env, r *cache.Collected) error {
 	for _, h := range r.Removed {
 		removed = append(removed, newHeldJSON(h))
 	}
-	return e.sayJSON(map[string]any{"before": r.Before, "after": r.After, "missing": r.Missing, "busy": r.Busy, "kept": r.Kept, "removed": removed})
+	return e.sayJSON(map[string]any{"before": r.Before, "after": r.After, "missing": r.Missing, "busy": r.Busy, "kept": r.Retained, "removed": removed})
 }
 
 func (c *gcCmd) print(e *env, r *cache.Collected) {
-	kinds := make(map[string]cache.Held)
+	kinds := make(map[string]cache.Item)
 	for _, h := range r.Removed {
 		if e.ui.verbose {
 			e.ui.say("%9s  %-12s  %s", bytesText(h.Bytes), ago(h.Used), newHeldJSON(h).what())

@@ -222,7 +222,7 @@ func recordedDifferences(store *cache.Store, from, to *buildRecord, before, afte
 	if err != nil {
 		return nil
 	}
-	called := make(map[string]graph.Called)
+	called := make(map[string]graph.Label)
 	from.inputsCalled(before, called)
 	to.inputsCalled(after, called)
 	return graph.Differences(was, now, called)

@@ -42,13 +42,13 @@ func (c *planCmd) Run(e *env) error {
 // foreseen is what a build of machines would do.
 type foreseen struct {
 	manifest *constellations.Manifest
-	all      []graph.Foresight
+	all      []graph.Preview
 	targets  map[*graph.Node]bool
 	store    *cache.Store
 	history  graph.History
 	last     last
-	packages func() map[string]graph.Called // of the newest builds, by digest
-	named    []string                       // files and directories of the host, by the manifest
+	packages func() map[string]graph.Label // of the newest builds, by digest
+	named    []string                      // files and directories of the host, by the manifest
 }
 
 // foresee finds out what the verb would do, and changes nothing.
@@ -73,8 +73,8 @@ func (c *buildCmd) foresee(e *env) (*foreseen, error) {
 	if err != nil {
 		return nil, err
 	}
-	packages := func() map[string]graph.Called { return recordsOf(e.root).packagesOf(m.Name) }
-	f := &foreseen{m, graph.Foresee(plan, targets, w.store), make(map[*graph.Node]bool), w.store, w.history, readLast(w.lastFile()), sync.OnceValue(packages), nil}
+	packages := func() map[string]graph.Label { return recordsOf(e.root).packagesOf(m.Name) }
+	f := &foreseen{m, graph.PreviewBuild(plan, targets, w.store), make(map[*graph.Node]bool), w.store, w.history, readLast(w.lastFile()), sync.OnceValue(packages), nil}
 	for _, pm := range planned {
 		f.named = append(f.named, pm.Named...)
 	}
@@ -136,7 +136,7 @@ func (f *foreseen) forecast() *forecast {
 func milliseconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
 
 // reason is why a stage would run, in one line.
-func (f *foreseen) reason(s graph.Foresight) string {
+func (f *foreseen) reason(s graph.Preview) string {
 	if s.Node.Fixed != nil {
 		return "not downloaded yet"
 	}
@@ -158,7 +158,7 @@ func (f *foreseen) lastOf(n *graph.Node) (lastAction, bool) {
 
 // differences are what a stage's key does not share with the one that it had
 // the last time.
-func (f *foreseen) differences(s graph.Foresight) []graph.Difference {
+func (f *foreseen) differences(s graph.Preview) []graph.Difference {
 	was, ok := f.lastOf(s.Node)
 	if !ok || s.KeyText == nil || was.action == s.Action.Hex() {
 		return nil
@@ -205,7 +205,7 @@ func secondsText(s float64) string { return seconds(time.Duration(s * float64(ti
 
 // readMemory reads what helps and costs nothing to lose.
 func (w *workplace) readMemory() {
-	w.memo = graph.ReadMemo(w.memoFile(), time.Now())
+	w.stats = graph.ReadStatCache(w.statsFile(), time.Now())
 	w.history = make(graph.History)
 	if b, err := os.ReadFile(w.historyFile()); err == nil {
 		json.Unmarshal(b, &w.history) // a guess at durations; without it, the order is a worse one

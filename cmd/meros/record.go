@@ -40,7 +40,7 @@ type recordHead struct {
 	Ran      int       `json:"ran"`
 	Failed   int       `json:"failed"`
 	Skipped  int       `json:"skipped"`
-	Spared   int       `json:"spared"` // of the cached: something below ran and gave the same bytes
+	CutOff   int       `json:"spared"` // of the cached: something below ran and gave the same bytes
 	Meros    string    `json:"meros"`
 	Sum      string    `json:"sum"` // equal for two builds of the same actions
 }
@@ -107,7 +107,7 @@ func (r *recorder) event(e graph.Event) {
 func (r *recorder) record(plan *graph.Plan, result *graph.Result, x execution, err error) *buildRecord {
 	b := &buildRecord{recordHead: recordHead{
 		Name: x.name, Verb: x.verb, Machines: x.machines, Began: r.began.UTC().Truncate(time.Second), Seconds: milliseconds(result.Elapsed), Result: "ok", CPUs: x.jobs,
-		Nodes: result.Nodes, Cached: result.Cached, Ran: result.Ran, Failed: result.Failed, Skipped: result.Skipped, Spared: result.Spared, Meros: version(),
+		Nodes: result.Nodes, Cached: result.Cached, Ran: result.Ran, Failed: result.Failed, Skipped: result.Skipped, CutOff: result.CutOff, Meros: version(),
 	}}
 	switch {
 	case result.Failed > 0:

@@ -35,7 +35,7 @@ type live struct {
 
 // begin announces a build. Of a quiet one no cached node is told.
 // foreseen, which may be nil, is what is expected to happen.
-func (u *ui) begin(quiet bool, foreseen []graph.Foresight, h graph.History, jobs int) {
+func (u *ui) begin(quiet bool, foreseen []graph.Preview, h graph.History, jobs int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.quiet = quiet

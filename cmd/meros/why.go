@@ -98,7 +98,7 @@ func (c *whyCmd) between(e *env, name string) error {
 }
 
 func (f *foreseen) has(part string) bool {
-	return slices.ContainsFunc(f.all, func(s graph.Foresight) bool { return strings.Contains(s.Node.Name, part) })
+	return slices.ContainsFunc(f.all, func(s graph.Preview) bool { return strings.Contains(s.Node.Name, part) })
 }
 
 // next explains what would run now: all whose key is known and has no answer.

@@ -19,7 +19,7 @@ type workplace struct {
 	data    string
 	store   *cache.Store
 	scratch *cache.Scratch
-	memo    *graph.Memo
+	stats   *graph.StatCache
 	history graph.History
 }
 
@@ -82,12 +82,12 @@ func openWorkplace(e *env) (*workplace, error) {
 	return w, nil
 }
 
-func (w *workplace) memoFile() string    { return filepath.Join(w.data, "cache", "memo") }
+func (w *workplace) statsFile() string   { return filepath.Join(w.data, "cache", "memo") }
 func (w *workplace) historyFile() string { return filepath.Join(w.data, "cache", "durations.json") }
 
 // remember keeps what helps the next build and costs nothing to lose.
 func (w *workplace) remember(r *graph.Result, of string) {
-	w.memo.Write(w.memoFile(), w.scratch.Dir())
+	w.stats.Write(w.statsFile(), w.scratch.Dir())
 	w.rememberLast(r, of, time.Now())
 	for _, outputs := range r.Outputs {
 		w.store.Use(outputs)

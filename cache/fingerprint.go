@@ -14,28 +14,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Look is what stat(2) says of a whole tree, as git's index has it for files:
+// Fingerprint is what stat(2) says of a whole tree, as git's index has it for files:
 // if it is the same as before, so is the tree.
-type Look struct {
+type Fingerprint struct {
 	Sum     string // over all entries: path, mode, owner, inode, size and times
 	Entries int
 	Newest  int64 // change of a file's status, nanoseconds since 1970
 	Bytes   int64 // allocated on disk
 }
 
-// LookAt looks at a tree without reading any file, all processors at once.
+// FingerprintTree looks at a tree without reading any file, all processors at once.
 // skip, which may be nil, tells which paths are no part of it.
-func LookAt(root string, skip func(name string) bool) (Look, error) {
+func FingerprintTree(root string, skip func(name string) bool) (Fingerprint, error) {
 	top, err := os.ReadDir(root)
 	if err != nil {
-		return Look{}, err
+		return Fingerprint{}, err
 	}
 	if skip == nil {
 		skip = func(string) bool { return false }
 	}
-	parts := make([]look, len(top)+1)
+	parts := make([]fingerprinter, len(top)+1)
 	if err := parts[0].entry(root, ".", false, skip); err != nil {
-		return Look{}, err
+		return Fingerprint{}, err
 	}
 	g := new(errgroup.Group)
 	g.SetLimit(runtime.NumCPU())
@@ -43,9 +43,9 @@ func LookAt(root string, skip func(name string) bool) (Look, error) {
 		g.Go(func() error { return parts[i+1].entry(filepath.Join(root, e.Name()), e.Name(), true, skip) })
 	}
 	if err := g.Wait(); err != nil {
-		return Look{}, err
+		return Fingerprint{}, err
 	}
-	var l Look
+	var l Fingerprint
 	h := sha256.New()
 	for _, p := range parts {
 		h.Write(p.records)
@@ -58,7 +58,7 @@ func LookAt(root string, skip func(name string) bool) (Look, error) {
 }
 
 // look is what is below one entry of the top.
-type look struct {
+type fingerprinter struct {
 	records []byte
 	entries int
 	newest  int64
@@ -66,14 +66,14 @@ type look struct {
 }
 
 // entry looks at a file and, with deep, at what is in a directory.
-func (p *look) entry(file, rel string, deep bool, skip func(string) bool) error {
+func (p *fingerprinter) entry(file, rel string, deep bool, skip func(string) bool) error {
 	if rel != "." && skip(rel) {
 		return nil
 	}
 	var st unix.Stat_t
 	if err := unix.Lstat(file, &st); err != nil {
 		if errors.Is(err, unix.ENOENT) {
-			return nil // it shows in the next look
+			return nil // it shows in the next fingerprinter
 		}
 		return &os.PathError{Op: "lstat", Path: file, Err: err}
 	}
@@ -84,7 +84,7 @@ func (p *look) entry(file, rel string, deep bool, skip func(string) bool) error 
 	return p.directory(file, rel, skip)
 }
 
-func (p *look) directory(dir, rel string, skip func(string) bool) error {
+func (p *fingerprinter) directory(dir, rel string, skip func(string) bool) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -117,7 +117,7 @@ func (p *look) directory(dir, rel string, skip func(string) bool) error {
 
 // add appends a record. Of a directory the times are left out: they change
 // with what is skipped in it.
-func (p *look) add(rel string, st *unix.Stat_t) {
+func (p *fingerprinter) add(rel string, st *unix.Stat_t) {
 	p.entries++
 	p.bytes += st.Blocks * 512
 	p.records = append(p.records, rel...)

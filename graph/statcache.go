@@ -13,44 +13,44 @@ import (
 	"time"
 )
 
-// memoMinSize is the size in bytes from which a file is worth remembering:
+// statMinSize is the size in bytes from which a file is worth remembering:
 // reading a smaller one takes no longer than looking it up.
-const memoMinSize = 64 << 10
+const statMinSize = 64 << 10
 
-// memoSettle is how long before the memo was made a file must have been
+// statSettle is how long before the stat cache was made a file must have been
 // written last: a younger one could change again within one tick of its
 // modification time (git calls such entries "racily clean").
-const memoSettle = 2 * time.Second
+const statSettle = 2 * time.Second
 
-// memoMax is how many files a memo holds; past it, those not used this time
+// statMax is how many files a stat cache holds; past it, those not used this time
 // are forgotten.
-const memoMax = 100_000
+const statMax = 100_000
 
-// memoTree is how many entries a directory needs to be remembered as a whole:
+// statTree is how many entries a directory needs to be remembered as a whole:
 // smaller ones are described as fast as they are looked at.
-const memoTree = 2000
+const statTree = 2000
 
-// Memo remembers the digests of large local files and directories by their
-// stat data, as git's index does. A nil *Memo remembers nothing.
-type Memo struct {
+// StatCache remembers the digests of large local files and directories by their
+// stat data, as git's index does. A nil *StatCache remembers nothing.
+type StatCache struct {
 	mu    sync.Mutex
-	sums  map[memoKey]string
+	sums  map[statKey]string
 	trees map[string][2]string // look's id to its sum and the digest
-	used  map[memoKey]bool
+	used  map[statKey]bool
 	fresh bool // something was added since it was read
 	now   time.Time
 }
 
-type memoKey struct {
+type statKey struct {
 	dev, ino          uint64
 	size              int64
 	mtimeNS, changeNS int64
 }
 
-// ReadMemo reads what [Memo.Write] wrote. A missing or damaged file is an
-// empty memo: all it costs is reading the files again.
-func ReadMemo(file string, now time.Time) *Memo {
-	m := &Memo{sums: make(map[memoKey]string), trees: make(map[string][2]string), used: make(map[memoKey]bool), now: now}
+// ReadStatCache reads what [StatCache.Write] wrote. A missing or damaged file is an
+// empty stat cache: all it costs is reading the files again.
+func ReadStatCache(file string, now time.Time) *StatCache {
+	m := &StatCache{sums: make(map[statKey]string), trees: make(map[string][2]string), used: make(map[statKey]bool), now: now}
 	f, err := os.Open(file)
 	if err != nil {
 		return m
@@ -61,7 +61,7 @@ func ReadMemo(file string, now time.Time) *Memo {
 			m.trees[f[1]] = [2]string{f[2], f[3]}
 			continue
 		}
-		var k memoKey
+		var k statKey
 		var sum string
 		if n, _ := fmt.Sscanf(s.Text(), "%d %d %d %d %d %64s", &k.dev, &k.ino, &k.size, &k.mtimeNS, &k.changeNS, &sum); n == 6 && len(sum) == 64 {
 			m.sums[k] = sum
@@ -70,16 +70,16 @@ func ReadMemo(file string, now time.Time) *Memo {
 	return m
 }
 
-// Write stores the memo if anything was added to it since it was read. Until it
+// Write stores the stat cache if anything was added to it since it was read. Until it
 // is whole it is in scratch, a directory of the same file system.
-func (m *Memo) Write(file, scratch string) error {
+func (m *StatCache) Write(file, scratch string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.fresh {
 		return nil
 	}
-	full := len(m.sums) > memoMax
-	f, err := os.CreateTemp(scratch, "memo-*")
+	full := len(m.sums) > statMax
+	f, err := os.CreateTemp(scratch, "stats-*")
 	if err != nil {
 		return err
 	}
@@ -104,9 +104,9 @@ func (m *Memo) Write(file, scratch string) error {
 }
 
 // sum is the sha256 of a regular file's content, in hexadecimal.
-func (m *Memo) sum(file string, st *syscall.Stat_t) (string, error) {
-	k := memoKey{st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}
-	worth := m != nil && st.Size >= memoMinSize
+func (m *StatCache) sum(file string, st *syscall.Stat_t) (string, error) {
+	k := statKey{st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}
+	worth := m != nil && st.Size >= statMinSize
 	if worth {
 		m.mu.Lock()
 		s, ok := m.sums[k]
@@ -117,7 +117,7 @@ func (m *Memo) sum(file string, st *syscall.Stat_t) (string, error) {
 		}
 	}
 	s, err := fileSum(file)
-	if err == nil && worth && m.now.Sub(time.Unix(0, k.changeNS)) > memoSettle {
+	if err == nil && worth && m.now.Sub(time.Unix(0, k.changeNS)) > statSettle {
 		m.mu.Lock()
 		m.sums[k], m.fresh = s, true
 		m.mu.Unlock()
@@ -126,7 +126,7 @@ func (m *Memo) sum(file string, st *syscall.Stat_t) (string, error) {
 }
 
 // tree is the digest of a directory that looks as it did.
-func (m *Memo) tree(l look) (string, bool) {
+func (m *StatCache) tree(l fingerprint) (string, bool) {
 	if m == nil {
 		return "", false
 	}
@@ -138,8 +138,8 @@ func (m *Memo) tree(l look) (string, bool) {
 
 // rememberTree keeps the digest of a directory that looked like l before it
 // was read.
-func (m *Memo) rememberTree(l look, digest string) {
-	if m == nil || l.Entries < memoTree || m.now.Sub(time.Unix(0, l.Newest)) <= memoSettle {
+func (m *StatCache) rememberTree(l fingerprint, digest string) {
+	if m == nil || l.Entries < statTree || m.now.Sub(time.Unix(0, l.Newest)) <= statSettle {
 		return
 	}
 	m.mu.Lock()

@@ -12,15 +12,15 @@ import (
 	"meros/cache"
 )
 
-// What was foreseen is what a build then does, whatever the cache has lost.
-func TestForesee(t *testing.T) {
+// What was previewed is what a build then does, whatever the cache has lost.
+func TestPreviewBuild(t *testing.T) {
 	cutOffs := 0
 	for seed := range uint64(40) {
 		rng := rand.New(rand.NewPCG(5, seed))
 		w := newWorld(t)
 		for round := range 4 {
 			p, targets := collidingPlan(rng, 40)
-			all := Foresee(p, targets, w.store)
+			all := PreviewBuild(p, targets, w.store)
 			w.runner.ran = nil
 			r := w.mustBuild(p, targets...)
 			ran, keys := make(map[*Node]bool), make(map[cache.ActionID]bool)
@@ -41,9 +41,9 @@ func TestForesee(t *testing.T) {
 				delete(ran, f.Node)
 			}
 			if len(ran) > 0 {
-				t.Fatalf("seed %d, round %d: %d nodes ran that were not foreseen", seed, round, len(ran))
+				t.Fatalf("seed %d, round %d: %d nodes ran that were not previewed", seed, round, len(ran))
 			}
-			for _, f := range Foresee(p, targets, w.store) {
+			for _, f := range PreviewBuild(p, targets, w.store) {
 				if f.Outcome != WouldReuse {
 					t.Fatalf("seed %d, round %d: %s would run again (%s)", seed, round, f.Node.Name, f.Reason)
 				}
@@ -78,14 +78,14 @@ func TestEstimate(t *testing.T) {
 	top := node(p, "top", "x", leaves...)
 	h[top.Name] = time.Second
 	w := newWorld(t)
-	all := Foresee(p, []*Node{top}, w.store)
+	all := PreviewBuild(p, []*Node{top}, w.store)
 	for cpus, want := range map[int]time.Duration{1: 13 * time.Second, 2: 6500 * time.Millisecond, 100: 4 * time.Second} {
 		if got := Estimate(all, h, cpus); got != want {
 			t.Errorf("on %d CPUs %v, want %v", cpus, got, want)
 		}
 	}
 	w.mustBuild(p, top)
-	if got := Estimate(Foresee(p, []*Node{top}, w.store), h, 1); got != 0 {
+	if got := Estimate(PreviewBuild(p, []*Node{top}, w.store), h, 1); got != 0 {
 		t.Errorf("nothing to do takes %v", got)
 	}
 }

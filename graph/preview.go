@@ -15,8 +15,8 @@ const (
 	MayRun                    // something below runs first; if that gives the same bytes as before, it does not
 )
 
-// Foresight is what a build would do with a node, and why.
-type Foresight struct {
+// Preview is what a build would do with a node, and why.
+type Preview struct {
 	Node    *Node
 	Outcome Outcome
 	Reason  string         // of WouldRun: what the cache says
@@ -25,10 +25,10 @@ type Foresight struct {
 	KeyText []byte         // nil if it is not known
 }
 
-// Foresee tells what [Build] would do now, for each node that the targets are
+// PreviewBuild tells what [Build] would do now, for each node that the targets are
 // made of, in the order of the plan. It runs and writes nothing.
-func Foresee(p *Plan, targets []*Node, store *cache.Store) []Foresight {
-	f := &foreseer{store: store, vertices: make([]foreseen, len(p.Nodes))}
+func PreviewBuild(p *Plan, targets []*Node, store *cache.Store) []Preview {
+	f := &previewer{store: store, vertices: make([]previewed, len(p.Nodes))}
 	for _, t := range targets {
 		f.vertices[t.id].reached, f.vertices[t.id].wanted = true, true
 	}
@@ -47,35 +47,35 @@ func Foresee(p *Plan, targets []*Node, store *cache.Store) []Foresight {
 			f.decide(p.Nodes[i])
 		}
 	}
-	var all []Foresight
+	var all []Preview
 	for i, n := range p.Nodes {
 		if v := &f.vertices[i]; v.reached {
 			v.Node = n
-			all = append(all, v.Foresight)
+			all = append(all, v.Preview)
 		}
 	}
 	return all
 }
 
-type foreseer struct {
+type previewer struct {
 	store    *cache.Store
-	vertices []foreseen
+	vertices []previewed
 }
 
-type foreseen struct {
-	Foresight
+type previewed struct {
+	Preview
 	reached, wanted bool
 	perhaps         *Node               // what runs before a node that may want its bytes
 	outputs         map[string]Artifact // nil if they are not known
 }
 
 // key finds out what the outputs of n are, if that can be known.
-func (f *foreseer) key(n *Node) {
+func (f *previewer) key(n *Node) {
 	v := &f.vertices[n.id]
 	if n.Fixed != nil {
 		v.outputs = n.Fixed
 	}
-	inputs := make([]*foreseen, len(n.Inputs))
+	inputs := make([]*previewed, len(n.Inputs))
 	for i, in := range n.Inputs {
 		inputs[i] = &f.vertices[in.Node.id]
 		if inputs[i].outputs == nil {
@@ -99,7 +99,7 @@ func (f *foreseer) key(n *Node) {
 }
 
 // decide tells what happens to n, after that of all that use it is known.
-func (f *foreseer) decide(n *Node) {
+func (f *previewer) decide(n *Node) {
 	v := &f.vertices[n.id]
 	switch {
 	case v.outputs == nil && v.After != nil:
@@ -126,9 +126,9 @@ func (f *foreseer) decide(n *Node) {
 	}
 }
 
-// Estimate is how long a build of what was foreseen may take with that many
+// Estimate is how long a build of what was previewed may take with that many
 // CPUs: no less than its longest chain, no less than all of it side by side.
-func Estimate(all []Foresight, h History, cpus int) time.Duration {
+func Estimate(all []Preview, h History, cpus int) time.Duration {
 	ends := make(map[*Node]time.Duration)
 	var sum, longest time.Duration
 	for _, f := range all {

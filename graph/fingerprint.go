@@ -9,13 +9,13 @@ import (
 )
 
 // look is how a local directory looked, and which one it was.
-type look struct {
-	cache.Look
+type fingerprint struct {
+	cache.Fingerprint
 	id string // of the path and of what is skipped
 }
 
-func lookAt(root string, skip []string) (look, error) {
+func fingerprintTree(root string, skip []string) (fingerprint, error) {
 	id := sha256.Sum256([]byte(root + "\x00" + strings.Join(skip, "\x00")))
-	l, err := cache.LookAt(root, func(name string) bool { return Skipped(name, skip) })
-	return look{l, hex.EncodeToString(id[:])}, err
+	l, err := cache.FingerprintTree(root, func(name string) bool { return Skipped(name, skip) })
+	return fingerprint{l, hex.EncodeToString(id[:])}, err
 }
