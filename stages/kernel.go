@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"meros/constellations"
 	"meros/graph"
@@ -163,3 +164,8 @@ func (pl *planner) boot(pm *Machine) (*graph.Node, error) {
 	}
 	return pl.plan.Add(n), nil
 }
+
+// BootTimeout is how long a machine may take until it can be logged in to,
+// where nothing else is said: systemd in an emulated processor takes 40 s on
+// an idle host.
+const BootTimeout = 5 * time.Minute

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"strings"
 
@@ -145,3 +146,9 @@ func scripts(dir string) ([]string, error) {
 	sort.Strings(names)
 	return names, nil
 }
+
+// installs is a line of a hook that installs packages.
+var installs = regexp.MustCompile(`(?m)^[^#\n]*\b(apk\s+(-\S+\s+)*add|apt(-get)?\s+(-\S+\s+)*install)\b`)
+
+// InstallsPackages reports whether a hook installs packages.
+func InstallsPackages(hook []byte) bool { return installs.Match(hook) }

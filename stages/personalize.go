@@ -201,3 +201,10 @@ func MAC(constellation, machine string, n constellations.Network) string {
 	h := sha256.Sum256([]byte(constellation + "\x00" + machine + "\x00" + n.Label))
 	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[0], h[1], h[2])
 }
+
+// ManagementMAC is the address of the interface that only ssh from the host
+// comes through: none that the manifest speaks of.
+func ManagementMAC(constellation, machine string) string {
+	h := sha256.Sum256([]byte("management\x00" + constellation + "\x00" + machine))
+	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[0], h[1], h[2])
+}

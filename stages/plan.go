@@ -16,7 +16,7 @@
 //
 //	kernel, initrd, pack, format (further disks) -> boot
 //
-// What a stage's process does is in runner/ and is called by "meros stage".
+// Package step does the work of a stage, in the file of the same name.
 package stages
 
 import (
@@ -293,3 +293,6 @@ func (pl *planner) tools(names ...string) []graph.Param {
 	}
 	return ps
 }
+
+// HintShell is the hint by which a stage that fails opens a shell.
+const HintShell = "shell"

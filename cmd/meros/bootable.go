@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +8,7 @@ import (
 
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/image"
 	"meros/runner/vm"
 	"meros/stages"
 )
@@ -18,7 +18,7 @@ func bootable(e *env, b *built) ([]*vm.Machine, error) {
 	var machines []*vm.Machine
 	for _, m := range b.machines {
 		path := func(n *graph.Node, output string) string { return b.store.Path(b.result.Outputs[n][output].Digest) }
-		images, err := chainOf(path(m.Image, "image"), path(m.Base, "image"))
+		images, err := image.Chain(path(m.Image, "image"), path(m.Base, "image"))
 		if err != nil {
 			return nil, err
 		}
@@ -40,7 +40,7 @@ func bootable(e *env, b *built) ([]*vm.Machine, error) {
 		}
 		root := ""
 		if m.Used {
-			l, err := readLayout(path(m.Base, "layout"))
+			l, err := image.ReadLayout(path(m.Base, "layout"))
 			if err != nil {
 				return nil, err
 			}
@@ -48,7 +48,7 @@ func bootable(e *env, b *built) ([]*vm.Machine, error) {
 		}
 		machines = append(machines, &vm.Machine{
 			Root: root, Name: m.Name, Arch: m.Arch, Memory: m.Memory, CPUs: m.CPUs, KVM: m.KVM, Display: m.Display, Extra: m.QEMUArgs, User: m.User,
-			Kernel: kernel, Initrd: path(m.Initrd, "initrd"), Images: images, MAC: managementMAC(b.manifest.Name, m.Name),
+			Kernel: kernel, Initrd: path(m.Initrd, "initrd"), Images: images, MAC: stages.ManagementMAC(b.manifest.Name, m.Name),
 			Disks: disks, NICs: nics, Shares: shares, After: m.DependsOn, Ready: m.Ready,
 		})
 	}
@@ -79,11 +79,4 @@ func sharesOf(m *constellations.Manifest, vmachine *constellations.Machine, root
 		all = append(all, vm.Share{Source: abs, Tag: stages.MountTag(i), ReadOnly: mount.ReadOnly})
 	}
 	return all, nil
-}
-
-// managementMAC is the address of the interface that only ssh from the host
-// comes through: none that the manifest speaks of.
-func managementMAC(constellation, machine string) string {
-	h := sha256.Sum256([]byte("management\x00" + constellation + "\x00" + machine))
-	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[0], h[1], h[2])
 }

@@ -16,6 +16,7 @@ import (
 
 	"meros/cache"
 	"meros/graph"
+	"meros/stages/step"
 )
 
 // checker builds a plan a second time, from its downloads on.
@@ -47,7 +48,7 @@ func (w *workplace) check(e *env, plan *graph.Plan, targets []*graph.Node, first
 	if jobs == 0 {
 		jobs = runtime.NumCPU()
 	}
-	o, err := w.graphOptions(jobs, watch)
+	o, err := w.graphOptions(jobs, step.Watch)
 	if err != nil {
 		return err
 	}

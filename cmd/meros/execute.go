@@ -2,9 +2,7 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"runtime"
 	"strconv"
@@ -14,6 +12,7 @@ import (
 	"meros/graph"
 	"meros/runner"
 	"meros/runner/layer"
+	"meros/stages/step"
 )
 
 // execution is how a plan is built.
@@ -43,7 +42,7 @@ func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 		rec.event(ev)
 		e.ui.event(ev)
 	}
-	o, err := w.graphOptions(x.jobs, watch)
+	o, err := w.graphOptions(x.jobs, step.Watch)
 	if err != nil {
 		return nil, err
 	}
@@ -94,43 +93,4 @@ func memoryAvailable() int64 {
 		}
 	}
 	return 0
-}
-
-// watch takes a stage's output apart into its log and its progress.
-func watch(j *graph.Job) runner.Stdio {
-	w := &progressFilter{job: j}
-	return runner.Stdio{Stdout: w, Stderr: w}
-}
-
-// maxLogLine is where a line of a stage's output is cut, bytes: who never ends
-// one must not fill the memory.
-const maxLogLine = 64 << 10
-
-type progressFilter struct {
-	job  *graph.Job
-	part []byte
-}
-
-// Write implements io.Writer. Both streams of a process share it, and
-// os/exec then writes from one goroutine.
-func (w *progressFilter) Write(p []byte) (int, error) {
-	n := len(p)
-	for len(p) > 0 {
-		line, rest, ok := bytes.Cut(p, []byte{'\n'})
-		w.part = append(w.part, line...)
-		p = rest
-		if !ok && len(w.part) < maxLogLine {
-			break
-		}
-		if mark, found := bytes.CutPrefix(w.part, []byte(progressMark)); found {
-			var done, total int64
-			if k, _ := fmt.Sscanf(string(mark), "%d;%d", &done, &total); k == 2 {
-				w.job.Report(done, total)
-			}
-		} else if _, err := w.job.Log.Write(append(w.part, '\n')); err != nil {
-			return 0, err
-		}
-		w.part = w.part[:0]
-	}
-	return n, nil
 }

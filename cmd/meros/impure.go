@@ -3,23 +3,10 @@ package main
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 
 	"meros/graph"
 	"meros/stages"
 )
-
-// installs is a line of a hook that installs packages.
-var installs = regexp.MustCompile(`(?m)^[^#\n]*\b(apk\s+(-\S+\s+)*add|apt(-get)?\s+(-\S+\s+)*install)\b`)
-
-// adviseInstall is what helps a hook that failed, and that installs packages
-// without a network, or "".
-func adviseInstall(hook []byte, network bool) string {
-	if network || !installs.Match(hook) {
-		return ""
-	}
-	return " (it installs packages, and has no network: \"packages:\" has them pinned, and without a hook; \"hooks: {network: true}\" gives it one)"
-}
 
 // adviseHooks tells how hooks that ran with a network, and only installed
 // packages there, would need none.
@@ -34,7 +21,7 @@ func adviseHooks(e *env, machines []*stages.Machine, r *graph.Result) {
 		for _, dir := range []string{"common", pm.Name} {
 			files, _ := filepath.Glob(filepath.Join(e.root, "constellations", pm.Constellation, dir, "hooks", "*.chroot"))
 			for _, f := range files {
-				if b, err := os.ReadFile(f); err == nil && installs.Match(b) {
+				if b, err := os.ReadFile(f); err == nil && stages.InstallsPackages(b) {
 					e.ui.note("%s/%s: %s installs packages from a network, whatever there is that day; named in \"packages:\" they are pinned, and cached", pm.Constellation, pm.Name, filepath.Join(dir, "hooks", filepath.Base(f)))
 				}
 			}

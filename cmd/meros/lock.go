@@ -13,6 +13,7 @@ import (
 
 	"meros/cache"
 	"meros/constellations"
+	"meros/runner/alpine"
 	"meros/runner/debian"
 	"meros/stages"
 )
@@ -207,7 +208,7 @@ func pin(e *env, m *constellations.Manifest, lock *constellations.Lock, missing 
 // pinSection pins what is needed. All of a section comes from one state of
 // the archives: if they have moved since, all of it is pinned anew.
 func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s constellations.Section, needs []constellations.Need) error {
-	arch, err := dpkgArch(s.Arch)
+	arch, err := debian.Arch(s.Arch)
 	if err != nil {
 		return err
 	}
@@ -324,16 +325,6 @@ func pinned(ps []debian.Package) []constellations.Package {
 	return out
 }
 
-// dpkgArch is dpkg's name for an architecture, as dpkg-architecture(1) has it
-// for what QEMU calls the machine.
-func dpkgArch(arch string) (string, error) {
-	names := map[string]string{"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64", "i386": "i386", "arm": "armhf", "ppc64": "ppc64el", "s390x": "s390x"}
-	if n, ok := names[arch]; ok {
-		return n, nil
-	}
-	return "", fmt.Errorf("no architecture of Debian is known for %q", arch)
-}
-
 // mirrors knows where a pinned package can be fetched from.
 type mirrors struct {
 	m        *constellations.Manifest
@@ -341,18 +332,14 @@ type mirrors struct {
 	snapshot string
 }
 
-// snapshotEnv names an archive that still has what a mirror has dropped: the
-// base URL of a snapshot service, below which are ARCHIVE/TIMESTAMP/.
-const snapshotEnv = "MEROS_SNAPSHOT"
-
 func newMirrors(m *constellations.Manifest) *mirrors {
-	return &mirrors{m: m, archives: make(map[string][]debian.Archive), snapshot: os.Getenv(snapshotEnv)}
+	return &mirrors{m: m, archives: make(map[string][]debian.Archive), snapshot: os.Getenv(debian.SnapshotEnv)}
 }
 
 // urls are the places for one package, the best first.
 func (ms *mirrors) urls(section *constellations.SectionLock, p constellations.Package) []string {
 	if section.Distribution == "alpine" {
-		return []string{alpineMirror(section.Mirror) + "/" + p.Filename}
+		return []string{alpine.Mirror(section.Mirror) + "/" + p.Filename}
 	}
 	key := section.Distribution + " " + section.Suite + " " + section.Arch + " " + section.Mirror
 	archives, ok := ms.archives[key]

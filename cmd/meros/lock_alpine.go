@@ -2,12 +2,10 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -19,8 +17,8 @@ import (
 	"meros/constellations"
 	"meros/runner"
 	"meros/runner/alpine"
-	"meros/runner/layer"
 	"meros/stages"
+	"meros/stages/step"
 )
 
 // kernelPackage is Alpine's kernel for virtual machines.
@@ -68,7 +66,7 @@ func pinAlpine(e *env, m *constellations.Manifest, lock *constellations.Lock, s 
 		return err
 	}
 	defer scratch.Close()
-	a := &alpineLock{e: e, m: m, arch: arch, mirror: alpineMirror(s.Mirror), dir: scratch.Dir(), known: make(map[string]pinnable)}
+	a := &alpineLock{e: e, m: m, arch: arch, mirror: alpine.Mirror(s.Mirror), dir: scratch.Dir(), known: make(map[string]pinnable)}
 	if s.Arch != runner.HostArch() {
 		a.foreign = s.Arch
 	}
@@ -105,13 +103,6 @@ func pinAlpine(e *env, m *constellations.Manifest, lock *constellations.Lock, s 
 		section.Sets = append(section.Sets, constellations.PackageSet{Names: slices.Sorted(slices.Values(n.Packages)), Packages: packages})
 	}
 	return nil
-}
-
-func alpineMirror(mirror string) string {
-	if mirror == "" {
-		return alpine.DefaultMirror
-	}
-	return strings.TrimRight(mirror, "/")
 }
 
 // wantsKernel tells whether a machine of the section boots Alpine's kernel.
@@ -288,28 +279,10 @@ func (a *alpineLock) rootFS() error {
 		return err
 	}
 	a.tree = filepath.Join(private, "tree")
-	if err := unpackRootFS(a.e.ctx, d.file, a.tree, a.dir); err != nil {
+	if err := step.UnpackRootFS(a.e.ctx, d.file, a.tree, a.dir); err != nil {
 		return fmt.Errorf("%s: %w", a.url(r.File), err)
 	}
 	return d.keep()
-}
-
-// unpackRootFS unpacks a mini root file system into the new directory tree.
-func unpackRootFS(ctx context.Context, file, tree, work string) error {
-	in, err := os.Open(file)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.Create(filepath.Join(work, "rootfs.tar"))
-	if err != nil {
-		return err
-	}
-	defer os.Remove(out.Name())
-	if err := errors.Join(alpine.Layer(out, in), out.Close()); err != nil {
-		return err
-	}
-	return layer.Unpack(ctx, out.Name(), tree)
 }
 
 // treeKeys reads the keys that the release trusts.
@@ -400,7 +373,7 @@ func (a *alpineLock) choose(names []string) ([]string, error) {
 			keys[name] = file
 		}
 	}
-	selected, err := alpine.Solve(a.e.ctx, apkIn(a.tree, a.foreign, nil), repositories, keys, names)
+	selected, err := alpine.Solve(a.e.ctx, step.Apk(a.tree, a.foreign, nil), repositories, keys, names)
 	if err != nil {
 		return nil, a.explain(err)
 	}
@@ -468,18 +441,4 @@ func (a *alpineLock) explain(err error) error {
 		hints = append(hints, hint)
 	}
 	return fmt.Errorf("%s: %w", strings.Join(hints, ", "), err)
-}
-
-// apkIn runs a system's apk, or another program of it, in a sandbox.
-func apkIn(root, foreign string, env []string) alpine.Run {
-	return func(ctx context.Context, argv []string, mounts []alpine.Mount, out io.Writer) error {
-		spec := runner.Spec{
-			Argv: argv, Root: root, Hostname: "localhost", Foreign: foreign,
-			Env: append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "TZ=UTC", "TERM=dumb"}, env...),
-		}
-		for _, m := range mounts {
-			spec.Mounts = append(spec.Mounts, runner.Mount{Source: m.Source, Target: m.Target, Writable: m.Writable})
-		}
-		return runner.Run(ctx, spec, runner.Stdio{Stdout: out, Stderr: out})
-	}
 }

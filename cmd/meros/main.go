@@ -25,6 +25,7 @@ import (
 	"meros/runner"
 	"meros/runner/initrd"
 	"meros/runner/sandbox"
+	"meros/stages/step"
 )
 
 // Exit codes. A program that was connected to or run passes its own through.
@@ -45,14 +46,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	umask := syscall.Umask(0o022) // the user's own would be seen in what is built
 	switch {
 	case os.Getpid() == 1 && args[0] == "/init":
-		initrd.Main(insideGuest())
+		initrd.Main(step.Inside())
 		return exitFailed
 	case len(args) == 2 && args[1] == runner.SandboxArg:
 		sandbox.Main()
 		return exitOK
 	case len(args) == 3 && args[1] == "stage":
-		if err := runStep(context.Background(), args[2]); err != nil {
-			fmt.Fprint(stderr, stageFailure(err))
+		if err := step.Main(context.Background(), args[2], stderr); err != nil {
 			return exitFailed
 		}
 		return exitOK
@@ -290,34 +290,4 @@ func (e *env) inNamespace(args ...string) (done bool, err error) {
 		return true, exitStatus(code)
 	}
 	return true, nil
-}
-
-// failMark begins the line by which a stage's process says why it failed.
-const failMark = "meros stage failed: "
-
-// failLines is how many of the first and of the last lines of an error are
-// behind the mark.
-const failLines = 4
-
-// stageFailure is what a stage's process says last. The first lines of a long
-// error would not be among the last of its output, which may be a program's
-// usage: the whole of it goes before.
-func stageFailure(err error) string {
-	text := err.Error()
-	lines := strings.Split(text, "\n")
-	if n := len(lines) - 2*failLines; n > 1 {
-		lines = slices.Concat(lines[:failLines], []string{fmt.Sprintf("(%d lines, in the log)", n)}, lines[len(lines)-failLines:])
-		return text + "\n" + failMark + strings.Join(lines, "\n") + "\n"
-	}
-	return failMark + text + "\n"
-}
-
-// stageError finds that line among the last ones of its output.
-func stageError(tail []string) (string, bool) {
-	for i := len(tail) - 1; i >= 0; i-- {
-		if s, ok := strings.CutPrefix(tail[i], failMark); ok {
-			return strings.Join(append([]string{s}, tail[i+1:]...), "\n"), true
-		}
-	}
-	return "", false
 }

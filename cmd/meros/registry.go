@@ -12,6 +12,7 @@ import (
 	"meros/graph"
 	"meros/runner"
 	"meros/runner/oci"
+	"meros/stages"
 )
 
 func newRegistries() (*oci.Registries, error) { return oci.NewRegistries(os.Getenv, hostUser()) }
@@ -88,4 +89,14 @@ func referencesOf(n *graph.Node) (references []string) {
 		}
 	}
 	return references
+}
+
+// openOCI reads what describes an image of containers.
+func openOCI(path, tag, arch string) ([]stages.OCILayer, error) {
+	layers, err := oci.Open(path, tag, arch)
+	out := make([]stages.OCILayer, len(layers))
+	for i, l := range layers {
+		out[i] = stages.OCILayer(l)
+	}
+	return out, err
 }

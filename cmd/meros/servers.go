@@ -17,11 +17,6 @@ import (
 	"meros/runner/fetch"
 )
 
-// serversEnv tells a fetch how servers are reached: a JSON object of
-// [fetch.Reach] by [fetch.ServerOf]. It may hold a proxy's password, so it is
-// in no file.
-const serversEnv = "MEROS_SERVERS"
-
 // proxyEnv are what a fetch is told besides, for the servers that it is
 // redirected to, net/http.ProxyFromEnvironment.
 var proxyEnv = []string{"http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"}
@@ -51,7 +46,7 @@ func (s *servers) env(ctx context.Context, j *graph.Job) []string {
 	if err != nil || len(all) == 0 {
 		return nil
 	}
-	env := []string{serversEnv + "=" + string(b)}
+	env := []string{fetch.ServersEnv + "=" + string(b)}
 	for _, name := range proxyEnv {
 		if v := os.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
@@ -95,14 +90,6 @@ func gitReach(ctx context.Context, u *url.URL) fetch.Reach {
 		return fetch.Reach{Proxy: e.String()}
 	}
 	return fetch.Reach{Proxy: cmp.Or(os.Getenv("ALL_PROXY"), os.Getenv("all_proxy"))} // no_proxy git applies itself
-}
-
-// reached are the servers that this process was told of.
-func reached() (servers map[string]fetch.Reach, err error) {
-	if v := os.Getenv(serversEnv); v != "" {
-		err = json.Unmarshal([]byte(v), &servers)
-	}
-	return servers, err
 }
 
 // to is how u's server is reached. Those who ask while it is found out wait.

@@ -16,6 +16,7 @@ import (
 
 	"meros/graph"
 	"meros/runner"
+	"meros/stages"
 )
 
 // shell runs a node that has failed once more, with a terminal of its own that
@@ -35,7 +36,7 @@ func (w *workplace) shell(e *env, plan *graph.Plan, failed *graph.Node) error {
 		return err
 	}
 	defer restore()
-	failed.Hints = append(slices.Clone(failed.Hints), graph.Param{Name: shellHint, Value: "yes"})
+	failed.Hints = append(slices.Clone(failed.Hints), graph.Param{Name: stages.HintShell, Value: "yes"})
 	o, err := w.graphOptions(1, func(*graph.Job) runner.Stdio { return runner.Stdio{Stdin: slave, Stdout: slave, Stderr: slave} })
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/creack/pty"
 
 	"meros/bench/lab"
+	"meros/stages/step"
 )
 
 // A failed hook opens a shell in the system in which it failed.
@@ -60,7 +61,7 @@ func TestShellOnError(t *testing.T) {
 			t.Errorf("%q is not in %s", want, said.String())
 		}
 	}
-	if strings.Contains(said.String(), progressMark) {
+	if strings.Contains(said.String(), step.ProgressMark) {
 		t.Errorf("marks are shown: %q", said.String())
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"meros/graph"
 	"meros/runner"
 	"meros/runner/hint"
+	"meros/stages/step"
 )
 
 // ui is the one way by which words reach the user.
@@ -133,12 +134,12 @@ func (u *ui) fail(err error) {
 // nodeFailure is why a node failed, as its process said if it did, and what it
 // wrote before that.
 func nodeFailure(ne *graph.NodeError) (msg string, tail []string) {
-	why, ok := stageError(ne.Tail)
+	why, ok := step.StageError(ne.Tail)
 	if !ok {
 		return ne.Error(), ne.Tail
 	}
 	tail = ne.Tail
-	for len(tail) > 0 && !strings.HasPrefix(tail[len(tail)-1], failMark) {
+	for len(tail) > 0 && !strings.HasPrefix(tail[len(tail)-1], step.FailMark) {
 		tail = tail[:len(tail)-1]
 	}
 	return fmt.Sprintf("build %s: %s", ne.Node.Name, why), tail[:max(len(tail)-1, 0)]
@@ -345,17 +346,7 @@ func (u *ui) jsonEvent(e graph.Event) {
 }
 
 // printable replaces what could make a terminal do things.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\t' {
-			return ' '
-		}
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return '\uFFFD'
-		}
-		return r
-	}, s)
-}
+func printable(s string) string { return runner.Printable(s) }
 
 func seconds(d time.Duration) string {
 	switch {

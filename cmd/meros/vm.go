@@ -14,6 +14,7 @@ import (
 
 	"meros/constellations"
 	"meros/runner/vm"
+	"meros/stages"
 )
 
 type initCmd struct {
@@ -398,7 +399,7 @@ func (c *demoCmd) Run(e *env) error {
 			return err
 		}
 	}
-	g, err := (&initCmd{Constellation: demo, Wait: bootPatience}).up(e)
+	g, err := (&initCmd{Constellation: demo, Wait: stages.BootTimeout}).up(e)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,15 @@ import (
 // DefaultMirror is Alpine's own.
 const DefaultMirror = "https://dl-cdn.alpinelinux.org/alpine"
 
+// Mirror returns the base URL of a mirror without a slash at the end; "" stands
+// for [DefaultMirror].
+func Mirror(mirror string) string {
+	if mirror == "" {
+		return DefaultMirror
+	}
+	return strings.TrimRight(mirror, "/")
+}
+
 // ReleaseKey is a keyring, for gpgv(1), with the key that signs Alpine's
 // releases: 0482D84022F52DF1C4E7CD43293ACD0907D9495A, Natanael Copa, see
 // https://alpinelinux.org/downloads.

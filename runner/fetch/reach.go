@@ -2,10 +2,12 @@ package fetch
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 )
 
 // Reach is how a server is reached, found out once for many downloads, each
@@ -17,6 +19,19 @@ type Reach struct {
 
 // ServerOf is what tells the servers of two URLs apart.
 func ServerOf(u *url.URL) string { return u.Scheme + "://" + u.Host }
+
+// ServersEnv tells a fetch how servers are reached: a JSON object of
+// [Reach] by [ServerOf]. It may hold a proxy's password, so it is
+// in no file.
+const ServersEnv = "MEROS_SERVERS"
+
+// Reached are the servers that this process was told of.
+func Reached() (servers map[string]Reach, err error) {
+	if v := os.Getenv(ServersEnv); v != "" {
+		err = json.Unmarshal([]byte(v), &servers)
+	}
+	return servers, err
+}
 
 // client is an HTTP client that reaches servers as they say, and others, which
 // it is redirected to, as the environment does.

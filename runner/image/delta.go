@@ -332,6 +332,16 @@ func Backing(file string) (string, error) {
 	return q.backing, q.Close()
 }
 
+// Chain returns the image in file and, if it needs one, the base below it, the
+// top first.
+func Chain(file, base string) ([]string, error) {
+	backing, err := Backing(file)
+	if err != nil || backing == "" {
+		return []string{file}, err
+	}
+	return []string{file, base}, nil
+}
+
 // Overlay writes an empty image as large as base, to be put over it. The name
 // of base is not in it: whoever opens the two says how they belong together.
 func Overlay(out *os.File, base string) error {

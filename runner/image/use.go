@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,16 @@ type Layout struct {
 	Size      int64  `json:"size"`            // bytes
 	Kind      string `json:"kind"`            // of the file system: "ext", "btrfs" or "xfs"
 	Flags     string `json:"flags,omitempty"` // options that it is mounted with
+}
+
+// ReadLayout reads the JSON file that describes a layout.
+func ReadLayout(file string) (*Layout, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	l := new(Layout)
+	return l, json.Unmarshal(b, l)
 }
 
 // Device is the root file system in a machine whose first disk this is.

@@ -1,4 +1,4 @@
-package main
+package step
 
 import (
 	"archive/tar"
@@ -16,7 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
-	"github.com/opencontainers/image-spec/specs-go/v1"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"meros/runner/image"
 	"meros/runner/layer"
@@ -56,7 +56,7 @@ func stepExport(ctx context.Context, s *step) error {
 
 // exportDisk writes the machine's disk.
 func (s *step) exportDisk(ctx context.Context, out, format string, zstd bool) error {
-	chain, err := chainOf(s.paths("image")[0], s.paths("base")[0])
+	chain, err := image.Chain(s.paths("image")[0], s.paths("base")[0])
 	if err != nil {
 		return err
 	}

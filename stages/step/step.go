@@ -1,4 +1,7 @@
-package main
+// Package step carries out the stages that package stages plans: one file for
+// each stage, of the same name. Its code runs as "meros stage FILE", in the
+// sandbox of one node, and knows nothing of the rest of the plan.
+package step
 
 import (
 	"context"
@@ -20,6 +23,7 @@ import (
 	"meros/runner"
 	"meros/runner/guest"
 	"meros/runner/layer"
+	"meros/stages"
 )
 
 // step is one run of "meros stage FILE": the inside of a stage, in its
@@ -61,8 +65,18 @@ var steps = map[string]func(context.Context, *step) error{
 	"copy":           stepCopy,
 }
 
-// runStep does what the file tells.
-func runStep(ctx context.Context, file string) error {
+// Main carries out the stage that a file tells, and writes to stderr why it
+// failed if it did.
+func Main(ctx context.Context, file string, stderr io.Writer) error {
+	err := run(ctx, file)
+	if err != nil {
+		fmt.Fprint(stderr, stageFailure(err))
+	}
+	return err
+}
+
+// run does what the file tells.
+func run(ctx context.Context, file string) error {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return err
@@ -75,11 +89,11 @@ func runStep(ctx context.Context, file string) error {
 	if !ok {
 		return fmt.Errorf("%s: there is no stage %q", file, s.Stage)
 	}
-	if s.Hints[shellHint] != "" {
+	if s.Hints[stages.HintShell] != "" {
 		s.log = struct{ io.Writer }{os.Stdout} // what is foreign gets a pipe, and no terminal
 	}
 	err = f(ctx, s)
-	if err != nil && s.Hints[shellHint] != "" && !s.looked {
+	if err != nil && s.Hints[stages.HintShell] != "" && !s.looked {
 		fmt.Fprintf(s.log, "\n%v\nThis is the inside of the stage %s; what it is made of is in /in, what it made in %s. Leave it with exit.\n", s.named(err), s.Stage, s.Work)
 		unix.IoctlSetInt(0, unix.TCFLSH, unix.TCIFLUSH) // nothing but what the user types from now on
 		cmd := exec.Command("/bin/sh", "-i")
@@ -89,9 +103,6 @@ func runStep(ctx context.Context, file string) error {
 	}
 	return s.named(err)
 }
-
-// shellHint is the hint by which a stage that fails opens a shell.
-const shellHint = "shell"
 
 // look opens a shell where a process has failed.
 func (s *step) look(ctx context.Context, spec runner.Spec, failure error) {
@@ -116,17 +127,6 @@ func (s *step) named(err error) error {
 		}
 	}
 	return errors.New(text)
-}
-
-// progressMark begins a line by which a step tells how far it is, and which
-// is no part of its log: an OSC sequence, which no program prints by chance.
-const progressMark = "\x1b]meros;"
-
-func (s *step) report(done, total int64) {
-	if s.Hints[shellHint] != "" {
-		return // a user sees all that is written
-	}
-	fmt.Fprintf(s.log, "%s%d;%d\n", progressMark, done, total)
 }
 
 // epoch is the time that stands for now.
@@ -234,6 +234,9 @@ func (s *step) writable(layers []string) (root, upper string, err error) {
 	return dirs["root"], dirs["upper"], mountOverlay(dirs["root"], layers, dirs["upper"], dirs["scratch"])
 }
 
+// inode tells files apart, whatever their names are.
+type inode struct{ dev, ino uint64 }
+
 // topmost leaves each layer only where it is last, which shows the same: what it
 // has, and what it hides, counts there anyway. The kernel takes none twice.
 func topmost(layers []string) ([]string, error) {
@@ -297,8 +300,23 @@ func (s *step) inside(ctx context.Context, root string, argv, env []string, more
 		more(&spec)
 	}
 	err := runner.Run(ctx, spec, runner.Stdio{Stdout: s.log, Stderr: s.log})
-	if err != nil && s.Hints[shellHint] != "" && ctx.Err() == nil {
+	if err != nil && s.Hints[stages.HintShell] != "" && ctx.Err() == nil {
 		s.look(ctx, spec, err)
 	}
 	return err
+}
+
+// moveFile copies: the two may be on different file systems.
+func moveFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }

@@ -1,4 +1,4 @@
-package main
+package step
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"meros/runner/image"
 	"meros/runner/initrd"
 	"meros/runner/qemu"
+	"meros/stages"
 )
 
 // aroundHooks is what is done to a system before and after hooks, wherever they
@@ -35,7 +36,7 @@ func stepHooksVM(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	images, err := chainOf(s.paths("image")[0], s.paths("base")[0])
+	images, err := image.Chain(s.paths("image")[0], s.paths("base")[0])
 	if err != nil {
 		return err
 	}
@@ -129,12 +130,12 @@ func (s *step) runHooksGuest(ctx context.Context, dir string, q *qemu.Machine) e
 		select {
 		case <-first.seen:
 		case <-ctx.Done():
-		case <-time.After(bootPatience):
-			stop(fmt.Errorf("the machine did not come up in %v", bootPatience))
+		case <-time.After(stages.BootTimeout):
+			stop(fmt.Errorf("the machine did not come up in %v", stages.BootTimeout))
 		}
 	}()
 	if limit, _ := time.ParseDuration(s.Hints["timeout"]); limit > 0 {
-		all := bootPatience + time.Duration(len(s.hooks()))*(limit+time.Minute)
+		all := stages.BootTimeout + time.Duration(len(s.hooks()))*(limit+time.Minute)
 		t := time.AfterFunc(all, func() { stop(fmt.Errorf("the machine did not end in %v (--timeout gives its hooks more)", all)) })
 		defer t.Stop() // the guest keeps the limit of each hook, as long as its kernel is sound
 	}

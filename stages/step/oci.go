@@ -1,4 +1,4 @@
-package main
+package step
 
 import (
 	"context"
@@ -9,18 +9,7 @@ import (
 
 	"meros/runner/layer"
 	"meros/runner/oci"
-	"meros/stages"
 )
-
-// openOCI reads what describes an image of containers.
-func openOCI(path, tag, arch string) ([]stages.OCILayer, error) {
-	layers, err := oci.Open(path, tag, arch)
-	out := make([]stages.OCILayer, len(layers))
-	for i, l := range layers {
-		out[i] = stages.OCILayer(l)
-	}
-	return out, err
-}
 
 // stepOCI makes a layer of ours of one of an image of containers.
 func stepOCI(ctx context.Context, s *step) error {

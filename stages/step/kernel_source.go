@@ -1,4 +1,4 @@
-package main
+package step
 
 import (
 	"context"
@@ -77,7 +77,7 @@ func (s *step) fromGit(ctx context.Context, t *kernel.Tree) error {
 	if fi, err := os.Stat(local); err != nil || !fi.IsDir() {
 		local = ""
 	}
-	servers, err := reached()
+	servers, err := fetch.Reached()
 	if err != nil {
 		return err
 	}

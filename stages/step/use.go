@@ -1,4 +1,4 @@
-package main
+package step
 
 import (
 	"context"
@@ -137,14 +137,5 @@ func (s *step) layout() (*image.Layout, error) {
 	if len(files) == 0 {
 		return nil, nil
 	}
-	return readLayout(files[0])
-}
-
-func readLayout(file string) (*image.Layout, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	l := new(image.Layout)
-	return l, json.Unmarshal(b, l)
+	return image.ReadLayout(files[0])
 }

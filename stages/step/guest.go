@@ -1,4 +1,4 @@
-package main
+package step
 
 import (
 	"context"
@@ -21,8 +21,8 @@ import (
 	"meros/runner/qemu"
 )
 
-// insideGuest is what the first process of a guest needs to know.
-func insideGuest() initrd.Inside {
+// Inside is what the first process of a guest needs to know.
+func Inside() initrd.Inside {
 	return initrd.Inside{
 		Around: aroundHooks,
 		Capture: func(w io.Writer, root string) error {
@@ -110,7 +110,7 @@ func (s *step) runGuest(ctx context.Context, dir string, q *qemu.Machine, out io
 	console, _ := readPart(filepath.Join(dir, guestConsole), -1)
 	lines := strings.Split(strings.TrimSpace(string(console)), "\n")
 	for _, l := range lines[max(0, len(lines)-15):] {
-		fmt.Fprintf(s.log, "console: %s\n", printable(strings.TrimRight(l, "\r")))
+		fmt.Fprintf(s.log, "console: %s\n", runner.Printable(strings.TrimRight(l, "\r")))
 	}
 	return err
 }

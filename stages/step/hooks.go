@@ -1,4 +1,4 @@
-package main
+package step
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"meros/runner"
+	"meros/stages"
 )
 
 // resolvConf is the name server's address for hooks that have a network.
@@ -96,4 +97,13 @@ func resolvTarget(root string) string {
 		to = filepath.Join("/etc", to)
 	}
 	return filepath.Clean(to)
+}
+
+// adviseInstall is what helps a hook that failed, and that installs packages
+// without a network, or "".
+func adviseInstall(hook []byte, network bool) string {
+	if network || !stages.InstallsPackages(hook) {
+		return ""
+	}
+	return " (it installs packages, and has no network: \"packages:\" has them pinned, and without a hook; \"hooks: {network: true}\" gives it one)"
 }

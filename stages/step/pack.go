@@ -1,4 +1,4 @@
-package main
+package step
 
 import (
 	"context"
@@ -81,48 +81,9 @@ func stepDelta(ctx context.Context, s *step) error {
 func imageName(in graph.StepInput) string { return "sha256-" + in.Digest.Encoded() + ".qcow2" }
 
 func stepDisk(ctx context.Context, s *step) error {
-	chain, err := chainOf(s.paths("image")[0], s.paths("base")[0])
+	chain, err := image.Chain(s.paths("image")[0], s.paths("base")[0])
 	if err != nil {
 		return err
 	}
 	return s.output("disk", func(f *os.File) error { return image.Flatten(ctx, f, chain) })
-}
-
-// stepFormat makes an empty disk.
-func stepFormat(ctx context.Context, s *step) error {
-	size, err := strconv.ParseInt(s.Params["size"], 10, 64)
-	if err != nil {
-		return err
-	}
-	o := image.FormatOptions{Kind: s.Params["fs"], Size: size, Label: s.Params["label"], UUID: s.Params["uuid"], Work: s.Work}
-	return s.output("image", func(f *os.File) error { return image.Format(ctx, f, o) })
-}
-
-// stepConvert makes a further disk of an image.
-func stepConvert(ctx context.Context, s *step) error {
-	size, err := strconv.ParseInt(s.Params["size"], 10, 64)
-	if err != nil {
-		return err
-	}
-	disk, err := image.OpenUsed(ctx, s.given("image"), image.Options{Work: s.Work})
-	if err != nil {
-		return err
-	}
-	defer disk.Close()
-	if size > 0 {
-		if err := disk.Resize(size); err != nil {
-			return err
-		}
-	}
-	return s.output("image", disk.Write)
-}
-
-// chainOf is the chain of an image that may need base below it, the top
-// first.
-func chainOf(file, base string) ([]string, error) {
-	backing, err := image.Backing(file)
-	if err != nil || backing == "" {
-		return []string{file}, err
-	}
-	return []string{file, base}, nil
 }

@@ -1,4 +1,4 @@
-package main
+package step
 
 import (
 	"errors"
@@ -14,7 +14,7 @@ func TestStageFailure(t *testing.T) {
 	} {
 		said := stageFailure(errors.New(test.text))
 		lines := strings.Split(strings.TrimSuffix(said, "\n"), "\n")
-		got, ok := stageError(lines[max(len(lines)-20, 0):])
+		got, ok := StageError(lines[max(len(lines)-20, 0):])
 		if !ok || got != test.want {
 			t.Errorf("%q, want %q", got, test.want)
 		}

@@ -1,0 +1,66 @@
+package step
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"meros/constellations"
+	"meros/runner/image"
+	"meros/runner/vm"
+	"meros/stages"
+)
+
+// stepBoot boots the machine once on a throw-away disk.
+func stepBoot(ctx context.Context, s *step) error {
+	memory, err := strconv.ParseInt(s.Params["memory"], 10, 64)
+	if err != nil {
+		return err
+	}
+	cpus, err := strconv.Atoi(s.Params["cpus"])
+	if err != nil {
+		return err
+	}
+	images, err := image.Chain(s.paths("image")[0], s.paths("base")[0])
+	if err != nil {
+		return err
+	}
+	m := &vm.Machine{
+		Name: s.Params["hostname"], Arch: s.Params["arch"], Memory: memory, CPUs: cpus, KVM: constellations.KVM(s.Hints["kvm"]), User: s.Params["user"],
+		Initrd: s.paths("initrd")[0], Images: images, MAC: stages.ManagementMAC("", s.Params["hostname"]),
+	}
+	for _, in := range s.Inputs {
+		if label, ok := strings.CutPrefix(in.Name, "disk "); ok {
+			m.Disks = append(m.Disks, vm.Disk{Label: label, Image: in.Path})
+		}
+	}
+	layout, err := s.layout()
+	if err != nil {
+		return err
+	}
+	if layout != nil {
+		m.Root = layout.Arguments()
+	}
+	if args := s.Params["args"]; args != "" {
+		m.Extra = strings.Split(args, "\x00")
+	}
+	m.Kernel = s.given("kernel")
+	g := &vm.Group{Name: "check", State: filepath.Join(s.Work, "state"), Keys: filepath.Join(s.Work, "keys"), SSH: filepath.Join(s.Work, "keys", "ssh")}
+	v, err := g.Check(ctx, m, stages.BootTimeout)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(s.log, "ready after %.1f s: %s, %s (%s)\n", v.Seconds, v.OSRelease["PRETTY_NAME"], v.Kernel, v.Accel)
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(s.Out, "verdict"), append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	return moveFile(g.Console(m.Name), filepath.Join(s.Out, "console"))
+}

@@ -1,0 +1,96 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"meros/runner"
+	"meros/runner/debian"
+)
+
+func stepBootstrap(ctx context.Context, s *step) error {
+	tree := filepath.Join(s.Out, "layer.tree")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		return err
+	}
+	arch, err := debian.Arch(s.Params["arch"])
+	if err != nil {
+		return err
+	}
+	w := s.watchPackages(len(s.paths("deb")))
+	defer w.flush()
+	o := debian.BootstrapOptions{
+		Tree: tree, Debs: s.paths("deb"), Arch: arch, Suite: s.Params["suite"], Epoch: s.epoch(), Jobs: s.CPU, Log: s.log,
+		Run: s.runIn(tree),
+	}
+	engine := debian.Bootstrap
+	if s.Params["engine"] == "debootstrap" {
+		engine = debian.Debootstrap
+	}
+	if err := engine(ctx, o); err != nil {
+		return err
+	}
+	if err := removeFile(tree, "etc/resolv.conf"); err != nil { // debootstrap's copy of what it sees
+		return err
+	}
+	if err := s.settle(tree); err != nil {
+		return err
+	}
+	sources, err := debian.SourcesList(s.Params["distribution"], s.Params["suite"], arch, s.Params["mirror"])
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(tree, "etc/apt/sources.list", sources); err != nil {
+		return err
+	}
+	return s.outputLayer(ctx, tree, true)
+}
+
+// removeFile removes a file of a tree whose links lead nowhere else.
+func removeFile(tree, name string) error {
+	r, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := r.Remove(name); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return nil
+}
+
+// replaceFile writes a file of a tree whose links lead nowhere else.
+func replaceFile(tree, name, text string) error {
+	r, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := r.Remove(name); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	f, err := r.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Chmod(0o644), f.Close())
+}
+
+// runIn runs what a package brings in root.
+func (s *step) runIn(root string) debian.Run {
+	return func(ctx context.Context, argv, env []string, files map[string]string) error {
+		return s.inside(ctx, root, argv, env, func(spec *runner.Spec) {
+			for inside, file := range files {
+				spec.Mounts = append(spec.Mounts, runner.Mount{Source: file, Target: inside})
+			}
+			if slices.ContainsFunc(spec.Mounts, func(m runner.Mount) bool { return strings.HasPrefix(m.Target, "/run/") }) {
+				spec.Mounts = append([]runner.Mount{{Target: "/run"}}, spec.Mounts...)
+			}
+		})
+	}
+}

@@ -1,0 +1,48 @@
+package step
+
+import (
+	"archive/tar"
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"meros/runner/alpine"
+	"meros/runner/debian"
+	"meros/runner/layer"
+)
+
+// stepKernel takes the kernel out of its package.
+func stepKernel(ctx context.Context, s *step) error {
+	dest, err := s.workDir("kernel")
+	if err != nil {
+		return err
+	}
+	files, err := s.workDir("files")
+	if err != nil {
+		return err
+	}
+	modules, file := strings.Fields(s.Params["modules"]), s.paths("deb")[0]
+	var missing []string
+	if s.Params["format"] == "apk" {
+		contents := func(entry func(*tar.Header, io.Reader) error) error { return alpine.Contents(file, entry) }
+		missing, err = debian.ExtractKernelFrom(ctx, file, contents, modules, dest, files)
+	} else {
+		missing, err = debian.ExtractKernel(ctx, file, modules, dest, files)
+	}
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		fmt.Fprintf(s.log, "not in this kernel: %s\n", strings.Join(missing, " "))
+	}
+	for name, file := range map[string]string{"kernel": "vmlinuz", "release": "release", "config": "config"} {
+		if err := moveFile(filepath.Join(dest, file), filepath.Join(s.Out, name)); err != nil {
+			return err
+		}
+	}
+	return s.outputSparse("modules", func(w io.Writer) error {
+		return layer.Capture(ctx, w, filepath.Join(dest, "modules"), s.epoch(), false)
+	})
+}

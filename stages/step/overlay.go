@@ -1,0 +1,61 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"meros/runner/guest"
+	"meros/runner/layer"
+)
+
+func stepOverlay(ctx context.Context, s *step) error {
+	base, err := s.lower(s.paths("lower"))
+	if err != nil {
+		return err
+	}
+	owners := make(layer.Owners)
+	var dirs []string
+	for _, prefix := range []string{"common ", ""} {
+		if dir := s.local(prefix + "includes.chroot"); dir != "" {
+			dirs = append(dirs, dir)
+		}
+		if file := s.local(prefix + "owners"); file != "" {
+			if err := readOwners(owners, file, base); err != nil {
+				return fmt.Errorf("%sowners: %w", prefix, err)
+			}
+		}
+	}
+	composed := filepath.Join(s.Work, "composed")
+	err = s.outputSparse("layer", func(w io.Writer) error {
+		return layer.Compose(ctx, w, dirs, layer.ComposeOptions{Owners: owners, Epoch: s.epoch(), Base: base})
+	})
+	if err != nil {
+		return err
+	}
+	if err := layer.Unpack(ctx, filepath.Join(s.Out, "layer"), composed); err != nil {
+		return err
+	}
+	return errors.Join(s.outputAccounts(composed), s.outputDirectories(composed, base))
+}
+
+// readOwners reads an owners file whose names are those of the system below.
+func readOwners(owners layer.Owners, file, base string) error {
+	accounts, err := guest.ReadAccounts(base)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	more, err := layer.ParseOwners(f, accounts.Lookup)
+	for p, o := range more {
+		owners[p] = o
+	}
+	return err
+}
