@@ -23,6 +23,7 @@ type CollectOptions struct {
 	Roots     func() (Roots, error) // what has to stay; asked again if a run has begun or ended meanwhile
 	Runs      string                // parent of the scratch directories of all who use the store
 	Except    string                // one of them that uses nothing, or ""
+	Areas     []Area                // directories that count towards MaxSize beside the store's own
 	DryRun    bool                  // remove nothing
 }
 
@@ -64,9 +65,6 @@ const collectBatch = 64
 // change to show: times of files are as exact as the kernel's tick.
 const runsSettle = 50 * time.Millisecond
 
-// partialWait is how old a partial download is that nobody goes on with.
-const partialWait = time.Hour
-
 // Collect removes what was not used for the longest time, until the limits are
 // met, and never what has to be kept. Others may use the store meanwhile:
 //
@@ -87,7 +85,7 @@ func (c *collector) collect(ctx context.Context) (err error) {
 	if err = c.look(); err != nil {
 		return err
 	}
-	if c.found, err = scan(c.dir); err != nil {
+	if c.found, err = scan(c.dir, c.Areas); err != nil {
 		return err
 	}
 	candidates := c.candidates()
@@ -152,7 +150,7 @@ func (c *collector) candidates() []Item {
 	for _, h := range c.found.others {
 		c.result.Before += h.Bytes
 		switch {
-		case h.Kind == KindTree, c.below(h.File, "objects"), c.below(h.File, "partial") && c.now().Sub(h.Used) > partialWait:
+		case h.Kind == KindTree, h.area.Removable && (h.area.MinAge == 0 || c.now().Sub(h.Used) > h.area.MinAge):
 			all = append(all, h)
 		default:
 			c.result.Retained[h.Kind] += h.Bytes
@@ -162,10 +160,6 @@ func (c *collector) candidates() []Item {
 		return cmp.Or(a.Used.Compare(b.Used), cmp.Compare(b.Bytes, a.Bytes), strings.Compare(a.File, b.File))
 	})
 	return all
-}
-
-func (c *collector) below(file, sub string) bool {
-	return filepath.Dir(file) == filepath.Join(c.dir, sub)
 }
 
 // wanted tells whether h is to go.

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -99,6 +100,52 @@ func TestCollect(t *testing.T) {
 				t.Errorf("%d bytes before, %d after, %d removed", r.Before, r.After, len(r.Removed))
 			}
 		})
+	}
+}
+
+// The caller's areas count, and only the items of removable ones are removed.
+func TestCollectAreas(t *testing.T) {
+	s := open(t)
+	areas := []Area{
+		{Kind: "preserved", Dir: t.TempDir()},
+		{Kind: "removable", Dir: filepath.Join(s.Dir(), "removable"), Removable: true},
+		{Kind: "aging", Dir: filepath.Join(s.Dir(), "aging"), Removable: true, MinAge: time.Hour},
+		{Kind: "missing", Dir: filepath.Join(s.Dir(), "missing"), Removable: true},
+	}
+	now := time.Now()
+	for name, age := range map[string]time.Duration{
+		areas[0].Dir + "/old": 2 * time.Hour, areas[1].Dir + "/new/sub/file": 0, areas[2].Dir + "/old": 2 * time.Hour, areas[2].Dir + "/new": time.Minute,
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, make([]byte, 5000), 0o644), os.Chtimes(name, now, now.Add(-age))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := Contents(s.Dir(), areas...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := make(map[string]int)
+	for _, item := range all {
+		files[item.Kind] += item.Files
+	}
+	if files["preserved"] != 1 || files["removable"] != 1 || files["aging"] != 2 || files["missing"] != 0 {
+		t.Errorf("%v", files)
+	}
+	r, err := s.Collect(t.Context(), collectable(CollectOptions{MaxSize: 1, Areas: areas}, t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, area := range areas {
+		for _, file := range filesIn(area.Dir) {
+			left = append(left, area.Kind+" "+filepath.Base(file))
+		}
+	}
+	if got := strings.Join(left, ", "); got != "preserved old, aging new" {
+		t.Errorf("left: %s", got)
+	}
+	if r.Retained["preserved"] < 5000 || r.Retained["aging"] < 5000 || r.Missing == 0 {
+		t.Errorf("%+v", r)
 	}
 }
 

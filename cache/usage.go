@@ -29,13 +29,18 @@ type Item struct {
 	Bytes  int64 // allocated on disk, so that a sparse file counts for what it holds
 	Files  int
 	Used   time.Time // the last time; zero where that is not known
+
+	area Area // that it is in; the zero Area if it is the store's own
 }
 
-// derived are the directories of what can be made again from the rest, and of
-// what is not the store's own, by kind.
-var derived = map[string]string{
-	"objects of kernels (derived)": "objects", "partial downloads": "partial",
-	"compilers' caches": "ccache", "temporary files": "tmp", "records of builds": "builds",
+// Area is a directory that the store does not fill itself, such as a compiler's
+// cache. The caller wants it counted with the store. Each file and directory
+// directly in it is one item.
+type Area struct {
+	Kind      string // of its items, for people
+	Dir       string
+	Removable bool          // a collection may remove its items while no run is alive; Dir is on the store's file system
+	MinAge    time.Duration // a removable item stays until it has been unchanged for longer than this; 0 is no limit
 }
 
 // Kinds of what no stage made.
@@ -44,15 +49,17 @@ const (
 	KindLog     = "logs"
 	KindTree    = "unpacked layers (derived)"
 	KindEntries = "entries and key texts"
+	KindTemp    = "temporary files"
 )
 
 // outputLog is what the log of a stage is called among its outputs.
 const outputLog = "log"
 
-// Contents tells what the cache in dir holds: each artifact by itself, the
-// rest by kind or directory. What goes away meanwhile it leaves out.
-func Contents(dir string) ([]Item, error) {
-	c, err := scan(dir)
+// Contents returns the items in the cache in dir and in the areas: each artifact
+// by itself, the rest by kind or directory. It leaves out what disappears
+// meanwhile.
+func Contents(dir string, areas ...Area) ([]Item, error) {
+	c, err := scan(dir, areas)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +78,7 @@ type contents struct {
 	others  []Item
 }
 
-func scan(dir string) (*contents, error) {
+func scan(dir string, areas []Area) (*contents, error) {
 	c := &contents{blobs: make(map[string]*Item), entries: make(map[string]*Entry)}
 	g := new(errgroup.Group)
 	g.SetLimit(runtime.NumCPU())
@@ -87,9 +94,10 @@ func scan(dir string) (*contents, error) {
 			g.Go(func() error { return c.scanTrees(view) })
 		}
 	}
-	for kind, sub := range derived {
-		for _, one := range parts(filepath.Join(dir, sub)) {
-			g.Go(func() error { return c.scanOther(kind, one) })
+	areas = append(slices.Clone(areas), Area{Kind: KindTemp, Dir: filepath.Join(dir, "tmp")})
+	for _, area := range areas {
+		for _, file := range filesIn(area.Dir) {
+			g.Go(func() error { return c.scanArea(area, file) })
 		}
 	}
 	if err := g.Wait(); err != nil {
@@ -126,8 +134,9 @@ func subdirectories(dir string) []string {
 	return all
 }
 
-// parts are what is in dir.
-func parts(dir string) []string {
+// filesIn returns the paths of the files and directories in dir, which need not
+// exist.
+func filesIn(dir string) []string {
 	entries, _ := os.ReadDir(dir)
 	var all []string
 	for _, e := range entries {
@@ -243,8 +252,8 @@ func (c *contents) scanTrees(view string) error {
 	return nil
 }
 
-func (c *contents) scanOther(kind, file string) error {
-	h := Item{Kind: kind, File: file}
+func (c *contents) scanArea(area Area, file string) error {
+	h := Item{Kind: area.Kind, File: file, area: area}
 	if fi, err := os.Lstat(file); err == nil {
 		h.Used = fi.ModTime()
 	}

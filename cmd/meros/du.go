@@ -56,7 +56,7 @@ func (c *duCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	all, err := cache.Contents(dir)
+	all, err := cache.Contents(dir, cacheAreas(dir)...)
 	if err != nil {
 		return err
 	}

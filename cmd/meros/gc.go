@@ -116,7 +116,7 @@ func (w *workplace) makeRoom(e *env, r *graph.Result) {
 
 // cacheSize is what the cache in dir takes on disk.
 func cacheSize(dir string) (sum int64, err error) {
-	all, err := cache.Contents(dir)
+	all, err := cache.Contents(dir, cacheAreas(dir)...)
 	for _, h := range all {
 		sum += h.Bytes
 	}
@@ -151,8 +151,22 @@ func collect(e *env, store *cache.Store, o cache.CollectOptions) (*cache.Collect
 		}
 		return cache.Roots{Artifacts: need.keep, Entries: need.entries}, nil
 	}
-	o.Runs = e.scratchDir()
+	o.Runs, o.Areas = e.scratchDir(), cacheAreas(store.Dir())
 	return store.Collect(e.ctx, o)
+}
+
+// partialWait is the age from which nobody continues a partial download.
+const partialWait = time.Hour
+
+// cacheAreas returns the directories beside the store's own in the cache
+// directory dir, which count as part of the cache.
+func cacheAreas(dir string) []cache.Area {
+	return []cache.Area{
+		{Kind: "objects of kernels (derived)", Dir: filepath.Join(dir, "objects"), Removable: true},
+		{Kind: "partial downloads", Dir: filepath.Join(dir, "partial"), Removable: true, MinAge: partialWait},
+		{Kind: "compilers' caches", Dir: filepath.Join(dir, "ccache")},
+		{Kind: "records of builds", Dir: filepath.Join(dir, "builds")},
+	}
 }
 
 // cacheLimit is how large the cache in dir may become if nobody says so: a
