@@ -21,7 +21,7 @@ func (l *loader) readBridges(n ast.Node) {
 			"allowed_ports": func(n ast.Node) { b.AllowedPorts = l.ports(n) },
 			"allowed_ips":   func(n ast.Node) { b.AllowedIPs = l.prefixes(n) },
 			"allow_icmp":    func(n ast.Node) { b.AllowICMP, icmp = l.boolean(n), true },
-			"peers":         func(n ast.Node) { b.PeersApart = l.word(n, "value of peers", "open", "isolated") == "isolated" },
+			"peers":         func(n ast.Node) { b.PeersIsolated = l.word(n, "value of peers", "open", "isolated") == "isolated" },
 			"egress":        func(n ast.Node) { b.Egress, egress = l.flows(n), placeOf(n) },
 			"ingress":       func(n ast.Node) { b.Ingress = l.flows(n) },
 			"auto_create":   func(n ast.Node) { b.AutoCreate = l.boolean(n) },

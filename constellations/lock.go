@@ -48,7 +48,7 @@ type SectionLock struct {
 	Indexes      []Index
 	Base         []Package
 	Sets         []PackageSet
-	Alone        []Package // without what they depend on
+	Single       []Package // without what they depend on
 	Kernel       []Package
 }
 
@@ -66,7 +66,7 @@ func (l *Lock) Digests() []string {
 	}
 	for _, d := range l.Sections {
 		add(d.Base)
-		add(d.Alone)
+		add(d.Single)
 		add(d.Kernel)
 		for _, s := range d.Sets {
 			add(s.Packages)
@@ -225,7 +225,7 @@ func (r *lockReader) line(f []string) {
 	case f[0] == "base" && len(f) == 1:
 		r.into = &d.Base
 	case f[0] == "alone" && len(f) == 1:
-		r.into = &d.Alone
+		r.into = &d.Single
 	case f[0] == "kernel" && len(f) == 1:
 		r.into = &d.Kernel
 	case f[0] == "set" && len(f) > 1:

@@ -29,7 +29,7 @@ func sampleLock() *Lock {
 			Indexes: []Index{{"debian", "bookworm", sum}, {"security", "bookworm-security", sum}},
 			Base:    []Package{pkg("base-files", "12.4+deb12u11"), pkg("libc6", "2.36-9+deb12u10")},
 			Sets:    []PackageSet{{[]string{"nginx", "openssh-server"}, []Package{pkg("nginx", "1:1.22.1-9")}}},
-			Alone:   []Package{pkg("linux-source-6.1", "6.1.153-1")},
+			Single:  []Package{pkg("linux-source-6.1", "6.1.153-1")},
 			Kernel:  []Package{pkg("linux-image-6.1.0-40-cloud-amd64", "6.1.153-1")}},
 		{Distribution: "debian", Suite: "trixie", Arch: "x86_64", Mirror: "http://mirror.example/debian", Date: time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC), Base: []Package{pkg("libc6", "2.41-12")}},
 	}}

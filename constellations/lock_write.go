@@ -37,11 +37,11 @@ func (l *Lock) Encode() []byte {
 			fmt.Fprintf(&b, "set %s\n", strings.Join(s.Names, " "))
 			writePackages(&b, s.Packages)
 		}
-		if len(d.Alone) > 0 {
+		if len(d.Single) > 0 {
 			b.WriteString("alone\n")
-			alone := slices.Clone(d.Alone)
-			slices.SortFunc(alone, func(x, y Package) int { return strings.Compare(x.Name, y.Name) })
-			writePackages(&b, alone)
+			single := slices.Clone(d.Single)
+			slices.SortFunc(single, func(x, y Package) int { return strings.Compare(x.Name, y.Name) })
+			writePackages(&b, single)
 		}
 		b.WriteString("kernel\n")
 		writePackages(&b, d.Kernel)

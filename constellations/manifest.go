@@ -28,17 +28,17 @@ const (
 
 // Bridge is a private network.
 type Bridge struct {
-	Name         string // at most 15 characters, as any interface
-	Subnet       netip.Prefix
-	Policy       Policy
-	AllowedPorts []uint16
-	AllowedIPs   []netip.Prefix
-	AllowICMP    bool
-	PeersApart   bool   // machines here do not see each other
-	Egress       []Flow // what of the world they may reach; empty: all
-	Ingress      []Flow // of other bridges, who may reach machines here
-	AutoCreate   bool
-	Line         int
+	Name          string // at most 15 characters, as any interface
+	Subnet        netip.Prefix
+	Policy        Policy
+	AllowedPorts  []uint16
+	AllowedIPs    []netip.Prefix
+	AllowICMP     bool
+	PeersIsolated bool   // machines here do not see each other
+	Egress        []Flow // what of the world they may reach; empty: all
+	Ingress       []Flow // of other bridges, who may reach machines here
+	AutoCreate    bool
+	Line          int
 }
 
 // KVM says whether a machine uses hardware virtualization.

@@ -11,12 +11,12 @@ type Section struct{ Distribution, Suite, Arch, Mirror string }
 
 // Need is something that a machine is made of and that comes from a network.
 // Exactly one of the kinds: a base system (none of the other fields is set),
-// Packages beyond it, one package Alone, or a Source.
+// Packages beyond it, one Package without dependencies, or a Source.
 type Need struct {
 	Section
 	Machine  string
 	Packages []string // sorted
-	Alone    string
+	Package  string
 	Source   *Source // as the manifest has it: not pinned
 }
 
@@ -26,8 +26,8 @@ func (n Need) String() string {
 		return fmt.Sprintf("the base image of %s (%s)", n.Machine, n.Source.URL)
 	case n.Source != nil:
 		return fmt.Sprintf("the kernel's source of %s (%s)", n.Machine, strings.TrimSpace(n.Source.URL+" "+n.Source.Ref))
-	case n.Alone != "":
-		return fmt.Sprintf("the package %s, for %s", n.Alone, n.Machine)
+	case n.Package != "":
+		return fmt.Sprintf("the package %s, for %s", n.Package, n.Machine)
 	case len(n.Packages) > 0:
 		return fmt.Sprintf("the packages of %s (%s)", n.Machine, strings.Join(n.Packages, " "))
 	}
@@ -96,8 +96,8 @@ func (l *Lock) Pins(n Need) bool {
 	switch {
 	case d == nil:
 		return false
-	case n.Alone != "":
-		return d.Package(n.Alone) != nil
+	case n.Package != "":
+		return d.Package(n.Package) != nil
 	case len(n.Packages) > 0:
 		return d.Set(n.Packages) != nil
 	}
@@ -115,10 +115,10 @@ func (l *Lock) Needs() []Need {
 			with.Packages = s.Names
 			needs = append(needs, with)
 		}
-		for _, p := range d.Alone {
-			alone := base
-			alone.Alone = p.Name
-			needs = append(needs, alone)
+		for _, p := range d.Single {
+			with := base
+			with.Package = p.Name
+			needs = append(needs, with)
 		}
 	}
 	for _, s := range l.Sources {
@@ -150,8 +150,8 @@ func (l *Lock) Prune(needs []Need) {
 		d.Sets = slices.DeleteFunc(d.Sets, func(s PackageSet) bool {
 			return !slices.ContainsFunc(needs, func(n Need) bool { return d.serves(n) && slices.Equal(n.Packages, s.Names) })
 		})
-		d.Alone = slices.DeleteFunc(d.Alone, func(p Package) bool {
-			return !slices.ContainsFunc(needs, func(n Need) bool { return d.serves(n) && n.Alone == p.Name })
+		d.Single = slices.DeleteFunc(d.Single, func(p Package) bool {
+			return !slices.ContainsFunc(needs, func(n Need) bool { return d.serves(n) && n.Package == p.Name })
 		})
 	}
 }
@@ -189,9 +189,9 @@ func (l *Lock) Forget(needs []Need) {
 
 // Package finds a package that is pinned alone, or nil.
 func (d *SectionLock) Package(name string) *Package {
-	for i := range d.Alone {
-		if d.Alone[i].Name == name {
-			return &d.Alone[i]
+	for i := range d.Single {
+		if d.Single[i].Name == name {
+			return &d.Single[i]
 		}
 	}
 	return nil

@@ -45,9 +45,9 @@ func KernelNeeds(vm *constellations.Machine) []constellations.Need {
 	needs := []constellations.Need{base, with}
 	switch k := vm.Kernel; k.Kind {
 	case constellations.KernelDebian:
-		alone := base
-		alone.Alone = k.Location
-		needs = append(needs, alone)
+		single := base
+		single.Package = k.Location
+		needs = append(needs, single)
 	case constellations.KernelGit, constellations.KernelTarball:
 		needs = append(needs, constellations.Need{Machine: vm.Name, Source: &constellations.Source{Kind: k.Kind, URL: k.Location, Ref: k.Ref, SHA256: k.SHA256}})
 	}

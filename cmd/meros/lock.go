@@ -255,12 +255,12 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 		if lock.Pins(n) {
 			continue
 		}
-		if n.Alone != "" {
-			p, err := r.Alone(e.ctx, n.Alone)
+		if n.Package != "" {
+			p, err := r.Alone(e.ctx, n.Package)
 			if err != nil {
 				return err
 			}
-			section.Alone = append(section.Alone, constellations.Package(p))
+			section.Single = append(section.Single, constellations.Package(p))
 			continue
 		}
 		extra, err := r.Extra(e.ctx, n.Packages)
