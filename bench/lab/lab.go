@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -195,11 +196,17 @@ func (o *Outcome) Stage(name string) (seconds, ended float64) {
 	return seconds, ended
 }
 
-// Command is the program in the project, with its progress as JSON.
+// Command returns the program in the project, with its progress as JSON. A
+// machine's time to boot is scaled as [Timeout] scales deadlines.
 func (p *Project) Command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
+	if boots := len(args) > 0 && args[0] == "init" && os.Getenv(SlowEnv) != ""; boots && !slices.ContainsFunc(args, isWait) {
+		args = append(slices.Clone(args), "--wait="+Timeout(t, 5*time.Minute).String())
+	}
 	return exec.Command(Program(t), append([]string{"--root", p.Root, "--progress=json"}, args...)...)
 }
+
+func isWait(arg string) bool { return strings.HasPrefix(arg, "--wait") }
 
 // Run runs the program, whatever comes of it.
 func (p *Project) Run(t testing.TB, args ...string) *Outcome {

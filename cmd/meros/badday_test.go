@@ -169,7 +169,7 @@ func removeResults(t *testing.T, p *lab.Project, stage string) {
 // settled waits until no process of the project's sandboxes is left.
 func settled(t *testing.T, root string) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(lab.Timeout(t, time.Minute)); ; time.Sleep(20 * time.Millisecond) {
 		left := processes(t, root)
 		if len(left) == 0 {
 			return

@@ -34,7 +34,7 @@ func status(t *testing.T, p *lab.Project, constellation string) vm.Status {
 func expectState(t *testing.T, p *lab.Project, want vm.State) vm.Status {
 	t.Helper()
 	s := status(t, p, "live")
-	for end := time.Now().Add(consolePatience); want == vm.Ready && s.State == vm.Unreachable && time.Now().Before(end); {
+	for end := time.Now().Add(guestTimeout(t)); want == vm.Ready && s.State == vm.Unreachable && time.Now().Before(end); {
 		s = status(t, p, "live")
 	}
 	if s.State != want {
@@ -46,21 +46,24 @@ func expectState(t *testing.T, p *lab.Project, want vm.State) vm.Status {
 // ends waits until the machine does not run any more.
 func ends(t *testing.T, p *lab.Project) {
 	t.Helper()
-	for end := time.Now().Add(consolePatience); status(t, p, "live").PID != 0; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(guestTimeout(t)); status(t, p, "live").PID != 0; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("it still runs; its console:\n%s", p.Run(t, "logs", "live", "m").Stdout)
 		}
 	}
 }
 
-// consolePatience is how long an emulated guest beside other work may take for
-// what it certainly comes to.
-const consolePatience = 5 * time.Minute
+// guestTimeout returns the longest time that a guest may take to do what it
+// certainly does, emulated and beside other work.
+func guestTimeout(t *testing.T) time.Duration {
+	t.Helper()
+	return lab.Timeout(t, 5*time.Minute)
+}
 
 // onConsole waits until a machine has written something to its console.
 func onConsole(t *testing.T, meros func(...string) *lab.Outcome, constellation, machine, want string) {
 	t.Helper()
-	for end := time.Now().Add(consolePatience); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(guestTimeout(t)); ; time.Sleep(100 * time.Millisecond) {
 		log := meros("logs", constellation, machine).Stdout
 		if strings.Contains(log, want) {
 			return
@@ -197,8 +200,8 @@ func endedInit(t *testing.T, p *lab.Project, sig syscall.Signal) *os.ProcessStat
 	}
 	select {
 	case <-started:
-	case <-time.After(time.Minute):
-		t.Error("the machine was not started within a minute")
+	case <-time.After(guestTimeout(t)):
+		t.Error("the machine was not started")
 	}
 	cmd.Process.Signal(sig)
 	cmd.Wait()

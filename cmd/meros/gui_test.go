@@ -39,7 +39,7 @@ func desktop(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sway.Process.Kill(); sway.Wait() })
-	for end := time.Now().Add(consolePatience); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(guestTimeout(t)); ; time.Sleep(20 * time.Millisecond) {
 		if _, err := os.Stat(filepath.Join(dir, "wayland-1")); err == nil {
 			return dir
 		}
@@ -104,7 +104,7 @@ func TestGUI(t *testing.T) {
 	window := command(env, "run", "gui", "desk", "env", "LC_ALL=C.UTF-8", "foot", "-o", "colors.background=ff0000", "sh", "-c", "until test -e /tmp/end; do sleep 0.2; done; exit 5")
 	ended := make(chan *lab.Outcome, 1)
 	go func() { ended <- lab.Finish(t, window) }()
-	for end := time.Now().Add(consolePatience); ; time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add(guestTimeout(t)); ; time.Sleep(200 * time.Millisecond) {
 		if part := red(t, dir); part > 0.9 {
 			break
 		} else if time.Now().After(end) {

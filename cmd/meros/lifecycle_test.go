@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"meros/runner/vm"
+
+	"meros/bench/lab"
 )
 
 // Lines of a log that grows, and that starts anew.
@@ -26,7 +28,7 @@ func TestTail(t *testing.T) {
 	if err := tail(t.Context(), file, false, func(l string) { got = append(got, l) }); err != nil || !slices.Equal(got, []string{"one", "two"}) {
 		t.Errorf("%q, %v", got, err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), lab.Timeout(t, time.Minute))
 	defer cancel()
 	lines := make(chan string, 10)
 	go tail(ctx, file, true, func(l string) { lines <- l })

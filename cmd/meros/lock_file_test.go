@@ -116,7 +116,7 @@ func within[T any](t *testing.T, c <-chan T) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(time.Minute):
+	case <-time.After(lab.Timeout(t, time.Minute)):
 		t.Fatal("nothing comes of it")
 		panic("unreachable")
 	}

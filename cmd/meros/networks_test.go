@@ -133,7 +133,7 @@ func liveLab(t *testing.T, p *lab.Project, who string, meros func(...string) *la
 	// A machine that dies is started again, and no other.
 	was := states(t, meros)
 	syscall.Kill(was["web"].PID, syscall.SIGKILL)
-	for end := time.Now().Add(consolePatience); states(t, meros)["web"].State != vm.Crashed; {
+	for end := time.Now().Add(guestTimeout(t)); states(t, meros)["web"].State != vm.Crashed; {
 		if time.Now().After(end) {
 			t.Fatalf("web is %+v", states(t, meros)["web"])
 		}
@@ -257,7 +257,7 @@ func typedAtConsole(t *testing.T, cmd *exec.Cmd) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer time.AfterFunc(time.Minute, func() { cmd.Process.Kill() }).Stop()
+	defer time.AfterFunc(guestTimeout(t), func() { cmd.Process.Kill() }).Stop()
 	io.WriteString(in, "nobody\n")
 	var said []byte
 	for b := make([]byte, 1024); !bytes.Contains(said, []byte("nobody")); {
@@ -369,12 +369,12 @@ func triedWays(t *testing.T, in func(machine, line string) string) {
 		}
 	}
 	// A port of the host leads to the gate.
-	c, err := net.DialTimeout("tcp", "127.0.0.1:8022", 2*time.Minute)
+	c, err := net.DialTimeout("tcp", "127.0.0.1:8022", guestTimeout(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(2 * time.Minute))
+	c.SetDeadline(time.Now().Add(guestTimeout(t)))
 	b := make([]byte, 4)
 	if _, err := io.ReadFull(c, b); err != nil || string(b) != "SSH-" {
 		t.Errorf("port 8022 of the host says %q, %v", b, err)

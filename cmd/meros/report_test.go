@@ -104,7 +104,7 @@ func TestReportInBrowser(t *testing.T) {
 // browse opens a page in a browser without a window or a network.
 func browse(t *testing.T, url string, more ...string) []byte {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), lab.Timeout(t, 2*time.Minute))
 	defer cancel()
 	args := append([]string{"--headless", "--no-sandbox", "--disable-gpu", "--user-data-dir=" + t.TempDir()}, more...)
 	cmd := exec.CommandContext(ctx, "chromium", append(args, "file://"+url)...)

@@ -40,7 +40,7 @@ func TestShellOnError(t *testing.T) {
 		said.Write(buf[:n])
 		if !asked && strings.Contains(said.String(), "(meros) #") {
 			asked = true
-			defer time.AfterFunc(2*time.Minute, func() {
+			defer time.AfterFunc(lab.Timeout(t, 2*time.Minute), func() {
 				out, err := exec.Command("ps", "-eo", "pid,ppid,pgid,tpgid,stat,wchan:20,args", "--forest").CombinedOutput()
 				t.Logf("it stands still: %v\n%s", err, out)
 				cmd.Process.Kill()

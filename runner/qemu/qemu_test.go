@@ -125,7 +125,7 @@ func TestQEMUAccepts(t *testing.T) {
 		t.Fatal(err)
 	}
 	var mon *Monitor
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(lab.Timeout(t, time.Minute)); ; time.Sleep(20 * time.Millisecond) {
 		if mon, err = Dial(t.Context(), filepath.Join(dir, "qmp")); err == nil {
 			break
 		}

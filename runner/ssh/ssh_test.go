@@ -237,7 +237,7 @@ func TestRun(t *testing.T) {
 	if out, err := h.Run(t.Context(), "x"); string(out) != "hello\n" || err != nil {
 		t.Errorf("%q, %v", out, err)
 	}
-	if line, err := h.Banner(t.Context(), time.Minute); !strings.HasPrefix(line, "SSH-2.0-") || err != nil {
+	if line, err := h.Banner(t.Context(), lab.Timeout(t, time.Minute)); !strings.HasPrefix(line, "SSH-2.0-") || err != nil {
 		t.Errorf("%q, %v", line, err)
 	}
 	if _, err := h.Run(t.Context(), "fail"); err == nil || !strings.Contains(err.Error(), "m.lab") {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"meros/bench/lab"
 	"meros/constellations"
 )
 
@@ -273,7 +274,7 @@ func TestRelay(t *testing.T) {
 	right.Close()
 	select {
 	case <-done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(lab.Timeout(t, time.Minute)):
 		t.Error("it does not end")
 	}
 	left.Close()
