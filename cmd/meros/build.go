@@ -1,13 +1,9 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/term"
@@ -15,7 +11,6 @@ import (
 	"meros/cache"
 	"meros/constellations"
 	"meros/graph"
-	"meros/runner"
 	"meros/stages"
 )
 
@@ -76,52 +71,6 @@ func (c *buildCmd) Run(e *env) error {
 		b.close()
 	}
 	return err
-}
-
-func (c *buildCmd) load(e *env) (*constellations.Manifest, []*constellations.Machine, error) {
-	m, err := constellations.Find(e.root, c.Constellation)
-	if err != nil {
-		return nil, nil, usageIfMissing(err)
-	}
-	machines, err := selectMachines(m, c.Machine)
-	if err == nil && c.Use != "" {
-		err = c.useImage(e, machines)
-	}
-	return m, machines, err
-}
-
-// selectMachines finds the named machines, or takes all.
-func selectMachines(m *constellations.Manifest, names []string) ([]*constellations.Machine, error) {
-	var ms []*constellations.Machine
-	for _, n := range names {
-		vm, err := m.Machine(n)
-		if err != nil {
-			return nil, usageError{err}
-		}
-		ms = append(ms, vm)
-	}
-	if len(names) == 0 {
-		for i := range m.Machines {
-			ms = append(ms, &m.Machines[i])
-		}
-	}
-	return ms, nil
-}
-
-func usageIfMissing(err error) error {
-	if errs := (*constellations.Errors)(nil); err == nil || errors.As(err, &errs) {
-		return err
-	}
-	return usageError{err}
-}
-
-// built is what a build leaves for the verbs that go on from it.
-type built struct {
-	manifest *constellations.Manifest
-	machines []*stages.Machine
-	result   *graph.Result
-	store    *cache.Store
-	close    func() // until then what was built is not collected
 }
 
 // build does the work of the verb.
@@ -195,124 +144,11 @@ func (c *buildCmd) build(e *env) (b *built, err error) {
 	return &built{m, planned, r, w.store, w.close}, nil
 }
 
-// plan is what the verb asks for: its nodes, what they are for each machine, and
-// the last ones.
-func (c *buildCmd) plan(e *env, w *workplace, m *constellations.Manifest, machines []*constellations.Machine, lock *constellations.Lock) (*graph.Plan, []*stages.Machine, []*graph.Node, error) {
-	o, err := w.options(e, m, machines, c.Boot)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	o.RootfsOnly, o.Boot = c.RootfsOnly, c.Boot
-	if c.Timeout > 0 {
-		o.Timeout = c.Timeout.String()
-	}
-	plan := new(graph.Plan)
-	planned, err := stages.Plan(plan, m, machines, lock, o)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	var targets []*graph.Node
-	for _, pm := range planned {
-		if c.ToRun {
-			pm.Export = nil
-		}
-		targets = append(targets, pm.Targets()...)
-	}
-	return plan, planned, targets, keepsInputs(filepath.Join(e.root, "data", "disks"), plan)
-}
-
-// keepsInputs makes sure that no image that the plan reads lies where it puts
-// another one.
-func keepsInputs(disks string, plan *graph.Plan) error {
-	disks, err := filepath.EvalSymlinks(disks)
-	if err != nil {
-		return nil // nothing is there yet
-	}
-	made := make(map[string]*graph.Node)
-	for _, n := range plan.Nodes {
-		if n.Deliver != "" {
-			made[filepath.Base(n.Deliver)] = n
-		}
-	}
-	for _, n := range plan.Nodes {
-		var read []string
-		for _, l := range n.Locals {
-			if l.Name == "image" {
-				read = append(read, l.Path)
-			}
-		}
-		for _, s := range n.Shared {
-			if strings.Contains(s.Source, "disks") {
-				read = append(read, s.Source)
-			}
-		}
-		for _, file := range read {
-			file, err := filepath.EvalSymlinks(file)
-			if by := made[filepath.Base(file)]; err == nil && by != nil && filepath.Dir(file) == disks {
-				return usageError{fmt.Errorf("%s reads %s, which %s would replace (keep it under another name)", n.Name, file, by.Name)}
-			}
-		}
-	}
-	return nil
-}
-
-// rerun finds the stages to run again.
-func (c *buildCmd) rerun(plan *graph.Plan) (func(*graph.Node) bool, error) {
-	asked := func(n *graph.Node) bool { return n.Fixed == nil && strings.Contains(n.Name, c.Rebuild) }
-	if !slices.ContainsFunc(plan.Nodes, asked) {
-		return nil, usageError{fmt.Errorf("no stage has %q in its name (meros plan -v %s lists them)", c.Rebuild, c.Constellation)}
-	}
-	return asked, nil
-}
-
-// diskCollision finds a machine of another constellation whose disk would be
-// the same file: a-b of c, and b-c of a, are both a-b-c.
-func diskCollision(e *env, m *constellations.Manifest, machines []*constellations.Machine) error {
-	for _, vm := range machines {
-		whole := m.Name + "-" + vm.Name
-		for i, c := range whole {
-			other := whole[:i]
-			if c != '-' || other == m.Name || !isConstellation(e, other) {
-				continue
-			}
-			o, err := constellations.Find(e.root, other)
-			if err != nil {
-				continue // its own build tells
-			}
-			if _, err := o.Machine(whole[i+1:]); err == nil {
-				return usageError{fmt.Errorf("%s/%s and %s/%s would have one disk, data/disks/%s.qcow2 (rename one of them)", m.Name, vm.Name, other, whole[i+1:], whole)}
-			}
-		}
-	}
-	return nil
-}
-
-// options are those of a plan for the machines, on this host.
-func (w *workplace) options(e *env, m *constellations.Manifest, machines []*constellations.Machine, boot bool) (stages.Options, error) {
-	self, err := os.Executable()
-	return stages.Options{
-		Root: e.root, Self: self, Host: runner.HostArch(), OCI: openOCI, Tools: stages.ToolIdentities(machines, boot, w.stats), URLs: newMirrors(m).urls, StatCache: w.stats,
-	}, err
-}
-
-// sameProgram makes sure that what ran is this program: one that was installed
-// in its place meanwhile would have other stages.
-func sameProgram(run func(context.Context, runner.Spec, runner.Stdio) error) func(context.Context, runner.Spec, runner.Stdio) error {
-	return func(ctx context.Context, s runner.Spec, stdio runner.Stdio) error {
-		if err := run(ctx, s, stdio); err != nil {
-			return err
-		}
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		now, err := os.Stat(self)
-		if err != nil {
-			return fmt.Errorf("%w: it was replaced while it ran (build again)", err)
-		}
-		if then, err := os.Stat("/proc/self/exe"); err != nil || !os.SameFile(now, then) {
-			return fmt.Errorf("%s was replaced while it ran (build again)", self)
-		}
-		return nil
-	}
+// built is what a build leaves for the verbs that go on from it.
+type built struct {
+	manifest *constellations.Manifest
+	machines []*stages.Machine
+	result   *graph.Result
+	store    *cache.Store
+	close    func() // until then what was built is not collected
 }

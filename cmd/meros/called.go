@@ -26,27 +26,6 @@ func calledOf(node string) graph.Label {
 	return graph.Label{Name: cmp.Or(m[1], m[3]), Version: version}
 }
 
-// inputsCalled adds what the inputs of a stage of the build are called.
-func (b *buildRecord) inputsCalled(s recordStage, called map[string]graph.Label) {
-	for _, i := range s.Inputs {
-		if i < 0 || i >= len(b.Stages) {
-			continue // it is damaged
-		}
-		for _, a := range b.Stages[i].Outputs {
-			called[a.Digest.String()] = calledOf(b.Stages[i].Name)
-		}
-	}
-}
-
-// nodeInputsCalled is the same of a node whose key text is known.
-func nodeInputsCalled(n *graph.Node, text []byte, called map[string]graph.Label) {
-	for i, d := range graph.InputDigests(text) {
-		if i < len(n.Inputs) {
-			called[d] = calledOf(n.Inputs[i].Node.Name)
-		}
-	}
-}
-
 // packagesOf are the packages that the two newest builds of a name were made of,
 // by the digests of their files.
 func (rs records) packagesOf(name string) map[string]graph.Label {

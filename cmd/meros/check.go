@@ -26,51 +26,6 @@ type checker struct {
 	first *graph.Result
 }
 
-// check builds all that a build has given once more, in fresh directories, and
-// compares. The error names the stage that gave other bytes from the same ones.
-func (w *workplace) check(e *env, plan *graph.Plan, targets []*graph.Node, first *graph.Result, jobs int) error {
-	dir := filepath.Join(w.scratch.Dir(), "check")
-	again, err := cache.Open(dir, cache.Options{NoSync: true})
-	if err != nil {
-		return err
-	}
-	c := &checker{w, again, first}
-	impure, err := c.seed(plan)
-	if err != nil {
-		return fmt.Errorf("check: %w", err)
-	}
-	var checked []*graph.Node
-	for _, t := range targets {
-		if t.Deliver == "" && t.Stage != "boot" { // a copy, and a verdict that has a time in it
-			checked = append(checked, t)
-		}
-	}
-	if jobs == 0 {
-		jobs = runtime.NumCPU()
-	}
-	o, err := w.graphOptions(jobs, step.Watch)
-	if err != nil {
-		return err
-	}
-	o.Store, o.Observe = again, e.ui.event
-	e.ui.note("building all of it again, to compare")
-	e.ui.begin(false, nil, w.history, jobs)
-	defer e.ui.end()
-	second, err := graph.Build(e.ctx, plan, checked, o)
-	if err != nil {
-		return fmt.Errorf("check: %w", err)
-	}
-	if err := c.compare(plan, second); err != nil {
-		return err
-	}
-	text := fmt.Sprintf("checked: %d stages gave the same bytes again", second.Ran)
-	if impure > 0 {
-		text += fmt.Sprintf("; %d impure ones were not tried", impure)
-	}
-	e.ui.note("%s", text)
-	return nil
-}
-
 // seed puts into the second store what comes from a network: the downloads, and
 // what stages gave whose key does not determine it.
 func (c *checker) seed(plan *graph.Plan) (impure int, err error) {
@@ -236,4 +191,49 @@ func firstDifference(a, b io.Reader) (int64, error) {
 			return at, errors.Join(errX, errY)
 		}
 	}
+}
+
+// check builds all that a build has given once more, in fresh directories, and
+// compares. The error names the stage that gave other bytes from the same ones.
+func (w *workplace) check(e *env, plan *graph.Plan, targets []*graph.Node, first *graph.Result, jobs int) error {
+	dir := filepath.Join(w.scratch.Dir(), "check")
+	again, err := cache.Open(dir, cache.Options{NoSync: true})
+	if err != nil {
+		return err
+	}
+	c := &checker{w, again, first}
+	impure, err := c.seed(plan)
+	if err != nil {
+		return fmt.Errorf("check: %w", err)
+	}
+	var checked []*graph.Node
+	for _, t := range targets {
+		if t.Deliver == "" && t.Stage != "boot" { // a copy, and a verdict that has a time in it
+			checked = append(checked, t)
+		}
+	}
+	if jobs == 0 {
+		jobs = runtime.NumCPU()
+	}
+	o, err := w.graphOptions(jobs, step.Watch)
+	if err != nil {
+		return err
+	}
+	o.Store, o.Observe = again, e.ui.event
+	e.ui.note("building all of it again, to compare")
+	e.ui.begin(false, nil, w.history, jobs)
+	defer e.ui.end()
+	second, err := graph.Build(e.ctx, plan, checked, o)
+	if err != nil {
+		return fmt.Errorf("check: %w", err)
+	}
+	if err := c.compare(plan, second); err != nil {
+		return err
+	}
+	text := fmt.Sprintf("checked: %d stages gave the same bytes again", second.Ran)
+	if impure > 0 {
+		text += fmt.Sprintf("; %d impure ones were not tried", impure)
+	}
+	e.ui.note("%s", text)
+	return nil
 }

@@ -95,31 +95,6 @@ func (c *diffCmd) Run(e *env) error {
 // systems are the layers of machines, as files of the store.
 type systems map[string][]string
 
-// systemsOf finds what a user names: an image, a build, or a machine of one.
-func (w *workplace) systemsOf(e *env, what string) (systems, error) {
-	if filepath.IsAbs(what) {
-		files, err := w.imageLayers(e, what)
-		return systems{"": files}, err
-	}
-	if strings.HasSuffix(what, ".qcow2") || strings.HasSuffix(what, ".raw") {
-		return nil, usageError{fmt.Errorf("there is no such image: %s", what)}
-	}
-	ref, machine, one := strings.Cut(what, "/")
-	b, err := recordsOf(e.root).find(ref)
-	if err != nil {
-		return nil, err
-	}
-	all, err := b.systems(w.store, machine)
-	if err != nil || !one {
-		return all, err
-	}
-	files, ok := all[machine]
-	if !ok {
-		return nil, usageError{fmt.Errorf("%s: the build made no image of %s (of: %s)", b.ID, machine, strings.Join(slices.Sorted(maps.Keys(all)), ", "))}
-	}
-	return systems{machine: files}, nil
-}
-
 // systems are the layers of each machine whose image the build made, or of the
 // only one that is asked for.
 func (b *buildRecord) systems(store *cache.Store, only string) (systems, error) {
@@ -150,20 +125,6 @@ func (b *buildRecord) systems(store *cache.Store, only string) (systems, error) 
 		return nil, fmt.Errorf("%s: the build made no image", b.ID)
 	}
 	return all, nil
-}
-
-// imageLayers reads an image that somebody made.
-func (w *workplace) imageLayers(e *env, file string) ([]string, error) {
-	plan := new(graph.Plan)
-	n, err := stages.Read(plan, file, w.stats)
-	if err != nil {
-		return nil, err
-	}
-	r, err := w.execute(e, plan, []*graph.Node{n}, execution{name: filepath.Base(file), quiet: true})
-	if err != nil {
-		return nil, err
-	}
-	return []string{w.store.Path(r.Outputs[n]["layer"].Digest)}, nil
 }
 
 // databases are where a system says which packages it has.
@@ -325,4 +286,43 @@ func (d machineDiff) print(e *env) {
 	if len(d.Packages)+len(d.Files) == 0 && d.Machine == "" {
 		e.ui.say("nothing differs")
 	}
+}
+
+// systemsOf finds what a user names: an image, a build, or a machine of one.
+func (w *workplace) systemsOf(e *env, what string) (systems, error) {
+	if filepath.IsAbs(what) {
+		files, err := w.imageLayers(e, what)
+		return systems{"": files}, err
+	}
+	if strings.HasSuffix(what, ".qcow2") || strings.HasSuffix(what, ".raw") {
+		return nil, usageError{fmt.Errorf("there is no such image: %s", what)}
+	}
+	ref, machine, one := strings.Cut(what, "/")
+	b, err := recordsOf(e.root).find(ref)
+	if err != nil {
+		return nil, err
+	}
+	all, err := b.systems(w.store, machine)
+	if err != nil || !one {
+		return all, err
+	}
+	files, ok := all[machine]
+	if !ok {
+		return nil, usageError{fmt.Errorf("%s: the build made no image of %s (of: %s)", b.ID, machine, strings.Join(slices.Sorted(maps.Keys(all)), ", "))}
+	}
+	return systems{machine: files}, nil
+}
+
+// imageLayers reads an image that somebody made.
+func (w *workplace) imageLayers(e *env, file string) ([]string, error) {
+	plan := new(graph.Plan)
+	n, err := stages.Read(plan, file, w.stats)
+	if err != nil {
+		return nil, err
+	}
+	r, err := w.execute(e, plan, []*graph.Node{n}, execution{name: filepath.Base(file), quiet: true})
+	if err != nil {
+		return nil, err
+	}
+	return []string{w.store.Path(r.Outputs[n]["layer"].Digest)}, nil
 }

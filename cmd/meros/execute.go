@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"strconv"
@@ -76,6 +78,28 @@ func (w *workplace) graphOptions(jobs int, watch func(*graph.Job) runner.Stdio) 
 		Store: w.store, Runner: &fetchesOfLayers{sandboxed, sync.OnceValues(newRegistries)}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
 		Budget: graph.Budget{CPU: jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history,
 	}, err
+}
+
+// sameProgram makes sure that what ran is this program: one that was installed
+// in its place meanwhile would have other stages.
+func sameProgram(run func(context.Context, runner.Spec, runner.Stdio) error) func(context.Context, runner.Spec, runner.Stdio) error {
+	return func(ctx context.Context, s runner.Spec, stdio runner.Stdio) error {
+		if err := run(ctx, s, stdio); err != nil {
+			return err
+		}
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		now, err := os.Stat(self)
+		if err != nil {
+			return fmt.Errorf("%w: it was replaced while it ran (build again)", err)
+		}
+		if then, err := os.Stat("/proc/self/exe"); err != nil || !os.SameFile(now, then) {
+			return fmt.Errorf("%s was replaced while it ran (build again)", self)
+		}
+		return nil
+	}
 }
 
 // memoryAvailable is what may be used without swapping, proc_meminfo(5), in

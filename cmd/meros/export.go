@@ -2,16 +2,12 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 
 	"meros/constellations"
 	"meros/graph"
-	"meros/runner/layer"
 	"meros/stages"
 )
 
@@ -105,28 +101,4 @@ func (c *exportCmd) export(e *env, m *constellations.Manifest, machines []*const
 		return err
 	}
 	return tellOmitted(e, w, planned[0], c.Format, r)
-}
-
-// tellOmitted tells what is in the machine's disk and in no tree of its files.
-func tellOmitted(e *env, w *workplace, pm *stages.Machine, format string, r *graph.Result) error {
-	a := r.Outputs[pm.Base]["omitted"]
-	if !stages.OfTree(format) || a.Digest == "" {
-		return nil
-	}
-	b, err := os.ReadFile(w.store.Path(a.Digest))
-	if errors.Is(err, fs.ErrNotExist) { // the cache had to make room
-		return nil
-	}
-	var omitted []layer.Omission
-	if err == nil {
-		err = json.Unmarshal(b, &omitted)
-	}
-	for _, o := range omitted {
-		if o.Count == 0 {
-			e.ui.note("%s/%s: %s that its base may have are not in a %s: a qcow2 or raw image has them", pm.Constellation, pm.Name, o.What, format)
-			continue
-		}
-		e.ui.note("%s/%s: the %s of its base (%d, such as %s) are not in a %s: a qcow2 or raw image has them", pm.Constellation, pm.Name, o.What, o.Count, printable(o.First), format)
-	}
-	return err
 }

@@ -65,26 +65,6 @@ type pictured struct {
 	download bool
 }
 
-// picture is what a build would do.
-func (f *foreseen) picture() *picture {
-	all := make([]pictured, len(f.all))
-	place := make(map[*graph.Node]int)
-	for i, s := range f.all {
-		place[s.Node] = i
-		p := &all[i]
-		p.Name, p.Stage, p.Outcome, p.download = s.Node.Name, s.Node.Stage, outcomes[s.Outcome], s.Node.Fixed != nil
-		if s.Outcome != graph.WouldReuse {
-			p.Seconds = milliseconds(f.history.Expect(s.Node))
-		} else if entry, err := f.store.Lookup(s.Action); err == nil && !p.download {
-			p.Bytes = sizeOf(entry.Outputs)
-		}
-		for _, in := range s.Node.Inputs {
-			p.inputs = append(p.inputs, place[in.Node])
-		}
-	}
-	return newPicture(f.manifest.Name, all)
-}
-
 func sizeOf(outputs map[string]graph.Artifact) (n int64) {
 	for _, a := range outputs {
 		n += a.Size

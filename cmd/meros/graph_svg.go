@@ -110,12 +110,3 @@ svg { background: #1b1d22 } text { fill: #ddd } rect { fill: #262a31; stroke: #8
 	fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" font-size=\"11\">thin frame: reused; thick: runs; thickest: failed; dashed: may run, unless what it is made of stays the same, or was left out</text>\n", margin, height-12)
 	return b.String() + "</svg>"
 }
-
-// cut shortens a text in its middle to that many letters.
-func cut(s string, n int) string {
-	r := []rune(s)
-	if len(r) <= n {
-		return s
-	}
-	return string(r[:n/2]) + "…" + string(r[len(r)-n/2+1:])
-}

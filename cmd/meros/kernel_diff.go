@@ -9,16 +9,6 @@ import (
 	"meros/runner/kernel"
 )
 
-type kernelCmd struct {
-	Config kernelConfigCmd `cmd:"" help:"Change a kernel's configuration in its menu, and write the difference as a fragment."`
-	Diff   kernelDiffCmd   `cmd:"" help:"Show in which options two kernels differ."`
-}
-
-type kernelDiffCmd struct {
-	A string `arg:"" help:"A .config, or CONSTELLATION or CONSTELLATION/MACHINE, whose kernel is configured."`
-	B string `arg:"" help:"The other one."`
-}
-
 // Run implements the verb.
 func (c *kernelDiffCmd) Run(e *env) error {
 	if done, err := e.inNamespace("kernel", "diff", c.A, c.B); done {
@@ -38,6 +28,11 @@ func (c *kernelDiffCmd) Run(e *env) error {
 		e.ui.say("%s", change)
 	}
 	return nil
+}
+
+type kernelDiffCmd struct {
+	A string `arg:"" help:"A .config, or CONSTELLATION or CONSTELLATION/MACHINE, whose kernel is configured."`
+	B string `arg:"" help:"The other one."`
 }
 
 // kernelConfigFile is a file, or the configuration of a machine's kernel, made

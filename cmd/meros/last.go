@@ -4,14 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
-	"meros/cache"
 	"meros/graph"
 )
 
@@ -24,8 +22,6 @@ type lastAction struct {
 	action, before string // 64 digits; before is "" or such
 	since          int64  // nanoseconds since 1970, when the build ended that changed it
 }
-
-func (w *workplace) lastFile() string { return filepath.Join(w.data, "cache", "last") }
 
 // readLast reads what there is; what is damaged is as if it had never been.
 func readLast(file string) last {
@@ -47,6 +43,8 @@ func readLast(file string) last {
 	}
 	return l
 }
+
+func (w *workplace) lastFile() string { return filepath.Join(w.data, "cache", "last") }
 
 // rememberLast notes the actions of a build. Where several nodes have one name,
 // none is noted: they would be taken for each other.
@@ -80,20 +78,4 @@ func (w *workplace) rememberLast(r *graph.Result, of string, now time.Time) {
 	if os.WriteFile(tmp, b.Bytes(), 0o644) == nil {
 		os.Rename(tmp, w.lastFile())
 	}
-}
-
-// differencesOf are what the key text of a node's action does not share with
-// another, or nil if one of them is not known.
-func (f *foreseen) differencesOf(n *graph.Node, before string, text []byte) []graph.Difference {
-	id, err := cache.ParseActionID(before)
-	if err != nil {
-		return nil
-	}
-	was, err := f.store.KeyText(id)
-	if err != nil {
-		return nil
-	}
-	called := maps.Clone(f.packages())
-	nodeInputsCalled(n, text, called)
-	return graph.Differences(was, text, called)
 }

@@ -5,7 +5,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -219,16 +218,6 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, enter
 	}
 	u.close()
 	return exitCode(ctx, u, err)
-}
-
-// sayJSON prints a value.
-func (e *env) sayJSON(v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	e.ui.say("%s", b)
-	return nil
 }
 
 // exitCode is the only place where an error becomes an exit code.

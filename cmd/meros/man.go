@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
-
-	"meros/constellations"
 )
 
 type manCmd struct {
@@ -197,8 +195,3 @@ func help(v *kong.Value) string {
 	}
 	return text
 }
-
-type schemaCmd struct{}
-
-// Run implements the verb.
-func (c *schemaCmd) Run(e *env) error { return e.sayJSON(constellations.Schema()) }

@@ -19,35 +19,6 @@ import (
 	"meros/stages"
 )
 
-// shell runs a node that has failed once more, with a terminal of its own that
-// is shown on the user's: where it fails it opens a shell. What is foreign in it
-// never has the user's terminal, which it could write commands to.
-func (w *workplace) shell(e *env, plan *graph.Plan, failed *graph.Node) error {
-	master, slave, err := pty.Open()
-	if err != nil {
-		return fmt.Errorf("open a terminal: %w", err)
-	}
-	defer master.Close()
-	ctx, cancel := context.WithCancelCause(e.ctx)
-	defer cancel(nil)
-	restore, err := showTerminal(master, slave, func() { cancel(errInterrupted) })
-	if err != nil {
-		slave.Close()
-		return err
-	}
-	defer restore()
-	failed.Hints = append(slices.Clone(failed.Hints), graph.Param{Name: stages.HintShell, Value: "yes"})
-	o, err := w.graphOptions(1, func(*graph.Job) runner.Stdio { return runner.Stdio{Stdin: slave, Stdout: slave, Stderr: slave} })
-	if err != nil {
-		return err
-	}
-	_, err = graph.Build(ctx, plan, []*graph.Node{failed}, o)
-	if err == nil {
-		e.ui.note("this time it did not fail")
-	}
-	return nil
-}
-
 // showTerminal joins the user's terminal with another one, until restore, which
 // closes the other's end. Control-C is for the shell there; interrupt is called
 // where there is none yet.
@@ -95,4 +66,33 @@ func (k *keyboard) Write(p []byte) (int, error) {
 		}
 	}
 	return k.master.Write(p)
+}
+
+// shell runs a node that has failed once more, with a terminal of its own that
+// is shown on the user's: where it fails it opens a shell. What is foreign in it
+// never has the user's terminal, which it could write commands to.
+func (w *workplace) shell(e *env, plan *graph.Plan, failed *graph.Node) error {
+	master, slave, err := pty.Open()
+	if err != nil {
+		return fmt.Errorf("open a terminal: %w", err)
+	}
+	defer master.Close()
+	ctx, cancel := context.WithCancelCause(e.ctx)
+	defer cancel(nil)
+	restore, err := showTerminal(master, slave, func() { cancel(errInterrupted) })
+	if err != nil {
+		slave.Close()
+		return err
+	}
+	defer restore()
+	failed.Hints = append(slices.Clone(failed.Hints), graph.Param{Name: stages.HintShell, Value: "yes"})
+	o, err := w.graphOptions(1, func(*graph.Job) runner.Stdio { return runner.Stdio{Stdin: slave, Stdout: slave, Stderr: slave} })
+	if err != nil {
+		return err
+	}
+	_, err = graph.Build(ctx, plan, []*graph.Node{failed}, o)
+	if err == nil {
+		e.ui.note("this time it did not fail")
+	}
+	return nil
 }

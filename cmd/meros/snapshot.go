@@ -1,11 +1,6 @@
 package main
 
-import (
-	"fmt"
-
-	"meros/constellations"
-	"meros/runner/vm"
-)
+import "meros/runner/vm"
 
 type snapshotCmd struct {
 	Save    snapshotSaveCmd    `cmd:"" help:"Write down memory and disk of running machines, all at one moment."`
@@ -44,36 +39,6 @@ func (a *snapshotArgs) apply(e *env, what string, do func(g *vm.Group, machines 
 		e.ui.note("%s/%s: snapshot %s %s", g.Name, m, a.Name, what)
 	}
 	return nil
-}
-
-// runningMachines are the named machines, or those that run.
-func runningMachines(e *env, constellation string, wanted []string) (*vm.Group, []string, error) {
-	m, err := constellations.Find(e.root, constellation)
-	if err != nil {
-		return nil, nil, usageIfMissing(err)
-	}
-	g := group(e, m.Name)
-	machines, err := withForgotten(m, g, wanted)
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(wanted) > 0 {
-		return g, names(machines), nil
-	}
-	all, err := g.Info(e.ctx, names(machines))
-	if err != nil {
-		return nil, nil, err
-	}
-	var alive []string
-	for _, s := range all {
-		if s.PID != 0 {
-			alive = append(alive, s.Machine)
-		}
-	}
-	if len(alive) == 0 {
-		return nil, nil, fmt.Errorf("%s %w (meros init %s)", m.Name, vm.ErrNotRunning, m.Name)
-	}
-	return g, alive, nil
 }
 
 // Run implements the verb.

@@ -274,10 +274,6 @@ func (u *ui) event(e graph.Event) {
 	u.draw(false)
 }
 
-func joined(parts ...string) string {
-	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "; ")
-}
-
 func impure(n *graph.Node) string {
 	switch {
 	case n.Impure && n.Network == runner.NoNetwork:
@@ -345,30 +341,12 @@ func (u *ui) jsonEvent(e graph.Event) {
 	json.NewEncoder(u.err).Encode(m)
 }
 
-// printable replaces what could make a terminal do things.
-func printable(s string) string { return runner.Printable(s) }
-
-func seconds(d time.Duration) string {
-	switch {
-	case d < 10*time.Second:
-		return fmt.Sprintf("%.2f s", d.Seconds())
-	case d < 100*time.Second:
-		return fmt.Sprintf("%.1f s", d.Seconds())
+// sayJSON prints a value.
+func (e *env) sayJSON(v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
 	}
-	return fmt.Sprintf("%.0f s", d.Seconds())
-}
-
-// bytesText is a size in the decimal units of SI.
-func bytesText(n int64) string {
-	f := float64(n)
-	for _, u := range []string{"B", "kB", "MB", "GB"} {
-		if f < 1000 {
-			if u == "B" || f >= 100 {
-				return fmt.Sprintf("%.0f %s", f, u)
-			}
-			return fmt.Sprintf("%.1f %s", f, u)
-		}
-		f /= 1000
-	}
-	return fmt.Sprintf("%.1f TB", f)
+	e.ui.say("%s", b)
+	return nil
 }

@@ -191,14 +191,6 @@ func (u *ui) left(now time.Time) time.Duration {
 	return max(longest, sum/time.Duration(u.live.jobs))
 }
 
-// fit cuts a line, of one cell for each letter, for a terminal.
-func fit(s string, width int) string {
-	if r := []rune(s); len(r) > width-1 {
-		s = string(r[:max(width-1, 0)])
-	}
-	return s
-}
-
 // progressText is how far a node is: a download in bytes, others in steps.
 func progressText(n *graph.Node, a *activity) string {
 	if n.Needs.Download {

@@ -3,11 +3,8 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strings"
-	"time"
 
-	"meros/cache"
 	"meros/graph"
 )
 
@@ -95,67 +92,6 @@ func (c *whyCmd) between(e *env, name string) error {
 		x.print(e)
 	}
 	return nil
-}
-
-func (f *foreseen) has(part string) bool {
-	return slices.ContainsFunc(f.all, func(s graph.Preview) bool { return strings.Contains(s.Node.Name, part) })
-}
-
-// next explains what would run now: all whose key is known and has no answer.
-func (f *foreseen) next(part string) []explanation {
-	var all []explanation
-	for _, s := range f.all {
-		if s.Outcome == graph.WouldReuse || s.Node.Fixed != nil || !strings.Contains(s.Node.Name, part) {
-			continue
-		}
-		x := explanation{Name: s.Node.Name, Stage: s.Node.Stage, When: "next"}
-		if s.Outcome == graph.MayRun {
-			if part == "" {
-				continue // those before it are explained
-			}
-			x.Reason = fmt.Sprintf("%s runs before it; unless that gives the same bytes as before, this runs too", s.After.Name)
-		} else if x.Differences = f.differences(s); len(x.Differences) == 0 {
-			x.Reason = strings.TrimPrefix(s.Reason, "cache miss: ")
-		}
-		for _, t := range f.all {
-			if t.After == s.Node {
-				x.Then = append(x.Then, t.Node.Name)
-			}
-		}
-		all = append(all, x)
-	}
-	return all
-}
-
-// lastTime explains the newest build that changed something of these machines.
-func (f *foreseen) lastTime(part string) []explanation {
-	var newest int64
-	for _, s := range f.all {
-		if strings.Contains(s.Node.Name, part) {
-			was, _ := f.lastOf(s.Node)
-			newest = max(newest, was.since)
-		}
-	}
-	var all []explanation
-	for _, s := range f.all {
-		was, _ := f.lastOf(s.Node)
-		if newest == 0 || was.since != newest || !strings.Contains(s.Node.Name, part) {
-			continue
-		}
-		x := explanation{Name: s.Node.Name, Stage: s.Node.Stage, When: "last"}
-		id, err := cache.ParseActionID(was.action)
-		if err == nil {
-			var text []byte
-			if text, err = f.store.KeyText(id); err == nil {
-				x.Differences = f.differencesOf(s.Node, was.before, text)
-			}
-		}
-		if len(x.Differences) == 0 {
-			x.Reason = "it was built for the first time " + time.Unix(0, newest).Format(time.DateTime)
-		}
-		all = append(all, x)
-	}
-	return all
 }
 
 // spared explains what did not run in the newest build although something that

@@ -11,8 +11,38 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meros/cache"
+	"meros/constellations"
 	"meros/graph"
+	"meros/runner"
+	"meros/stages"
 )
+
+func (w *workplace) statsFile() string { return filepath.Join(w.data, "cache", "memo") }
+
+func (w *workplace) historyFile() string { return filepath.Join(w.data, "cache", "durations.json") }
+
+// remember keeps what helps the next build and costs nothing to lose.
+func (w *workplace) remember(r *graph.Result, of string) {
+	w.stats.Write(w.statsFile(), w.scratch.Dir())
+	w.rememberLast(r, of, time.Now())
+	for _, outputs := range r.Outputs {
+		w.store.Use(outputs)
+	}
+	if len(r.Durations) == 0 {
+		return
+	}
+	for n, d := range r.Durations {
+		w.history[n] = d
+	}
+	if b, err := json.Marshal(w.history); err == nil {
+		tmp := filepath.Join(w.scratch.Dir(), "durations.json")
+		if os.WriteFile(tmp, b, 0o644) == nil {
+			os.Rename(tmp, w.historyFile())
+		}
+	}
+}
+
+func (w *workplace) close() { w.scratch.Close() }
 
 // workplace is the data directory, opened for building.
 type workplace struct {
@@ -21,6 +51,26 @@ type workplace struct {
 	scratch *cache.Scratch
 	stats   *graph.StatCache
 	history graph.History
+}
+
+// options are those of a plan for the machines, on this host.
+func (w *workplace) options(e *env, m *constellations.Manifest, machines []*constellations.Machine, boot bool) (stages.Options, error) {
+	self, err := os.Executable()
+	return stages.Options{
+		Root: e.root, Self: self, Host: runner.HostArch(), OCI: openOCI, Tools: stages.ToolIdentities(machines, boot, w.stats), URLs: newMirrors(m).urls, StatCache: w.stats,
+	}, err
+}
+
+// readMemory reads what helps and costs nothing to lose.
+func (w *workplace) readMemory() {
+	w.stats = graph.ReadStatCache(w.statsFile(), time.Now())
+	w.history = make(graph.History)
+	if b, err := os.ReadFile(w.historyFile()); err == nil {
+		json.Unmarshal(b, &w.history) // a guess at durations; without it, the order is a worse one
+	}
+	if w.history == nil { // "null"
+		w.history = make(graph.History)
+	}
 }
 
 // openStore opens the cache alone.
@@ -81,32 +131,6 @@ func openWorkplace(e *env) (*workplace, error) {
 	w.readMemory()
 	return w, nil
 }
-
-func (w *workplace) statsFile() string   { return filepath.Join(w.data, "cache", "memo") }
-func (w *workplace) historyFile() string { return filepath.Join(w.data, "cache", "durations.json") }
-
-// remember keeps what helps the next build and costs nothing to lose.
-func (w *workplace) remember(r *graph.Result, of string) {
-	w.stats.Write(w.statsFile(), w.scratch.Dir())
-	w.rememberLast(r, of, time.Now())
-	for _, outputs := range r.Outputs {
-		w.store.Use(outputs)
-	}
-	if len(r.Durations) == 0 {
-		return
-	}
-	for n, d := range r.Durations {
-		w.history[n] = d
-	}
-	if b, err := json.Marshal(w.history); err == nil {
-		tmp := filepath.Join(w.scratch.Dir(), "durations.json")
-		if os.WriteFile(tmp, b, 0o644) == nil {
-			os.Rename(tmp, w.historyFile())
-		}
-	}
-}
-
-func (w *workplace) close() { w.scratch.Close() }
 
 // scratch is a directory of the project for files on their way, outside of a
 // build. Close removes it; if this process is killed, the next that makes one

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 
 	"meros/graph"
+	"meros/runner/layer"
 	"meros/stages"
 )
 
@@ -27,4 +31,28 @@ func adviseHooks(e *env, machines []*stages.Machine, r *graph.Result) {
 			}
 		}
 	}
+}
+
+// tellOmitted tells what is in the machine's disk and in no tree of its files.
+func tellOmitted(e *env, w *workplace, pm *stages.Machine, format string, r *graph.Result) error {
+	a := r.Outputs[pm.Base]["omitted"]
+	if !stages.OfTree(format) || a.Digest == "" {
+		return nil
+	}
+	b, err := os.ReadFile(w.store.Path(a.Digest))
+	if errors.Is(err, fs.ErrNotExist) { // the cache had to make room
+		return nil
+	}
+	var omitted []layer.Omission
+	if err == nil {
+		err = json.Unmarshal(b, &omitted)
+	}
+	for _, o := range omitted {
+		if o.Count == 0 {
+			e.ui.note("%s/%s: %s that its base may have are not in a %s: a qcow2 or raw image has them", pm.Constellation, pm.Name, o.What, format)
+			continue
+		}
+		e.ui.note("%s/%s: the %s of its base (%d, such as %s) are not in a %s: a qcow2 or raw image has them", pm.Constellation, pm.Name, o.What, o.Count, printable(o.First), format)
+	}
+	return err
 }

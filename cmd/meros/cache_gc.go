@@ -87,33 +87,6 @@ func (c *gcCmd) Run(e *env) error {
 	return nil
 }
 
-// makeRoom collects after a build that made something, if the cache has become
-// too large. What it costs to fail here is room.
-func (w *workplace) makeRoom(e *env, r *graph.Result) {
-	if r.Ran == 0 || e.ctx.Err() != nil {
-		return
-	}
-	limit, err := cacheLimit(w.store.Dir())
-	if err != nil || limit == 0 {
-		if err != nil {
-			e.ui.note("no room is made: %v", err)
-		}
-		return
-	}
-	if size, err := cacheSize(w.store.Dir()); err == nil && size <= int64(limit) {
-		return // what has to stay need not be known
-	}
-	c, err := collect(e, w.store, cache.CollectOptions{MaxSize: int64(limit)})
-	switch {
-	case err != nil:
-		e.ui.note("no room could be made: %v", err)
-	case len(c.Removed) > 0:
-		e.ui.note("made room: removed %s from the cache that was not used for the longest time (the limit is %s, %s)", bytesText(c.Before-c.After), bytesText(int64(limit)), cacheSizeEnv)
-	case c.Missing > 0:
-		e.ui.note("the cache takes %s, above its limit of %s (%s), and all of it is needed: %s", bytesText(c.After), bytesText(int64(limit)), cacheSizeEnv, heldBy(c))
-	}
-}
-
 // cacheSize is what the cache in dir takes on disk.
 func cacheSize(dir string) (sum int64, err error) {
 	all, err := cache.Contents(dir, cacheAreas(dir)...)
@@ -240,16 +213,29 @@ func (c *gcCmd) print(e *env, r *cache.Collected) {
 	e.ui.say("the cache: %s before, %s after", bytesText(r.Before), bytesText(r.After))
 }
 
-// ago is how long ago something was.
-func ago(t time.Time) string {
-	d := time.Since(t)
-	switch {
-	case t.Unix() <= 1:
-		return "never used"
-	case d < time.Hour:
-		return fmt.Sprintf("%d min ago", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h ago", int(d.Hours()))
+// makeRoom collects after a build that made something, if the cache has become
+// too large. What it costs to fail here is room.
+func (w *workplace) makeRoom(e *env, r *graph.Result) {
+	if r.Ran == 0 || e.ctx.Err() != nil {
+		return
 	}
-	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+	limit, err := cacheLimit(w.store.Dir())
+	if err != nil || limit == 0 {
+		if err != nil {
+			e.ui.note("no room is made: %v", err)
+		}
+		return
+	}
+	if size, err := cacheSize(w.store.Dir()); err == nil && size <= int64(limit) {
+		return // what has to stay need not be known
+	}
+	c, err := collect(e, w.store, cache.CollectOptions{MaxSize: int64(limit)})
+	switch {
+	case err != nil:
+		e.ui.note("no room could be made: %v", err)
+	case len(c.Removed) > 0:
+		e.ui.note("made room: removed %s from the cache that was not used for the longest time (the limit is %s, %s)", bytesText(c.Before-c.After), bytesText(int64(limit)), cacheSizeEnv)
+	case c.Missing > 0:
+		e.ui.note("the cache takes %s, above its limit of %s (%s), and all of it is needed: %s", bytesText(c.After), bytesText(int64(limit)), cacheSizeEnv, heldBy(c))
+	}
 }

@@ -40,15 +40,6 @@ type bundleHead struct {
 	Meros         string `json:"meros"`
 }
 
-type cacheExportCmd struct {
-	Constellation string   `arg:"" help:"Name of the constellation, which is built."`
-	Machine       []string `arg:"" optional:"" help:"Machines (default: all)."`
-	Output        string   `short:"o" placeholder:"FILE" help:"The file (default: CONSTELLATION.meros)."`
-	RootfsOnly    bool     `help:"As of build."`
-	Boot          bool     `help:"As of build."`
-	ImagesOnly    bool     `help:"Leave out what is only needed to change something: packages, sources and the layers between."`
-}
-
 func (c *cacheExportCmd) args() []string {
 	a := append([]string{"cache", "export", "--output=" + c.Output, c.Constellation}, c.Machine...)
 	for flag, on := range map[string]bool{"--rootfs-only": c.RootfsOnly, "--boot": c.Boot, "--images-only": c.ImagesOnly} {
@@ -205,31 +196,21 @@ func (c *cacheExportCmd) contents(f *foreseen) (artifacts []cache.Artifact, acti
 	return artifacts, actions
 }
 
+type cacheExportCmd struct {
+	Constellation string   `arg:"" help:"Name of the constellation, which is built."`
+	Machine       []string `arg:"" optional:"" help:"Machines (default: all)."`
+	Output        string   `short:"o" placeholder:"FILE" help:"The file (default: CONSTELLATION.meros)."`
+	RootfsOnly    bool     `help:"As of build."`
+	Boot          bool     `help:"As of build."`
+	ImagesOnly    bool     `help:"Leave out what is only needed to change something: packages, sources and the layers between."`
+}
+
 func writeMember(w *tar.Writer, name string, mode int64, content []byte) error {
 	if err := w.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(content)), Typeflag: tar.TypeReg, Format: tar.FormatPAX}); err != nil {
 		return err
 	}
 	_, err := w.Write(content)
 	return err
-}
-
-// bundleDir is the directory of a constellation, of which is known that it can
-// be carried as it is and that a build needs nothing else.
-type bundleDir struct {
-	name string // of the constellation
-	dir  string // no link
-}
-
-func newBundleDir(f *foreseen) (*bundleDir, error) {
-	dir, err := filepath.EvalSymlinks(f.manifest.Dir)
-	if err != nil {
-		return nil, err
-	}
-	d := &bundleDir{f.manifest.Name, dir}
-	if err := d.check(); err != nil {
-		return nil, err
-	}
-	return d, d.holds(f.named)
 }
 
 // holds refuses files outside of the directory that the manifest names.
@@ -341,6 +322,25 @@ func (d *bundleDir) write(w *tar.Writer, but ...string) error {
 		}
 		return bundleRegular(w, h, file)
 	})
+}
+
+// bundleDir is the directory of a constellation, of which is known that it can
+// be carried as it is and that a build needs nothing else.
+type bundleDir struct {
+	name string // of the constellation
+	dir  string // no link
+}
+
+func newBundleDir(f *foreseen) (*bundleDir, error) {
+	dir, err := filepath.EvalSymlinks(f.manifest.Dir)
+	if err != nil {
+		return nil, err
+	}
+	d := &bundleDir{f.manifest.Name, dir}
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	return d, d.holds(f.named)
 }
 
 // inode tells files apart, whatever their names are.

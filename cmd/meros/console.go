@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// escapeKey ends a console, as in telnet(1): control and the closing bracket.
+const escapeKey = 0x1d
+
+type consoleCmd struct {
+	Constellation string `arg:"" help:"Name of the constellation."`
+	Machine       string `arg:"" help:"Name of the machine."`
+}
+
+// Run implements the verb: the machine's serial line, both ways.
+func (c *consoleCmd) Run(e *env) error {
+	g, err := groupOf(e, c.Constellation, c.Machine)
+	if err != nil {
+		return err
+	}
+	conn, err := g.DialConsole(e.ctx, c.Machine)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(e.ctx, func() { conn.Close() })()
+	fd := int(os.Stdin.Fd())
+	if term.IsTerminal(fd) {
+		e.ui.note("%s/%s: its console; control-] leaves it", g.Name, c.Machine)
+		old, err := term.MakeRaw(fd)
+		if err != nil {
+			return err
+		}
+		defer term.Restore(fd, old)
+	}
+	e.ui.close()
+	return talk(conn, os.Stdin, os.Stdout)
+}
+
+// talkSilence is how long a console that has said nothing more is taken to be
+// done with the last line of an input that has ended.
+const talkSilence = time.Second
+
+// talk copies both ways until the machine ends, or the escape key is typed, or
+// the input is at its end and the answer to it, too.
+func talk(conn net.Conn, in io.Reader, out io.Writer) error {
+	over := make(chan error, 1)
+	said := make(chan struct{}, 1)
+	go func() {
+		b := make([]byte, 32<<10)
+		for {
+			n, err := conn.Read(b)
+			if _, werr := out.Write(b[:n]); werr != nil {
+				err = werr
+			}
+			if err != nil {
+				over <- err
+				return
+			}
+			select {
+			case said <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	typed := make(chan error, 1)
+	go func() { typed <- typeInto(conn, in) }()
+	var silence <-chan time.Time
+	for {
+		select {
+		case err := <-over:
+			if err == io.EOF || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			return err
+		case err := <-typed:
+			if err != io.EOF {
+				return err
+			}
+			silence = time.After(talkSilence)
+		case <-said:
+			if silence != nil {
+				silence = time.After(talkSilence)
+			}
+		case <-silence:
+			return nil
+		}
+	}
+}
+
+// typeInto copies what is typed until the escape key; [io.EOF] is the input's end.
+func typeInto(conn io.Writer, in io.Reader) error {
+	b := make([]byte, 1024)
+	for {
+		n, err := in.Read(b)
+		typed, _, leave := strings.Cut(string(b[:n]), string(rune(escapeKey)))
+		if typed != "" {
+			if _, werr := io.WriteString(conn, typed); werr != nil {
+				err = werr
+			}
+		}
+		if leave {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

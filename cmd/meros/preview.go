@@ -1,0 +1,256 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"meros/cache"
+	"meros/constellations"
+	"meros/graph"
+	"meros/stages"
+)
+
+// foreseen is what a build of machines would do.
+type foreseen struct {
+	manifest *constellations.Manifest
+	all      []graph.Preview
+	targets  map[*graph.Node]bool
+	store    *cache.Store
+	history  graph.History
+	last     last
+	packages func() map[string]graph.Label // of the newest builds, by digest
+	named    []string                      // files and directories of the host, by the manifest
+}
+
+// picture is what a build would do.
+func (f *foreseen) picture() *picture {
+	all := make([]pictured, len(f.all))
+	place := make(map[*graph.Node]int)
+	for i, s := range f.all {
+		place[s.Node] = i
+		p := &all[i]
+		p.Name, p.Stage, p.Outcome, p.download = s.Node.Name, s.Node.Stage, outcomes[s.Outcome], s.Node.Fixed != nil
+		if s.Outcome != graph.WouldReuse {
+			p.Seconds = milliseconds(f.history.Expect(s.Node))
+		} else if entry, err := f.store.Lookup(s.Action); err == nil && !p.download {
+			p.Bytes = sizeOf(entry.Outputs)
+		}
+		for _, in := range s.Node.Inputs {
+			p.inputs = append(p.inputs, place[in.Node])
+		}
+	}
+	return newPicture(f.manifest.Name, all)
+}
+
+// nodes are those of the plan that the build needs.
+func (f *foreseen) nodes() (all []*graph.Node) {
+	for _, s := range f.all {
+		all = append(all, s.Node)
+	}
+	return all
+}
+
+func (f *foreseen) forecast() *forecast {
+	p := &forecast{Constellation: f.manifest.Name, Seconds: milliseconds(graph.Estimate(f.all, f.history, runtime.NumCPU()))}
+	for _, s := range f.all {
+		one := stageForecast{Name: s.Node.Name, Stage: s.Node.Stage, Outcome: outcomes[s.Outcome]}
+		switch s.Outcome {
+		case graph.WouldReuse:
+			p.Reused++
+		case graph.WouldRun:
+			p.Run++
+			one.Reason, one.Seconds = f.reason(s), milliseconds(f.history.Expect(s.Node))
+		case graph.MayRun:
+			p.Maybe++
+			one.After, one.Seconds = s.After.Name, milliseconds(f.history.Expect(s.Node))
+		}
+		p.Stages = append(p.Stages, one)
+	}
+	return p
+}
+
+// reason is why a stage would run, in one line.
+func (f *foreseen) reason(s graph.Preview) string {
+	if s.Node.Fixed != nil {
+		return "not downloaded yet"
+	}
+	if ds := f.differences(s); len(ds) > 0 {
+		more := ""
+		if len(ds) > 1 {
+			more = fmt.Sprintf(" (and %d more)", len(ds)-1)
+		}
+		return ds[0].String() + more
+	}
+	return strings.TrimPrefix(s.Reason, "cache miss: ")
+}
+
+// lastOf is what a node was the last time.
+func (f *foreseen) lastOf(n *graph.Node) (lastAction, bool) {
+	a, ok := f.last[f.manifest.Name+" "+n.Name]
+	return a, ok
+}
+
+// differences are what a stage's key does not share with the one that it had
+// the last time.
+func (f *foreseen) differences(s graph.Preview) []graph.Difference {
+	was, ok := f.lastOf(s.Node)
+	if !ok || s.KeyText == nil || was.action == s.Action.Hex() {
+		return nil
+	}
+	return f.differencesOf(s.Node, was.action, s.KeyText)
+}
+
+func (f *foreseen) has(part string) bool {
+	return slices.ContainsFunc(f.all, func(s graph.Preview) bool { return strings.Contains(s.Node.Name, part) })
+}
+
+// next explains what would run now: all whose key is known and has no answer.
+func (f *foreseen) next(part string) []explanation {
+	var all []explanation
+	for _, s := range f.all {
+		if s.Outcome == graph.WouldReuse || s.Node.Fixed != nil || !strings.Contains(s.Node.Name, part) {
+			continue
+		}
+		x := explanation{Name: s.Node.Name, Stage: s.Node.Stage, When: "next"}
+		if s.Outcome == graph.MayRun {
+			if part == "" {
+				continue // those before it are explained
+			}
+			x.Reason = fmt.Sprintf("%s runs before it; unless that gives the same bytes as before, this runs too", s.After.Name)
+		} else if x.Differences = f.differences(s); len(x.Differences) == 0 {
+			x.Reason = strings.TrimPrefix(s.Reason, "cache miss: ")
+		}
+		for _, t := range f.all {
+			if t.After == s.Node {
+				x.Then = append(x.Then, t.Node.Name)
+			}
+		}
+		all = append(all, x)
+	}
+	return all
+}
+
+// lastTime explains the newest build that changed something of these machines.
+func (f *foreseen) lastTime(part string) []explanation {
+	var newest int64
+	for _, s := range f.all {
+		if strings.Contains(s.Node.Name, part) {
+			was, _ := f.lastOf(s.Node)
+			newest = max(newest, was.since)
+		}
+	}
+	var all []explanation
+	for _, s := range f.all {
+		was, _ := f.lastOf(s.Node)
+		if newest == 0 || was.since != newest || !strings.Contains(s.Node.Name, part) {
+			continue
+		}
+		x := explanation{Name: s.Node.Name, Stage: s.Node.Stage, When: "last"}
+		id, err := cache.ParseActionID(was.action)
+		if err == nil {
+			var text []byte
+			if text, err = f.store.KeyText(id); err == nil {
+				x.Differences = f.differencesOf(s.Node, was.before, text)
+			}
+		}
+		if len(x.Differences) == 0 {
+			x.Reason = "it was built for the first time " + time.Unix(0, newest).Format(time.DateTime)
+		}
+		all = append(all, x)
+	}
+	return all
+}
+
+// forecast is what a build would do, for people and programs.
+type forecast struct {
+	Constellation string          `json:"constellation"`
+	Reused        int             `json:"reused"`
+	Run           int             `json:"run"`
+	Maybe         int             `json:"maybe"`
+	Seconds       float64         `json:"seconds"`
+	Stages        []stageForecast `json:"stages"`
+}
+
+func (p *forecast) print(e *env) {
+	downloads := 0
+	for _, s := range p.Stages {
+		if s.Stage == "fetch" && s.Outcome == "run" {
+			if downloads++; downloads > maxDownloads && !e.ui.verbose {
+				continue
+			}
+		}
+		switch s.Outcome {
+		case "run":
+			e.ui.say("run    %-40s %8s  %s", s.Name, secondsText(s.Seconds), s.Reason)
+		case "maybe":
+			e.ui.say("maybe  %-40s %8s  after %s", s.Name, secondsText(s.Seconds), s.After)
+		default:
+			if e.ui.verbose {
+				e.ui.say("reuse  %s", s.Name)
+			}
+		}
+	}
+	if more := downloads - maxDownloads; more > 0 && !e.ui.verbose {
+		e.ui.say("run    and %d more downloads", more)
+	}
+	text := fmt.Sprintf("%s: %d stages: %d reused, %d would run", p.Constellation, len(p.Stages), p.Reused, p.Run)
+	if p.Maybe > 0 {
+		text += fmt.Sprintf(", %d more unless those give the same bytes", p.Maybe)
+	}
+	if p.Run > 0 {
+		text += ", about " + secondsText(p.Seconds)
+	}
+	e.ui.say("%s", text)
+}
+
+type stageForecast struct {
+	Name    string  `json:"name"`
+	Stage   string  `json:"stage"`
+	Outcome string  `json:"outcome"`
+	Reason  string  `json:"reason,omitempty"`
+	After   string  `json:"after,omitempty"`
+	Seconds float64 `json:"seconds,omitempty"`
+}
+
+var outcomes = map[graph.Outcome]string{graph.WouldReuse: "reused", graph.WouldRun: "run", graph.MayRun: "maybe"}
+
+// maxDownloads is how many downloads are told one by one.
+const maxDownloads = 5
+
+// foresee finds out what the verb would do, and changes nothing.
+func (c *buildCmd) foresee(e *env) (*foreseen, error) {
+	m, machines, err := c.load(e)
+	if err != nil {
+		return nil, err
+	}
+	lock, missing, err := lacking(m, stages.Needs(machines))
+	if err != nil {
+		return nil, err
+	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("%s does not pin %s: what it will be is not known yet (%s)", lockFile(m), missing[0], pinnedBy(m, missing[0]))
+	}
+	w := &workplace{data: filepath.Join(e.root, "data")}
+	if w.store, err = cache.Open(filepath.Join(w.data, "cache"), cache.Options{ReadOnly: true}); err != nil {
+		return nil, err
+	}
+	w.readMemory()
+	plan, planned, targets, err := c.plan(e, w, m, machines, lock)
+	if err != nil {
+		return nil, err
+	}
+	packages := func() map[string]graph.Label { return recordsOf(e.root).packagesOf(m.Name) }
+	f := &foreseen{m, graph.PreviewBuild(plan, targets, w.store), make(map[*graph.Node]bool), w.store, w.history, readLast(w.lastFile()), sync.OnceValue(packages), nil}
+	for _, pm := range planned {
+		f.named = append(f.named, pm.Named...)
+	}
+	for _, t := range targets {
+		f.targets[t] = true
+	}
+	return f, nil
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path"
+	"time"
+
+	"meros/runner/ssh"
+)
+
+type pullCmd struct {
+	Constellation string   `arg:"" help:"Name of the constellation."`
+	Machine       string   `arg:"" help:"Name of the machine."`
+	Files         []string `arg:"" name:"src" help:"Files and directories there, relative to mos-shared in the home directory; of several the last one is the directory here (default: mos-shared)."`
+}
+
+// Run implements the verb.
+func (c *pullCmd) Run(e *env) error {
+	from, to := split(c.Files)
+	s, err := login(e, c.Constellation, c.Machine)
+	if err != nil {
+		return err
+	}
+	defer s.client.Close()
+	line := "set -e\ns=\nif tar --version 2>/dev/null | grep -q GNU; then s=-S; fi\n" + findBulk + "echo ${c:+bulk}\nread -r token\n" + bulkOut + "exec tar -c $s -f -"
+	for _, src := range from {
+		dir, name := path.Split(path.Clean(src))
+		if name == "" {
+			name = "."
+		}
+		if !path.IsAbs(dir) {
+			line += ` -C "$HOME"/` + ssh.Quote(path.Join(exchangeDir, dir))
+		} else {
+			line += " -C " + ssh.Quote(dir)
+		}
+		line += " " + ssh.Quote("./"+name)
+	}
+	if err := s.Start(line + " >&3"); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	port, err := offerBulk(e.ctx, s.group, c.Machine, readOffer(s.out)["bulk"], s.in)
+	if err != nil {
+		return err
+	}
+	count := &copied{ui: e.ui, what: "pull " + c.Constellation + "/" + c.Machine, began: time.Now()}
+	in := newArrival(to, from, func(text string) { e.ui.note("%s", printable(text)) })
+	err = s.receiveFrom(e.ctx, in, port, count)
+	if err != nil {
+		err = fmt.Errorf("copy out of %s/%s: %w", c.Constellation, c.Machine, err)
+	}
+	if e.ctx.Err() != nil {
+		return context.Cause(e.ctx)
+	}
+	if err != nil {
+		return err
+	}
+	count.say()
+	return nil
+}
+
+// receiveFrom takes the archive from the port, or from the session's pipe, and
+// waits for the end of what sends it.
+func (s *session) receiveFrom(ctx context.Context, to *arrival, port *bulk, count *copied) error {
+	var from io.Reader = s.out
+	var err error
+	if port != nil {
+		defer port.Close()
+		from = bufio.NewReaderSize(port, 256<<10)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		werr := s.Wait()
+		if port != nil && werr != nil {
+			port.Close() // nothing more comes
+		}
+		ended <- werr
+	}()
+	if port != nil {
+		err = port.expectToken()
+	}
+	if err == nil {
+		err = to.receive(ctx, io.TeeReader(from, count))
+	}
+	if err != nil {
+		s.client.Close() // it may have more to send
+	} else {
+		go io.Copy(io.Discard, from) // the rest of the last record
+	}
+	if werr := <-ended; werr != nil && (err == nil || !errors.Is(werr, net.ErrClosed) && s.said.Len() > 0) {
+		err = fmt.Errorf("%w: %s", werr, s.complaint())
+	}
+	return err
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"meros/constellations"
+	"meros/stages"
+)
+
+type validateCmd struct {
+	Constellation []string `arg:"" optional:"" help:"Names of constellations (default: all)."`
+}
+
+// Run implements the verb: it reads manifests and locks, and builds nothing.
+func (c *validateCmd) Run(e *env) error {
+	var first error
+	err := each(e, c.Constellation, func(name string) error {
+		text, err := validate(e, name)
+		if err != nil {
+			if first != nil {
+				e.ui.fail(first)
+			}
+			first = err // the last one is told by the caller
+			return nil
+		}
+		e.ui.say("%s", text)
+		return nil
+	})
+	if first != nil {
+		return first
+	}
+	return err
+}
+
+// validate is what there is to say of a constellation that is right.
+func validate(e *env, name string) (string, error) {
+	m, machines, err := (&buildCmd{Constellation: name}).load(e)
+	if err != nil {
+		return "", err
+	}
+	lock, err := readLock(m)
+	if err != nil {
+		return "", err
+	}
+	if err := diskCollision(e, m, machines); err != nil {
+		return "", err
+	}
+	if err := canRun(e, m, machines); err != nil {
+		return "", err
+	}
+	if err := adviseUnread(e, m); err != nil {
+		return "", err
+	}
+	text := fmt.Sprintf("%s: %d machines; ", name, len(machines))
+	if missing := lock.Unpinned(stages.Needs(machines)); len(missing) > 0 {
+		return text + fmt.Sprintf("not pinned yet: %v (meros lock %s)", missing[0], name), nil
+	}
+	// A plan finds all files that are named.
+	w := &workplace{data: filepath.Join(e.root, "data")}
+	w.readMemory()
+	for _, vm := range machines {
+		_, _, _, err := (&buildCmd{Constellation: name, Boot: true}).plan(e, w, m, []*constellations.Machine{vm}, lock)
+		if err != nil && !errors.As(err, new(*stages.NoProgramError)) { // which is not the manifest's fault
+			return "", usageError{err}
+		}
+	}
+	return text + "the lock pins all of it", nil
+}
+
+// canRun finds what machines could not be started with, however they are built.
+func canRun(e *env, m *constellations.Manifest, machines []*constellations.Machine) error {
+	if _, err := newNetworks(m); err != nil {
+		return err
+	}
+	for _, vm := range machines {
+		if _, err := sharesOf(m, vm, e.root); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// adviseUnread tells of files that their author most likely took for used.
+func adviseUnread(e *env, m *constellations.Manifest) error {
+	unread, err := stages.Unread(m)
+	for _, text := range unread {
+		e.ui.note("%s/%s", m.Name, text)
+	}
+	return err
+}
