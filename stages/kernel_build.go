@@ -1,27 +1,11 @@
 package stages
 
 import (
-	"crypto/sha256"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 
 	"meros/constellations"
 	"meros/graph"
-	"meros/runner"
-)
-
-const (
-	kernelSourceRevision  = 1
-	kernelPatchRevision   = 1
-	kernelConfigRevision  = 1
-	kernelCompileRevision = 1
-	copyRevision          = 1
 )
 
 // buildArch is the architecture that kernels are compiled on. Those of other
@@ -110,72 +94,4 @@ func (pl *planner) buildKernel(vm *constellations.Machine) (*BuiltKernel, error)
 	}
 	b.Compile = pl.kernelCompile(vm, b.Config, inputs)
 	return b, nil
-}
-
-// kernelMemory is what a compilation takes for each of its jobs, bytes.
-const kernelMemory = 512 << 20
-
-func (pl *planner) kernelCompile(vm *constellations.Machine, config *graph.Node, inputs []graph.Input) *graph.Node {
-	// What foreign makefiles leave there is seen only by kernels from the same
-	// place.
-	from := sha256.Sum256([]byte(string(vm.Kernel.Kind) + " " + vm.Kernel.Location))
-	shared := func(name string) runner.Mount {
-		return runner.Mount{Source: filepath.Join(pl.Root, "data", "cache", name, fmt.Sprintf("%x", from[:8])), Target: "/" + name, Writable: true}
-	}
-	n := &graph.Node{
-		Stage: "kernel-compile", Revision: kernelCompileRevision, Name: kernelName(vm.Kernel) + " kernel",
-		Params:  []graph.Param{{Name: "arch", Value: vm.Arch}, {Name: "toolchain", Value: vm.Kernel.Toolchain}},
-		Inputs:  append(slices.Clone(inputs), graph.Input{Name: "config", Node: config, Output: "config"}),
-		Outputs: []string{"kernel", "layer", "release", "system-map"},
-		Needs:   graph.Needs{CPU: allCPUs, Memory: 2 * kernelMemory},
-		Shared:  []runner.Mount{shared("ccache"), shared("objects")},
-	}
-	if vm.Kernel.Headers {
-		n.Params = append(n.Params, graph.Param{Name: "headers", Value: "true"})
-	}
-	if vm.Kernel.Debug {
-		n.Outputs = append(n.Outputs, "vmlinux")
-	}
-	return pl.plan.Add(n)
-}
-
-// allCPUs is more tokens than any host has: the build gives what there is.
-const allCPUs = 1 << 16
-
-// Copy adds a node that puts an output where the user looks for it.
-func Copy(p *graph.Plan, from *graph.Node, output, name, file string) *graph.Node {
-	return p.Add(&graph.Node{
-		Stage: "copy", Revision: copyRevision, Name: name,
-		Inputs: []graph.Input{{Name: "file", Node: from, Output: output}}, Outputs: []string{"file"}, Deliver: file,
-	})
-}
-
-// find is [Find], and remembers what was found.
-func (pl *planner) find(what, name string) (string, error) {
-	file, err := Find(pl.Root, pl.m, what, name)
-	if err == nil {
-		pl.named = append(pl.named, file)
-	}
-	return file, err
-}
-
-// Find finds a file or directory that the manifest names: relative to the
-// root directory, as the ancestor had it, or to the constellation. Errors call
-// it what.
-func Find(root string, m *constellations.Manifest, what, name string) (string, error) {
-	tried := []string{name}
-	if !filepath.IsAbs(name) {
-		tried = []string{filepath.Join(root, name), filepath.Join(m.Dir, name)}
-	}
-	for _, f := range tried {
-		if _, err := os.Stat(f); err == nil {
-			return f, nil
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("%s %s: %w", what, strconv.Quote(name), err)
-		}
-	}
-	if filepath.IsAbs(name) {
-		return "", fmt.Errorf("%s %s does not exist", what, name)
-	}
-	return "", fmt.Errorf("%s %s does not exist (looked for %s)", what, name, strings.Join(tried, " and "))
 }

@@ -12,6 +12,8 @@ import (
 	"meros/graph"
 )
 
+const kernelConfigRevision = 1
+
 // vmConfigs are meros' own fragments: what a kernel needs to run a machine, on
 // all architectures and on one.
 var (

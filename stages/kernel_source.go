@@ -1,20 +1,18 @@
 package stages
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/url"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
-
-	"github.com/opencontainers/go-digest"
 
 	"meros/constellations"
 	"meros/graph"
 	"meros/runner"
 )
+
+const kernelSourceRevision = 1
 
 // kernelName is what people call the source of a kernel.
 func kernelName(k constellations.Kernel) string {
@@ -91,67 +89,4 @@ func localRepository(location string) string {
 		return u.Path
 	}
 	return ""
-}
-
-// fetchURLs is a file whose digest is known.
-func (pl *planner) fetchURLs(name string, urls []string, sum string, size int64) *graph.Node {
-	d := digest.NewDigestFromEncoded(digest.SHA256, sum)
-	text, err := json.Marshal(urls)
-	if err != nil {
-		panic(err) // strings always marshal
-	}
-	shared := []runner.Mount{{Source: path.Join(pl.Root, "data", "cache", "partial"), Target: "/partial", Writable: true}}
-	for _, u := range urls {
-		if file, ok := strings.CutPrefix(u, "file://"); ok {
-			shared = append(shared, runner.Mount{Source: file, Target: file})
-		}
-	}
-	n := &graph.Node{
-		Stage: "fetch", Revision: fetchRevision, Name: "fetch " + name,
-		Outputs: []string{"file"},
-		Fixed:   map[string]graph.Artifact{"file": {Digest: d, Size: size}},
-		Hints:   []graph.Param{{Name: "urls", Value: string(text)}, {Name: "digest", Value: d.String()}, {Name: "size", Value: fmt.Sprint(size)}},
-		Network: runner.HostNetwork,
-		Needs:   graph.Needs{Download: true},
-		Shared:  shared,
-	}
-	if slices.ContainsFunc(urls, constellations.OfRegistry) {
-		n.Network, n.Shared = runner.NoNetwork, nil // it is asked by who has the credentials
-	}
-	have := pl.plan.Add(n)
-	if have != n && have.Hints[0] != n.Hints[0] {
-		// Another mirror has the same file: both may be asked.
-		var more []string
-		if err := json.Unmarshal([]byte(have.Hints[0].Value), &more); err == nil {
-			urls = append(more, slices.DeleteFunc(slices.Clone(urls), func(u string) bool { return slices.Contains(more, u) })...)
-		}
-		if text, err = json.Marshal(urls); err == nil {
-			have.Hints[0].Value = string(text)
-		}
-		have.Shared = append(have.Shared, shared[1:]...)
-	}
-	return have
-}
-
-// kernelPatch is the difference that the patches make, or nil without any.
-func (pl *planner) kernelPatch(vm *constellations.Machine, inputs []graph.Input) (*graph.Node, error) {
-	if len(vm.Kernel.Patches) == 0 {
-		return nil, nil
-	}
-	n := &graph.Node{
-		Stage: "kernel-patch", Revision: kernelPatchRevision, Name: kernelName(vm.Kernel) + " patches",
-		Inputs: inputs, Outputs: []string{"layer"},
-	}
-	for _, p := range vm.Kernel.Patches {
-		file, err := pl.find("patch", p)
-		if err != nil {
-			return nil, err
-		}
-		l, err := pl.file(path.Base(p), file)
-		if err != nil {
-			return nil, err
-		}
-		n.Locals = append(n.Locals, *l)
-	}
-	return pl.plan.Add(n), nil
 }

@@ -192,7 +192,10 @@ func (pl *planner) kernels(pm *Machine, section *constellations.SectionLock) err
 	if err := pl.builtKernel(pm); err != nil {
 		return err
 	}
-	return pl.kernel(pm, section)
+	if err := pl.kernel(pm, section); err != nil {
+		return err
+	}
+	return pl.initrd(pm)
 }
 
 // lower are the layers that a machine begins with, and their image: those that

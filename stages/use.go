@@ -108,33 +108,3 @@ func (pl *planner) imageOf(n *graph.Node, what, base, sha256 string) error {
 	}
 	return err
 }
-
-// inGuest lets a node of an image start the machine, if the manifest has hooks
-// run in there: that is how a file system is read and written that only a kernel
-// knows. What a kernel writes is never the same, so the node is impure.
-func (pl *planner) inGuest(pm *Machine, n *graph.Node) error {
-	if !InMachine(pm.Machine) {
-		return nil
-	}
-	n.Impure = true
-	if n.Param("arch") == "" {
-		n.Params = append(n.Params, graph.Param{Name: "arch", Value: pm.Arch})
-	}
-	n.Params = append(n.Params, pl.tools("qemu-system-"+pm.Arch)...)
-	n.Hints = append(n.Hints, graph.Param{Name: "kvm", Value: string(pm.KVM)})
-	n.Devices = append(n.Devices, "/dev/kvm")
-	n.Needs.Memory += guestMemory
-	n.Inputs = append(n.Inputs, graph.Input{Name: "initrd", Node: pm.Initrd, Output: "initrd"})
-	if pm.Kernel != nil {
-		n.Inputs = append(n.Inputs, graph.Input{Name: "kernel", Node: pm.Kernel, Output: "kernel"})
-		return nil
-	}
-	l, err := pl.file("kernel", pm.KernelPath)
-	if err == nil {
-		n.Locals = append(n.Locals, *l)
-	}
-	return err
-}
-
-// guestMemory is what QEMU takes for such a machine, bytes.
-const guestMemory = 1 << 30

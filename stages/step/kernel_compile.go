@@ -189,8 +189,3 @@ func (s *step) installModules(ctx context.Context, k kernelTree, objects, tree s
 	}
 	return os.CopyFS(to, os.DirFS(from))
 }
-
-// stepCopy gives an output to whoever looks for it outside of the store.
-func stepCopy(_ context.Context, s *step) error {
-	return moveFile(s.paths("file")[0], filepath.Join(s.Out, "file"))
-}

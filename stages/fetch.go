@@ -1,0 +1,70 @@
+package stages
+
+import (
+	"encoding/json"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"meros/constellations"
+	"meros/graph"
+	"meros/runner"
+)
+
+const fetchRevision = 1
+
+// fetch is one file of an archive. Its digest is known, so its outputs are.
+func (pl *planner) fetch(section *constellations.SectionLock, p constellations.Package) *graph.Node {
+	return pl.fetchURLs(path.Base(p.Filename), pl.URLs(section, p), p.SHA256, p.Size)
+}
+
+func (pl *planner) fetchAll(section *constellations.SectionLock, ps []constellations.Package) []graph.Input {
+	in := make([]graph.Input, len(ps))
+	for i, p := range ps {
+		in[i] = graph.Input{Name: "deb", Node: pl.fetch(section, p), Output: "file"}
+	}
+	return in
+}
+
+// fetchURLs is a file whose digest is known.
+func (pl *planner) fetchURLs(name string, urls []string, sum string, size int64) *graph.Node {
+	d := digest.NewDigestFromEncoded(digest.SHA256, sum)
+	text, err := json.Marshal(urls)
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	shared := []runner.Mount{{Source: path.Join(pl.Root, "data", "cache", "partial"), Target: "/partial", Writable: true}}
+	for _, u := range urls {
+		if file, ok := strings.CutPrefix(u, "file://"); ok {
+			shared = append(shared, runner.Mount{Source: file, Target: file})
+		}
+	}
+	n := &graph.Node{
+		Stage: "fetch", Revision: fetchRevision, Name: "fetch " + name,
+		Outputs: []string{"file"},
+		Fixed:   map[string]graph.Artifact{"file": {Digest: d, Size: size}},
+		Hints:   []graph.Param{{Name: "urls", Value: string(text)}, {Name: "digest", Value: d.String()}, {Name: "size", Value: fmt.Sprint(size)}},
+		Network: runner.HostNetwork,
+		Needs:   graph.Needs{Download: true},
+		Shared:  shared,
+	}
+	if slices.ContainsFunc(urls, constellations.OfRegistry) {
+		n.Network, n.Shared = runner.NoNetwork, nil // it is asked by who has the credentials
+	}
+	have := pl.plan.Add(n)
+	if have != n && have.Hints[0] != n.Hints[0] {
+		// Another mirror has the same file: both may be asked.
+		var more []string
+		if err := json.Unmarshal([]byte(have.Hints[0].Value), &more); err == nil {
+			urls = append(more, slices.DeleteFunc(slices.Clone(urls), func(u string) bool { return slices.Contains(more, u) })...)
+		}
+		if text, err = json.Marshal(urls); err == nil {
+			have.Hints[0].Value = string(text)
+		}
+		have.Shared = append(have.Shared, shared[1:]...)
+	}
+	return have
+}

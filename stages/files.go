@@ -1,0 +1,76 @@
+package stages
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"meros/constellations"
+	"meros/graph"
+)
+
+// Includes is the directory, within a machine's and within common/, whose
+// files are copied into the root file system.
+const Includes = "includes.chroot"
+
+// sources are the directories of a constellation that a machine is made of,
+// the later over the earlier.
+func sources(vm *constellations.Machine) []string { return []string{"common", vm.Name} }
+
+// local reads a file or directory of the constellation, or returns nil if
+// there is none.
+func (pl *planner) local(name, rel string) (*graph.Local, error) {
+	file := filepath.Join(pl.m.Dir, rel)
+	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return pl.file(name, file)
+}
+
+// file is a local input that has to be there. Machines share many, each is
+// read once.
+func (pl *planner) file(name, file string, skip ...string) (*graph.Local, error) {
+	if l, ok := pl.locals[file]; ok {
+		return l, nil
+	}
+	l, err := graph.ReadLocal(name, file, skip, pl.StatCache)
+	if err != nil {
+		return nil, err
+	}
+	pl.locals[file] = &l
+	return &l, nil
+}
+
+// find is [Find], and remembers what was found.
+func (pl *planner) find(what, name string) (string, error) {
+	file, err := Find(pl.Root, pl.m, what, name)
+	if err == nil {
+		pl.named = append(pl.named, file)
+	}
+	return file, err
+}
+
+// Find finds a file or directory that the manifest names: relative to the
+// root directory, as the ancestor had it, or to the constellation. Errors call
+// it what.
+func Find(root string, m *constellations.Manifest, what, name string) (string, error) {
+	tried := []string{name}
+	if !filepath.IsAbs(name) {
+		tried = []string{filepath.Join(root, name), filepath.Join(m.Dir, name)}
+	}
+	for _, f := range tried {
+		if _, err := os.Stat(f); err == nil {
+			return f, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("%s %s: %w", what, strconv.Quote(name), err)
+		}
+	}
+	if filepath.IsAbs(name) {
+		return "", fmt.Errorf("%s %s does not exist", what, name)
+	}
+	return "", fmt.Errorf("%s %s does not exist (looked for %s)", what, name, strings.Join(tried, " and "))
+}

@@ -1,0 +1,93 @@
+package stages
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+
+	"meros/constellations"
+	"meros/graph"
+	"meros/runner"
+)
+
+const hooksRevision = 4
+
+// hooks is the layer of what the scripts change, or nil if there are none.
+// common/ runs first, then the machine's own, each in the order of the names'
+// bytes.
+func (pl *planner) hooks(vm *constellations.Machine, section *constellations.SectionLock, below []*graph.Node) (*graph.Node, error) {
+	n := &graph.Node{
+		Stage: "hooks", Revision: hooksRevision, Name: pl.name(vm, "hooks"),
+		Params:  append([]graph.Param{epoch(section)}, pl.foreign(vm)...),
+		Hints:   []graph.Param{{Name: "timeout", Value: pl.Timeout}},
+		Inputs:  trees("lower", below),
+		Outputs: []string{"layer", "accounts", "directories"},
+	}
+	if vm.Hooks.Network {
+		n.Params = append(n.Params, graph.Param{Name: "network", Value: "user"})
+		n.Impure, n.Network = true, runner.HostNetwork
+		n.Devices = []string{"/dev/net/tun"}
+	}
+	var err error
+	if n.Locals, err = pl.hookScripts(vm); err != nil {
+		return nil, err
+	}
+	if len(n.Locals) == 0 {
+		return nil, nil
+	}
+	return pl.plan.Add(n), nil
+}
+
+// hookScripts are the machine's hooks, in the order in which they run.
+func (pl *planner) hookScripts(vm *constellations.Machine) ([]graph.Local, error) {
+	var all []graph.Local
+	for _, dir := range sources(vm) {
+		names, err := scripts(filepath.Join(pl.m.Dir, dir, "hooks"))
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			l, err := pl.local(filepath.Join("hooks", name), filepath.Join(dir, "hooks", name))
+			if err != nil {
+				return nil, err
+			}
+			if dir == "common" {
+				l.Name = filepath.Join("common", "hooks", name)
+			}
+			all = append(all, *l)
+		}
+	}
+	return all, nil
+}
+
+// hookSuffix ends the names of hooks.
+const hookSuffix = ".chroot"
+
+// scripts are the names of the hooks in dir, in the order in which they run.
+func scripts(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), hookSuffix) && !e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	sort.Strings(names)
+	return names, nil
+}
+
+// installs is a line of a hook that installs packages.
+var installs = regexp.MustCompile(`(?m)^[^#\n]*\b(apk\s+(-\S+\s+)*add|apt(-get)?\s+(-\S+\s+)*install)\b`)
+
+// InstallsPackages reports whether a hook installs packages.
+func InstallsPackages(hook []byte) bool { return installs.Match(hook) }

@@ -1,0 +1,90 @@
+package stages
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+
+	"meros/constellations"
+	"meros/graph"
+	"meros/runner"
+)
+
+const initrdRevision = 1
+
+// initrd adds what brings up the machine's root, with the modules of a
+// distribution's kernel.
+func (pl *planner) initrd(pm *Machine) error {
+	initrd := &graph.Node{
+		Stage: "initrd", Revision: initrdRevision, Name: "initrd without modules", Outputs: []string{"initrd"},
+	}
+	if pm.Machine.Kernel.Kind == constellations.KernelDistro {
+		initrd.Name = baseSystem(pm.Machine) + " initrd"
+		initrd.Inputs = []graph.Input{{Name: "modules", Node: pm.Kernel, Output: "modules", Form: graph.Tree}}
+	}
+	program, err := pl.program(pm.Arch)
+	if err != nil {
+		return err
+	}
+	self, err := pl.file("init", program)
+	if err != nil {
+		return err
+	}
+	initrd.Locals = []graph.Local{*self}
+	libraries, err := runner.Libraries(program)
+	if err != nil {
+		return fmt.Errorf("the libraries of %s: %w", program, err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(libraries)) {
+		l, err := pl.file("library "+name, libraries[name])
+		if err != nil {
+			return err
+		}
+		initrd.Locals = append(initrd.Locals, *l)
+	}
+	pm.Initrd = pl.plan.Add(initrd)
+	return nil
+}
+
+// goArch are Go's names of architectures, where QEMU has others.
+var goArch = map[string]string{"x86_64": "amd64", "i386": "386", "aarch64": "arm64", "ppc64": "ppc64le"}
+
+// GoArch is Go's name of an architecture, which OCI uses too.
+func GoArch(arch string) string {
+	if n, ok := goArch[arch]; ok {
+		return n
+	}
+	return arch
+}
+
+// program is the file of meros for machines of an architecture: this program,
+// or the one beside it that was built for them.
+func (pl *planner) program(arch string) (string, error) {
+	if arch == pl.Host {
+		return pl.Self, nil
+	}
+	name := "meros-" + arch
+	file := filepath.Join(filepath.Dir(pl.Self), name)
+	if _, err := os.Stat(file); err == nil {
+		return file, nil
+	}
+	if file, err := exec.LookPath(name); err == nil {
+		return file, nil
+	}
+	without := "; --rootfs-only does without"
+	if pl.RootfsOnly {
+		without = "; hooks that run in the sandbox do without"
+	}
+	return "", &NoProgramError{arch, file, without}
+}
+
+// NoProgramError is that meros itself is not there, built for the architecture
+// of a machine, whose first program it is.
+type NoProgramError struct{ Arch, File, without string }
+
+func (e *NoProgramError) Error() string {
+	return fmt.Sprintf("the first program of a machine of %s is meros itself, built for it, and there is no %s (in meros' source: CGO_ENABLED=0 GOARCH=%s go build -o %[2]s ./cmd/meros%[4]s)", e.Arch, e.File, GoArch(e.Arch), e.without)
+}

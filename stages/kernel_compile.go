@@ -1,0 +1,44 @@
+package stages
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"meros/constellations"
+	"meros/graph"
+	"meros/runner"
+)
+
+const kernelCompileRevision = 1
+
+// kernelMemory is what a compilation takes for each of its jobs, bytes.
+const kernelMemory = 512 << 20
+
+func (pl *planner) kernelCompile(vm *constellations.Machine, config *graph.Node, inputs []graph.Input) *graph.Node {
+	// What foreign makefiles leave there is seen only by kernels from the same
+	// place.
+	from := sha256.Sum256([]byte(string(vm.Kernel.Kind) + " " + vm.Kernel.Location))
+	shared := func(name string) runner.Mount {
+		return runner.Mount{Source: filepath.Join(pl.Root, "data", "cache", name, fmt.Sprintf("%x", from[:8])), Target: "/" + name, Writable: true}
+	}
+	n := &graph.Node{
+		Stage: "kernel-compile", Revision: kernelCompileRevision, Name: kernelName(vm.Kernel) + " kernel",
+		Params:  []graph.Param{{Name: "arch", Value: vm.Arch}, {Name: "toolchain", Value: vm.Kernel.Toolchain}},
+		Inputs:  append(slices.Clone(inputs), graph.Input{Name: "config", Node: config, Output: "config"}),
+		Outputs: []string{"kernel", "layer", "release", "system-map"},
+		Needs:   graph.Needs{CPU: allCPUs, Memory: 2 * kernelMemory},
+		Shared:  []runner.Mount{shared("ccache"), shared("objects")},
+	}
+	if vm.Kernel.Headers {
+		n.Params = append(n.Params, graph.Param{Name: "headers", Value: "true"})
+	}
+	if vm.Kernel.Debug {
+		n.Outputs = append(n.Outputs, "vmlinux")
+	}
+	return pl.plan.Add(n)
+}
+
+// allCPUs is more tokens than any host has: the build gives what there is.
+const allCPUs = 1 << 16

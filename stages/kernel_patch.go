@@ -1,0 +1,33 @@
+package stages
+
+import (
+	"path"
+
+	"meros/constellations"
+	"meros/graph"
+)
+
+const kernelPatchRevision = 1
+
+// kernelPatch is the difference that the patches make, or nil without any.
+func (pl *planner) kernelPatch(vm *constellations.Machine, inputs []graph.Input) (*graph.Node, error) {
+	if len(vm.Kernel.Patches) == 0 {
+		return nil, nil
+	}
+	n := &graph.Node{
+		Stage: "kernel-patch", Revision: kernelPatchRevision, Name: kernelName(vm.Kernel) + " patches",
+		Inputs: inputs, Outputs: []string{"layer"},
+	}
+	for _, p := range vm.Kernel.Patches {
+		file, err := pl.find("patch", p)
+		if err != nil {
+			return nil, err
+		}
+		l, err := pl.file(path.Base(p), file)
+		if err != nil {
+			return nil, err
+		}
+		n.Locals = append(n.Locals, *l)
+	}
+	return pl.plan.Add(n), nil
+}
