@@ -1,3 +1,5 @@
+// This file identifies the state of a local directory by its stat data alone.
+
 package graph
 
 import (
@@ -8,14 +10,15 @@ import (
 	"meros/cache"
 )
 
-// look is how a local directory looked, and which one it was.
+// fingerprint is the fingerprint of a local directory, together with the identity
+// of the directory.
 type fingerprint struct {
 	cache.Fingerprint
-	id string // of the path and of what is skipped
+	id string // digest of the path and of the skip patterns
 }
 
 func fingerprintTree(root string, skip []string) (fingerprint, error) {
 	id := sha256.Sum256([]byte(root + "\x00" + strings.Join(skip, "\x00")))
-	l, err := cache.FingerprintTree(root, func(name string) bool { return Skipped(name, skip) })
-	return fingerprint{l, hex.EncodeToString(id[:])}, err
+	f, err := cache.FingerprintTree(root, func(name string) bool { return Skipped(name, skip) })
+	return fingerprint{f, hex.EncodeToString(id[:])}, err
 }
