@@ -12,7 +12,7 @@ import (
 	"meros/cache"
 	"meros/constellations"
 	"meros/graph"
-	"meros/runner"
+	"meros/runner/arch"
 	"meros/stages"
 )
 
@@ -90,7 +90,7 @@ func fill(b *testing.B, p *lab.Project) int {
 	}
 	plan, stats := new(graph.Plan), graph.ReadStatCache(filepath.Join(b.TempDir(), "memo"), time.Now())
 	planned, err := stages.Plan(plan, m, all, lock, stages.Options{
-		Root: p.Root, Self: lab.Program(b), Host: runner.HostArch(), Tools: stages.ToolIdentities(all, false, stats), StatCache: stats,
+		Root: p.Root, Self: lab.Program(b), Host: arch.Host(), Tools: stages.ToolIdentities(all, false, stats), StatCache: stats,
 		URLs: func(*constellations.SectionLock, constellations.Package) []string { return nil },
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"meros/constellations"
 	"meros/graph"
 	"meros/runner"
+	"meros/runner/arch"
 )
 
 // emulator begins the name of a tool that runs programs of another
@@ -46,7 +47,7 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, stats *graph.
 	}
 	ids := make(map[string]string)
 	for _, m := range machines {
-		if m.Arch == runner.HostArch() {
+		if m.Arch == arch.Host() {
 			continue
 		}
 		ids[emulator+m.Arch] = "missing"

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meros/runner"
+	"meros/runner/arch"
 	"meros/runner/debian"
 	"meros/runner/qemu"
 	"meros/runner/sandbox"
@@ -68,7 +69,7 @@ func lookAtSandbox(e *env) []finding {
 		}
 	}
 	all := []finding{f}
-	if _, err := runner.Emulator("aarch64"); runner.HostArch() != "aarch64" {
+	if _, err := runner.Emulator("aarch64"); arch.Host() != "aarch64" {
 		f := finding{Name: "other architectures", Status: findingOK, Detail: "programs of aarch64 can be run"}
 		if err != nil {
 			f.Status, f.Detail, f.Without = findingLimited, "qemu-aarch64-static is not installed", "machines of other architectures cannot be built"
@@ -99,7 +100,7 @@ var tools = []tool{
 	{[]string{"qemu-img"}, "images of others cannot be used, machines not exported as raw, disks not made of an image", false, map[string]string{"debian": "qemu-utils", "fedora": "qemu-img", "alpine": "qemu-img", "arch": "qemu-img", "suse": "qemu-tools"}},
 	{[]string{"qemu-storage-daemon"}, "images take longer: a whole copy is made for each", false, map[string]string{"debian": "qemu-system-common", "fedora": "qemu-img", "alpine": "qemu-storage-daemon", "arch": "qemu-base", "suse": "qemu-tools"}},
 	{[]string{"xz"}, "packages of older releases cannot be unpacked", true, map[string]string{"debian": "xz-utils", "fedora": "xz", "alpine": "xz", "arch": "xz", "suse": "xz"}},
-	{[]string{"qemu-system-" + runner.HostArch()}, "no machine boots", false, map[string]string{"debian": "qemu-system", "fedora": "qemu-kvm", "alpine": "qemu-system-" + runner.HostArch(), "arch": "qemu-base", "suse": "qemu"}},
+	{[]string{"qemu-system-" + arch.Host()}, "no machine boots", false, map[string]string{"debian": "qemu-system", "fedora": "qemu-kvm", "alpine": "qemu-system-" + arch.Host(), "arch": "qemu-base", "suse": "qemu"}},
 	{[]string{"ssh"}, "connect, push and pull do not work", false, map[string]string{"debian": "openssh-client", "fedora": "openssh-clients", "arch": "openssh", "suse": "openssh-clients"}},
 	{[]string{"apt-get"}, "machines of Debian and Ubuntu cannot be locked (a lock that is there can be built)", false, map[string]string{"debian": "apt"}},
 	{[]string{"gpgv"}, "machines of Alpine cannot be locked", false, map[string]string{"debian": "gpgv", "fedora": "gnupg2", "alpine": "gnupg", "arch": "gnupg", "suse": "gpg2"}},
@@ -158,7 +159,7 @@ func findProgram(name string) string {
 func lookAtDevices(e *env) []finding {
 	var all []finding
 	kvm := finding{Name: "kvm", Status: findingOK}
-	args, why, err := qemu.HostAccel(e.ctx, "auto", runner.HostArch(), 2)
+	args, why, err := qemu.HostAccel(e.ctx, "auto", arch.Host(), 2)
 	kvm.Detail = why
 	if err != nil || !slices.Contains(args, "kvm") && !strings.Contains(strings.Join(args, " "), "kvm") {
 		kvm.Status, kvm.Without = findingLimited, "machines are emulated, ten times slower"
@@ -218,7 +219,7 @@ const mirrorWait = 5 * time.Second
 
 func lookAtMirror(e *env) []finding {
 	f := finding{Name: "mirror", Status: findingLimited, Without: "nothing can be downloaded (what is in the cache can be built)"}
-	archives, err := debian.Archives("debian", "/", "bookworm", runner.HostArch(), "")
+	archives, err := debian.Archives("debian", "/", "bookworm", arch.Host(), "")
 	if err != nil || len(archives) == 0 {
 		f.Detail = fmt.Sprint("no mirror of Debian is known: ", err)
 		return []finding{f}

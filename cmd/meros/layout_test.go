@@ -36,7 +36,7 @@ var testsImport = map[string][]string{
 	"bench":         {"..."},
 	"runner":        {"runner/sandbox"},
 	"runner/debian": {"runner/guest"},
-	"runner/guest":  {"runner", "runner/layer"},
+	"runner/guest":  {"runner/layer"},
 }
 
 func TestImports(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"meros/cache"
 	"meros/constellations"
 	"meros/runner/alpine"
+	"meros/runner/arch"
 	"meros/runner/debian"
 	"meros/stages"
 )
@@ -208,11 +209,11 @@ func pin(e *env, m *constellations.Manifest, lock *constellations.Lock, missing 
 // pinSection pins what is needed. All of a section comes from one state of
 // the archives: if they have moved since, all of it is pinned anew.
 func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s constellations.Section, needs []constellations.Need) error {
-	arch, err := debian.Arch(s.Arch)
+	names, err := arch.Find(s.Arch)
 	if err != nil {
 		return err
 	}
-	archives, err := debian.Archives(s.Distribution, "/", s.Suite, arch, s.Mirror)
+	archives, err := debian.Archives(s.Distribution, "/", s.Suite, names.Debian, s.Mirror)
 	if err != nil {
 		return err
 	}
@@ -225,7 +226,7 @@ func pinSection(e *env, m *constellations.Manifest, lock *constellations.Lock, s
 	if err != nil {
 		return err
 	}
-	r, err := debian.OpenResolver(e.ctx, debian.ResolverOptions{Dir: scratch.Dir(), Archives: archives, Suite: s.Suite, Arch: arch, Ubuntu: s.Distribution == debian.Ubuntu, Keyrings: keyrings})
+	r, err := debian.OpenResolver(e.ctx, debian.ResolverOptions{Dir: scratch.Dir(), Archives: archives, Suite: s.Suite, Arch: names.Debian, Ubuntu: s.Distribution == debian.Ubuntu, Keyrings: keyrings})
 	if near := constellations.Nearest(s.Suite, debian.Suites(s.Distribution)); errors.Is(err, debian.ErrNoSuite) && near != "" && near != s.Suite {
 		err = fmt.Errorf("%w; did you mean %q?", err, near)
 	}

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"meros/constellations"
-	"meros/runner"
 	"meros/runner/alpine"
+	"meros/runner/arch"
 	"meros/stages"
 	"meros/stages/step"
 )
@@ -57,7 +57,7 @@ type pinnable struct {
 
 // pinAlpine pins what is needed, all of it from one state of the mirror.
 func pinAlpine(e *env, m *constellations.Manifest, lock *constellations.Lock, s constellations.Section, needs []constellations.Need) error {
-	arch, err := alpine.Arch(s.Arch)
+	names, err := arch.Find(s.Arch)
 	if err != nil {
 		return err
 	}
@@ -66,8 +66,8 @@ func pinAlpine(e *env, m *constellations.Manifest, lock *constellations.Lock, s 
 		return err
 	}
 	defer scratch.Close()
-	a := &alpineLock{e: e, m: m, arch: arch, mirror: alpine.Mirror(s.Mirror), dir: scratch.Dir(), known: make(map[string]pinnable)}
-	if s.Arch != runner.HostArch() {
+	a := &alpineLock{e: e, m: m, arch: names.Alpine, mirror: alpine.Mirror(s.Mirror), dir: scratch.Dir(), known: make(map[string]pinnable)}
+	if s.Arch != arch.Host() {
 		a.foreign = s.Arch
 	}
 	if err := a.open(s); err != nil {
@@ -82,7 +82,7 @@ func pinAlpine(e *env, m *constellations.Manifest, lock *constellations.Lock, s 
 		r := a.release
 		fresh := constellations.SectionLock{
 			Distribution: s.Distribution, Suite: s.Suite, Arch: s.Arch, Mirror: s.Mirror, Date: r.Date, Indexes: a.indexes,
-			Base: []constellations.Package{{Name: "alpine-minirootfs", Version: r.Version, Arch: arch, Archive: "releases", Filename: r.File, Size: r.Size, SHA256: r.SHA256}},
+			Base: []constellations.Package{{Name: "alpine-minirootfs", Version: r.Version, Arch: names.Alpine, Archive: "releases", Filename: r.File, Size: r.Size, SHA256: r.SHA256}},
 		}
 		if a.wantsKernel(s) {
 			if fresh.Kernel, err = a.newest(kernelPackage); err != nil {

@@ -13,7 +13,7 @@ import (
 	"meros/cache"
 	"meros/constellations"
 	"meros/graph"
-	"meros/runner"
+	"meros/runner/arch"
 	"meros/stages"
 )
 
@@ -57,7 +57,7 @@ type workplace struct {
 func (w *workplace) options(e *env, m *constellations.Manifest, machines []*constellations.Machine, boot bool) (stages.Options, error) {
 	self, err := os.Executable()
 	return stages.Options{
-		Root: e.root, Self: self, Host: runner.HostArch(), OCI: openOCI, Tools: stages.ToolIdentities(machines, boot, w.stats), URLs: newMirrors(m).urls, StatCache: w.stats,
+		Root: e.root, Self: self, Host: arch.Host(), OCI: openOCI, Tools: stages.ToolIdentities(machines, boot, w.stats), URLs: newMirrors(m).urls, StatCache: w.stats,
 	}, err
 }
 

@@ -38,15 +38,6 @@ var ReleaseKey []byte
 // asks them.
 var Repositories = []string{"main", "community"}
 
-// Arch is Alpine's name for what QEMU calls the machine.
-func Arch(qemu string) (string, error) {
-	names := map[string]string{"x86_64": "x86_64", "aarch64": "aarch64", "riscv64": "riscv64", "i386": "x86", "arm": "armv7", "armhf": "armhf", "ppc64": "ppc64le", "s390x": "s390x"}
-	if n, ok := names[qemu]; ok {
-		return n, nil
-	}
-	return "", fmt.Errorf("no architecture of Alpine is known for %q", qemu)
-}
-
 // ReleasesFile is where a mirror tells of a release, and IndexFile of the
 // packages of a repository, relative to the mirror's base URL.
 func ReleasesFile(release, arch string) string {

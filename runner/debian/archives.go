@@ -388,16 +388,6 @@ func resolveMirrorList(root, u string) string {
 	return u
 }
 
-// Arch is dpkg's name for an architecture, as dpkg-architecture(1) has it
-// for what QEMU calls the machine.
-func Arch(arch string) (string, error) {
-	names := map[string]string{"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64", "i386": "i386", "arm": "armhf", "ppc64": "ppc64el", "s390x": "s390x"}
-	if n, ok := names[arch]; ok {
-		return n, nil
-	}
-	return "", fmt.Errorf("no architecture of Debian is known for %q", arch)
-}
-
 // SnapshotEnv names an archive that still has what a mirror has dropped: the
 // base URL of a snapshot service, below which are ARCHIVE/TIMESTAMP/.
 const SnapshotEnv = "MEROS_SNAPSHOT"

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"meros/runner/arch"
 )
 
 // Base are the packages of a minimal system: those that are Essential or of
@@ -76,13 +78,6 @@ func (r *Resolver) Extra(ctx context.Context, names []string) ([]Package, error)
 	return packages, nil
 }
 
-// kernelPackages are, by architecture, the metapackages of the kernels made
-// for virtual machines; for the others it is linux-image-ARCH.
-var kernelPackages = map[string]string{
-	"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-cloud-arm64",
-	"i386": "linux-image-686", "armhf": "linux-image-armmp", "ppc64el": "linux-image-powerpc64le",
-}
-
 // kernelImage is a dependency on a package that holds a kernel: the version
 // is part of its name.
 var kernelImage = regexp.MustCompile(`^linux-image-[0-9]+\.`)
@@ -90,9 +85,9 @@ var kernelImage = regexp.MustCompile(`^linux-image-[0-9]+\.`)
 // Kernel is the one package that holds the kernel of the suite for virtual
 // machines; what it depends on is not needed to boot it.
 func (r *Resolver) Kernel(ctx context.Context) ([]Package, error) {
-	name, ok := kernelPackages[r.opts.Arch]
-	if !ok {
-		name = "linux-image-" + r.opts.Arch
+	name := "linux-image-" + r.opts.Arch
+	if a, ok := arch.FindDebian(r.opts.Arch); ok {
+		name = a.DebianKernel
 	}
 	if r.opts.Ubuntu {
 		name = "linux-image-virtual"

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"meros/runner"
+	"meros/runner/arch"
 )
 
 // A program of this host tells its architecture; links, scripts and what is cut
@@ -21,8 +21,8 @@ func TestArch(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if arch, program, err := Arch(tree); arch != "" || program != "" || err != nil {
-		t.Errorf("an empty tree is of %s by %s, %v", arch, program, err)
+	if of, program, err := Arch(tree); of != "" || program != "" || err != nil {
+		t.Errorf("an empty tree is of %s by %s, %v", of, program, err)
 	}
 	for name, text := range map[string]string{"usr/bin/bash": "#!/bin/sh\n", "bin/bash": "\x7fELF\x02\x01"} {
 		if err := os.WriteFile(filepath.Join(tree, name), []byte(text), 0o755); err != nil {
@@ -32,8 +32,8 @@ func TestArch(t *testing.T) {
 	if err := os.Symlink(self, filepath.Join(tree, "usr/bin/dash")); err != nil {
 		t.Fatal(err)
 	}
-	if arch, program, err := Arch(tree); arch != "" || err != nil {
-		t.Errorf("without a program it is of %s by %s, %v", arch, program, err)
+	if of, program, err := Arch(tree); of != "" || err != nil {
+		t.Errorf("without a program it is of %s by %s, %v", of, program, err)
 	}
 	b, err := os.ReadFile(self)
 	if err != nil {
@@ -42,14 +42,14 @@ func TestArch(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(tree, "bin/busybox"), b, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if arch, program, err := Arch(tree); arch != runner.HostArch() || program != "bin/busybox" || err != nil {
-		t.Errorf("it is of %s by %s, %v", arch, program, err)
+	if of, program, err := Arch(tree); of != arch.Host() || program != "bin/busybox" || err != nil {
+		t.Errorf("it is of %s by %s, %v", of, program, err)
 	}
 	s390x := "\x7fELF\x02\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x03\x00\x16"
 	if err := os.WriteFile(filepath.Join(tree, "bin/dash"), []byte(s390x), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if arch, _, err := Arch(tree); arch != "s390x" || err != nil {
-		t.Errorf("what is big-endian is of %s, %v", arch, err)
+	if of, _, err := Arch(tree); of != "s390x" || err != nil {
+		t.Errorf("what is big-endian is of %s, %v", of, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"meros/runner"
+	"meros/runner/arch"
 	"meros/runner/debian"
 )
 
@@ -17,14 +18,14 @@ func stepBootstrap(ctx context.Context, s *step) error {
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return err
 	}
-	arch, err := debian.Arch(s.Params["arch"])
+	names, err := arch.Find(s.Params["arch"])
 	if err != nil {
 		return err
 	}
 	w := s.watchPackages(len(s.paths("deb")))
 	defer w.flush()
 	o := debian.BootstrapOptions{
-		Tree: tree, Debs: s.paths("deb"), Arch: arch, Suite: s.Params["suite"], Epoch: s.epoch(), Jobs: s.CPU, Log: s.log,
+		Tree: tree, Debs: s.paths("deb"), Arch: names.Debian, Suite: s.Params["suite"], Epoch: s.epoch(), Jobs: s.CPU, Log: s.log,
 		Run: s.runIn(tree),
 	}
 	engine := debian.Bootstrap
@@ -40,7 +41,7 @@ func stepBootstrap(ctx context.Context, s *step) error {
 	if err := s.settle(tree); err != nil {
 		return err
 	}
-	sources, err := debian.SourcesList(s.Params["distribution"], s.Params["suite"], arch, s.Params["mirror"])
+	sources, err := debian.SourcesList(s.Params["distribution"], s.Params["suite"], names.Debian, s.Params["mirror"])
 	if err != nil {
 		return err
 	}
