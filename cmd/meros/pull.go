@@ -11,6 +11,7 @@ import (
 	"path"
 	"time"
 
+	"meros/runner/layer"
 	"meros/runner/ssh"
 )
 
@@ -52,7 +53,7 @@ func (c *pullCmd) Run(e *env) error {
 		return err
 	}
 	count := &copied{ui: e.ui, what: "pull " + c.Constellation + "/" + c.Machine, began: time.Now()}
-	in := newArrival(to, from, func(text string) { e.ui.note("%s", printable(text)) })
+	in := layer.NewReceiver(to, from, func(text string) { e.ui.note("%s", printable(text)) })
 	err = s.receiveFrom(e.ctx, in, port, count)
 	if err != nil {
 		err = fmt.Errorf("copy out of %s/%s: %w", c.Constellation, c.Machine, err)
@@ -69,7 +70,7 @@ func (c *pullCmd) Run(e *env) error {
 
 // receiveFrom takes the archive from the port, or from the session's pipe, and
 // waits for the end of what sends it.
-func (s *session) receiveFrom(ctx context.Context, to *arrival, port *bulk, count *copied) error {
+func (s *session) receiveFrom(ctx context.Context, to *layer.Receiver, port *bulk, count *copied) error {
 	var from io.Reader = s.out
 	var err error
 	if port != nil {
@@ -88,7 +89,7 @@ func (s *session) receiveFrom(ctx context.Context, to *arrival, port *bulk, coun
 		err = port.expectToken()
 	}
 	if err == nil {
-		err = to.receive(ctx, io.TeeReader(from, count))
+		err = to.Receive(ctx, io.TeeReader(from, count))
 	}
 	if err != nil {
 		s.client.Close() // it may have more to send
