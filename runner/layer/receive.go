@@ -1,3 +1,6 @@
+// This file unpacks the archive that a running machine sends of some of its
+// files. It trusts nothing in the archive.
+
 package layer
 
 import (
@@ -13,31 +16,38 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"meros/runner/hint"
 )
 
-// Receiver is where an archive that a machine made is unpacked. Nothing is
-// written outside of dir and of what was asked for whatever the archive says,
-// only files, directories and links are made, none that others may write, and
-// a file gets its name when it is whole.
+// Receiver unpacks an archive that a machine made into a directory of the host.
+// Whatever the archive says, a Receiver writes only in that directory, and only
+// below the requested names. It makes files, directories and links, and none
+// that others may write. A file gets its name once it is complete.
 type Receiver struct {
 	dir   string
-	asked map[string]bool // names in dir; nil is any
+	asked map[string]bool // names in dir; nil allows any
 	note  func(string)
 
 	root *os.Root
-	real map[string]bool // directories that were seen to be no links
-	dirs []arrived
+	real map[string]bool // directories that are known not to be links
+	dirs []receivedDir
 }
 
-type arrived struct {
+// receivedDir is a directory that gets its mode and time at the end.
+type receivedDir struct {
 	name string
 	h    *tar.Header
 }
 
+// NewReceiver returns a receiver of the requested files, which are paths on the
+// machine, into dir. It calls note for each member that it leaves out.
 func NewReceiver(dir string, asked []string, note func(string)) *Receiver {
 	return &Receiver{dir: dir, asked: namesOf(asked), note: note, real: map[string]bool{".": true}}
 }
 
+// Receive unpacks the tar archive in r. It fails if the archive ends early or
+// names a file that was not requested; what it unpacked until then stays.
 func (a *Receiver) Receive(ctx context.Context, r io.Reader) (err error) {
 	if a.root, err = os.OpenRoot(a.dir); err != nil {
 		return err
@@ -62,7 +72,7 @@ func (a *Receiver) Receive(ctx context.Context, r io.Reader) (err error) {
 			return fmt.Errorf("unpack %q: %w", h.Name, err)
 		}
 	}
-	for _, d := range a.dirs { // when nothing changes them any more
+	for _, d := range a.dirs { // at the end, for each new entry changes the time
 		if err := errors.Join(a.root.Chmod(d.name, harmless(d.h)|0o700), a.root.Chtimes(d.name, d.h.ModTime, d.h.ModTime)); err != nil {
 			return err
 		}
@@ -70,20 +80,20 @@ func (a *Receiver) Receive(ctx context.Context, r io.Reader) (err error) {
 	return nil
 }
 
-// wanted is what a member's name is in the directory, if it is of something
-// that was asked for: a machine could send a .bashrc with a log.
+// wanted returns a member's path in the directory. It refuses a member that was
+// not requested: a machine could send a .bashrc along with a log.
 func (a *Receiver) wanted(sent string) (string, error) {
 	name := path.Clean(sent)
 	if !filepath.IsLocal(name) {
-		return "", fmt.Errorf("the machine sends %q, which leads out of %s", sent, a.dir)
+		return "", fmt.Errorf("the machine sent %q, which is outside of %s", sent, a.dir)
 	}
 	if top, _, _ := strings.Cut(name, "/"); a.asked != nil && !a.asked[top] {
-		return "", fmt.Errorf("the machine sends %q, which was not asked for (what is asked for as \".\" may hold any name)", sent)
+		return "", hint.Add(fmt.Errorf("the machine sent %q, which was not requested", sent), "a request for `.` accepts any name")
 	}
 	return name, nil
 }
 
-// member makes what the header says.
+// member makes the file, directory or link of one header.
 func (a *Receiver) member(name string, h *tar.Header, r io.Reader) error {
 	if err := a.noLinks(path.Dir(name)); err != nil {
 		return err
@@ -94,7 +104,7 @@ func (a *Receiver) member(name string, h *tar.Header, r io.Reader) error {
 			return err
 		}
 		if name != "." {
-			a.dirs = append(a.dirs, arrived{name, h})
+			a.dirs = append(a.dirs, receivedDir{name, h})
 		}
 		return a.root.MkdirAll(name, 0o700)
 	case tar.TypeReg, tar.TypeGNUSparse:
@@ -111,13 +121,13 @@ func (a *Receiver) member(name string, h *tar.Header, r io.Reader) error {
 		}
 		return replace(a.root, name, func(as string) error { return a.root.Link(to, as) })
 	}
-	a.note(fmt.Sprintf("%s is no file, directory or link, and is left out", h.Name))
+	a.note(fmt.Sprintf("%s: left out, not a file, directory or link", h.Name))
 	return nil
 }
 
-// noLinks refuses a directory that is reached through a symbolic link, of this
-// copy or of one before: it would lead to where nothing was asked for. What is
-// a directory stays one, nothing takes its name.
+// noLinks refuses a directory that is reached through a symbolic link, whether
+// this copy or an earlier one made it: the link may lead anywhere. A directory
+// that was checked stays one, because nothing replaces a directory.
 func (a *Receiver) noLinks(dir string) error {
 	if a.real[dir] {
 		return nil
@@ -133,18 +143,18 @@ func (a *Receiver) noLinks(dir string) error {
 		return err
 	}
 	if fi.Mode().Type() == fs.ModeSymlink {
-		return fmt.Errorf("%q is a link in %s (remove it, or copy to another directory)", dir, a.dir)
+		return hint.Add(fmt.Errorf("%q is a symbolic link in %s", dir, a.dir), "remove the link, or copy to another directory")
 	}
 	a.real[dir] = fi.IsDir()
 	return nil
 }
 
-// harmless is the mode that a file gets here. Whoever runs the machine chose
-// the one it has there: nothing of ours is to run as another user for that, or
-// to be changed by one.
+// harmless returns the mode that a file gets on the host. The machine's owner
+// chose the mode in the archive. On the host no file may run as another user
+// because of it, and no other user may change one.
 func harmless(h *tar.Header) fs.FileMode { return h.FileInfo().Mode().Perm() &^ 0o022 }
 
-// replace makes something under another name and gives it its own.
+// replace has create make a file under a temporary name, then renames it to name.
 func replace(root *os.Root, name string, create func(as string) error) error {
 	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
 		return err
@@ -162,6 +172,7 @@ func replace(root *os.Root, name string, create func(as string) error) error {
 	return err
 }
 
+// receiveFile writes a regular file.
 func receiveFile(root *os.Root, name string, h *tar.Header, r io.Reader) error {
 	return replace(root, name, func(as string) error {
 		f, err := root.OpenFile(as, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -178,8 +189,9 @@ func receiveFile(root *os.Root, name string, h *tar.Header, r io.Reader) error {
 	})
 }
 
-// namesOf are the names under which what is asked for arrives, or nil where
-// they are the machine's to tell: "." and ".." are sent as what is in them.
+// namesOf returns the first path elements of the requested files in the archive.
+// It returns nil if the machine decides them: of "." and ".." it sends the
+// content.
 func namesOf(asked []string) map[string]bool {
 	names := make(map[string]bool)
 	for _, src := range asked {

@@ -1,3 +1,5 @@
+// These tests send hostile and truncated archives to a receiver.
+
 package layer
 
 import (
@@ -10,7 +12,8 @@ import (
 	"time"
 )
 
-// sentArchive is a tar archive of the headers; regular files hold their own names.
+// sentArchive returns a tar archive of the headers. Each regular file holds its own
+// name.
 func sentArchive(t *testing.T, headers ...tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -35,7 +38,7 @@ func sentArchive(t *testing.T, headers ...tar.Header) []byte {
 	return b.Bytes()
 }
 
-// A machine that sends what leads elsewhere writes nothing there.
+// A hostile archive writes nothing outside of the requested names.
 func TestReceiveHostile(t *testing.T) {
 	outside := t.TempDir()
 	victim := filepath.Join(outside, "victim")
@@ -103,15 +106,15 @@ func TestReceiveHostile(t *testing.T) {
 	}
 }
 
-// What arrives is changed by nobody else and runs as nobody else, and has any
-// name if the names were not known.
+// Nobody else can write a received file, and it runs as nobody else. If the
+// content of a directory was requested, any name is accepted.
 func TestReceiveModes(t *testing.T) {
 	dir := t.TempDir()
 	sent := sentArchive(t, tar.Header{Typeflag: tar.TypeDir, Name: "./", Mode: 0}, tar.Header{Typeflag: tar.TypeReg, Name: "./s", Mode: 0o6777},
 		tar.Header{Typeflag: tar.TypeReg, Name: "./k", Mode: 0o600}, tar.Header{Typeflag: tar.TypeReg, Name: "./r", Mode: 0o754},
 		tar.Header{Typeflag: tar.TypeDir, Name: "./d/", Mode: 0o3777})
 	if err := NewReceiver(dir, []string{"x", "logs/."}, nil).Receive(t.Context(), bytes.NewReader(sent)); err == nil {
-		t.Error("what was not asked for arrives")
+		t.Error("a file that was not requested was accepted")
 	}
 	if err := NewReceiver(dir, []string{"x", ".."}, nil).Receive(t.Context(), bytes.NewReader(sent)); err != nil {
 		t.Fatal(err)
@@ -123,7 +126,7 @@ func TestReceiveModes(t *testing.T) {
 	}
 }
 
-// An archive that ends early leaves the old file as it was.
+// An archive that ends early leaves the old file unchanged.
 func TestReceiveTruncated(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, strings.Repeat("x", 90)), []byte("old"), 0o644); err != nil {
@@ -131,7 +134,7 @@ func TestReceiveTruncated(t *testing.T) {
 	}
 	whole := sentArchive(t, tar.Header{Typeflag: tar.TypeReg, Name: strings.Repeat("x", 90), Mode: 0o644})
 	if err := NewReceiver(dir, []string{strings.Repeat("x", 90)}, nil).Receive(t.Context(), bytes.NewReader(whole[:512+40])); err == nil {
-		t.Error("nobody saw that the end is missing")
+		t.Error("a truncated archive was accepted")
 	}
 	found, err := os.ReadDir(dir)
 	if err != nil || len(found) != 1 {
