@@ -309,7 +309,7 @@ func hostNetwork(t *testing.T) string {
 
 // provenWays expects what "net check" finds to be what the manifest says.
 func provenWays(t *testing.T, meros func(...string) *lab.Outcome) {
-	var proofs []network.Proof
+	var proofs []network.Result
 	if err := json.Unmarshal([]byte(meros("net", "check", "lab", "--json").Stdout), &proofs); err != nil {
 		t.Fatal(err)
 	}

@@ -192,8 +192,8 @@ func (b Bridge) plug(bridge netlink.Link, t Tap, changes *[]string) error {
 		}
 	}
 	port, err := netlink.LinkGetProtinfo(l)
-	if err != nil || port.Isolated != b.Policy.Apart {
-		if err := netlink.LinkSetIsolated(l, b.Policy.Apart); err != nil {
+	if err != nil || port.Isolated != b.Policy.Isolated {
+		if err := netlink.LinkSetIsolated(l, b.Policy.Isolated); err != nil {
 			return err
 		}
 	}

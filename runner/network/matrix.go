@@ -6,26 +6,26 @@ import (
 	"slices"
 )
 
-// Way is one line of who may reach whom.
-type Way struct {
+// Path is one line of who may reach whom.
+type Path struct {
 	From string `json:"from"` // a bridge, whose machines are meant, or "host"
 	To   string `json:"to"`
 	Open bool   `json:"open"`
 
-	kind   wayKind
+	kind   pathKind
 	bridge string // the other bridge
 	addr   netip.Addr
 	port   uint16 // 0: an echo request of ICMP
 }
 
-type wayKind int
+type pathKind int
 
 const (
-	toPeer    wayKind = iota // another machine on the bridge
-	toHost                   // the host by its address on the bridge
-	toOther                  // a machine on another bridge
-	toOutside                // an address beyond the host
-	fromHost                 // the host to a machine
+	toPeer    pathKind = iota // another machine on the bridge
+	toHost                    // the host by its address on the bridge
+	toOther                   // a machine on another bridge
+	toOutside                 // an address beyond the host
+	fromHost                  // the host to a machine
 )
 
 // An address and a port that stand for any other: of documentation, RFC 5737,
@@ -38,31 +38,31 @@ var (
 // Matrix is who may reach whom, as the policies say it: the machines of each
 // bridge their neighbours, the host, other bridges and the world, and the host
 // them.
-func Matrix(bridges []Bridge) []Way {
-	var ways []Way
+func Matrix(bridges []Bridge) []Path {
+	var paths []Path
 	for _, b := range bridges {
 		host := b.Address.Addr()
-		ways = append(ways,
-			Way{b.Name, "each other", !b.Policy.Apart, toPeer, b.Name, netip.Addr{}, 22},
-			Way{"host", b.Name, true, fromHost, b.Name, netip.Addr{}, 22},
-			Way{b.Name, "host, ping", b.Policy.ICMP, toHost, "", host, 0})
+		paths = append(paths,
+			Path{b.Name, "each other", !b.Policy.Isolated, toPeer, b.Name, netip.Addr{}, 22},
+			Path{"host", b.Name, true, fromHost, b.Name, netip.Addr{}, 22},
+			Path{b.Name, "host, ping", b.Policy.ICMP, toHost, "", host, 0})
 		for _, p := range b.Policy.HostPorts {
-			ways = append(ways, Way{b.Name, fmt.Sprintf("host, port %d", p), true, toHost, "", host, p})
+			paths = append(paths, Path{b.Name, fmt.Sprintf("host, port %d", p), true, toHost, "", host, p})
 		}
 		if !slices.Contains(b.Policy.HostPorts, otherPort) {
-			ways = append(ways, Way{b.Name, "host, other ports", false, toHost, "", host, otherPort})
+			paths = append(paths, Path{b.Name, "host, other ports", false, toHost, "", host, otherPort})
 		}
 		for _, o := range bridges {
 			if o.Name == b.Name {
 				continue
 			}
-			ways = append(ways,
-				Way{b.Name, o.Name, b.reaches(o), toOther, o.Name, netip.Addr{}, 22},
-				Way{b.Name, "host by its address on " + o.Name, false, toHost, "", o.Address.Addr(), 22})
+			paths = append(paths,
+				Path{b.Name, o.Name, b.reaches(o), toOther, o.Name, netip.Addr{}, 22},
+				Path{b.Name, "host by its address on " + o.Name, false, toHost, "", o.Address.Addr(), 22})
 		}
-		ways = append(ways, b.outside(bridges)...)
+		paths = append(paths, b.outside(bridges)...)
 	}
-	return ways
+	return paths
 }
 
 // reaches tells whether machines on b may reach port 22 of machines on o.
@@ -79,17 +79,17 @@ func (b Bridge) allows(a netip.Addr) bool {
 	return slices.ContainsFunc(b.Policy.Allowed, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// outside are the ways beyond the host.
-func (b Bridge) outside(bridges []Bridge) []Way {
-	var ways []Way
-	way := func(name string, open bool, a netip.Addr, port uint16) {
-		ways = append(ways, Way{b.Name, name, open, toOutside, "", a, port})
+// outside are the paths beyond the host.
+func (b Bridge) outside(bridges []Bridge) []Path {
+	var paths []Path
+	path := func(name string, open bool, a netip.Addr, port uint16) {
+		paths = append(paths, Path{b.Name, name, open, toOutside, "", a, port})
 	}
 	for _, p := range b.Policy.Allowed {
 		if slices.ContainsFunc(bridges, func(o Bridge) bool { return o.Address.Overlaps(p) }) {
 			continue // not outside
 		}
-		way(p.String(), true, sample(p), 443)
+		path(p.String(), true, sample(p), 443)
 	}
 	for _, f := range b.Policy.Egress {
 		if f.Protocol != "udp" && b.Policy.World {
@@ -100,7 +100,7 @@ func (b Bridge) outside(bridges []Bridge) []Way {
 			if port == 0 {
 				port = 443
 			}
-			way("world, "+f.Text, true, a, port)
+			path("world, "+f.Text, true, a, port)
 		}
 	}
 	open := b.Policy.World && len(b.Policy.Egress) == 0 || b.allows(anywhere)
@@ -111,8 +111,8 @@ func (b Bridge) outside(bridges []Bridge) []Way {
 			return (!f.Network.IsValid() || f.Network.Contains(anywhere)) && f.Protocol != "udp" && (f.Port == 0 || f.Port == otherPort)
 		})
 	}
-	way(name, open, anywhere, otherPort)
-	return ways
+	path(name, open, anywhere, otherPort)
+	return paths
 }
 
 // sample is an address of a network that no host of it is likely to have.

@@ -25,7 +25,7 @@ type Policy struct {
 	Allowed   []netip.Prefix // wherever they are
 	Egress    []Flow         // of the world only these; empty: all of it
 	Ingress   []Flow         // of other bridges, who may reach machines here
-	Apart     bool           // machines on this bridge do not see each other
+	Isolated  bool           `json:"Apart"` // machines on this bridge do not see each other
 }
 
 // Flow is a network and, if they are not zero, a protocol and a port.

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
-// groups are of bridges whose rules are golden and whose ways
+// groups are of bridges whose rules are golden and whose paths
 // are tried.
 func groups() map[string][]Bridge {
 	host := Policy{World: true, HostPorts: []uint16{22, 80}, ICMP: true}
@@ -31,7 +31,7 @@ func groups() map[string][]Bridge {
 		"both": {
 			{Name: "lan", Address: prefix("10.91.0.1/24"), Policy: host},
 			{Name: "closed", Address: prefix("10.92.0.1/24"), Policy: Policy{Allowed: []netip.Prefix{prefix("192.0.2.0/28"), prefix("10.93.0.0/24")}}},
-			{Name: "apart", Address: prefix("10.93.0.1/29"), Policy: Policy{World: true, Apart: true, Egress: []Flow{{Text: ":443", Protocol: "tcp", Port: 443}, {Text: "198.51.100.9", Network: prefix("198.51.100.9/32")}}, Ingress: []Flow{{Text: "10.91.0.0/24:22", Network: prefix("10.91.0.0/24"), Protocol: "tcp", Port: 22}}}},
+			{Name: "apart", Address: prefix("10.93.0.1/29"), Policy: Policy{World: true, Isolated: true, Egress: []Flow{{Text: ":443", Protocol: "tcp", Port: 443}, {Text: "198.51.100.9", Network: prefix("198.51.100.9/32")}}, Ingress: []Flow{{Text: "10.91.0.0/24:22", Network: prefix("10.91.0.0/24"), Protocol: "tcp", Port: 22}}}},
 		},
 	}
 }
@@ -184,7 +184,7 @@ func TestStaleNeighbour(t *testing.T) {
 			}
 		}
 		if err == nil {
-			err = it.serve(func(a netip.AddrPort) error { return dial(t.Context(), openPatience, a) }, to.Port())
+			err = it.serve(func(a netip.AddrPort) error { return dial(t.Context(), openTimeout, a) }, to.Port())
 		}
 		if err != nil {
 			t.Error(err)
@@ -215,17 +215,17 @@ func TestMatrix(t *testing.T) {
 			if round > 0 && len(changes) > 0 {
 				t.Errorf("%s: the second time it changed %q", name, changes)
 			}
-			proofs, err := Check(t.Context(), bridges, "wan", nil)
+			results, err := Check(t.Context(), bridges, "wan", nil)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			for _, p := range proofs {
+			for _, p := range results {
 				if !p.OK() {
 					t.Errorf("%s, round %d: %s to %s is to be open: %v, but: %v %s", name, round, p.From, p.To, p.Open, p.Reached, p.Said)
 				}
 			}
-			if len(proofs) < 5 {
-				t.Errorf("%s: only %d ways were tried", name, len(proofs))
+			if len(results) < 5 {
+				t.Errorf("%s: only %d paths were tried", name, len(results))
 			}
 		}
 	}
@@ -266,7 +266,7 @@ func TestFromTheWorld(t *testing.T) {
 		t.Fatal(err)
 	}
 	tries := map[string]func(netip.AddrPort) error{
-		"the world to a machine": func(a netip.AddrPort) error { return peer.run(func() error { return dial(t.Context(), patience, a) }) },
+		"the world to a machine": func(a netip.AddrPort) error { return peer.run(func() error { return dial(t.Context(), timeout, a) }) },
 	}
 	for name, try := range tries {
 		if err := guest.serve(try, 22); err == nil {
@@ -274,7 +274,7 @@ func TestFromTheWorld(t *testing.T) {
 		}
 	}
 	for _, a := range []string{"198.51.100.1:22", "10.91.0.1:22"} {
-		if err := peer.run(func() error { return dial(t.Context(), patience, netip.MustParseAddrPort(a)) }); err == nil || strings.Contains(err.Error(), "refused") {
+		if err := peer.run(func() error { return dial(t.Context(), timeout, netip.MustParseAddrPort(a)) }); err == nil || strings.Contains(err.Error(), "refused") {
 			t.Errorf("the world to the host's %s: %v", a, err)
 		}
 	}
@@ -290,7 +290,7 @@ func TestFromTheWorld(t *testing.T) {
 			}
 			accepted <- err
 		}()
-		if err := guest.run(func() error { return dial(t.Context(), openPatience, a) }); err != nil {
+		if err := guest.run(func() error { return dial(t.Context(), openTimeout, a) }); err != nil {
 			return err
 		}
 		return <-accepted // before the listener ends
@@ -328,7 +328,7 @@ func TestRepair(t *testing.T) {
 	} else {
 		f.Close()
 	}
-	bridges := []Bridge{{Name: "lan", Address: prefix("10.91.0.1/24"), Policy: Policy{Apart: true}, Taps: []Tap{{"t1"}, {"t2"}}}, {Name: "other", Address: prefix("10.92.0.1/24")}}
+	bridges := []Bridge{{Name: "lan", Address: prefix("10.91.0.1/24"), Policy: Policy{Isolated: true}, Taps: []Tap{{"t1"}, {"t2"}}}, {Name: "other", Address: prefix("10.92.0.1/24")}}
 	n := new(Network)
 	apply := func(want ...string) {
 		t.Helper()

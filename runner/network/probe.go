@@ -18,32 +18,32 @@ import (
 // arrive is waited for longer: beside other work it may be late, and the first
 // of a connection is sent again after a second, RFC 6298.
 const (
-	patience     = 700 * time.Millisecond
-	openPatience = 5 * time.Second
+	timeout     = 700 * time.Millisecond
+	openTimeout = 5 * time.Second
 )
 
-func (w Way) patience() time.Duration {
-	if w.Open {
-		return openPatience
+func (p Path) timeout() time.Duration {
+	if p.Open {
+		return openTimeout
 	}
-	return patience
+	return timeout
 }
 
-// Proof is what came of a way when it was tried.
-type Proof struct {
-	Way
+// Result is what came of a way when it was tried.
+type Result struct {
+	Path
 	Reached bool   `json:"reached"`
 	Said    string `json:"said,omitempty"` // how the attempt ended
 }
 
 // OK tells whether the way is as it should be.
-func (p Proof) OK() bool { return p.Open == p.Reached }
+func (r Result) OK() bool { return r.Open == r.Reached }
 
 // Check tries every way of the matrix with real packets, from and to endpoints
 // that it plugs into the bridges as if they were machines and removes again.
 // used are the addresses of machines. It has to run where the networks are, and
 // needs a thread of its own for each namespace.
-func Check(ctx context.Context, bridges []Bridge, uplink string, used []netip.Addr) ([]Proof, error) {
+func Check(ctx context.Context, bridges []Bridge, uplink string, used []netip.Addr) ([]Result, error) {
 	ends := make(map[string][2]*endpoint)
 	defer func() {
 		for _, pair := range ends {
@@ -76,18 +76,18 @@ func Check(ctx context.Context, bridges []Bridge, uplink string, used []netip.Ad
 			}
 		}
 	}
-	var proofs []Proof
-	for _, w := range Matrix(bridges) {
+	var results []Result
+	for _, p := range Matrix(bridges) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		p, err := w.try(ctx, ends, uplink)
+		r, err := p.try(ctx, ends, uplink)
 		if err != nil {
-			return nil, fmt.Errorf("try %s to %s: %w", w.From, w.To, err)
+			return nil, fmt.Errorf("try %s to %s: %w", p.From, p.To, err)
 		}
-		proofs = append(proofs, p)
+		results = append(results, r)
 	}
-	return proofs, nil
+	return results, nil
 }
 
 // free is an address, from the end of the network, that nobody has.
@@ -106,36 +106,36 @@ func free(p netip.Prefix, taken map[netip.Addr]bool) (netip.Addr, error) {
 	return a, fmt.Errorf("no address of %s is free", p.Masked())
 }
 
-func (w Way) try(ctx context.Context, ends map[string][2]*endpoint, uplink string) (Proof, error) {
-	p := Proof{Way: w}
+func (p Path) try(ctx context.Context, ends map[string][2]*endpoint, uplink string) (Result, error) {
+	r := Result{Path: p}
 	var err error
 	switch {
-	case w.kind == fromHost:
-		err = ends[w.bridge][0].serve(func(to netip.AddrPort) error { return dial(ctx, w.patience(), to) }, w.port)
-	case w.kind == toPeer || w.kind == toOther:
-		to := ends[w.bridge][1]
+	case p.kind == fromHost:
+		err = ends[p.bridge][0].serve(func(to netip.AddrPort) error { return dial(ctx, p.timeout(), to) }, p.port)
+	case p.kind == toPeer || p.kind == toOther:
+		to := ends[p.bridge][1]
 		err = to.serve(func(a netip.AddrPort) error {
-			return ends[w.From][0].run(func() error { return dial(ctx, w.patience(), a) })
-		}, w.port)
-	case w.kind == toOutside:
-		seen, serr := w.leaves(ctx, ends[w.From][0], uplink)
-		if p.Reached = seen; seen {
-			p.Said = "left by " + uplink
+			return ends[p.From][0].run(func() error { return dial(ctx, p.timeout(), a) })
+		}, p.port)
+	case p.kind == toOutside:
+		seen, serr := p.leaves(ctx, ends[p.From][0], uplink)
+		if r.Reached = seen; seen {
+			r.Said = "left by " + uplink
 		}
-		return p, serr
-	case w.port == 0:
-		err = ends[w.From][0].run(func() error { return ping(w.patience(), w.addr) })
+		return r, serr
+	case p.port == 0:
+		err = ends[p.From][0].run(func() error { return ping(p.timeout(), p.addr) })
 	default:
-		err = ends[w.From][0].run(func() error { return dial(ctx, w.patience(), netip.AddrPortFrom(w.addr, w.port)) })
+		err = ends[p.From][0].run(func() error { return dial(ctx, p.timeout(), netip.AddrPortFrom(p.addr, p.port)) })
 	}
 	// A port that nobody listens at says so itself, and one whose service is not
 	// there ends the connection: the packet was there. The filter answers by
 	// ICMP, never by a reset.
-	p.Reached = err == nil || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNRESET)
+	r.Reached = err == nil || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNRESET)
 	if err != nil {
-		p.Said = err.Error()
+		r.Said = err.Error()
 	}
-	return p, nil
+	return r, nil
 }
 
 func dial(ctx context.Context, wait time.Duration, a netip.AddrPort) error {
@@ -149,7 +149,7 @@ func dial(ctx context.Context, wait time.Duration, a netip.AddrPort) error {
 
 // leaves tells whether a connection that is begun to the outside leaves by the
 // uplink.
-func (w Way) leaves(ctx context.Context, e *endpoint, uplink string) (bool, error) {
+func (p Path) leaves(ctx context.Context, e *endpoint, uplink string) (bool, error) {
 	if uplink == "" {
 		return false, nil
 	}
@@ -166,7 +166,7 @@ func (w Way) leaves(ctx context.Context, e *endpoint, uplink string) (bool, erro
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Index}); err != nil {
 		return false, err
 	}
-	wait := unix.NsecToTimeval(int64(w.patience()))
+	wait := unix.NsecToTimeval(int64(p.timeout()))
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
 		return false, err
 	}
@@ -174,11 +174,11 @@ func (w Way) leaves(ctx context.Context, e *endpoint, uplink string) (bool, erro
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		e.run(func() error { return dial(ctx, w.patience(), netip.AddrPortFrom(w.addr, w.port)) })
+		e.run(func() error { return dial(ctx, p.timeout(), netip.AddrPortFrom(p.addr, p.port)) })
 	}()
 	defer func() { cancel(); <-done }()
 	b := make([]byte, 2048)
-	for end := time.Now().Add(w.patience()); time.Now().Before(end); {
+	for end := time.Now().Add(p.timeout()); time.Now().Before(end); {
 		n, from, err := unix.Recvfrom(fd, b, 0)
 		if err == unix.EAGAIN || err == unix.EINTR {
 			continue
@@ -187,7 +187,7 @@ func (w Way) leaves(ctx context.Context, e *endpoint, uplink string) (bool, erro
 			return false, err
 		}
 		ll, ok := from.(*unix.SockaddrLinklayer)
-		if ok && ll.Pkttype == unix.PACKET_OUTGOING && begins(b[:n], netip.AddrPortFrom(w.addr, w.port)) {
+		if ok && ll.Pkttype == unix.PACKET_OUTGOING && begins(b[:n], netip.AddrPortFrom(p.addr, p.port)) {
 			return true, nil
 		}
 	}
@@ -221,8 +221,8 @@ func ping(wait time.Duration, a netip.Addr) error {
 	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: a.As4()}); err != nil {
 		return err
 	}
-	timeout := unix.NsecToTimeval(int64(wait))
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
+	limit := unix.NsecToTimeval(int64(wait))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
 		return err
 	}
 	// Type 8, code 0, sum, identifier 0x4d45, sequence 0.
@@ -279,7 +279,7 @@ func plugEndpoint(name string, b Bridge, a netip.Addr) (*endpoint, error) {
 		err = netlink.LinkSetMaster(veth, e.bridge)
 	}
 	if err == nil {
-		err = netlink.LinkSetIsolated(veth, b.Policy.Apart)
+		err = netlink.LinkSetIsolated(veth, b.Policy.Isolated)
 	}
 	if err == nil {
 		err = netlink.LinkSetUp(veth)

@@ -258,8 +258,8 @@ func (g *Group) Info(ctx context.Context, machines []string) ([]Status, error) {
 }
 
 // Prove tries every way of the networks with real packets.
-func (g *Group) Prove(ctx context.Context) ([]network.Proof, error) {
-	var proofs []network.Proof
+func (g *Group) Prove(ctx context.Context) ([]network.Result, error) {
+	var proofs []network.Result
 	err := g.running(g.request(ctx, request{Op: "check"}, func(a answer) { proofs = append(proofs, a.Proofs...) }))
 	return proofs, err
 }

@@ -51,7 +51,7 @@ func dnsmasq(ns *Networks, b network.Bridge, resolver string, manyIDs bool) []st
 			continue
 		}
 		argv = append(argv, fmt.Sprintf("--dhcp-host=%s,%s,%s", h.MAC, h.Address, h.Machine))
-		if !b.Policy.Apart {
+		if !b.Policy.Isolated {
 			argv = append(argv, fmt.Sprintf("--host-record=%s,%s.%s,%s", h.Machine, h.Machine, ns.Domain, h.Address))
 		}
 	}

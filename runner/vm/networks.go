@@ -81,7 +81,7 @@ func NewNetworks(m *constellations.Manifest, mac func(machine string, n constell
 }
 
 func policy(b constellations.Bridge) network.Policy {
-	p := network.Policy{Allowed: b.AllowedIPs, ICMP: b.AllowICMP, Apart: b.PeersIsolated, Ingress: flows(b.Ingress)}
+	p := network.Policy{Allowed: b.AllowedIPs, ICMP: b.AllowICMP, Isolated: b.PeersIsolated, Ingress: flows(b.Ingress)}
 	if b.Policy == constellations.HostAccess {
 		p.World, p.HostPorts, p.Egress = true, b.AllowedPorts, flows(b.Egress)
 	}

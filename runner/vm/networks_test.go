@@ -53,10 +53,10 @@ func TestNewNetworks(t *testing.T) {
 		t.Errorf("hosts are %s, want %s", got, want)
 	}
 	lan, back := ns.Bridges[0], ns.Bridges[1]
-	if lan.Address.String() != "10.1.0.1/24" || !lan.Policy.World || lan.Policy.Apart || len(lan.Policy.Egress) != 1 || !lan.Policy.ICMP || len(lan.Taps) != 3 {
+	if lan.Address.String() != "10.1.0.1/24" || !lan.Policy.World || lan.Policy.Isolated || len(lan.Policy.Egress) != 1 || !lan.Policy.ICMP || len(lan.Taps) != 3 {
 		t.Errorf("lan is %+v", lan)
 	}
-	if back.Policy.World || len(back.Policy.HostPorts) != 0 || !back.Policy.Apart || back.Policy.ICMP || len(back.Policy.Allowed) != 2 {
+	if back.Policy.World || len(back.Policy.HostPorts) != 0 || !back.Policy.Isolated || back.Policy.ICMP || len(back.Policy.Allowed) != 2 {
 		t.Errorf("back is %+v", back)
 	}
 	if !ns.uplinked() || len(ns.Ports) != 1 || ns.Ports[0].String() != "127.0.0.1:8080->a:80" {

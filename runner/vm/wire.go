@@ -48,7 +48,7 @@ type answer struct {
 	Status    *Status         `json:",omitempty"`
 	Down      *Down           `json:",omitempty"`
 	Snapshots []Snapshot      `json:",omitempty"`
-	Proofs    []network.Proof `json:",omitempty"`
+	Proofs    []network.Result `json:",omitempty"`
 	Error     string          `json:",omitempty"`
 	Done      bool            `json:",omitempty"`
 }
