@@ -51,7 +51,7 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 		return nil, err
 	}
 	for _, m := range machines {
-		m.Again = c.again
+		m.OnRunning = c.again
 	}
 	networks, err := newNetworks(done.manifest)
 	if err != nil {
@@ -68,8 +68,8 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 		return nil, err
 	}
 	start := time.Now()
-	err = g.Bring(e.ctx, supervisor, networks, machines, vm.UpOptions{
-		Patience: c.Wait,
+	err = g.Start(e.ctx, supervisor, networks, machines, vm.StartOptions{
+		Timeout: c.Wait,
 		Note: func(machine, text string) {
 			if machine == "" {
 				e.ui.note("%s: %s", g.Name, text)
@@ -87,7 +87,7 @@ func (c *initCmd) up(e *env) (*vm.Group, error) {
 // withDependencies adds the machines that the named ones depend on and that do
 // not run.
 func (c *initCmd) withDependencies(e *env) error {
-	if len(c.Machine) == 0 || c.Use != "" || c.again != vm.Leave {
+	if len(c.Machine) == 0 || c.Use != "" || c.again != vm.Keep {
 		return nil
 	}
 	m, err := constellations.Find(e.root, c.Constellation)
@@ -124,7 +124,7 @@ type initCmd struct {
 	Timeout       time.Duration `help:"Longest time one hook may take."`
 	Use           givenImage    `placeholder:"IMAGE" help:"Boot the one machine from this image, which is never written to, instead of a base system."`
 
-	again vm.Again
+	again vm.OnRunning
 }
 
 // bootable turns built machines into ones that can be booted.

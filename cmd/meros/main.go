@@ -56,7 +56,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return exitOK
 	}
-	if len(args) == 3 && (args[1] == superviseArg || args[1] == superviseInsideArg) {
+	if len(args) == 3 && (args[1] == superviseArg || args[1] == superviseInnerArg) {
 		return superviseMain(args, stderr)
 	}
 	entered, err := sandbox.EnterUserNamespace()

@@ -13,7 +13,7 @@ type againArgs struct {
 	Wait          time.Duration `default:"5m" help:"Longest a machine may take until ssh answers."`
 }
 
-func (a *againArgs) start(e *env, again vm.Again) error {
+func (a *againArgs) start(e *env, again vm.OnRunning) error {
 	_, err := (&initCmd{Constellation: a.Constellation, Machine: a.Machine, Wait: a.Wait, again: again}).up(e)
 	return err
 }

@@ -44,7 +44,7 @@ func shutdown(e *env, g *vm.Group, machines []*constellations.Machine, patience 
 		"quit": "did not react; its QEMU was told to end", "kill": "did not react; its QEMU was killed",
 	}
 	err = g.Shutdown(e.ctx, names(machines), patience, func(d vm.Down) {
-		e.ui.note("%s/%s %s%s", g.Name, d.Machine, ways[d.Way], took(d))
+		e.ui.note("%s/%s %s%s", g.Name, d.Machine, ways[d.Method], took(d))
 	})
 	if e.ctx.Err() != nil {
 		return context.Cause(e.ctx)
@@ -53,7 +53,7 @@ func shutdown(e *env, g *vm.Group, machines []*constellations.Machine, patience 
 }
 
 func took(d vm.Down) string {
-	if d.Way == "" {
+	if d.Method == "" {
 		return ""
 	}
 	return fmt.Sprintf(" (%s)", seconds(d.Took))

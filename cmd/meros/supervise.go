@@ -19,8 +19,8 @@ import (
 // By these first arguments meros starts itself as the two processes of a
 // supervisor.
 const (
-	superviseArg       = "supervise"
-	superviseInsideArg = "supervise-inside"
+	superviseArg      = "supervise"
+	superviseInnerArg = "supervise-inner"
 )
 
 // superviseMain is one of the two processes.
@@ -31,7 +31,7 @@ func superviseMain(args []string, stderr io.Writer) int {
 	if args[1] == superviseArg {
 		err = supervise(ctx, args[0], args[2])
 	} else {
-		err = vm.SuperviseInside(ctx, args[2])
+		err = vm.SuperviseInner(ctx, args[2])
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "meros:", err)
@@ -40,14 +40,14 @@ func superviseMain(args []string, stderr io.Writer) int {
 	return exitOK
 }
 
-// supervise is the process that [vm.Group.Bring] starts: text is the group.
+// supervise is the process that [vm.Group.Start] starts: text is the group.
 func supervise(ctx context.Context, name, text string) error {
 	g := new(vm.Group)
 	if err := json.Unmarshal([]byte(text), g); err != nil {
 		return err
 	}
 	uplink := vm.Uplink{Attach: runner.AttachUserNetwork, Resolver: runner.UserResolver}
-	return vm.Supervise(ctx, g, []string{name, superviseInsideArg}, uplink, os.NewFile(3, "ready"))
+	return vm.Supervise(ctx, g, []string{name, superviseInnerArg}, uplink, os.NewFile(3, "ready"))
 }
 
 // supervisorOf is the call of this program that is the group's supervisor.

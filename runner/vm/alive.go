@@ -12,34 +12,27 @@ import (
 	"meros/runner/ssh"
 )
 
-// answerPatience is how long a guest may take to answer on a connection that is
+// answerTimeout is how long a guest may take to answer on a connection that is
 // open.
-const answerPatience = time.Second
+const answerTimeout = time.Second
 
 // keep holds a connection to a machine for as long as it lasts: to ask there
 // whether the machine is well is much cheaper than to connect anew, which
 // starts a process in the guest.
-func (g *Group) keep(machine string, c *cryptossh.Client) {
-	if g.inside == nil {
-		c.Close()
-		return
-	}
-	if old, ok := g.inside.open.Swap(machine, c); ok {
+func (l *launcher) keep(machine string, c *cryptossh.Client) {
+	if old, ok := l.open.Swap(machine, c); ok {
 		old.(*cryptossh.Client).Close()
 	}
 	go func() {
 		c.Wait()
-		g.inside.open.CompareAndDelete(machine, c)
+		l.open.CompareAndDelete(machine, c)
 	}()
 }
 
 // answers asks a machine on the connection that is kept. If that does not
 // answer, it is given up.
-func (g *Group) answers(machine string) bool {
-	if g.inside == nil {
-		return false
-	}
-	v, ok := g.inside.open.Load(machine)
+func (l *launcher) answers(machine string) bool {
+	v, ok := l.open.Load(machine)
 	if !ok {
 		return false
 	}
@@ -53,28 +46,25 @@ func (g *Group) answers(machine string) bool {
 	select {
 	case err := <-answered:
 		return err == nil
-	case <-time.After(answerPatience):
+	case <-time.After(answerTimeout):
 		c.Close()
 		return false
 	}
 }
 
 // renew opens the connection that is kept, if there is none.
-func (g *Group) renew(ctx context.Context, machine string, h *ssh.Host) {
-	if g.inside == nil {
-		return
-	}
+func (l *launcher) renew(ctx context.Context, machine string, h *ssh.Host) {
 	if c, err := h.Connect(context.WithoutCancel(ctx)); err == nil {
-		g.keep(machine, c)
+		l.keep(machine, c)
 	}
 }
 
-// monitorPatience is how long QEMU may take to answer.
-const monitorPatience = 2 * time.Second
+// monitorTimeout is how long QEMU may take to answer.
+const monitorTimeout = 2 * time.Second
 
 // paused says why a machine stands still, or "" if it does not.
 func (g *Group) paused(ctx context.Context, machine string) string {
-	ctx, cancel := context.WithTimeout(ctx, monitorPatience)
+	ctx, cancel := context.WithTimeout(ctx, monitorTimeout)
 	defer cancel()
 	m, err := qemu.Dial(ctx, g.file(machine, socketFile))
 	if err != nil {
@@ -93,13 +83,13 @@ func (g *Group) paused(ctx context.Context, machine string) string {
 }
 
 // resume lets a machine that stands still go on, and tells whether it did.
-func (g *Group) resume(ctx context.Context, machine string) (bool, error) {
-	if g.paused(ctx, machine) == "" {
+func (l *launcher) resume(ctx context.Context, machine string) (bool, error) {
+	if l.paused(ctx, machine) == "" {
 		return false, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, monitorPatience)
+	ctx, cancel := context.WithTimeout(ctx, monitorTimeout)
 	defer cancel()
-	m, err := qemu.Dial(ctx, g.file(machine, socketFile))
+	m, err := qemu.Dial(ctx, l.file(machine, socketFile))
 	if err != nil {
 		return false, err
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/qemu"
 )
 
 // Verdict is the result of a boot check.
@@ -18,19 +20,23 @@ type Verdict struct {
 	OSRelease map[string]string `json:"os_release"` // os-release(5) of the guest
 }
 
-// Check boots a machine, logs in, asks what it is and ends it. The console
-// log stays in the group's state directory.
-func (g *Group) Check(ctx context.Context, m *Machine, patience time.Duration) (*Verdict, error) {
-	r, err := g.start(ctx, m, func(string) {})
+// CheckBoot boots a machine of the group in this process, without a supervisor
+// and without networks, logs in, asks the guest for its versions and kills it.
+// timeout is the longest time until the first login. The console log stays in
+// the group's state directory.
+func CheckBoot(ctx context.Context, g *Group, m *Machine, timeout time.Duration) (*Verdict, error) {
+	once := func(_ *Machine, q *qemu.Machine) { q.Once = true }
+	l := newLauncher(g, once, func(pid int) (int, error) { return pid, nil })
+	r, err := l.start(ctx, m, func(string) {})
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		r.record.kill(unix.SIGKILL)
 		<-r.exited
-		g.clear(m.Name)
+		l.tidy(m.Name, false)
 	}()
-	if err := g.wait(ctx, r, UpOptions{Patience: patience}); err != nil {
+	if err := l.wait(ctx, r, StartOptions{Timeout: timeout}); err != nil {
 		return nil, err
 	}
 	v := &Verdict{Ready: true, Seconds: r.record.Ready, Accel: r.record.Accel, OSRelease: make(map[string]string)}

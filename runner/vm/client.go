@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,7 +25,7 @@ import (
 func (g *Group) Supervised() bool { return locked(filepath.Join(g.State, supervisorLock)) }
 
 // call opens a connection to the supervisor.
-func (g *Group) call(ctx context.Context) (*net.UnixConn, error) {
+func (g *Group) connect(ctx context.Context) (*net.UnixConn, error) {
 	address, done, err := socketAddress(filepath.Join(g.State, controlSocket))
 	if err != nil {
 		return nil, err
@@ -42,8 +43,8 @@ var errNoSupervisor = errors.New("its supervisor is not there")
 
 // request asks the supervisor and hands its answers to each, which may be nil.
 // If ctx ends, an "up" is undone and any other request left alone.
-func (g *Group) request(ctx context.Context, r request, each func(answer)) error {
-	c, err := g.call(ctx)
+func (g *Group) call(ctx context.Context, r request, each func(response)) error {
+	c, err := g.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -61,8 +62,8 @@ func (g *Group) request(ctx context.Context, r request, each func(answer)) error
 	defer stop()
 	in := json.NewDecoder(bufio.NewReader(c))
 	for heard := false; ; heard = true {
-		var a answer
-		if err := in.Decode(&a); err != nil {
+		var got response
+		if err := in.Decode(&got); err != nil {
 			switch {
 			case ctx.Err() != nil:
 				return context.Cause(ctx)
@@ -77,16 +78,13 @@ func (g *Group) request(ctx context.Context, r request, each func(answer)) error
 			return fmt.Errorf("%s: %w", g.Name, err)
 		}
 		if each != nil {
-			each(a)
+			each(got)
 		}
-		if a.Done {
+		if got.Done {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			if a.Error != "" {
-				return errors.New(a.Error)
-			}
-			return nil
+			return got.err()
 		}
 	}
 }
@@ -140,16 +138,16 @@ const supervisorTries = 3
 // supervisorEnd is how long one that takes no more questions may take to end.
 const supervisorEnd = 30 * time.Second
 
-// Bring makes the networks what they are to be and starts those of the
+// Start makes the networks what they are to be and starts those of the
 // machines that do not run. It tells of networks with an empty machine.
 // supervisor is the call of this program that runs [Supervise] with descriptor
 // 3 as ready. The caller holds the group's lock.
-func (g *Group) Bring(ctx context.Context, supervisor []string, ns *Networks, machines []*Machine, o UpOptions) (err error) {
+func (g *Group) Start(ctx context.Context, supervisor []string, ns *Networks, machines []*Machine, o StartOptions) (err error) {
 	for range supervisorTries {
 		if err = g.startSupervisor(ctx, supervisor); err != nil {
 			return err
 		}
-		if err = g.bring(ctx, ns, machines, o); !errors.Is(err, errNoSupervisor) {
+		if err = g.requestStart(ctx, ns, machines, o); !errors.Is(err, errNoSupervisor) {
 			return err
 		}
 		// One that ends gives up its lock in a moment; one whose socket is gone
@@ -163,13 +161,13 @@ func (g *Group) Bring(ctx context.Context, supervisor []string, ns *Networks, ma
 	return err
 }
 
-func (g *Group) bring(ctx context.Context, ns *Networks, machines []*Machine, o UpOptions) error {
-	err := g.request(ctx, request{Op: "up", Up: &upRequest{ns, machines}, Patience: o.Patience}, func(a answer) {
+func (g *Group) requestStart(ctx context.Context, ns *Networks, machines []*Machine, o StartOptions) error {
+	err := g.call(ctx, request{Op: "up", Up: &upRequest{ns, machines}, Timeout: o.Timeout}, func(r response) {
 		switch {
-		case a.Note != "":
-			o.Note(a.Machine, a.Note)
-		case a.Ready:
-			o.Report(a.Machine)
+		case r.Note != "":
+			o.Note(r.Machine, r.Note)
+		case r.Ready:
+			o.Report(r.Machine)
 		}
 	})
 	if err != nil {
@@ -180,11 +178,11 @@ func (g *Group) bring(ctx context.Context, ns *Networks, machines []*Machine, o 
 
 // Shutdown ends machines, all at once, and tells of each. The supervisor ends
 // with the last one. The caller holds the group's lock.
-func (g *Group) Shutdown(ctx context.Context, machines []string, patience time.Duration, report func(Down)) error {
+func (g *Group) Shutdown(ctx context.Context, machines []string, timeout time.Duration, report func(Down)) error {
 	if !g.Supervised() {
 		var errs []error
 		for _, m := range machines {
-			if err := g.clear(m); err != nil {
+			if err := g.tidy(m, false); err != nil {
 				errs = append(errs, fmt.Errorf("%s/%s: %w", g.Name, m, err))
 				continue
 			}
@@ -192,9 +190,9 @@ func (g *Group) Shutdown(ctx context.Context, machines []string, patience time.D
 		}
 		return errors.Join(errs...)
 	}
-	err := g.request(ctx, request{Op: "down", Machines: machines, Patience: patience}, func(a answer) {
-		if a.Down != nil {
-			report(*a.Down)
+	err := g.call(ctx, request{Op: "down", Machines: machines, Timeout: timeout}, func(r response) {
+		if r.Down != nil {
+			report(*r.Down)
 		}
 	})
 	if err != nil {
@@ -228,9 +226,9 @@ func (g *Group) settle(ctx context.Context) error {
 func (g *Group) Info(ctx context.Context, machines []string) ([]Status, error) {
 	found := make(map[string]Status)
 	if g.Supervised() {
-		err := g.request(ctx, request{Op: "status", Machines: machines}, func(a answer) {
-			if a.Status != nil {
-				found[a.Machine] = *a.Status
+		err := g.call(ctx, request{Op: "status", Machines: machines}, func(r response) {
+			if r.Status != nil {
+				found[r.Machine] = *r.Status
 			}
 		})
 		if err != nil {
@@ -258,10 +256,10 @@ func (g *Group) Info(ctx context.Context, machines []string) ([]Status, error) {
 }
 
 // Prove tries every way of the networks with real packets.
-func (g *Group) Prove(ctx context.Context) ([]network.Result, error) {
-	var proofs []network.Result
-	err := g.running(g.request(ctx, request{Op: "check"}, func(a answer) { proofs = append(proofs, a.Proofs...) }))
-	return proofs, err
+func (g *Group) CheckNetworks(ctx context.Context) ([]network.Result, error) {
+	var results []network.Result
+	err := g.running(g.call(ctx, request{Op: "check"}, func(r response) { results = append(results, r.Results...) }))
+	return results, err
 }
 
 // Dial connects to a port of a machine.
@@ -276,7 +274,7 @@ func (g *Group) Dial(ctx context.Context, machine string, port uint16) (net.Conn
 
 // DialFile is [Group.Dial], as an open file.
 func (g *Group) DialFile(ctx context.Context, machine string, port uint16) (*os.File, error) {
-	c, err := g.call(ctx)
+	c, err := g.connect(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%s/%s %w (meros init %s)", g.Name, machine, ErrNotRunning, g.Name)
 	}
@@ -290,12 +288,12 @@ func (g *Group) DialFile(ctx context.Context, machine string, port uint16) (*os.
 	if err != nil {
 		return nil, err
 	}
-	var a answer
-	if err := json.Unmarshal(b[:n], &a); err != nil {
+	var r response
+	if err := json.Unmarshal(b[:n], &r); err != nil {
 		return nil, errors.Join(err, closeIf(f))
 	}
-	if a.Error != "" || f == nil {
-		return nil, errors.Join(errors.New(a.Error), closeIf(f))
+	if err := r.err(); err != nil || f == nil {
+		return nil, errors.Join(cmp.Or(err, errors.New("the supervisor sent no connection")), closeIf(f))
 	}
 	return f, nil
 }

@@ -20,11 +20,11 @@ func (d Disk) origin() string { return "disk-" + d.Label + ".image" }
 
 // prepareDisk makes the disk if there is none. fresh tells that the machine's
 // first disk is a new one.
-func (g *Group) prepareDisk(ctx context.Context, m *Machine, d Disk, fresh bool, note func(string)) error {
-	file := g.file(m.Name, d.file())
+func (l *launcher) prepareDisk(ctx context.Context, m *Machine, d Disk, fresh bool, note func(string)) error {
+	file := l.file(m.Name, d.file())
 	if _, err := os.Lstat(file); err == nil {
-		if was, err := os.ReadFile(g.file(m.Name, d.origin())); err == nil && string(was) != filepath.Base(d.Image) {
-			note(fmt.Sprintf("its disk %s stays as it was made, the manifest describes another one (meros reset %s %s makes it anew, empty)", d.Label, g.Name, m.Name))
+		if was, err := os.ReadFile(l.file(m.Name, d.origin())); err == nil && string(was) != filepath.Base(d.Image) {
+			note(fmt.Sprintf("its disk %s stays as it was made, the manifest describes another one (meros reset %s %s makes it anew, empty)", d.Label, l.Name, m.Name))
 		}
 		if !fresh {
 			return nil
@@ -36,7 +36,7 @@ func (g *Group) prepareDisk(ctx context.Context, m *Machine, d Disk, fresh bool,
 	if err := copyFile(file+".new", d.Image); err != nil {
 		return err
 	}
-	if err := os.WriteFile(g.file(m.Name, d.origin()), []byte(filepath.Base(d.Image)), 0o600); err != nil {
+	if err := os.WriteFile(l.file(m.Name, d.origin()), []byte(filepath.Base(d.Image)), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(file+".new", file)
@@ -76,17 +76,17 @@ func dropSnapshots(ctx context.Context, file string) error {
 }
 
 // reset removes a machine's further disks if that is asked for.
-func (g *Group) reset(m *Machine) error {
-	if m.Again != Reset {
+func (l *launcher) reset(m *Machine) error {
+	if m.OnRunning != Reset {
 		return nil
 	}
-	entries, err := os.ReadDir(g.dir(m.Name))
+	entries, err := os.ReadDir(l.dir(m.Name))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), "disk-") {
-			err = errors.Join(err, os.Remove(g.file(m.Name, e.Name())))
+			err = errors.Join(err, os.Remove(l.file(m.Name, e.Name())))
 		}
 	}
 	return err

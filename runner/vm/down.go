@@ -17,62 +17,62 @@ import (
 // Down is how and how fast a machine went down.
 type Down struct {
 	Machine string
-	Way     string        `json:",omitempty"` // "acpi", "ssh", "quit" or "kill"; "" if it was not running
+	Method  string        `json:"Way,omitempty"` // "acpi", "ssh", "quit" or "kill"; "" if it was not running
 	Took    time.Duration `json:",omitempty"`
 }
 
 // downStep is one way to end a machine and the time it is given.
 type downStep struct {
-	way   string
-	wait  time.Duration
-	again time.Duration // after which it is done once more; 0: it is done once
-	do    func(context.Context) error
+	method string
+	wait   time.Duration
+	repeat time.Duration // after which it is done once more; 0: it is done once
+	do     func(context.Context) error
 }
 
-// againPause is how long a guest is left alone that did not hear.
-const againPause = 5 * time.Second
+// repeatPause is how long a guest is left alone that did not hear.
+const repeatPause = 5 * time.Second
 
 // shutdown ends a machine, and removes its disk and secrets.
-func (g *Group) shutdown(ctx context.Context, machine string, patience time.Duration) (Down, error) {
-	d, err := g.end(ctx, machine, patience)
+func (l *launcher) shutdown(ctx context.Context, machine string, timeout time.Duration) (Down, error) {
+	d, err := l.end(ctx, machine, timeout)
 	if err != nil {
 		return d, err
 	}
-	if err := g.clear(machine); err != nil {
-		return d, fmt.Errorf("%s/%s: %w", g.Name, machine, err)
+	if err := l.tidy(machine, false); err != nil {
+		return d, fmt.Errorf("%s/%s: %w", l.Name, machine, err)
 	}
 	return d, nil
 }
 
 // end ends a machine if it runs: by its power button and by poweroff over ssh,
 // the surer of the two first, then by ending QEMU, then by killing it, the first
-// two with patience each, or not at all if that is 0.
-func (g *Group) end(ctx context.Context, machine string, patience time.Duration) (Down, error) {
+// two with timeout each, or not at all if that is 0.
+func (l *launcher) end(ctx context.Context, machine string, timeout time.Duration) (Down, error) {
 	d := Down{Machine: machine}
 	began := time.Now()
 	// A record that is lost or damaged is no reason to let a machine run on: its
 	// monitor needs none.
-	r, err := g.readRecord(machine)
-	if !g.alive(machine) {
+	r, err := l.readRecord(machine)
+	if !l.alive(machine) {
 		return d, nil
 	}
 	if err != nil {
-		r = &record{PID: g.pid(machine), Boot: bootID()}
+		r = &record{PID: l.pid(machine), Boot: bootID()}
 		r.Start, _ = processStart(r.PID) // it holds the lock, so the number is its own
 	}
-	for _, step := range g.downSteps(machine, r, patience) {
+	for _, step := range l.downSteps(machine, r, timeout) {
 		if err := step.do(ctx); err != nil && ctx.Err() == nil {
 			continue // the next way is a harder one
 		}
-		if g.took(ctx, machine, step) {
-			d.Way, d.Took = step.way, time.Since(began)
+		if l.took(ctx, machine, step) {
+			d.Method, d.Took = step.method, time.Since(began)
 			return d, nil
 		}
 		if ctx.Err() != nil {
 			return d, context.Cause(ctx)
 		}
 	}
-	return d, fmt.Errorf("%s/%s: process %d does not end", g.Name, machine, r.PID)
+	return d, fmt.Errorf("%s/%s: process %d does not end", l.Name, machine, r.PID)
 }
 
 // buttons are the architectures whose machines have the power button of ACPI.
@@ -80,12 +80,12 @@ func (g *Group) end(ctx context.Context, machine string, patience time.Duration)
 // machines may lack: nobody hears it.
 var buttons = []string{"x86_64", "i386"}
 
-func (g *Group) downSteps(machine string, r *record, patience time.Duration) []downStep {
+func (l *launcher) downSteps(machine string, r *record, timeout time.Duration) []downStep {
 	monitor := func(command func(*raw.Monitor) error) func(context.Context) error {
 		return func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			defer cancel()
-			m, err := qemu.Dial(ctx, g.file(machine, socketFile))
+			m, err := qemu.Dial(ctx, l.file(machine, socketFile))
 			if err != nil {
 				return err
 			}
@@ -95,15 +95,15 @@ func (g *Group) downSteps(machine string, r *record, patience time.Duration) []d
 	}
 	gentle := []downStep{
 		// Nobody in a guest that still boots listens to its button.
-		{"acpi", patience, againPause, monitor((*raw.Monitor).SystemPowerdown)},
-		{"ssh", patience, 0, func(ctx context.Context) error { return g.poweroff(ctx, machine, r) }},
+		{"acpi", timeout, repeatPause, monitor((*raw.Monitor).SystemPowerdown)},
+		{"ssh", timeout, 0, func(ctx context.Context) error { return l.poweroff(ctx, machine, r) }},
 	}
 	hard := []downStep{
 		// It writes what it holds of the disks first, which may be much.
 		{"quit", 30 * time.Second, 0, monitor((*raw.Monitor).Quit)},
 		{"kill", 5 * time.Second, 0, func(context.Context) error { return r.kill(unix.SIGKILL) }},
 	}
-	if patience <= 0 {
+	if timeout <= 0 {
 		return hard
 	}
 	if r.Arch != "" && !slices.Contains(buttons, r.Arch) {
@@ -112,22 +112,22 @@ func (g *Group) downSteps(machine string, r *record, patience time.Duration) []d
 	return append(gentle, hard...)
 }
 
-// poweroffPatience is how long a guest may take to be asked.
-const poweroffPatience = 20 * time.Second
+// poweroffTimeout is how long a guest may take to be asked.
+const poweroffTimeout = 20 * time.Second
 
 // poweroff asks the guest's own init.
-func (g *Group) poweroff(ctx context.Context, machine string, r *record) error {
+func (l *launcher) poweroff(ctx context.Context, machine string, r *record) error {
 	if r.Port == 0 {
 		return errors.New("its port is not known")
 	}
-	h, err := g.host(machine, r.User, r.Port)
+	h, err := l.host(machine, r.User, r.Port)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, poweroffPatience)
+	ctx, cancel := context.WithTimeout(ctx, poweroffTimeout)
 	defer cancel()
 	// A guest that obeys at once closes the connection before it answers.
-	if c, err := h.Try(ctx, poweroffPatience); err != nil {
+	if c, err := h.Try(ctx, poweroffTimeout); err != nil {
 		return err
 	} else {
 		c.Close()
@@ -140,12 +140,12 @@ func (g *Group) poweroff(ctx context.Context, machine string, r *record) error {
 }
 
 // took waits until the machine has ended by a step.
-func (g *Group) took(ctx context.Context, machine string, step downStep) bool {
-	for left := step.wait; ; left -= step.again {
-		if step.again == 0 || left <= step.again {
-			return g.gone(ctx, machine, left)
+func (l *launcher) took(ctx context.Context, machine string, step downStep) bool {
+	for left := step.wait; ; left -= step.repeat {
+		if step.repeat == 0 || left <= step.repeat {
+			return l.gone(ctx, machine, left)
 		}
-		if g.gone(ctx, machine, step.again) {
+		if l.gone(ctx, machine, step.repeat) {
 			return true
 		}
 		if ctx.Err() != nil {
@@ -156,17 +156,17 @@ func (g *Group) took(ctx context.Context, machine string, step downStep) bool {
 }
 
 // gone waits until the machine's process has ended.
-func (g *Group) gone(ctx context.Context, machine string, wait time.Duration) bool {
+func (l *launcher) gone(ctx context.Context, machine string, wait time.Duration) bool {
 	end := time.After(wait)
 	for {
-		if !g.alive(machine) {
+		if !l.alive(machine) {
 			return true
 		}
 		select {
 		case <-ctx.Done():
 			return false
 		case <-end:
-			return !g.alive(machine)
+			return !l.alive(machine)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"meros/runner/ssh"
 )
 
 // State is how a machine is.
@@ -43,12 +45,39 @@ type Status struct {
 	Tail          []string  `json:"console_tail,omitempty"`
 }
 
-// bannerPatience is how long a guest that computes may take to greet.
-const bannerPatience = 5 * time.Second
+// bannerTimeout is how long a guest that computes may take to greet.
+const bannerTimeout = 5 * time.Second
 
-// info looks how a machine is: it asks the process and, where that can be
-// reached, the guest's sshd.
+// info returns a machine's status without a supervisor's help.
 func (g *Group) info(ctx context.Context, machine string) (Status, error) {
+	s, r, err := g.recorded(machine)
+	if err != nil || r == nil {
+		return s, err
+	}
+	_, err = g.inspect(ctx, machine, r, &s)
+	return s, err
+}
+
+// info is [Group.info]. It saves the login if a connection is still open.
+func (l *launcher) info(ctx context.Context, machine string) (Status, error) {
+	s, r, err := l.recorded(machine)
+	if err != nil || r == nil {
+		return s, err
+	}
+	if l.answers(machine) {
+		s.State = Ready
+		return s, nil
+	}
+	h, err := l.inspect(ctx, machine, r, &s)
+	if err == nil && s.State == Ready {
+		go l.renew(ctx, machine, h)
+	}
+	return s, err
+}
+
+// recorded returns the part of a machine's status that its files hold. The
+// record is nil if the machine does not run or its record cannot be read.
+func (g *Group) recorded(machine string) (Status, *record, error) {
 	s := Status{Machine: machine, State: Stopped}
 	if _, err := os.Stat(g.Console(machine)); err == nil {
 		s.Console = g.Console(machine)
@@ -56,52 +85,53 @@ func (g *Group) info(ctx context.Context, machine string) (Status, error) {
 	r, err := g.readRecord(machine)
 	switch {
 	case err != nil && g.alive(machine):
-		// What is known of it is lost, not the machine.
+		// The record is lost, the machine is not.
 		s.State, s.PID, s.Tail = Unreachable, g.pid(machine), []string{"its record cannot be read: " + err.Error() + " (meros shutdown ends it)"}
-		return s, nil
+		return s, nil, nil
 	case err != nil:
-		return s, nil
+		return s, nil, nil
 	}
 	s.Started, s.Ready, s.Accel, s.Memory, s.CPUs, s.Image = r.Started, r.Ready, r.Accel, r.Memory, r.CPUs, r.Image
-	if !g.alive(machine) {
-		s.State, s.Tail = Ended, consoleTail(g.Console(machine), tailLines)
-		switch {
-		case r.Exit == "":
-			s.State, s.Exit = Crashed, "its supervisor was killed, and it with that"
-		case r.Exit != exitOK:
-			s.State, s.Exit = Crashed, "QEMU: "+r.Exit
-		}
-		return s, nil
+	if g.alive(machine) {
+		s.PID, s.User = r.HostPID, r.User
+		return s, r, nil
 	}
-	s.PID, s.User = r.HostPID, r.User
-	if g.answers(machine) {
-		s.State = Ready
-		return s, nil
+	s.State, s.Tail = Ended, consoleTail(g.Console(machine), tailLines)
+	switch {
+	case r.Exit == "":
+		s.State, s.Exit = Crashed, "its supervisor was killed, and it with that"
+	case r.Exit != exitOK:
+		s.State, s.Exit = Crashed, "QEMU: "+r.Exit
 	}
+	return s, nil, nil
+}
+
+// inspect completes the status of a machine that runs: it asks QEMU and the
+// guest's sshd.
+func (g *Group) inspect(ctx context.Context, machine string, r *record, s *Status) (*ssh.Host, error) {
 	if s.Exit = g.paused(ctx, machine); s.Exit != "" {
 		s.State = Paused
-		return s, nil
+		return nil, nil
 	}
 	h, err := g.host(machine, r.User, r.Port)
 	if err != nil {
-		return s, err
+		return nil, err
 	}
-	for end := time.Now().Add(bannerPatience); ; {
+	for end := time.Now().Add(bannerTimeout); ; {
 		if _, err = h.Banner(ctx, time.Until(end)); err == nil || time.Now().After(end) || ctx.Err() != nil {
 			break
 		}
-		time.Sleep(20 * time.Millisecond) // it refuses: sshd is being started
+		time.Sleep(20 * time.Millisecond) // refused: sshd is starting
 	}
 	switch {
 	case err == nil:
 		s.State = Ready
-		go g.renew(ctx, machine, h)
 	case r.Ready == 0:
 		s.State = Starting
 	default:
 		s.State = Unreachable
 	}
-	return s, nil
+	return h, nil
 }
 
 // DialConsole connects to the machine's serial line, which serves one at a

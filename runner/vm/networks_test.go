@@ -220,10 +220,10 @@ func TestPair(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := other.send(question{Op: "host", Port: 80}, f); err != nil {
+	if err := other.send(hostRequest{Op: "host", Port: 80}, f); err != nil {
 		t.Fatal(err)
 	}
-	var q question
+	var q hostRequest
 	got, err := ours.receive(&q)
 	if err != nil || got == nil || q.Op != "host" || q.Port != 80 {
 		t.Fatalf("%+v, %v, %v", q, got, err)

@@ -61,17 +61,14 @@ func (o *order) wait(ctx context.Context, m *Machine) error {
 }
 
 // probe tries once what shows that a machine is ready.
-func (g *Group) probe(ctx context.Context, r *running, p constellations.Probe) error {
+func (l *launcher) probe(ctx context.Context, r *running, p constellations.Probe) error {
 	if p.Exec != "" {
 		if _, err := r.host.Run(ctx, p.Exec); err != nil {
 			return err
 		}
 		return nil
 	}
-	if g.inside == nil {
-		return nil
-	}
-	local, err := g.inside.forward(ctx, r.machine.Name, p.TCP)
+	local, err := l.forward(ctx, r.machine.Name, p.TCP)
 	if err != nil {
 		return err
 	}

@@ -11,13 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Share is a directory of the host that a machine sees.
-type Share struct {
-	Source   string // absolute path
-	Tag      string // by which the guest mounts it
-	ReadOnly bool
-}
-
 // shareSocket is the nth share's socket in the machine's directory.
 func shareSocket(n int) string { return fmt.Sprintf("share%d.sock", n) }
 
@@ -27,7 +20,7 @@ var virtiofsd = []string{"/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/l
 // share starts a server for each directory that the machine sees. Each is
 // closed in into its directory, and has no more rights than who that belongs
 // to.
-func (g *Group) share(m *Machine) (stop func(), err error) {
+func (l *launcher) share(m *Machine) (stop func(), err error) {
 	var running []*exec.Cmd
 	stop = func() {
 		for _, cmd := range running {
@@ -35,12 +28,12 @@ func (g *Group) share(m *Machine) (stop func(), err error) {
 			cmd.Wait()
 		}
 		for i := range m.Shares {
-			unix.Unmount(g.file(m.Name, shareDir(i)), unix.MNT_DETACH)
-			os.Remove(g.file(m.Name, shareDir(i)))
-			os.Remove(g.file(m.Name, shareSocket(i)))
+			unix.Unmount(l.file(m.Name, shareDir(i)), unix.MNT_DETACH)
+			os.Remove(l.file(m.Name, shareDir(i)))
+			os.Remove(l.file(m.Name, shareSocket(i)))
 		}
 	}
-	if len(m.Shares) == 0 || g.inside == nil {
+	if len(m.Shares) == 0 {
 		return stop, nil
 	}
 	program := ""
@@ -54,7 +47,7 @@ func (g *Group) share(m *Machine) (stop func(), err error) {
 		return nil, errors.New("virtiofsd is not installed, which shows machines directories of the host (Debian 12: apt install qemu-system-common; later: virtiofsd)")
 	}
 	for i, s := range m.Shares {
-		cmd, err := g.serveShare(m, program, i, s)
+		cmd, err := l.serveShare(m, program, i, s)
 		if err != nil {
 			stop()
 			return nil, fmt.Errorf("mount %s: %w", s.Source, err)
@@ -67,10 +60,10 @@ func (g *Group) share(m *Machine) (stop func(), err error) {
 // shareDir is where the nth share is read-only, if it is to be.
 func shareDir(n int) string { return fmt.Sprintf("share%d", n) }
 
-func (g *Group) serveShare(m *Machine, program string, i int, s Share) (*exec.Cmd, error) {
+func (l *launcher) serveShare(m *Machine, program string, i int, s Share) (*exec.Cmd, error) {
 	source := s.Source
 	if s.ReadOnly {
-		source = g.file(m.Name, shareDir(i))
+		source = l.file(m.Name, shareDir(i))
 		if err := os.MkdirAll(source, 0o700); err != nil {
 			return nil, err
 		}
@@ -78,12 +71,12 @@ func (g *Group) serveShare(m *Machine, program string, i int, s Share) (*exec.Cm
 			return nil, err
 		}
 	}
-	socket, err := listenAt(g.file(m.Name, shareSocket(i)))
+	socket, err := listenAt(l.file(m.Name, shareSocket(i)))
 	if err != nil {
 		return nil, err
 	}
 	defer socket.Close()
-	log, err := os.OpenFile(filepath.Join(g.dir(m.Name), qemuLogFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	log, err := os.OpenFile(filepath.Join(l.dir(m.Name), qemuLogFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}

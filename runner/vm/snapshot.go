@@ -30,7 +30,7 @@ var snapshotName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
 // Snapshots tells of the machines' snapshots, oldest first.
 func (g *Group) Snapshots(ctx context.Context, machines []string) ([]Snapshot, error) {
 	var all []Snapshot
-	err := g.running(g.request(ctx, request{Op: "snapshots", Machines: machines}, func(a answer) { all = append(all, a.Snapshots...) }))
+	err := g.running(g.call(ctx, request{Op: "snapshots", Machines: machines}, func(r response) { all = append(all, r.Snapshots...) }))
 	slices.SortStableFunc(all, func(a, b Snapshot) int { return a.Taken.Compare(b.Taken) })
 	return all, err
 }
@@ -61,7 +61,7 @@ func (g *Group) snapshot(ctx context.Context, op string, machines []string, name
 	if !snapshotName.MatchString(name) {
 		return fmt.Errorf("%q cannot be the name of a snapshot: letters, digits, dot, hyphen and underscore, at most 64", name)
 	}
-	return g.running(g.request(ctx, request{Op: op, Machines: machines, Name: name}, nil))
+	return g.running(g.call(ctx, request{Op: op, Machines: machines, Name: name}, nil))
 }
 
 // running explains that nothing runs.
@@ -73,7 +73,7 @@ func (g *Group) running(err error) error {
 }
 
 // snapshots is the supervisor's part of what is above.
-func (s *inside) snapshots(ctx context.Context, r request, say func(answer)) error {
+func (s *inner) snapshots(ctx context.Context, r request, send func(response)) error {
 	s.mu.Lock() // no machine starts or ends meanwhile
 	defer s.mu.Unlock()
 	ctx = context.WithoutCancel(ctx)
@@ -119,7 +119,7 @@ func (s *inside) snapshots(ctx context.Context, r request, say func(answer)) err
 	}
 	return each(func(machine string, c *raw.Monitor) error {
 		all, err := snapshotsOf(machine, c)
-		say(answer{Snapshots: all})
+		send(response{Snapshots: all})
 		return err
 	})
 }
@@ -136,7 +136,7 @@ func human(line string) func(string, *raw.Monitor) error {
 }
 
 // monitored calls f with the commands of a machine that runs.
-func (s *inside) monitored(ctx context.Context, machine string, f func(string, *raw.Monitor) error) error {
+func (s *inner) monitored(ctx context.Context, machine string, f func(string, *raw.Monitor) error) error {
 	if !s.alive(machine) {
 		return fmt.Errorf("%w (meros init %s)", ErrNotRunning, s.Name)
 	}

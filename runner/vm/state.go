@@ -64,10 +64,10 @@ func (g *Group) writeRecord(machine string, r *record) error {
 
 // updateRecord changes the record of a machine. It is left alone if it is
 // there no more, or is another start's.
-func (g *Group) updateRecord(machine string, pid int, change func(*record)) error {
-	g.records.Lock()
-	defer g.records.Unlock()
-	r, err := g.readRecord(machine)
+func (l *launcher) updateRecord(machine string, pid int, change func(*record)) error {
+	l.records.Lock()
+	defer l.records.Unlock()
+	r, err := l.readRecord(machine)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -75,7 +75,7 @@ func (g *Group) updateRecord(machine string, pid int, change func(*record)) erro
 		return err
 	}
 	change(r)
-	return g.writeRecord(machine, r)
+	return l.writeRecord(machine, r)
 }
 
 // openLock opens a lock file. Its locks are those of open file descriptions,
@@ -216,15 +216,6 @@ func filesOf(file string) ([]string, error) {
 		return nil, err
 	}
 	return append(r.Files, r.Image), nil
-}
-
-// files are what the machine cannot start without.
-func (m *Machine) files() []string {
-	all := append([]string{m.Kernel, m.Initrd}, m.Images...)
-	for _, d := range m.Disks {
-		all = append(all, d.Image)
-	}
-	return all
 }
 
 // bootID identifies this boot of the host.

@@ -16,12 +16,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meros/runner/initrd"
+	"meros/runner/qemu"
 )
 
 func newGroup(t *testing.T) *Group {
 	t.Helper()
 	dir := t.TempDir()
 	return &Group{Name: "lab", State: filepath.Join(dir, "state"), Keys: filepath.Join(dir, "ssh", "lab"), SSH: filepath.Join(dir, "ssh", "id")}
+}
+
+// newTestLauncher returns a launcher whose machines need no adaptation.
+func newTestLauncher(t *testing.T) *launcher {
+	t.Helper()
+	return newLauncher(newGroup(t), func(*Machine, *qemu.Machine) {}, func(pid int) (int, error) { return pid, nil })
 }
 
 // A process that has got a dead machine's number is left alone; the machine's
@@ -129,14 +136,14 @@ func TestGroupLock(t *testing.T) {
 // Secrets are made once, belong to the user alone, and reach the guest with
 // the modes that its programs insist on.
 func TestSecrets(t *testing.T) {
-	g := newGroup(t)
+	l := newTestLauncher(t)
 	files := func() (names []string, all map[string]initrd.File) {
 		t.Helper()
-		h, err := g.host("m", "me", 1)
+		h, err := l.host("m", "me", 1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		list, err := g.secrets(&Machine{Name: "m", User: "me"}, h)
+		list, err := l.secrets(&Machine{Name: "m", User: "me"}, h)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,7 +171,7 @@ func TestSecrets(t *testing.T) {
 			t.Errorf("%s is another one the second time", name)
 		}
 	}
-	err := filepath.WalkDir(filepath.Dir(g.SSH), func(file string, d os.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Dir(l.SSH), func(file string, d os.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -193,12 +200,12 @@ func TestNotReady(t *testing.T) {
 
 // A button is pressed until the machine ends, a command is given once.
 func TestPressedAgain(t *testing.T) {
-	g := newGroup(t)
-	if err := os.MkdirAll(g.dir("m"), 0o700); err != nil {
+	l := newTestLauncher(t)
+	if err := os.MkdirAll(l.dir("m"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for again, want := range map[time.Duration]int{time.Millisecond: 3, 0: 0} {
-		lock, err := openLock(g.file("m", lockFile))
+		lock, err := openLock(l.file("m", lockFile))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -215,7 +222,7 @@ func TestPressedAgain(t *testing.T) {
 		if again > 0 {
 			step.wait = time.Minute
 		}
-		if ended := g.took(t.Context(), "m", step); ended != (want > 0) || pressed != want {
+		if ended := l.took(t.Context(), "m", step); ended != (want > 0) || pressed != want {
 			t.Errorf("again after %v: ended: %v, pressed %d times", again, ended, pressed)
 		}
 		lock.Close()
@@ -225,34 +232,34 @@ func TestPressedAgain(t *testing.T) {
 // Who clears a machine's directory while its end is written down finds nothing
 // of it afterwards, and the end of an earlier start is no later one's.
 func TestEndWhileCleared(t *testing.T) {
-	g := newGroup(t)
-	if err := os.MkdirAll(g.dir("m"), 0o700); err != nil {
+	l := newTestLauncher(t)
+	if err := os.MkdirAll(l.dir("m"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for range 300 {
 		r := &running{record: &record{PID: 7}}
-		if err := g.writeRecord("m", r.record); err != nil {
+		if err := l.writeRecord("m", r.record); err != nil {
 			t.Fatal(err)
 		}
 		var wg sync.WaitGroup
-		wg.Go(func() { g.ended("m", r) })
-		if err := g.clear("m"); err != nil {
+		wg.Go(func() { l.ended("m", r) })
+		if err := l.tidy("m", false); err != nil {
 			t.Fatal(err)
 		}
 		wg.Wait()
-		if r, err := g.readRecord("m"); !errors.Is(err, os.ErrNotExist) {
+		if r, err := l.readRecord("m"); !errors.Is(err, os.ErrNotExist) {
 			t.Fatalf("there is %+v, %v", r, err)
 		}
 	}
-	if err := g.writeRecord("m", &record{PID: 8}); err != nil {
+	if err := l.writeRecord("m", &record{PID: 8}); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
 		pid  int
 		want string
 	}{{7, ""}, {8, exitOK}} {
-		g.ended("m", &running{record: &record{PID: test.pid}})
-		if r, err := g.readRecord("m"); err != nil || r.Exit != test.want {
+		l.ended("m", &running{record: &record{PID: test.pid}})
+		if r, err := l.readRecord("m"); err != nil || r.Exit != test.want {
 			t.Errorf("after the end of %d: %+v, %v", test.pid, r, err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"meros/runner/hint"
 	"meros/runner/network"
 )
 
@@ -29,7 +30,7 @@ type request struct {
 	Name     string        `json:",omitempty"` // of a snapshot
 	Up       *upRequest    `json:",omitempty"`
 	Machines []string      `json:",omitempty"`
-	Patience time.Duration `json:",omitempty"`
+	Timeout  time.Duration `json:"Patience,omitempty"`
 	Port     uint16        `json:",omitempty"` // of a machine, to dial
 	Cancel   bool          `json:",omitempty"` // follows "up": undo what was begun
 }
@@ -41,16 +42,41 @@ type upRequest struct {
 }
 
 // answer is a line of a supervisor; the last one has Done.
-type answer struct {
-	Machine   string          `json:",omitempty"`
-	Note      string          `json:",omitempty"`
-	Ready     bool            `json:",omitempty"`
-	Status    *Status         `json:",omitempty"`
-	Down      *Down           `json:",omitempty"`
-	Snapshots []Snapshot      `json:",omitempty"`
-	Proofs    []network.Result `json:",omitempty"`
-	Error     string          `json:",omitempty"`
-	Done      bool            `json:",omitempty"`
+type response struct {
+	Machine   string           `json:",omitempty"`
+	Note      string           `json:",omitempty"`
+	Ready     bool             `json:",omitempty"`
+	Status    *Status          `json:",omitempty"`
+	Down      *Down            `json:",omitempty"`
+	Snapshots []Snapshot       `json:",omitempty"`
+	Results   []network.Result `json:"Proofs,omitempty"`
+	Error     string           `json:",omitempty"`
+	Hint      string           `json:",omitempty"` // next steps of the error, one a line; older supervisors send none
+	Done      bool             `json:",omitempty"`
+}
+
+// lastResponse returns the last response to a request that ended with err, which may
+// be nil.
+func lastResponse(err error) response {
+	r := response{Done: true}
+	if err != nil {
+		r.Error, r.Hint = err.Error(), hint.Of(err)
+	}
+	return r
+}
+
+// err returns the error that a supervisor reports, with its hints.
+func (r response) err() error { return received(r.Error, r.Hint) }
+
+// received returns the error that another process described, or nil.
+func received(text, hints string) error {
+	switch {
+	case text == "":
+		return nil
+	case hints == "":
+		return errors.New(text)
+	}
+	return hint.Add(errors.New(text), "%s", hints)
 }
 
 // socketAddress names a socket by its directory: a path may be longer than

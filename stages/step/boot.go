@@ -50,7 +50,7 @@ func stepBoot(ctx context.Context, s *step) error {
 	}
 	m.Kernel = s.given("kernel")
 	g := &vm.Group{Name: "check", State: filepath.Join(s.Work, "state"), Keys: filepath.Join(s.Work, "keys"), SSH: filepath.Join(s.Work, "keys", "ssh")}
-	v, err := g.Check(ctx, m, stages.BootTimeout)
+	v, err := vm.CheckBoot(ctx, g, m, stages.BootTimeout)
 	if err != nil {
 		return err
 	}

@@ -21,19 +21,19 @@ import (
 	"meros/runner/qemu"
 )
 
-// insideConfig is what the inner process is told when it starts.
-type insideConfig struct {
+// innerConfig is what the inner process is told when it starts.
+type innerConfig struct {
 	Group    *Group
 	Resolver string
 }
 
-// inside is the part of a supervisor that is where the group's networks are,
+// inner is the part of a supervisor that is where the group's networks are,
 // as the first process of its own process namespace.
-type inside struct {
-	*Group
+type inner struct {
+	*launcher
 	resolver string
 	outer    *pair
-	asking   sync.Mutex // one question at a time
+	calling  sync.Mutex // one question at a time
 
 	mu       sync.Mutex // of what follows, and of "up" and "down"
 	networks *Networks
@@ -41,15 +41,11 @@ type inside struct {
 	names    map[string]*nameServer // by bridge
 	relays   map[netip.AddrPort]net.Listener
 	uplink   string
-
-	open     sync.Map      // by machine, a connection of ssh that is kept
-	forwards sync.Map      // port of the loopback by machine and port
-	idle     chan struct{} // something may have come to its end
 }
 
-// SuperviseInside is the inner process: config is what [Supervise] gave it.
-func SuperviseInside(ctx context.Context, config string) error {
-	var c insideConfig
+// SuperviseInner is the inner process: config is what [Supervise] gave it.
+func SuperviseInner(ctx context.Context, config string) error {
+	var c innerConfig
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
 		return err
 	}
@@ -64,11 +60,8 @@ func SuperviseInside(ctx context.Context, config string) error {
 	if err := mountOwn(); err != nil {
 		return err
 	}
-	s := &inside{
-		Group: c.Group, resolver: c.Resolver, outer: p, names: make(map[string]*nameServer),
-		relays: make(map[netip.AddrPort]net.Listener), idle: make(chan struct{}, 1),
-	}
-	s.Group.inside = s
+	s := &inner{resolver: c.Resolver, outer: p, names: make(map[string]*nameServer), relays: make(map[netip.AddrPort]net.Listener)}
+	s.launcher = newLauncher(c.Group, s.adapt, s.hostPID)
 	return s.serve(ctx, l.(*net.UnixListener))
 }
 
@@ -86,7 +79,7 @@ func mountOwn() error {
 }
 
 // serve answers clients until there is no machine and no client any more.
-func (s *inside) serve(ctx context.Context, l *net.UnixListener) error {
+func (s *inner) serve(ctx context.Context, l *net.UnixListener) error {
 	signal.Ignore(unix.SIGINT, unix.SIGHUP, unix.SIGQUIT) // of a terminal: they are for the client
 	conns := make(chan *net.UnixConn)
 	go func() {
@@ -126,13 +119,13 @@ func (s *inside) serve(ctx context.Context, l *net.UnixListener) error {
 	}
 }
 
-func (s *inside) anyAlive() bool {
+func (s *inner) anyAlive() bool {
 	names, err := s.Machines()
 	return err == nil && slices.ContainsFunc(names, s.alive)
 }
 
 // handle serves one client.
-func (s *inside) handle(ctx context.Context, c *net.UnixConn) {
+func (s *inner) handle(ctx context.Context, c *net.UnixConn) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	in := json.NewDecoder(bufio.NewReader(c))
@@ -141,11 +134,11 @@ func (s *inside) handle(ctx context.Context, c *net.UnixConn) {
 		return
 	}
 	var sending sync.Mutex
-	say := func(a answer) {
+	send := func(r response) {
 		sending.Lock()
 		defer sending.Unlock()
 		c.SetWriteDeadline(time.Now().Add(10 * time.Second))
-		json.NewEncoder(c).Encode(a) // a client that has gone is no reason to stop
+		json.NewEncoder(c).Encode(r) // a client that has gone is no reason to stop
 	}
 	var err error
 	switch {
@@ -156,7 +149,7 @@ func (s *inside) handle(ctx context.Context, c *net.UnixConn) {
 			err = derr
 		} else {
 			defer f.Close()
-			b, _ := json.Marshal(answer{Done: true})
+			b, _ := json.Marshal(response{Done: true})
 			sendFile(c, append(b, '\n'), f)
 			return
 		}
@@ -167,47 +160,40 @@ func (s *inside) handle(ctx context.Context, c *net.UnixConn) {
 				cancel(errors.New("interrupted"))
 			}
 		}()
-		err = s.up(ctx, r, say)
+		err = s.up(ctx, r, send)
 	case r.Op == "down":
-		err = s.down(ctx, r, say)
+		err = s.down(ctx, r, send)
 	case r.Op == "status":
-		err = s.status(ctx, r, say)
+		err = s.status(ctx, r, send)
 	case r.Op == "save" || r.Op == "restore" || r.Op == "forget" || r.Op == "snapshots":
-		err = s.snapshots(ctx, r, say)
+		err = s.snapshots(ctx, r, send)
 	case r.Op == "check":
-		err = s.check(ctx, say)
+		err = s.check(ctx, send)
 	default:
 		err = fmt.Errorf("there is no request %q", r.Op)
 	}
-	last := answer{Done: true}
-	if err != nil {
-		last.Error = err.Error()
-	}
-	say(last)
+	send(lastResponse(err))
 }
 
 // ask asks the outer process.
-func (s *inside) ask(q question, f *os.File) (reply, error) {
-	s.asking.Lock()
-	defer s.asking.Unlock()
-	var r reply
+func (s *inner) callOuter(q hostRequest, f *os.File) (hostResponse, error) {
+	s.calling.Lock()
+	defer s.calling.Unlock()
+	var r hostResponse
 	if err := s.outer.send(q, f); err != nil {
 		return r, fmt.Errorf("ask the supervisor's outer process: %w", err)
 	}
 	if _, err := s.outer.receive(&r); err != nil {
 		return r, fmt.Errorf("the supervisor's outer process does not answer: %w", err)
 	}
-	if r.Error != "" {
-		return r, errors.New(r.Error)
-	}
-	return r, nil
+	return r, received(r.Error, r.Hint)
 }
 
 // up makes the networks what they are to be and starts machines.
-func (s *inside) up(ctx context.Context, r request, say func(answer)) error {
+func (s *inner) up(ctx context.Context, r request, send func(response)) error {
 	s.mu.Lock()
 	began, first := time.Now(), s.networks == nil
-	changes, err := s.connect(r.Up.Networks, func(text string) { say(answer{Note: text}) })
+	changes, err := s.connect(r.Up.Networks, func(text string) { send(response{Note: text}) })
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -215,41 +201,53 @@ func (s *inside) up(ctx context.Context, r request, say func(answer)) error {
 	took := fmt.Sprintf("%.0f ms", time.Since(began).Seconds()*1000)
 	if first {
 		if n := len(r.Up.Networks.Bridges); n > 0 {
-			say(answer{Note: fmt.Sprintf("networks are there: %d bridges, %d interfaces (%s)", n, len(r.Up.Networks.Hosts), took)})
+			send(response{Note: fmt.Sprintf("networks are there: %d bridges, %d interfaces (%s)", n, len(r.Up.Networks.Hosts), took)})
 		}
 	} else {
 		for _, c := range changes {
-			say(answer{Note: c})
+			send(response{Note: c})
 		}
 	}
-	return s.Up(ctx, r.Up.Machines, UpOptions{
-		Patience: r.Patience,
-		Note:     func(m, text string) { say(answer{Machine: m, Note: text}) },
-		Report:   func(m string) { say(answer{Machine: m, Ready: true}) },
+	return s.startAll(ctx, r.Up.Machines, StartOptions{
+		Timeout: r.Timeout,
+		Note:    func(m, text string) { send(response{Machine: m, Note: text}) },
+		Report:  func(m string) { send(response{Machine: m, Ready: true}) },
 	})
 }
 
+// adapt gives a machine's command line the sockets of a supervised machine, and
+// a user id of its own if the supervisor is root.
+func (s *inner) adapt(m *Machine, q *qemu.Machine) {
+	q.Serial, q.Bulk = serialFile, bulkFile
+	if subnet := s.management(); subnet.IsValid() {
+		q.Network.Subnet = subnet.String()
+	}
+	if os.Geteuid() == 0 && mapsMany() {
+		q.RunAs = runAs(s.Name, m.Name)
+	}
+}
+
 // hostPID is the number that a child has outside.
-func (s *inside) hostPID(pid int) (int, error) {
+func (s *inner) hostPID(pid int) (int, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return 0, fmt.Errorf("process %d: %w", pid, err)
 	}
 	f := os.NewFile(uintptr(fd), "pidfd")
 	defer f.Close()
-	r, err := s.ask(question{Op: "pid"}, f)
+	r, err := s.callOuter(hostRequest{Op: "pid"}, f)
 	return r.PID, err
 }
 
 // connect sets up bridges, policies, name servers and ports, and tells what it
 // changed. What can be done without is a warning.
-func (s *inside) connect(ns *Networks, warn func(string)) (changes []string, err error) {
-	if _, err := s.ask(question{Op: "ports", Ports: ns.Ports}, nil); err != nil {
+func (s *inner) connect(ns *Networks, warn func(string)) (changes []string, err error) {
+	if _, err := s.callOuter(hostRequest{Op: "ports", Ports: ns.Ports}, nil); err != nil {
 		return nil, err
 	}
 	if s.uplink = uplinkName(); s.uplink == "" && ns.uplinked() {
 		// A host that is offline is no reason to have no machines.
-		if _, err := s.ask(question{Op: "world"}, nil); err != nil {
+		if _, err := s.callOuter(hostRequest{Op: "world"}, nil); err != nil {
 			warn("no machine reaches the world: " + err.Error())
 		}
 		s.uplink = uplinkName()
@@ -279,7 +277,7 @@ func uplinkName() string {
 }
 
 // serveNames has a name server at every bridge.
-func (s *inside) serveNames(ns *Networks, changes *[]string) error {
+func (s *inner) serveNames(ns *Networks, changes *[]string) error {
 	keep := make(map[string]bool)
 	for _, b := range ns.Bridges {
 		keep[b.Name] = true
@@ -312,7 +310,7 @@ func (s *inside) serveNames(ns *Networks, changes *[]string) error {
 
 // relayPorts takes, at each bridge, the connections to the ports of the host
 // that machines there may reach.
-func (s *inside) relayPorts(ns *Networks) error {
+func (s *inner) relayPorts(ns *Networks) error {
 	wanted := make(map[netip.AddrPort]bool)
 	for _, b := range ns.Bridges {
 		for _, p := range b.Policy.HostPorts {
@@ -343,7 +341,7 @@ func (s *inside) relayPorts(ns *Networks) error {
 					return
 				}
 				if f, err := c.(*net.TCPConn).File(); err == nil {
-					s.ask(question{Op: "host", Port: a.Port()}, f)
+					s.callOuter(hostRequest{Op: "host", Port: a.Port()}, f)
 					f.Close()
 				}
 				c.Close()
@@ -355,7 +353,7 @@ func (s *inside) relayPorts(ns *Networks) error {
 
 // management is the network by which machines are reached, invalid if it is
 // QEMU's own.
-func (s *inside) management() netip.Prefix {
+func (s *inner) management() netip.Prefix {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.networks == nil {
@@ -364,14 +362,14 @@ func (s *inside) management() netip.Prefix {
 	return s.networks.management()
 }
 
-func (s *inside) down(ctx context.Context, r request, say func(answer)) error {
+func (s *inner) down(ctx context.Context, r request, send func(response)) error {
 	errs := make([]error, len(r.Machines))
 	var wg sync.WaitGroup
 	for i, m := range r.Machines {
 		wg.Go(func() {
-			d, err := s.shutdown(ctx, m, r.Patience)
+			d, err := s.shutdown(ctx, m, r.Timeout)
 			if errs[i] = err; err == nil {
-				say(answer{Machine: m, Down: &d})
+				send(response{Machine: m, Down: &d})
 			}
 		})
 	}
@@ -379,7 +377,7 @@ func (s *inside) down(ctx context.Context, r request, say func(answer)) error {
 	return errors.Join(errs...)
 }
 
-func (s *inside) status(ctx context.Context, r request, say func(answer)) error {
+func (s *inner) status(ctx context.Context, r request, send func(response)) error {
 	errs := make([]error, len(r.Machines))
 	var wg sync.WaitGroup
 	for i, m := range r.Machines {
@@ -388,7 +386,7 @@ func (s *inside) status(ctx context.Context, r request, say func(answer)) error 
 			st, err := s.info(ctx, m)
 			if errs[i] = err; err == nil {
 				st.Received, st.Sent = s.traffic(m)
-				say(answer{Machine: m, Status: &st})
+				send(response{Machine: m, Status: &st})
 			}
 		})
 	}
@@ -397,7 +395,7 @@ func (s *inside) status(ctx context.Context, r request, say func(answer)) error 
 }
 
 // traffic is what a machine has received and sent on the networks, bytes.
-func (s *inside) traffic(machine string) (received, sent int64) {
+func (s *inner) traffic(machine string) (received, sent int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.networks == nil {
@@ -413,7 +411,7 @@ func (s *inside) traffic(machine string) (received, sent int64) {
 }
 
 // check tries every way of the networks' matrix.
-func (s *inside) check(ctx context.Context, say func(answer)) error {
+func (s *inner) check(ctx context.Context, send func(response)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.networks == nil {
@@ -423,13 +421,13 @@ func (s *inside) check(ctx context.Context, say func(answer)) error {
 	for _, h := range s.networks.Hosts {
 		used = append(used, h.Address)
 	}
-	proofs, err := network.Check(ctx, s.networks.Bridges, s.uplink, used)
-	say(answer{Proofs: proofs})
+	results, err := network.Check(ctx, s.networks.Bridges, s.uplink, used)
+	send(response{Results: results})
 	return err
 }
 
 // dialMachine connects to a port of a machine, whatever its networks are.
-func (s *inside) dialMachine(ctx context.Context, machine string, port uint16) (*os.File, error) {
+func (s *inner) dialMachine(ctx context.Context, machine string, port uint16) (*os.File, error) {
 	local, err := s.forward(ctx, machine, port)
 	if err != nil {
 		return nil, err
@@ -441,41 +439,4 @@ func (s *inside) dialMachine(ctx context.Context, machine string, port uint16) (
 	}
 	defer c.Close()
 	return c.(*net.TCPConn).File()
-}
-
-// forward is the port of our loopback that leads to a machine's.
-func (s *inside) forward(ctx context.Context, machine string, port uint16) (int, error) {
-	if !s.alive(machine) {
-		return 0, fmt.Errorf("%s/%s %w (meros init %s)", s.Name, machine, ErrNotRunning, s.Name)
-	}
-	r, err := s.readRecord(machine)
-	if err != nil {
-		return 0, err
-	}
-	if port == 22 {
-		return r.Port, nil
-	}
-	key := fmt.Sprintf("%s %d %d", machine, r.PID, port)
-	if p, ok := s.forwards.Load(key); ok {
-		return p.(int), nil
-	}
-	p, err := freePort()
-	if err != nil {
-		return 0, err
-	}
-	m, err := qemu.Dial(ctx, s.file(machine, socketFile))
-	if err != nil {
-		return 0, err
-	}
-	defer m.Close()
-	// QMP itself has no command for it.
-	said, err := m.Commands(ctx).HumanMonitorCommand(fmt.Sprintf("hostfwd_add net0 tcp:127.0.0.1:%d-:%d", p, port), nil)
-	if err != nil {
-		return 0, err
-	}
-	if said != "" {
-		return 0, fmt.Errorf("forward port %d of %s: %s", port, machine, said)
-	}
-	s.forwards.Store(key, p)
-	return p, nil
 }

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
 // Files of a group's state directory.
@@ -35,14 +37,15 @@ type Uplink struct {
 
 // question is what the inner process of a supervisor asks the outer one, which
 // is where the host's network is.
-type question struct {
+type hostRequest struct {
 	Op    string // "ports", "world", "host" with a connection, "pid" with a pidfd
 	Ports []Port // ports: those of the host to listen at
 	Port  uint16 // host: the port of the host that a machine wants
 }
 
-type reply struct {
+type hostResponse struct {
 	Error string `json:",omitempty"`
+	Hint  string `json:",omitempty"` // next steps of the error, one a line
 	PID   int    `json:",omitempty"`
 }
 
@@ -111,7 +114,7 @@ func (o *outer) run(ctx context.Context, program []string, socket *os.File, read
 	}
 	defer p.conn.Close()
 	o.pair = p
-	text, err := json.Marshal(insideConfig{Group: o.group, Resolver: o.uplink.Resolver})
+	text, err := json.Marshal(innerConfig{Group: o.group, Resolver: o.uplink.Resolver})
 	if err != nil {
 		return err
 	}
@@ -138,7 +141,7 @@ func (o *outer) run(ctx context.Context, program []string, socket *os.File, read
 	o.inner = cmd.Process.Pid
 	defer context.AfterFunc(ctx, func() { cmd.Process.Kill() })()
 	ready.Close()
-	go o.answer(ctx)
+	go o.handle(ctx)
 	err = cmd.Wait()
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -152,14 +155,14 @@ func (o *outer) run(ctx context.Context, program []string, socket *os.File, read
 }
 
 // answer serves the inner process until it ends.
-func (o *outer) answer(ctx context.Context) {
+func (o *outer) handle(ctx context.Context) {
 	for {
-		var q question
+		var q hostRequest
 		f, err := o.pair.receive(&q)
 		if err != nil {
 			return
 		}
-		var r reply
+		var r hostResponse
 		switch {
 		case q.Op == "ports":
 			err = o.listen(ctx, q.Ports)
@@ -177,7 +180,7 @@ func (o *outer) answer(ctx context.Context) {
 			f.Close()
 		}
 		if err != nil {
-			r.Error = err.Error()
+			r.Error, r.Hint = err.Error(), hint.Of(err)
 		}
 		if o.pair.send(r, nil) != nil {
 			return
