@@ -75,7 +75,37 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// The document has the tables that follow from the keys.
+// splitEntries cuts the generated part of a document into the texts below its
+// headings, by key.
+func splitEntries(block string) map[string]string {
+	entries := make(map[string]string)
+	for _, part := range strings.Split("\n"+block, "\n### `")[1:] {
+		key, text, _ := strings.Cut(part, "`\n")
+		entries[key] = text
+	}
+	return entries
+}
+
+// example returns the first indented block of an entry, without its indentation,
+// and the entry from there on.
+func example(entry string) (code, rest string) {
+	i := strings.Index("\n"+entry, "\n    ")
+	if i < 0 {
+		return "", ""
+	}
+	for line := range strings.Lines(entry[i:]) {
+		text, indented := strings.CutPrefix(line, "    ")
+		if !indented {
+			break
+		}
+		code += text
+	}
+	return code, entry[i:]
+}
+
+// TestManifestDocument checks that docs/manifest.md has an entry for every key,
+// with the text of the schema and an example of that key that loads. With
+// -update it rewrites the texts and leaves the examples alone.
 func TestManifestDocument(t *testing.T) {
 	const file = "../docs/manifest.md"
 	doc, err := os.ReadFile(file)
@@ -83,19 +113,38 @@ func TestManifestDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := string(doc)
+	schema := compiledSchema(t)
 	for _, s := range KeySections() {
-		between := regexp.MustCompile(`(?s)(<!-- keys of a ` + s.Name + ` -->\n).*?(<!-- end -->)`)
-		if !between.MatchString(want) {
-			t.Errorf("there is no place for the keys of a %s", s.Name)
+		between := regexp.MustCompile(`(?s)<!-- keys of a ` + s.Name + ` -->\n(.*?)<!-- end -->`)
+		block := between.FindStringSubmatch(want)
+		if block == nil {
+			t.Errorf("%s has no place for the keys of a %s", file, s.Name)
+			continue
 		}
-		want = between.ReplaceAllString(want, "${1}"+strings.ReplaceAll(s.Table(), "$", "$$")+"${2}")
+		entries := splitEntries(block[1])
+		var b strings.Builder
+		b.WriteString("<!-- keys of a " + s.Name + " -->\n")
+		for _, k := range s.Keys {
+			code, rest := example(entries[k.Name])
+			if !regexp.MustCompile(`\b` + k.Name + `:`).MatchString(code) {
+				t.Errorf("key %s of a %s: the document has no example with it", k.Name, s.Name)
+			}
+			if _, err := Parse("shop", "manifest.yml", []byte(code)); err != nil {
+				t.Errorf("key %s of a %s: the example does not load: %v", k.Name, s.Name, err)
+			} else if err := schema.Validate(valueOf(t, code)); err != nil {
+				t.Errorf("key %s of a %s: the schema refuses the example: %v", k.Name, s.Name, err)
+			}
+			b.WriteString("### `" + k.Name + "`\n\n" + k.Entry() + "\n\n" + strings.TrimRight(rest, "\n") + "\n\n")
+		}
+		b.WriteString("<!-- end -->")
+		want = strings.Replace(want, block[0], b.String(), 1)
 	}
 	if *update {
 		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	} else if want != string(doc) {
-		t.Errorf("%s is not what the keys are (go test ./constellations -run Document -update)", file)
+		t.Errorf("%s differs from the keys (go test ./constellations -run Document -update)", file)
 	}
 }
 

@@ -1,14 +1,17 @@
+// This file turns the description of the keys into a JSON Schema for editors and
+// into the entries of docs/manifest.md.
+
 package constellations
 
 import (
 	"strings"
 )
 
-// Schema is the JSON Schema (draft 7, which the language servers of editors
-// read) of a manifest.
+// Schema returns the JSON Schema of a manifest, in draft 7, which the language
+// servers of editors read.
 func Schema() map[string]any {
 	definitions := map[string]any{
-		"size": map[string]any{"type": []string{"string", "integer"}, "description": "2G, 512M, or a plain number"},
+		"size": map[string]any{"type": []string{"string", "integer"}, "description": "A size: 2G, 512M, or a plain number."},
 	}
 	top := map[string]any{}
 	for _, s := range KeySections() {
@@ -21,26 +24,26 @@ func Schema() map[string]any {
 	}
 	reference := func(name string) map[string]any { return map[string]any{"$ref": "#/definitions/" + name} }
 	top["bridges"] = map[string]any{
-		"type": "object", "description": "private networks, by name", "additionalProperties": nullable(reference("bridge")),
+		"type": "object", "description": "The private networks, by name.", "additionalProperties": nullable(reference("bridge")),
 	}
 	top["virtual_machines"] = map[string]any{
-		"type": "object", "description": "the machines, by name", "minProperties": 1, "additionalProperties": nullable(reference("machine")),
+		"type": "object", "description": "The machines, by name.", "minProperties": 1, "additionalProperties": nullable(reference("machine")),
 	}
 	return map[string]any{
-		"$schema": "http://json-schema.org/draft-07/schema#", "title": "manifest of a constellation of meros",
+		"$schema": "http://json-schema.org/draft-07/schema#", "title": "Manifest of a meros constellation",
 		"type": "object", "required": []string{"virtual_machines"}, "properties": top, "additionalProperties": false,
 		"patternProperties": map[string]any{"^x-": true, "^<<$": true}, "definitions": definitions,
 	}
 }
 
-// nullable allows nothing in the place of a mapping: a machine of which only
-// the name is said.
+// nullable also accepts null in place of a mapping, for a machine of which the
+// manifest has only the name.
 func nullable(s map[string]any) map[string]any {
 	return map[string]any{"anyOf": []any{s, map[string]any{"type": "null"}}}
 }
 
 func object(keys []Key) map[string]any {
-	properties := map[string]any{"<<": true} // a merge, which not every reader has carried out
+	properties := map[string]any{"<<": true} // not every reader resolves merge keys before it validates
 	var must []string
 	for _, k := range keys {
 		properties[k.Name] = k.schema()
@@ -55,12 +58,12 @@ func object(keys []Key) map[string]any {
 	return o
 }
 
-// schema is what a key's value may be.
+// schema returns the schema of the key's value, with its description.
 func (k Key) schema() map[string]any {
 	s := k.value()
 	text := k.Help
 	if k.Default != "" {
-		text += " (default: " + k.Default + ")"
+		text += " Default: " + k.Default + "."
 	}
 	s["description"] = strings.ReplaceAll(text, "`", "")
 	return s
@@ -71,7 +74,7 @@ func (k Key) value() map[string]any {
 		return map[string]any{"anyOf": []any{map[string]any{"type": "array", "items": item}, item}}
 	}
 	reference := func(name string) map[string]any { return map[string]any{"$ref": "#/definitions/" + name} }
-	word := map[string]any{"type": []string{"string", "number", "null"}} // of a number its text is taken
+	word := map[string]any{"type": []string{"string", "number", "null"}} // a number counts as its text
 	kind, section, _ := strings.Cut(k.Kind, ":")
 	switch kind {
 	case "integer", "boolean":
@@ -101,16 +104,22 @@ func (k Key) value() map[string]any {
 	return map[string]any{"type": word["type"]}
 }
 
-// Table is the keys as a table in Markdown.
-func (s KeySection) Table() string {
-	var b strings.Builder
-	b.WriteString("| key | default | meaning |\n|---|---|---|\n")
-	for _, k := range s.Keys {
-		help := k.Help
-		if k.Must {
-			help += "; must be there"
-		}
-		b.WriteString("| `" + k.Name + "` | " + k.Default + " | " + help + " |\n")
+// Entry returns the description of the key for docs/manifest.md, in Markdown:
+// its help, and a line with its default and where else it may stand.
+func (k Key) Entry() string {
+	var facts []string
+	switch {
+	case k.Must:
+		facts = append(facts, "Required.")
+	case k.Default != "":
+		facts = append(facts, "Default: "+k.Default+".")
 	}
-	return b.String()
+	if k.Top {
+		facts = append(facts, "May stand at the top.")
+	}
+	text := k.Help
+	if facts != nil {
+		text += " *" + strings.Join(facts, " ") + "*"
+	}
+	return text
 }
