@@ -20,8 +20,8 @@ import (
 // whole tree anew.
 var ErrRepack = errors.New("the difference is too large or too odd to be applied to an image")
 
-// ErrNoRoom is the [ErrRepack] of an image that has no room for the difference.
-var ErrNoRoom = fmt.Errorf("%w: it has no room", ErrRepack)
+// ErrNoSpace is the [ErrRepack] of an image that has no room for the difference.
+var ErrNoSpace = fmt.Errorf("%w: it has no room", ErrRepack)
 
 // odd is the [ErrRepack] of a path.
 func odd(name, why string) error { return fmt.Errorf("%w: /%s %s", ErrRepack, name, why) }

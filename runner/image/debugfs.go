@@ -232,7 +232,7 @@ func debugfs(ctx context.Context, raw, cmds, dir string, o Options) error {
 		switch {
 		case line == "" || strings.HasPrefix(line, "debugfs 1."):
 		case strings.Contains(line, "Could not allocate"):
-			return ErrNoRoom // a new image is made large enough, or says what is missing
+			return ErrNoSpace // a new image is made large enough, or says what is missing
 		default:
 			return fmt.Errorf("debugfs: %s", line)
 		}

@@ -59,7 +59,7 @@ func Delta(ctx context.Context, out *os.File, base, backing, baseTree string, la
 // apply runs the commands that make the changes. The image that it returns does
 // not depend on how it was done.
 func apply(ctx context.Context, q *qcow2, base string, list []change, cmds string, o Options) (changed *qcow2, err error) {
-	r, err := roomIn(q, o.offset())
+	r, err := freeSpaceIn(q, o.offset())
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func apply(ctx context.Context, q *qcow2, base string, list []change, cmds strin
 	if errors.Is(err, errNoExport) {
 		changed, err = applyCopied(ctx, q, cmds, o)
 	}
-	if errors.Is(err, ErrNoRoom) && short != nil {
+	if errors.Is(err, ErrNoSpace) && short != nil {
 		err = short
 	}
 	return changed, err

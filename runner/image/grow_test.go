@@ -67,7 +67,7 @@ func TestGrowMovesWhatIsBehind(t *testing.T) {
 			output(t, "e2fsck", "-fn", root)
 			sb, err := superblock(root, 0)
 			check(t, err)
-			r, err := readRoom(sb)
+			r, err := readFreeSpace(sb)
 			if free := r.freeBlocks * r.block; err != nil || free < want || free > want+want/8 {
 				t.Errorf("%d MiB are free, %v", free/mib, err)
 			}

@@ -74,7 +74,7 @@ func TestSuperblockInTwoClusters(t *testing.T) {
 	q, err := openQcow2(out.Name())
 	check(t, err)
 	defer q.Close()
-	if r, err := roomIn(q, offset); err != nil || r.blocks*r.block != 15*mib {
+	if r, err := freeSpaceIn(q, offset); err != nil || r.blocks*r.block != 15*mib {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

@@ -105,7 +105,7 @@ func TestTooSmallADiskSaysByHowMuch(t *testing.T) {
 }
 
 // A machine that is to have little room is as small as it can be.
-func TestLittleRoom(t *testing.T) {
+func TestLittleFreeSpace(t *testing.T) {
 	need(t, "mke2fs", "e2fsck", "qemu-img")
 	links := t.TempDir() // each takes a block
 	for i := range 4000 {

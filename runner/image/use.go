@@ -115,7 +115,7 @@ func (d *UsedDisk) GrowExt(ctx context.Context, l *Layout) (root string, err err
 	if err != nil {
 		return "", err
 	}
-	r, err := readRoom(sb)
+	r, err := readFreeSpace(sb)
 	if err != nil {
 		return "", err
 	}

@@ -56,7 +56,7 @@ func stepDelta(ctx context.Context, s *step) error {
 	})
 	switch {
 	case layout == nil:
-	case errors.Is(err, image.ErrNoRoom):
+	case errors.Is(err, image.ErrNoSpace):
 		return err
 	case errors.Is(err, image.ErrRepack) && len(s.paths("initrd")) > 0:
 		return s.deltaInGuest(ctx, layout)

@@ -92,7 +92,7 @@ func (s *step) deltaInGuest(ctx context.Context, l *image.Layout) error {
 // noRoomInGuest says how much is missing in a file system that layers did not
 // fit into.
 func (s *step) noRoomInGuest(base string, r initrd.SystemResult) error {
-	e := &image.RoomError{FreeBytes: r.Free}
+	e := &image.NoSpaceError{FreeBytes: r.Free}
 	for _, upper := range s.paths("upper") {
 		bytes, err := image.TreeBytes(upper)
 		if err != nil {

@@ -7,25 +7,25 @@ import (
 	"path/filepath"
 )
 
-// RoomError is the [ErrNoRoom] of a difference that takes more than is free.
-type RoomError struct {
+// NoSpaceError is the [ErrNoSpace] of a difference that takes more than is free.
+type NoSpaceError struct {
 	Bytes, Inodes         int64 // that are needed
 	FreeBytes, FreeInodes int64
 	Enough                int64 // as large as the disk should be, bytes
 }
 
-func (e *RoomError) Error() string {
+func (e *NoSpaceError) Error() string {
 	if e.Inodes > e.FreeInodes {
 		return fmt.Sprintf("the image has no room for what is added: %d inodes are needed, one for each file, and %d are free (disk_size: %dM gives it more inodes, too)", e.Inodes, e.FreeInodes, e.Enough/mib)
 	}
 	return fmt.Sprintf("the image has no room for what is added: about %d MiB are needed, and %d MiB are free (disk_size: %dM or a larger build_free_mb gives it more)", e.Bytes/mib+1, e.FreeBytes/mib, e.Enough/mib)
 }
 
-func (e *RoomError) Unwrap() error { return ErrNoRoom }
+func (e *NoSpaceError) Unwrap() error { return ErrNoSpace }
 
 // room is what is known of a file system of type ext that something is added
 // to.
-type room struct {
+type freeSpace struct {
 	block, blocks, freeBlocks  int64 // the first in bytes
 	freeInodes                 int64
 	blocksPerGroup, inodesEach int64 // of groups of blocks
@@ -35,13 +35,13 @@ type room struct {
 // usable is at least how much of what is added to the file system becomes free:
 // each group of blocks has its inodes, two bitmaps and, some of them, copies of
 // what describes all groups.
-func (r room) usable() float64 {
+func (r freeSpace) usable() float64 {
 	group := r.blocksPerGroup * r.block
 	return max(1-float64(r.inodesEach*r.inodeSize+2*r.block)/float64(group)-1./64, 1./4)
 }
 
-// roomIn reads the superblock of an image.
-func roomIn(q *qcow2, offset int64) (room, error) {
+// freeSpaceIn reads the superblock of an image.
+func freeSpaceIn(q *qcow2, offset int64) (freeSpace, error) {
 	at := offset + superblockOffset
 	clusters := make([]byte, 2*clusterSize) // it may lie in two
 	err := q.bytes(at/clusterSize, clusters[:clusterSize])
@@ -49,18 +49,18 @@ func roomIn(q *qcow2, offset int64) (room, error) {
 		err = q.bytes(at/clusterSize+1, clusters[clusterSize:])
 	}
 	if err != nil {
-		return room{}, err
+		return freeSpace{}, err
 	}
-	return readRoom(clusters[at%clusterSize:])
+	return readFreeSpace(clusters[at%clusterSize:])
 }
 
-func readRoom(sb []byte) (room, error) {
+func readFreeSpace(sb []byte) (freeSpace, error) {
 	if len(sb) < superblockSize {
-		return room{}, errors.New("its superblock is damaged")
+		return freeSpace{}, errors.New("its superblock is damaged")
 	}
 	le := binary.LittleEndian
 	shift := le.Uint32(sb[sbLogBlockSize:])
-	r := room{
+	r := freeSpace{
 		blocks: int64(le.Uint32(sb[sbBlocks:])), freeBlocks: int64(le.Uint32(sb[sbFreeBlocks:])), freeInodes: int64(le.Uint32(sb[sbFreeInodes:])),
 		blocksPerGroup: int64(le.Uint32(sb[sbBlocksPerGroup:])), inodesEach: int64(le.Uint32(sb[sbInodesPerGroup:])),
 	}
@@ -69,7 +69,7 @@ func readRoom(sb []byte) (room, error) {
 		r.freeBlocks |= int64(le.Uint32(sb[sbFreeBlocksHigh:])) << 32
 	}
 	if shift > 6 || r.blocks > 1<<40 || r.freeBlocks < 0 || r.freeBlocks > r.blocks || r.blocksPerGroup == 0 || r.inodesEach == 0 {
-		return room{}, errors.New("its superblock is damaged")
+		return freeSpace{}, errors.New("its superblock is damaged")
 	}
 	r.block = 1 << (10 + shift)
 	r.inodeSize = 128 // of the first revision
@@ -114,10 +114,10 @@ func takes(list []change) (bytes, inodes int64, err error) {
 }
 
 // missing is about how much larger the disk has to be, bytes.
-func (e *RoomError) missing() int64 { return max(e.Bytes-e.FreeBytes, 0) + e.Bytes/20 + 4*mib }
+func (e *NoSpaceError) missing() int64 { return max(e.Bytes-e.FreeBytes, 0) + e.Bytes/20 + 4*mib }
 
 // MoreThan sets what is enough where a disk of a size in bytes is not.
-func (e *RoomError) MoreThan(size int64) { e.Enough = roundUp(size+e.missing(), mib) }
+func (e *NoSpaceError) MoreThan(size int64) { e.Enough = roundUp(size+e.missing(), mib) }
 
 // TreeBytes is about what the files of a tree take in a file system.
 func TreeBytes(dir string) (int64, error) {
@@ -127,12 +127,12 @@ func TreeBytes(dir string) (int64, error) {
 
 // lacks is the error of changes that there is no room for, in a disk of a size
 // in bytes.
-func (r room) lacks(list []change, size int64) *RoomError {
+func (r freeSpace) lacks(list []change, size int64) *NoSpaceError {
 	bytes, inodes, err := takes(list)
 	if err != nil {
 		return nil
 	}
-	e := &RoomError{Bytes: bytes, Inodes: inodes, FreeBytes: r.freeBlocks * r.block, FreeInodes: r.freeInodes}
+	e := &NoSpaceError{Bytes: bytes, Inodes: inodes, FreeBytes: r.freeBlocks * r.block, FreeInodes: r.freeInodes}
 	more := e.missing()
 	if groups := (inodes - r.freeInodes + r.inodesEach - 1) / r.inodesEach; groups > 0 {
 		have := (r.blocks + r.blocksPerGroup - 1) / r.blocksPerGroup

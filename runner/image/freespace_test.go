@@ -12,7 +12,7 @@ import (
 
 // What is added to somebody else's image and has no room there is told what is
 // missing, and which size of the disk is enough.
-func TestNoRoomSaysWhatIsEnough(t *testing.T) {
+func TestNoSpaceNamesASufficientSize(t *testing.T) {
 	need(t, "mke2fs", "debugfs", "e2fsck", "resize2fs", "qemu-img")
 	tree, file := t.TempDir(), filepath.Join(t.TempDir(), "disk.raw")
 	check(t, os.MkdirAll(filepath.Join(tree, "etc"), 0o755))
@@ -25,7 +25,7 @@ func TestNoRoomSaysWhatIsEnough(t *testing.T) {
 	check(t, os.WriteFile(filepath.Join(large, "large"), bytes.Repeat([]byte("x"), 40*mib), 0o644))
 	for layer, want := range map[string]string{many: "400 inodes are needed, one for each file, and 2", large: "about 41 MiB are needed, and 18 MiB are free"} {
 		err := used(t, file, 0, tree, layer)
-		if !errors.Is(err, ErrNoRoom) || !strings.Contains(err.Error(), want) {
+		if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), want) {
 			t.Fatalf("%v, want %s", err, want)
 		}
 		var enough int64
