@@ -64,7 +64,7 @@ func TestUseInGuest(t *testing.T) {
 				if out, err := exec.Command("sh", "-c", `head -c 600M /dev/urandom > "$1"`, "sh", large).CombinedOutput(); err != nil {
 					t.Fatalf("%v\n%s", err, out)
 				}
-				fails(t, build(), 1, "the image has no room for what is added: about 60", " MiB are needed, and ", "disk_size: 1")
+				fails(t, build(), 1, "not enough free space in the image: about 60", " MiB are needed, and ", "disk_size: 1")
 				os.Remove(large)
 			}
 			leftovers(t, p)

@@ -1,3 +1,6 @@
+// This file computes the changes that unpacked layers make to a tree. debugfs.go
+// turns the changes into commands.
+
 package image
 
 import (
@@ -16,35 +19,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrRepack says that a difference is better, or only, made by packing the
-// whole tree anew.
-var ErrRepack = errors.New("the difference is too large or too odd to be applied to an image")
+// ErrRepack says that the changes are too many or unsupported. The caller should
+// pack the whole tree again instead.
+var ErrRepack = errors.New("the changes cannot be applied to the image")
 
-// ErrNoSpace is the [ErrRepack] of an image that has no room for the difference.
-var ErrNoSpace = fmt.Errorf("%w: it has no room", ErrRepack)
+// ErrNoSpace is an [ErrRepack]: the image has too little free space.
+var ErrNoSpace = fmt.Errorf("%w: not enough free space", ErrRepack)
 
-// odd is the [ErrRepack] of a path.
-func odd(name, why string) error { return fmt.Errorf("%w: /%s %s", ErrRepack, name, why) }
+// unsupported returns the [ErrRepack] of a path.
+func unsupported(name, why string) error { return fmt.Errorf("%w: /%s %s", ErrRepack, name, why) }
 
-// Past these a whole new image is made faster than a difference is applied.
+// Above these limits, making a whole image is faster than applying the changes.
 const (
 	maxChanges     = 1500
 	maxChangeBytes = 96 * mib
 )
 
-// change is what becomes of one path of the base.
+// change is the change of one path of the base.
 type change struct {
-	name   string // relative path
-	file   string // what it is to be, in an unpacked layer; empty if removed
-	fi     fs.FileInfo
-	exists fs.FileInfo // what is there in the base, or nil
-	was    string      // its file, if exists
-	kept   bool        // what is there stays, and becomes what the file is but for its content
+	name   string      // relative path
+	file   string      // the new file, in an unpacked layer; empty if removed
+	fi     fs.FileInfo // of file
+	exists fs.FileInfo // of the base's file, or nil
+	was    string      // the base's file, if exists
+	reused bool        // the inode of the base stays; only its metadata changes
 }
 
-// changes is the difference that layers, unpacked as overlay directories and
-// applied in order, make to the tree base: in the order in which to apply it.
-// all says that there is no other way, however many there are and however odd.
+// changes returns the changes that layers make to the tree base, in the order in
+// which to apply them. The layers are unpacked as overlay directories, the lowest
+// first. all lifts the limits on size and count, and admits hard links and lost
+// attributes: a foreign image cannot be packed again.
 func changes(base string, layers []string, all bool) ([]change, error) {
 	final, below := make(map[string]change), tree{base, make(map[string]bool)}
 	bytes := int64(0)
@@ -62,7 +66,7 @@ func changes(base string, layers []string, all bool) ([]change, error) {
 				return err
 			}
 			if fi.Mode().IsRegular() {
-				bytes += fi.Size() // a directory's size is the host's affair
+				bytes += fi.Size() // a directory's size depends on the host
 			}
 			if !all && (len(final) > maxChanges || bytes > maxChangeBytes) {
 				return ErrRepack
@@ -82,29 +86,29 @@ func changes(base string, layers []string, all bool) ([]change, error) {
 			c.exists, c.was = fi, filepath.Join(base, c.name)
 		}
 		var err error
-		if c.kept, err = c.keeps(); err != nil {
+		if c.reused, err = c.canReuse(); err != nil {
 			return nil, err
 		}
-		if !all && c.loses() {
-			return nil, odd(c.name, "had extended attributes")
+		if !all && c.leaksBlock() {
+			return nil, unsupported(c.name, "had extended attributes")
 		}
 		if c.needed() {
 			list = append(list, c)
 		}
-		if why := c.odd(); why != "" {
-			return nil, odd(c.name, why)
+		if why := c.unsupported(); why != "" {
+			return nil, unsupported(c.name, why)
 		}
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].name < list[j].name })
 	return list, nil
 }
 
-// tree is a directory that nobody changes, with what is known of those in it: to
-// be there for debugfs, which follows no links, a path must lead through
-// directories alone.
+// tree is a directory that does not change. It looks paths up as debugfs does:
+// debugfs follows no links, so every part of a path but the last must be a
+// directory.
 type tree struct {
 	dir  string
-	dirs map[string]bool
+	dirs map[string]bool // whether a path is a directory, once looked up
 }
 
 func (t tree) lstat(name string) (fs.FileInfo, error) {
@@ -127,8 +131,7 @@ func (t tree) isDir(name string) bool {
 	return is
 }
 
-// enter notes what an entry of a layer makes of the layers before it, and of
-// the base.
+// enter records the entry of a layer over the layers below it and over the base.
 func enter(final map[string]change, base tree, name, file string, fi fs.FileInfo, all bool) error {
 	st := fi.Sys().(*syscall.Stat_t)
 	if fi.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0 {
@@ -137,7 +140,7 @@ func enter(final map[string]change, base tree, name, file string, fi fs.FileInfo
 	}
 	if fi.IsDir() {
 		if before := final[name]; before.file != "" && !before.fi.IsDir() {
-			return odd(name, "is a file in one layer and a directory in the next")
+			return unsupported(name, "is a file in one layer and a directory in the next")
 		}
 		final[name] = change{name: name, file: file, fi: fi}
 		if n, err := unix.Lgetxattr(file, "user.overlay.opaque", make([]byte, 8)); err == nil && n > 0 {
@@ -146,10 +149,10 @@ func enter(final map[string]change, base tree, name, file string, fi fs.FileInfo
 		return nil
 	}
 	if st.Nlink > 1 && !all {
-		return odd(name, "has hard links")
+		return unsupported(name, "has hard links")
 	}
 	if before := final[name]; before.file != "" && before.fi.IsDir() {
-		return odd(name, "is a directory in one layer and a file in the next")
+		return unsupported(name, "is a directory in one layer and a file in the next")
 	}
 	final[name] = change{name: name, file: file, fi: fi}
 	if was, err := base.lstat(name); err != nil || !was.IsDir() {
@@ -158,8 +161,8 @@ func enter(final map[string]change, base tree, name, file string, fi fs.FileInfo
 	return hide(final, base, name)
 }
 
-// hide notes that nothing is left of what was below a directory, in layers and
-// in the base: debugfs has to remove it one by one.
+// hide records that everything below a directory is removed, in the layers and
+// in the base. debugfs has to remove the base's files one by one.
 func hide(final map[string]change, base tree, name string) error {
 	for other := range final {
 		if strings.HasPrefix(other, name+"/") {
@@ -180,11 +183,11 @@ func hide(final map[string]change, base tree, name string) error {
 	})
 }
 
-// keeps tells whether only what is said of a file differs, and not what is in
-// it. Then it keeps what an image of somebody else's says of it beyond what a
-// layer does: labels of a security module, for one. A further name of the file
-// would change with it.
-func (c change) keeps() (bool, error) {
+// canReuse reports whether only metadata changed. Such a file keeps its inode, and
+// with it the metadata that a foreign image has and a layer does not, such as
+// the labels of a security module. A file with several names is not reused, for
+// its other names would change too.
+func (c change) canReuse() (bool, error) {
 	if c.file == "" || c.exists == nil || c.fi.Mode().Type() != c.exists.Mode().Type() {
 		return false, nil
 	}
@@ -203,14 +206,14 @@ func (c change) keeps() (bool, error) {
 	return false, nil
 }
 
-// loses tells whether a file goes whose attributes may have a block of their
-// own: debugfs would leave that in use. The attributes of a program, which are
-// its capabilities, are within its inode.
-func (c change) loses() bool {
-	if c.exists == nil || c.kept || c.exists.Mode()&fs.ModeSymlink != 0 {
+// leaksBlock reports whether debugfs may lose a block by removing the file: it does
+// not free the block of a file's extended attributes. The capabilities of a
+// program are stored in its inode, and need no block.
+func (c change) leaksBlock() bool {
+	if c.exists == nil || c.reused || c.exists.Mode()&fs.ModeSymlink != 0 {
 		return false
 	}
-	had, err := keptXattrs(c.was)
+	had, err := preservedXattrs(c.was)
 	delete(had, "security.capability")
 	return err != nil || len(had) > 0
 }
@@ -233,19 +236,19 @@ func sameContent(a, b string) (bool, error) {
 		if !bytes.Equal(x[:n], y[:m]) {
 			return false, nil
 		}
-		if err != nil || berr != nil { // most likely the end
+		if err != nil || berr != nil { // usually the end of both
 			return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF), nil
 		}
 	}
 }
 
-// needed is false for a removal of what is not there and for a directory that
-// stays as it is.
+// needed reports whether the change has an effect. Removing a path that does not
+// exist has none, nor has a directory that stays the same.
 func (c change) needed() bool {
 	if c.file == "" {
 		return c.exists != nil
 	}
-	if !c.kept || !c.fi.IsDir() {
+	if !c.reused || !c.fi.IsDir() {
 		return true
 	}
 	if same, err := sameXattrs(c.file, c.was); err != nil || !same {
@@ -255,21 +258,22 @@ func (c change) needed() bool {
 	return a.Mode != b.Mode || a.Uid != b.Uid || a.Gid != b.Gid || a.Mtim.Sec != b.Mtim.Sec
 }
 
-// odd is what debugfs cannot do, or cannot be told to do, of a change, or "".
-func (c change) odd() string {
+// unsupported returns the part of a change that debugfs cannot make or that no
+// command can express, or "".
+func (c change) unsupported() string {
 	if why := unnameable(c.name); why != "" || c.file == "" {
 		return why
 	}
 	switch c.fi.Mode().Type() {
 	case 0, fs.ModeDir:
-		if oddXattrs(c.file, path.Base(c.name)) || c.kept && oddXattrs(c.was, path.Base(c.name)) {
-			return "has an odd extended attribute"
+		if unsupportedXattrs(c.file, path.Base(c.name)) || c.reused && unsupportedXattrs(c.was, path.Base(c.name)) {
+			return "has an unsupported extended attribute"
 		}
 		return ""
 	case fs.ModeSymlink:
 		to, err := os.Readlink(c.file)
 		if err != nil || strings.ContainsAny(to, lineEnds) || len(quoted(to))+len(quoted(path.Base(c.name))) > maxCommand-32 {
-			return "is a link that leads to an odd name"
+			return "is a symbolic link with an unsupported target"
 		}
 		return ""
 	}

@@ -1,3 +1,6 @@
+// This file writes the debugfs(8) commands that apply changes to a file system,
+// and runs them.
+
 package image
 
 import (
@@ -18,17 +21,17 @@ import (
 // maxCommand bounds a command, bytes: debugfs reads its commands in lines of 256.
 const maxCommand = 240
 
-// lineEnds end a line of a script of debugfs(8).
+// lineEnds are the characters that end a line of a script.
 const lineEnds = "\r\n"
 
-// unnameable is why debugfs cannot be told a path, or "".
+// unnameable returns the reason why no command can name a path, or "".
 func unnameable(name string) string {
 	for part := range strings.SplitSeq(name, "/") {
 		if strings.ContainsAny(part, lineEnds) {
-			return "has the end of a line in its name"
+			return "has a line break in its name"
 		}
 		if strings.HasPrefix(part, "<") && strings.HasSuffix(part, ">") {
-			return "has a name that debugfs takes for the number of an inode"
+			return "has a name that debugfs reads as an inode number"
 		}
 		if len(quoted(part)) > maxCommand-32 {
 			return "has a name that is too long"
@@ -37,19 +40,18 @@ func unnameable(name string) string {
 	return ""
 }
 
-// quoted is an argument of a command of debugfs(8): libss knows no other escape
-// than the doubled quotation mark.
+// quoted quotes an argument of a command. The only escape that libss knows is the
+// doubled quotation mark.
 func quoted(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
 
-// commands is a script of debugfs(8). Its commands name files in the current
-// directory, as a whole path may be too long for a line of it.
+// commands is a script of debugfs(8). Its commands name files relative to the
+// current directory, because a whole path may be too long for a line.
 type commands struct {
 	strings.Builder
-	dir string // where it is
+	dir string // the current directory
 }
 
-// in goes to the directory of a path, and returns the quoted name of the path
-// there.
+// in changes to the directory of a path and returns the quoted base name.
 func (b *commands) in(name string) string {
 	dir, base := path.Split(name)
 	if dir != b.dir {
@@ -64,14 +66,13 @@ func (b *commands) in(name string) string {
 	return quoted(base)
 }
 
-// script is the list of debugfs(8) commands that apply the changes. Regular
-// files are taken from links that it makes in the directory files, where
-// debugfs is to run.
+// script returns the debugfs(8) commands that apply the changes. debugfs has to run
+// in the directory files: script puts symbolic links to the regular files there.
 func script(list []change, files string) (string, error) {
 	b := new(commands)
-	for _, c := range slices.Backward(list) { // what is in a directory goes before it
+	for _, c := range slices.Backward(list) { // the content of a directory before the directory
 		switch {
-		case c.exists == nil || c.kept:
+		case c.exists == nil || c.reused:
 		case c.exists.IsDir():
 			fmt.Fprintf(b, "rmdir %s\n", b.in(c.name))
 		default:
@@ -80,7 +81,7 @@ func script(list []change, files string) (string, error) {
 	}
 	links := make(linked)
 	for _, c := range list {
-		if c.kept && c.fi.Mode().IsRegular() {
+		if c.reused && c.fi.Mode().IsRegular() {
 			links.first(c)
 		}
 	}
@@ -89,7 +90,7 @@ func script(list []change, files string) (string, error) {
 			continue
 		}
 		name, link := b.in(c.name), fmt.Sprint(i)
-		if !c.kept {
+		if !c.reused {
 			if err := create(b, c, name, files, link); err != nil {
 				return "", err
 			}
@@ -103,26 +104,26 @@ func script(list []change, files string) (string, error) {
 	return b.String(), nil
 }
 
-// linked are the first names of files with several, and how many they have, by
-// the files' inodes.
+// linked holds the files with several names (hard links).
 type linked map[fileID]*linkedFile
 
 type linkedFile struct {
-	name  string
-	names int
+	name  string // the first one
+	names int    // how many so far
 }
 
-// first notes the first name of a file.
+// first records the first name of a file.
 func (l linked) first(c change) {
 	if id, several := linksOf(c.fi); several && l[id] == nil {
 		l[id] = &linkedFile{c.name, 1}
 	}
 }
 
-// another makes a further name of a file that is there, if the change is one.
+// another links a further name to a file that exists by then, and reports whether
+// the change was such a name.
 func (l linked) another(b *commands, c change) bool {
 	id, several := linksOf(c.fi)
-	if c.kept || !c.fi.Mode().IsRegular() || !several {
+	if c.reused || !c.fi.Mode().IsRegular() || !several {
 		return false
 	}
 	first := l[id]
@@ -132,22 +133,23 @@ func (l linked) another(b *commands, c change) bool {
 	}
 	name, to := b.in(c.name), quoted("/"+first.name)
 	if len(name)+len(to) > maxCommand-8 {
-		return false // it becomes a file of its own
+		return false // it becomes a separate file
 	}
-	// A new file makes room in the directory, which a link does not, and leaves it.
+	// ln does not extend a full directory. Writing a file does, and removing the
+	// file leaves the space.
 	fmt.Fprintf(b, "write /dev/null %s\nrm %s\nln %s %s\n", name, name, to, name)
 	first.names++
 	return true
 }
 
-// count says how many names the files have: debugfs does not count them.
+// count sets the link counts of the files, which debugfs does not update.
 func (l linked) count(b *commands) {
 	for _, f := range slices.SortedFunc(maps.Values(l), func(x, y *linkedFile) int { return strings.Compare(x.name, y.name) }) {
 		fmt.Fprintf(b, "sif %s links_count %d\n", b.in(f.name), f.names)
 	}
 }
 
-// create makes what is not there.
+// create creates a file, link or directory that the base does not have.
 func create(b *commands, c change, name, files, link string) error {
 	switch c.fi.Mode().Type() {
 	case fs.ModeDir:
@@ -167,14 +169,15 @@ func create(b *commands, c change, name, files, link string) error {
 	return nil
 }
 
+// attributes sets the mode, the owner and the times.
 func attributes(b *commands, c change, name string) {
 	st := c.fi.Sys().(*syscall.Stat_t)
-	if !c.kept || c.fi.Mode() != c.exists.Mode() {
-		// chmod(2) changes an access list as well, which whoever changed the mode
-		// did not see: it must not let anybody in whom the mode keeps out. Where
-		// there is a list, the mode in the image is not quite the one in a layer,
-		// see runner/layer.
-		if c.kept {
+	if !c.reused || c.fi.Mode() != c.exists.Mode() {
+		// chmod(2) would change the access list too, but the layer has no access
+		// lists. An old list must not admit a user whom the new mode excludes.
+		// For a file with a list, the mode in the image differs from the mode in
+		// the layer, see runner/layer.
+		if c.reused {
 			fmt.Fprintf(b, "ea_rm %s system.posix_acl_access\n", name)
 		}
 		fmt.Fprintf(b, "sif %s mode 0%o\n", name, st.Mode)
@@ -188,38 +191,41 @@ func attributes(b *commands, c change, name string) {
 	}
 }
 
+// xattrCommands sets the extended attributes and removes the ones that are gone.
+// It writes their values to files beside the link.
 func xattrCommands(b *commands, c change, name, files, link string) error {
 	if c.fi.Mode()&fs.ModeSymlink != 0 {
 		return nil
 	}
-	kept, err := keptXattrs(c.file)
+	now, err := preservedXattrs(c.file)
 	if err != nil {
 		return err
 	}
-	if c.kept {
-		was, err := keptXattrs(c.was)
+	if c.reused {
+		was, err := preservedXattrs(c.was)
 		if err != nil {
 			return err
 		}
 		for _, attr := range slices.Sorted(maps.Keys(was)) {
-			if _, ok := kept[attr]; !ok {
+			if _, ok := now[attr]; !ok {
 				fmt.Fprintf(b, "ea_rm %s %s\n", name, attr)
 			}
 		}
 	}
-	for i, attr := range slices.Sorted(maps.Keys(kept)) {
+	for i, attr := range slices.Sorted(maps.Keys(now)) {
 		file := fmt.Sprintf("%s.x%d", link, i)
-		if err := os.WriteFile(filepath.Join(files, file), []byte(kept[attr]), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(files, file), []byte(now[attr]), 0o600); err != nil {
 			return err
 		}
-		// Only ea_set(8) of debugfs would take a name for an option.
+		// ./ protects a name that begins with a dash: of these commands, only
+		// ea_set reads options.
 		fmt.Fprintf(b, "ea_set -f %s \"./%s %s\n", file, name[1:], attr)
 	}
 	return nil
 }
 
-// debugfs runs the commands in dir on the partition of a raw image. debugfs(8) exits
-// with 0 whatever happens, so that anything it complains of is an error.
+// debugfs runs the commands in dir on the partition of a raw image. debugfs(8)
+// always exits with 0, so every message on stderr counts as an error.
 func debugfs(ctx context.Context, raw, cmds, dir string, o Options) error {
 	cmd := exec.CommandContext(ctx, "debugfs", "-w", "-f", cmds, fmt.Sprintf("%s?offset=%d", raw, o.offset()))
 	cmd.Env, cmd.Dir = clockEnv(o.Epoch), dir
@@ -232,13 +238,13 @@ func debugfs(ctx context.Context, raw, cmds, dir string, o Options) error {
 		switch {
 		case line == "" || strings.HasPrefix(line, "debugfs 1."):
 		case strings.Contains(line, "Could not allocate"):
-			return ErrNoSpace // a new image is made large enough, or says what is missing
+			return ErrNoSpace // packing again makes a larger image, or reports the missing size
 		default:
 			return fmt.Errorf("debugfs: %s", line)
 		}
 	}
-	// It forgets the block of a file's many attributes when it removes the file, and
-	// does not keep the quotas that somebody else's file system may have.
+	// debugfs leaks the block of a removed file's attributes, and does not update
+	// the quotas that a foreign file system may have.
 	if o.Patch {
 		return repair(ctx, fmt.Sprintf("%s?offset=%d", raw, o.offset()), o)
 	}

@@ -1,3 +1,6 @@
+// This file makes images that hold only the differences to another image, and merges
+// chains of such images.
+
 package image
 
 import (
@@ -15,13 +18,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Delta writes to out a qcow2 image whose backing file is base, an image that
-// [FromTree] made of baseTree, and in which the layers have been applied to
-// the file system. backing is the name the header gives the base; nothing is
-// ever opened by it. The result does not depend on how it was reached: it
-// holds just the clusters that differ, in guest order.
+// Delta writes a qcow2 image to out: base with the layers applied to its file
+// system. [FromTree] made base from baseTree; with [Options.Patch], base is a
+// foreign image.
 //
-// The error is [ErrRepack] where a whole image should be made instead.
+// The header names base as backing, but nobody opens the base by that name.
+// The image holds only the clusters that differ, in guest order, so it does not
+// depend on the method by which it was made.
+//
+// The error is [ErrRepack] if the caller should make a whole image instead.
 func Delta(ctx context.Context, out *os.File, base, backing, baseTree string, layers []string, o Options) error {
 	list, err := changes(baseTree, layers, o.Patch)
 	if err != nil {
@@ -56,8 +61,8 @@ func Delta(ctx context.Context, out *os.File, base, backing, baseTree string, la
 	return writeQcow2(out, q.size, clusters, backing)
 }
 
-// apply runs the commands that make the changes. The image that it returns does
-// not depend on how it was done.
+// apply runs the commands and returns the changed image. Both methods, FUSE and
+// copy, give the same image.
 func apply(ctx context.Context, q *qcow2, base string, list []change, cmds string, o Options) (changed *qcow2, err error) {
 	r, err := freeSpaceIn(q, o.offset())
 	if err != nil {
@@ -65,12 +70,12 @@ func apply(ctx context.Context, q *qcow2, base string, list []change, cmds strin
 	}
 	short := r.lacks(list, q.size)
 	if short != nil && short.Inodes > short.FreeInodes {
-		return nil, short // which debugfs would find out after a long time
+		return nil, short // debugfs would take long to find this out
 	}
 	entries := added(list)
-	o.noteCrowds("debugfs", entries)
+	o.noteLargeDirectories("debugfs", entries)
 	err = errNoExport
-	if !crowded(entries) {
+	if !hasManyEntries(entries) {
 		changed, err = applyExported(ctx, base, q.size, cmds, o)
 	}
 	if errors.Is(err, errNoExport) {
@@ -82,9 +87,10 @@ func apply(ctx context.Context, q *qcow2, base string, list []change, cmds strin
 	return changed, err
 }
 
-// files is where debugfs runs, and finds what it is to write.
+// files returns the directory in which debugfs runs and finds the files to write.
 func (o Options) files() string { return filepath.Join(o.Work, "f") }
 
+// offset returns where the file system begins, bytes.
 func (o Options) offset() int64 {
 	if o.Patch {
 		return o.Offset
@@ -92,7 +98,7 @@ func (o Options) offset() int64 {
 	return PartitionOffset
 }
 
-// differing lists the clusters of top that are not as in base.
+// differing returns the clusters of top that differ from base.
 func differing(base, top *qcow2) ([]cluster, error) {
 	guests := make([]int64, 0, len(top.cluster))
 	for g := range top.cluster {
@@ -118,12 +124,12 @@ func differing(base, top *qcow2) ([]cluster, error) {
 	return cs, nil
 }
 
-// errNoExport says that an image cannot be shown as a raw file here.
-var errNoExport = errors.New("images cannot be exported through FUSE here")
+// errNoExport says that this host cannot show an image as a raw file.
+var errNoExport = errors.New("this host cannot export images through FUSE")
 
-// applyExported runs debugfs on a qcow2 overlay that qemu-storage-daemon(1)
-// shows as a raw file: only what changes is written, however large the image,
-// and read, but for [Options.Patch].
+// applyExported runs debugfs on a qcow2 overlay that qemu-storage-daemon(1) shows
+// as a raw file. However large the image, it writes only the changed clusters.
+// It also reads only those, except with [Options.Patch].
 func applyExported(ctx context.Context, base string, size int64, cmds string, o Options) (*qcow2, error) {
 	if !canExport() {
 		return nil, errNoExport
@@ -153,6 +159,7 @@ func applyExported(ctx context.Context, base string, size int64, cmds string, o 
 	return openQcow2(overlay)
 }
 
+// canExport reports whether qemu-storage-daemon(1) and /dev/fuse are available.
 func canExport() bool {
 	if _, err := exec.LookPath("qemu-storage-daemon"); err != nil {
 		return false
@@ -165,7 +172,7 @@ func canExport() bool {
 	return true
 }
 
-// escaped doubles the commas of an option's value, qemu(1).
+// escaped doubles the commas in the value of an option, as qemu(1) requires.
 func escaped(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
 // export shows the overlay on base as the file raw until stop is called.
@@ -185,7 +192,7 @@ func export(ctx context.Context, base, overlay, raw, work string) (stop func() e
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	// The pid file is written when all exports are there.
+	// The daemon writes the pid file once all exports are ready.
 	for ready := false; !ready; {
 		select {
 		case <-ended:
@@ -204,8 +211,8 @@ func export(ctx context.Context, base, overlay, raw, work string) (stop func() e
 	}, nil
 }
 
-// applyCopied runs debugfs on a raw copy of the image, for hosts without
-// FUSE, and returns what the copy has become, as a mapping into it.
+// applyCopied runs debugfs on a raw copy of the image, for hosts without FUSE. It
+// returns a mapping into the changed copy.
 func applyCopied(ctx context.Context, base *qcow2, cmds string, o Options) (*qcow2, error) {
 	raw, err := os.Create(filepath.Join(o.Work, "copy.raw"))
 	if err != nil {
@@ -230,7 +237,7 @@ func applyCopied(ctx context.Context, base *qcow2, cmds string, o Options) (*qco
 	}
 	q := &qcow2{f: raw, size: base.size, cluster: make(map[int64]cluster, len(clusters))}
 	for g := range base.cluster {
-		q.cluster[g] = cluster{guest: g, zero: true} // unless it still holds something
+		q.cluster[g] = cluster{guest: g, zero: true} // the next loop overwrites the ones with content
 	}
 	for _, c := range clusters {
 		q.cluster[c.guest] = c
@@ -238,6 +245,7 @@ func applyCopied(ctx context.Context, base *qcow2, cmds string, o Options) (*qco
 	return q, nil
 }
 
+// sorted returns the clusters in guest order.
 func (q *qcow2) sorted() []cluster {
 	cs := make([]cluster, 0, len(q.cluster))
 	for _, c := range q.cluster {
@@ -247,8 +255,8 @@ func (q *qcow2) sorted() []cluster {
 	return cs
 }
 
-// Merge writes the differences of a chain, given top first, to base as one
-// image. backing is what its header calls the base.
+// Merge writes one image to out that holds the differences of a chain to base. The
+// chain is given top first; the header names base as backing.
 func Merge(out *os.File, chain []string, base, backing string) error {
 	merged, size, done, err := mergeChain(chain)
 	defer done()
@@ -267,8 +275,8 @@ func Merge(out *os.File, chain []string, base, backing string) error {
 	return writeQcow2(out, size, clusters, backing)
 }
 
-// mergeChain is a chain, given top first, as one image, whose files stay open
-// until done.
+// mergeChain returns a chain, given top first, as one image. The caller must call
+// done, also after an error: it closes the files.
 func mergeChain(chain []string) (merged *qcow2, size int64, done func(), err error) {
 	merged = &qcow2{cluster: make(map[int64]cluster)}
 	var open []*qcow2
@@ -295,7 +303,7 @@ func mergeChain(chain []string) (merged *qcow2, size int64, done func(), err err
 	return merged, size, done, nil
 }
 
-// Flatten writes one self-contained image of a chain, given top first.
+// Flatten writes a self-contained image of a chain, given top first, to out.
 func Flatten(ctx context.Context, out *os.File, chain []string) error {
 	all, size, done, err := mergeChain(chain)
 	defer done()
@@ -313,7 +321,8 @@ func Flatten(ctx context.Context, out *os.File, chain []string) error {
 	return writeQcow2(out, size, clusters[:n], "")
 }
 
-// VirtualSize is how large the disk is that a qcow2 image of ours holds, bytes.
+// VirtualSize returns the size, in bytes, of the disk in a qcow2 image that meros
+// made.
 func VirtualSize(file string) (int64, error) {
 	q, err := openQcow2(file)
 	if err != nil {
@@ -322,8 +331,8 @@ func VirtualSize(file string) (int64, error) {
 	return q.size, q.Close()
 }
 
-// Backing is the name in the header of the image's backing file, or "" if it
-// stands alone.
+// Backing returns the name of the backing file in an image's header, or "" if it
+// has none.
 func Backing(file string) (string, error) {
 	q, err := openQcow2(file)
 	if err != nil {
@@ -332,8 +341,8 @@ func Backing(file string) (string, error) {
 	return q.backing, q.Close()
 }
 
-// Chain returns the image in file and, if it needs one, the base below it, the
-// top first.
+// Chain returns the chain of an image, top first: the image itself, and base if its
+// header names a backing file.
 func Chain(file, base string) ([]string, error) {
 	backing, err := Backing(file)
 	if err != nil || backing == "" {
@@ -342,8 +351,8 @@ func Chain(file, base string) ([]string, error) {
 	return []string{file, base}, nil
 }
 
-// Overlay writes an empty image as large as base, to be put over it. The name
-// of base is not in it: whoever opens the two says how they belong together.
+// Overlay writes an empty image with the size of base to out. The image does not
+// name base: whoever opens the two has to connect them.
 func Overlay(out *os.File, base string) error {
 	q, err := openQcow2(base)
 	if err != nil {
@@ -353,5 +362,5 @@ func Overlay(out *os.File, base string) error {
 	return writeQcow2(out, q.size, nil, "")
 }
 
-// tick is the pace at which a program that is just starting is looked at.
+// tick sets the interval at which export checks whether the daemon is ready.
 func tick() <-chan time.Time { return time.After(2 * time.Millisecond) }

@@ -1,3 +1,5 @@
+// This file tests differences: how layers change an image.
+
 package image
 
 import (
@@ -18,7 +20,7 @@ import (
 	"meros/bench/lab"
 )
 
-// sampleLayer changes, adds, replaces and removes.
+// sampleLayer makes a layer that changes, adds, replaces and removes files.
 func sampleLayer(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -59,7 +61,7 @@ func TestDeltaAndFlatten(t *testing.T) {
 	}
 	time.Sleep(1100 * time.Millisecond)
 	if again, err := makeDelta(t, base, tree, layer); err != nil || sum(t, again) != sum(t, delta) {
-		t.Errorf("made twice, it differs (%v)", err)
+		t.Errorf("a second build differs (%v)", err)
 	}
 
 	out, err := os.Create(filepath.Join(t.TempDir(), "flat.qcow2"))
@@ -100,11 +102,11 @@ func TestDeltaWithoutFUSEIsTheSame(t *testing.T) {
 	copied, err := makeDelta(t, base, tree, layer)
 	check(t, err)
 	if sum(t, exported) != sum(t, copied) {
-		t.Error("the way it was made shows in the image")
+		t.Error("the copy gives another image than the export")
 	}
 }
 
-// hidePath makes a PATH with all programs these tests need but one.
+// hidePath returns a PATH with all programs that these tests need, except one.
 func hidePath(t *testing.T, hidden string) string {
 	dir := t.TempDir()
 	for _, p := range []string{"mke2fs", "debugfs", "e2fsck", "qemu-img", "qemu-storage-daemon"} {
@@ -115,7 +117,7 @@ func hidePath(t *testing.T, hidden string) string {
 	return dir
 }
 
-// Directories go with all that is in them, and become something else.
+// Directories are removed with their content, and replaced by files.
 func TestDeltaOfDirectories(t *testing.T) {
 	need(t, "mke2fs", "debugfs", "e2fsck")
 	tree := t.TempDir()
@@ -163,9 +165,9 @@ func TestDeltaOfDirectories(t *testing.T) {
 	}
 }
 
-// Somebody else's image is changed whatever a hook has made, but for what
-// debugfs cannot be told.
-func TestDeltaOfOddNames(t *testing.T) {
+// A patch of a foreign image accepts whatever a hook may create, except for the few
+// things that debugfs cannot express.
+func TestDeltaOfUnusualNames(t *testing.T) {
 	need(t, "mke2fs", "debugfs", "e2fsck")
 	tree := sampleTree(t, false)
 	base := makeBase(t, tree)
@@ -181,7 +183,7 @@ func TestDeltaOfOddNames(t *testing.T) {
 	check(t, os.Link(filepath.Join(layer, "ü"), filepath.Join(layer, "hard")))
 	const manyLinks = 100
 	check(t, os.Mkdir(filepath.Join(layer, "many"), 0o755))
-	for i := range manyLinks { // more than a block of the directory holds
+	for i := range manyLinks { // more than one block of the directory holds
 		check(t, os.Link(filepath.Join(layer, "ü"), filepath.Join(layer, "many", fmt.Sprintf("%0150d", i))))
 	}
 	o := options(t)
@@ -209,7 +211,7 @@ func TestDeltaOfOddNames(t *testing.T) {
 	}
 	for _, n := range []string{"/hard", "/ü", "/many/" + fmt.Sprintf("%0150d", manyLinks-1)} {
 		if got := debugfsCat(t, raw, "stat "+n); !strings.Contains(got, fmt.Sprintf("Links: %d ", 2+manyLinks)) {
-			t.Errorf("%s has not all of its names:\n%s", n, got)
+			t.Errorf("%s lacks some of its names:\n%s", n, got)
 		}
 	}
 	if got := debugfsCat(t, raw, "ea_get ./-f user.note"); !strings.Contains(got, "x") {
@@ -226,11 +228,11 @@ func TestDeltaOfOddNames(t *testing.T) {
 	}
 }
 
-// accessList lets user 1000 read, in the form of acl(5) that setxattr(2) takes.
+// accessList lets user 1000 read, in the form of acl(5) that setxattr(2) expects.
 const accessList = "\x02\x00\x00\x00" + "\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xe8\x03\x00\x00" +
 	"\x04\x00\x04\x00\xff\xff\xff\xff" + "\x10\x00\x04\x00\xff\xff\xff\xff" + "\x20\x00\x04\x00\xff\xff\xff\xff"
 
-// attributeNames are those of a file's extended attributes.
+// attributeNames returns the names of a file's extended attributes.
 func attributeNames(t *testing.T, raw, name string) string {
 	t.Helper()
 	var found []string
@@ -243,8 +245,8 @@ func attributeNames(t *testing.T, raw, name string) string {
 	return strings.Join(found, " ")
 }
 
-// patched is what becomes of an image of the tree theirs, of which layers have
-// ours.
+// patched makes an image of the tree theirs and applies the layer to it. ours is the
+// same tree as layers hold it.
 func patched(t *testing.T, home, theirs, ours, layer string) (raw string) {
 	t.Helper()
 	disk := filepath.Join(home, "disk.raw")
@@ -270,9 +272,9 @@ func patched(t *testing.T, home, theirs, ours, layer string) (raw string) {
 	return raw
 }
 
-// A file of somebody else's image that only gets another mode, owner, time or
-// attribute keeps what no layer has.
-func TestDeltaKeepsWhatOnlyTheBaseHas(t *testing.T) {
+// A file of a foreign image keeps the metadata that layers lack, if only its mode,
+// owner, time or attributes change.
+func TestDeltaPreservesForeignMetadata(t *testing.T) {
 	need(t, "mke2fs", "debugfs", "e2fsck")
 	home := t.TempDir()
 	theirs, ours, layer := filepath.Join(home, "theirs"), filepath.Join(home, "ours"), filepath.Join(home, "layer")
@@ -322,7 +324,7 @@ func TestDeltaKeepsWhatOnlyTheBaseHas(t *testing.T) {
 	}
 }
 
-func TestDeltaRefusesWhatARepackDoesBetter(t *testing.T) {
+func TestDeltaAsksForARepack(t *testing.T) {
 	need(t, "mke2fs", "debugfs")
 	tree := sampleTree(t, false)
 	base := makeBase(t, tree)
@@ -341,7 +343,7 @@ func TestDeltaRefusesWhatARepackDoesBetter(t *testing.T) {
 		"hard link": func(dir string) error {
 			return errors.Join(os.WriteFile(filepath.Join(dir, "a"), nil, 0o644), os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")))
 		},
-		"no room": func(dir string) error {
+		"no free space": func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "large"), bytes.Repeat([]byte("x"), 95*mib), 0o644)
 		},
 	} {

@@ -1,3 +1,6 @@
+// This file makes the ext4 image of a tree with mke2fs and debugfs. size.go decides
+// how large it is.
+
 package image
 
 import (
@@ -14,33 +17,35 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"meros/runner/hint"
 )
 
 // Options describe a disk image.
 type Options struct {
-	Size  int64     // of the disk, bytes; 0 makes it as large as the tree and Free need
-	Free  int64     // bytes to be free in the file system, if Size is 0
+	Size  int64     // of the disk, bytes; 0 fits it to the tree and Free
+	Free  int64     // free space in the file system, bytes, if Size is 0
 	Label string    // of the file system and the partition, at most 16 bytes
 	Seed  string    // identifiers are derived from it
 	Epoch time.Time // the clock of every program involved
 	Work  string    // directory for temporary files
-	Log   io.Writer // what is to be known and is no error; may be nil
+	Log   io.Writer // receives notes and warnings; may be nil
 
-	// Of a difference to an image that was not made by [FromTree]: where its
-	// file system begins, bytes; and that there is no tree of all of it.
-	Offset int64
+	// Patch says that the base image of a difference is foreign: [FromTree] did
+	// not make it, and it cannot be packed again from its tree.
 	Patch  bool
+	Offset int64 // with Patch: where the file system begins, bytes
 }
 
-// note tells of what is not as it was wished for.
+// note logs a wish that could not be granted.
 func (o Options) note(format string, a ...any) {
 	if o.Log != nil {
 		fmt.Fprintf(o.Log, "note: "+format+"\n", a...)
 	}
 }
 
-// features are the ext4 features of every file system, named one by one so
-// that no configuration of the host decides.
+// features lists the ext4 features of every file system. It is complete, so that no
+// configuration of the host has an effect.
 const features = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 
 const (
@@ -49,15 +54,15 @@ const (
 	inodeRatio = 16384 // bytes of disk for each inode, mke2fs's default
 )
 
-// FromTree writes a qcow2 image whose root file system holds the tree to out.
-// The caller must be able to read all of the tree and be root in a namespace
-// that maps its owners.
+// FromTree writes a qcow2 image to out whose root file system holds the tree. The
+// caller must be able to read the whole tree, and must be root in a namespace that
+// maps its owners.
 func FromTree(ctx context.Context, out *os.File, tree string, o Options) error {
 	c, err := measure(tree)
 	if err != nil {
 		return fmt.Errorf("measure %s: %w", tree, err)
 	}
-	o.noteCrowds("mke2fs", c.entries)
+	o.noteLargeDirectories("mke2fs", c.entries)
 	raw, err := os.Create(filepath.Join(o.Work, "disk.raw"))
 	if err != nil {
 		return err
@@ -72,7 +77,7 @@ func FromTree(ctx context.Context, out *os.File, tree string, o Options) error {
 		return fmt.Errorf("remove the host's attributes: %w", err)
 	}
 	if err := settleInodes(raw); err != nil {
-		return fmt.Errorf("settle the inodes: %w", err)
+		return fmt.Errorf("set the times of the inodes: %w", err)
 	}
 	if err := WriteGPT(raw, size, o.Seed, o.Label); err != nil {
 		return err
@@ -84,8 +89,8 @@ func FromTree(ctx context.Context, out *os.File, tree string, o Options) error {
 	return writeQcow2(out, size, clusters, "")
 }
 
-// populate makes the file system, with the largest journal that it has room
-// for, and returns the size of the disk.
+// populate makes the file system with the largest journal that fits, and returns the
+// size of the disk in bytes.
 func populate(ctx context.Context, raw *os.File, tree string, c content, o Options) (size int64, err error) {
 	for _, s := range shapes(c, o) {
 		if s.size < aroundRoot+c.bytes+s.journal {
@@ -104,12 +109,13 @@ func populate(ctx context.Context, raw *os.File, tree string, c content, o Optio
 	if o.Size == 0 {
 		return 0, err
 	}
-	return 0, fmt.Errorf("the disk is too small for its files: %d MiB are missing (raise disk_size)", (c.enough(o.Size+mib)-o.Size)/mib)
+	missing := (c.enough(o.Size+mib) - o.Size) / mib
+	return 0, hint.Add(fmt.Errorf("the disk is too small for its files: %d MiB are missing", missing), "raise `disk_size` by that much")
 }
 
-// removeForeign removes the extended attributes that mke2fs(8) copies from the
-// tree and that are the host's: labels of a security module, for one. Only
-// from version 1.47.1 on it can be told to copy none.
+// removeForeign removes the host's extended attributes, such as the labels of a
+// security module. mke2fs(8) copies them from the tree, and has no option against
+// that before version 1.47.1.
 func removeForeign(ctx context.Context, raw, tree string, o Options) error {
 	b := new(commands)
 	err := filepath.WalkDir(tree, func(file string, _ fs.DirEntry, err error) error {
@@ -125,11 +131,11 @@ func removeForeign(ctx context.Context, raw, tree string, o Options) error {
 			return err
 		}
 		for _, x := range names {
-			if keptXattr(x) {
+			if preservedXattr(x) {
 				continue
 			}
 			if unnameable(name) != "" || !plainXattr.MatchString(x) || len(path.Base(name))+len(x) > maxCommand-32 {
-				return fmt.Errorf("%q has the attribute %q, which cannot be named to debugfs", name, x)
+				return fmt.Errorf("%q: unsupported name of an extended attribute: %q", name, x)
 			}
 			fmt.Fprintf(b, "ea_rm %s %s\n", b.in(name), x)
 		}
@@ -145,11 +151,13 @@ func removeForeign(ctx context.Context, raw, tree string, o Options) error {
 	return debugfs(ctx, raw, file, o.Work, o)
 }
 
-// errFull says that a file system has no room for what was to be in it.
+// errFull says that a file system is too small for its content.
 var errFull = errors.New("the file system is full")
 
+// mke2fs makes a file system of the tree in the partition of a raw disk. The error
+// is [errFull] if the tree does not fit.
 func mke2fs(ctx context.Context, raw, tree string, s shape, inodes int64, o Options) error {
-	// An empty configuration: the host's /etc/mke2fs.conf would decide otherwise.
+	// An empty configuration overrides the host's /etc/mke2fs.conf.
 	conf := filepath.Join(o.Work, "mke2fs.conf")
 	if err := os.WriteFile(conf, []byte("[defaults]\n"), 0o644); err != nil {
 		return err
@@ -169,14 +177,15 @@ func mke2fs(ctx context.Context, raw, tree string, s shape, inodes int64, o Opti
 	return err
 }
 
-// clockEnv makes e2fsprogs take epoch for the time: the first variable up to
-// version 1.47.0 (e2fsck: the second), the third from 1.47.1 on.
+// clockEnv sets the clock of e2fsprogs to epoch. Up to version 1.47.0 the programs
+// read the first variable, and e2fsck the second. From 1.47.1 on they read the
+// third.
 func clockEnv(epoch time.Time) []string {
 	t := strconv.FormatInt(max(epoch.Unix(), 1), 10)
 	return []string{"E2FSPROGS_FAKE_TIME=" + t, "E2FSCK_TIME=" + t, "SOURCE_DATE_EPOCH=" + t, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "TZ=UTC"}
 }
 
-// run runs a program and turns what it says into the error.
+// run runs a program. The error contains the program's output.
 func run(cmd *exec.Cmd) error {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -186,4 +195,5 @@ func run(cmd *exec.Cmd) error {
 	return nil
 }
 
+// roundUp rounds n up to a multiple of to.
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }

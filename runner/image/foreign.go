@@ -1,207 +1,264 @@
+// This file opens foreign images, which meros did not make: it copies them, finds and
+// repairs their root file system, and grows it.
+
 package image
 
 import (
 	"bytes"
-	"cmp"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"regexp"
+	"path/filepath"
+	"slices"
 	"strings"
+
+	"meros/runner/hint"
 )
 
-// formats are what an image may be, by what it begins with; one that is nothing
-// of all this is raw. QEMU is told, and not left to find out: some of its
-// formats name other files.
-var formats = []struct {
-	name  string
-	at    int64 // from the end if it is negative
-	magic string
-	read  bool
-}{
-	{"qcow2", 0, "QFI\xfb\x00\x00\x00\x02", true},
-	{"qcow2", 0, "QFI\xfb\x00\x00\x00\x03", true},
-	{"vmdk", 0, vmdkSparse, true},
-	{"vmdk", 0, "COWD", true},
-	{"vmdk", 0, vmdkText, true},
-	{"vdi", 0x40, "\x7f\x10\xda\xbe", true},
-	{"vhdx", 0, "vhdxfile", true},
-	{"qcow", 0, "QFI\xfb", false},
-	{"vhd", 0, "conectix", false},
-	{"qed", 0, "QED\x00", false},
-	{"parallels", 0, "WithoutFreeSpace", false},
-	{"parallels", 0, "WithouFreSpacExt", false},
-	{"bochs", 0, "Bochs Virtual HD Image", false},
-	{"cloop", 0, "#!/bin/sh\n#V2.0 Format\n", false},
-	{"dmg", -512, "koly", false},
+// Layout says where the root file system of an image is.
+type Layout struct {
+	Table     string `json:"table"`           // "gpt", "dos", or "" if the file system fills the disk
+	Partition int    `json:"partition"`       // its number, or 0
+	Offset    int64  `json:"offset"`          // bytes
+	Size      int64  `json:"size"`            // bytes
+	Kind      string `json:"kind"`            // of the file system: "ext", "btrfs" or "xfs"
+	Flags     string `json:"flags,omitempty"` // mount options
 }
 
-const (
-	vmdkSparse = "KDMV"
-	vmdkText   = "# Disk DescriptorFile"
-)
+// ReadLayout reads the JSON file that describes a layout.
+func ReadLayout(file string) (*Layout, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	l := new(Layout)
+	return l, json.Unmarshal(b, l)
+}
 
-// formatOf is the format of an image, as QEMU calls it.
-func formatOf(file string) (string, error) {
-	f, err := os.Open(file)
+// Device returns the root's device in a machine whose first disk this is.
+func (l Layout) Device() string {
+	if l.Partition == 0 {
+		return "/dev/vda"
+	}
+	return fmt.Sprint("/dev/vda", l.Partition)
+}
+
+// Arguments returns the kernel arguments that describe the root file system, for a
+// machine whose first disk this is.
+func (l Layout) Arguments() string {
+	a := "root=" + l.Device()
+	if l.Guest() {
+		a += " rootfstype=" + l.Kind
+	}
+	if l.Flags != "" {
+		a += " rootflags=" + l.Flags
+	}
+	return a
+}
+
+// Guest reports whether only a guest's kernel reads and writes the file system.
+func (l Layout) Guest() bool { return l.Kind != ext }
+
+// Driver returns the kernel's name of the file system, filesystems(5).
+func (l Layout) Driver() string {
+	if l.Kind == ext {
+		return "ext4" // this driver handles ext2 and ext3, too
+	}
+	return l.Kind
+}
+
+// ForeignDisk is a raw copy of an image that meros did not make.
+type ForeignDisk struct {
+	f *os.File
+	o Options
+}
+
+// OpenForeign copies an image into o.Work. It never follows references to other
+// files: it refuses images that need them, and damaged or truncated images.
+func OpenForeign(ctx context.Context, file string, o Options) (*ForeignDisk, error) {
+	format, err := formatOf(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := selfContained(ctx, file, format); err != nil {
+		return nil, err
+	}
+	if err := undamaged(ctx, file, format); err != nil {
+		return nil, err
+	}
+	raw := filepath.Join(o.Work, "disk.raw")
+	if err := run(exec.CommandContext(ctx, "qemu-img", "convert", "-f", format, "-O", "raw", file, raw)); err != nil {
+		return nil, fmt.Errorf("copy the image: %w", err)
+	}
+	f, err := os.OpenFile(raw, os.O_RDWR, 0)
+	return &ForeignDisk{f, o}, err
+}
+
+// Close closes the copy.
+func (d *ForeignDisk) Close() error { return d.f.Close() }
+
+// Root finds the root file system. The error is a [GuestError] if only a guest's
+// kernel can find it.
+func (d *ForeignDisk) Root(ctx context.Context) (*Layout, error) { return findRoot(ctx, d.f) }
+
+// GrowExt repairs a file system of type ext, and grows it and its partition if the
+// options ask for more space. It returns a file that holds only the file system.
+func (d *ForeignDisk) GrowExt(ctx context.Context, l *Layout) (root string, err error) {
+	root = filepath.Join(d.o.Work, "root.raw")
+	if err := extract(root, d.f, l); err != nil {
+		return "", err
+	}
+	if err := repair(ctx, root, d.o); err != nil {
+		return "", err
+	}
+	sb, err := superblock(root, 0)
 	if err != nil {
 		return "", err
+	}
+	r, err := readFreeSpace(sb)
+	if err != nil {
+		return "", err
+	}
+	grown, err := d.Grow(ctx, l, r.freeBlocks*r.block, r.usable())
+	if err != nil {
+		return "", err
+	}
+	if grown {
+		if err := os.Truncate(root, l.Size); err != nil {
+			return "", err
+		}
+		cmd := exec.CommandContext(ctx, "resize2fs", root)
+		cmd.Env = clockEnv(d.o.Epoch)
+		if err := run(cmd); err != nil {
+			return "", err
+		}
+	}
+	return root, putBack(d.f, root, l)
+}
+
+// Write writes the disk to out as a qcow2 image, which [Delta] accepts as a base.
+func (d *ForeignDisk) Write(out *os.File) error { return FromRaw(out, d.f) }
+
+// FromRaw writes a raw disk to out as a qcow2 image.
+func FromRaw(out, raw *os.File) error {
+	fi, err := raw.Stat()
+	if err != nil {
+		return err
+	}
+	clusters, err := rawClusters(raw, fi.Size())
+	if err != nil {
+		return err
+	}
+	return writeQcow2(out, fi.Size(), clusters, "")
+}
+
+// errNoRoot is the error of [isRoot] for an undamaged file system.
+var errNoRoot = errors.New("not a root file system: it has neither /etc/passwd nor /etc/os-release")
+
+// harmless lists parts of the messages that debugfs prints about undamaged file
+// systems: its version, and that a file does not exist.
+var harmless = []string{"debugfs 1.", "File not found", "not a directory", "symbolic links"}
+
+// isRoot returns nil for a root file system, errNoRoot for another one, and further
+// errors for one that debugfs cannot read. debugfs(8) always exits with 0.
+func isRoot(ctx context.Context, raw string, l *Layout) error {
+	for _, name := range []string{"/etc/passwd", "/etc/os-release"} {
+		var said bytes.Buffer
+		cmd := exec.CommandContext(ctx, "debugfs", "-R", "stat "+name, fmt.Sprintf("%s?offset=%d", raw, l.Offset))
+		cmd.Env, cmd.Stderr = clockEnv(formatted), &said
+		out, err := cmd.Output()
+		if err != nil {
+			return fmt.Errorf("debugfs: %w: %s", err, strings.TrimSpace(said.String()))
+		}
+		if strings.Contains(string(out), "Inode:") {
+			return nil
+		}
+		for line := range strings.Lines(said.String()) {
+			if !slices.ContainsFunc(harmless, func(w string) bool { return strings.Contains(line, w) }) {
+				if strings.Contains(line, "unsupported feature") {
+					return hint.Add(fmt.Errorf("the file system is newer than e2fsprogs here: debugfs: %s", strings.TrimSpace(line)), "a newer e2fsprogs reads it")
+				}
+				return hint.Add(fmt.Errorf("damaged file system: debugfs: %s", strings.TrimSpace(line)), "`e2fsck -f` on a copy may repair it")
+			}
+		}
+	}
+	return errNoRoot
+}
+
+// extract copies the file system out of the disk into the file root.
+func extract(root string, disk *os.File, l *Layout) error {
+	f, err := os.Create(root)
+	if err != nil {
+		return err
 	}
 	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	for _, k := range formats {
-		b, at := make([]byte, len(k.magic)), k.at
-		if at < 0 {
-			at += fi.Size()
-		}
-		if _, err := f.ReadAt(b, max(at, 0)); err != nil || string(b) != k.magic {
-			continue
-		}
-		if !k.read {
-			return "", fmt.Errorf("it is an image of the format %s, which is not read (qemu-img convert -O qcow2 makes one that is)", k.name)
-		}
-		if k.name == "vmdk" {
-			err = vmdkAlone(f)
-		}
-		return k.name, err
-	}
-	return "raw", nil
-}
-
-// vmdkExtent is a line of a description that names a file, as section "Extent
-// Description" of VMware's Virtual Disk Format 5.0 has it.
-var vmdkExtent = regexp.MustCompile(`(?mi)^\s*(?:RW|RDONLY|NOACCESS)\s+\d+\s+\S+\s+"([^"\n]+)"`)
-
-// vmdkAlone refuses an image that only describes where its content is: QEMU
-// would open the files when it is asked no more than what they are.
-func vmdkAlone(f *os.File) error {
-	head := make([]byte, 64<<10)
-	n, err := f.ReadAt(head, 0)
-	if err != nil && err != io.EOF {
+	if err := f.Truncate(l.Size); err != nil {
 		return err
 	}
-	head = head[:n]
-	// A sparse one without a capacity is an envelope of a description.
-	if sparse := bytes.HasPrefix(head, []byte(vmdkSparse)); sparse && (n < 20 || binary.LittleEndian.Uint64(head[12:]) > 0) || !sparse && !bytes.HasPrefix(head, []byte(vmdkText)) {
-		return nil
-	}
-	name := "?"
-	if m := vmdkExtent.FindSubmatch(head); m != nil {
-		name = string(m[1])
-	}
-	return elsewhere(name)
+	return errors.Join(copySparse(f, 0, disk, l.Offset, l.Size), f.Close())
 }
 
-func elsewhere(name string) error {
-	return fmt.Errorf("its content is in another file, %q, which is not read (qemu-img convert -O qcow2 makes one file of it)", name)
-}
-
-// selfContained refuses images that are encrypted or whose content is in other
-// files too.
-func selfContained(ctx context.Context, file, format string) error {
-	cmd := exec.CommandContext(ctx, "qemu-img", "info", "--output=json", "-f", format, file)
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	text, err := cmd.Output()
-	if errors.Is(err, exec.ErrNotFound) {
-		return errors.New("qemu-img is not installed, which reads images (Debian: apt install qemu-utils)")
-	}
+// putBack copies the file system in the file root back into the disk.
+func putBack(disk *os.File, root string, l *Layout) error {
+	f, err := os.Open(root)
 	if err != nil {
-		return fmt.Errorf("it is no image that QEMU can read, is damaged or was cut off: %s (copy or download it again)", strings.TrimSpace(said.String()))
-	}
-	var info struct {
-		Backing   string `json:"backing-filename"`
-		Encrypted bool   `json:"encrypted"`
-		Specific  struct {
-			Data struct {
-				Encrypt  any    `json:"encrypt"`
-				DataFile string `json:"data-file"`
-				Extents  []struct {
-					Filename string `json:"filename"`
-				} `json:"extents"`
-			} `json:"data"`
-		} `json:"format-specific"`
-	}
-	if err := json.Unmarshal(text, &info); err != nil {
 		return err
 	}
-	data := info.Specific.Data
-	switch {
-	case info.Encrypted || data.Encrypt != nil:
-		return errors.New("it is encrypted (qemu-img convert decrypts it, given the key)")
-	case info.Backing != "":
-		return fmt.Errorf("it is a difference to another file, %q, which is not followed (qemu-img convert -O qcow2 makes it one image)", info.Backing)
-	case data.DataFile != "":
-		return elsewhere(data.DataFile)
-	}
-	for _, e := range data.Extents {
-		if e.Filename != file {
-			return elsewhere(e.Filename)
-		}
-	}
-	return nil
+	defer f.Close()
+	return copySparse(disk, l.Offset, f, 0, l.Size)
 }
 
-// undamaged refuses an image that is not whole: what is missing of it would
-// read as zeros. Only what describes the content is read for that.
-func undamaged(ctx context.Context, file, format string) error {
-	switch format {
-	case "raw":
-		return nil // it has nothing that could be compared
-	case "vdi":
-		if err := vdiWhole(file); err != nil {
+// copySparse copies size bytes, and writes only the blocks that differ.
+func copySparse(to *os.File, at int64, from *os.File, begin, size int64) error {
+	a, b := make([]byte, 1<<20), make([]byte, 1<<20)
+	for done := int64(0); done < size; {
+		n := int(min(int64(len(a)), size-done))
+		if _, err := from.ReadAt(a[:n], begin+done); err != nil && err != io.EOF {
 			return err
 		}
-	}
-	cmd := exec.CommandContext(ctx, "qemu-img", "check", "--output=json", "-f", format, file)
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	text, err := cmd.Output()
-	exit := (*exec.ExitError)(nil)
-	if err != nil && !errors.As(err, &exit) {
-		return err
-	}
-	var found struct {
-		Errors      int `json:"check-errors"`
-		Corruptions int `json:"corruptions"`
-	}
-	// What is leaked is not in the way, status 3 of qemu-img(1).
-	if jerr := json.Unmarshal(text, &found); jerr == nil && found.Errors+found.Corruptions == 0 && (exit == nil || exit.ExitCode() == 3) {
-		return nil
-	}
-	first, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
-	return fmt.Errorf("it is damaged or was cut off: qemu-img check finds %d errors, the first of them: %s (copy or download it again)",
-		max(found.Errors+found.Corruptions, 1), cmp.Or(first, "unknown"))
-}
-
-// vdiWhole looks for what qemu-img check does not: whether the file is as long
-// as the blocks that its header counts.
-func vdiWhole(file string) error {
-	f, err := os.Open(file)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	header := make([]byte, 0x188)
-	if _, err := f.ReadAt(header, 0); err != nil {
-		return fmt.Errorf("it was cut off in its header (copy or download it again): %w", err)
-	}
-	u32 := func(at int) int64 { return int64(binary.LittleEndian.Uint32(header[at:])) }
-	data, block, extra, allocated := u32(0x158), u32(0x178), u32(0x17C), u32(0x184)
-	if whole := data + allocated*(block+extra); block <= 1<<30 && fi.Size() < whole {
-		return fmt.Errorf("it is damaged or was cut off: it has %d bytes, and its header speaks of %d (copy or download it again)", fi.Size(), whole)
+		if m, err := to.ReadAt(b[:n], at+done); err != nil && err != io.EOF {
+			return err
+		} else {
+			clear(b[m:n])
+		}
+		if !bytes.Equal(a[:n], b[:n]) {
+			if _, err := to.WriteAt(a[:n], at+done); err != nil {
+				return err
+			}
+		}
+		done += int64(n)
 	}
 	return nil
+}
+
+// repair replays the journal that an unclean shutdown left, and fixes what e2fsck(8)
+// can fix without questions.
+func repair(ctx context.Context, root string, o Options) error {
+	cmd := exec.CommandContext(ctx, "e2fsck", "-f", "-p", root)
+	cmd.Env = clockEnv(o.Epoch)
+	out, err := cmd.CombinedOutput()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == 1 {
+		err = nil // it was repaired, e2fsck(8)
+	}
+	if err != nil {
+		return fmt.Errorf("damaged file system: e2fsck: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// superblock reads the superblock of the ext file system at an offset, bytes, see
+// kernel document filesystems/ext4.
+func superblock(file string, at int64) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	sb := make([]byte, superblockSize)
+	_, err = f.ReadAt(sb, at+superblockOffset)
+	return sb, err
 }

@@ -1,3 +1,5 @@
+// This file tests which foreign images are accepted.
+
 package image
 
 import (
@@ -5,10 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"meros/runner/hint"
 )
 
-// foreign are images of one disk in a directory, by the script that makes them of
-// disk.raw.
+// foreign makes disk.raw in a new directory, and runs the script there, which makes
+// images of it.
 func foreign(t *testing.T, script string) (dir string) {
 	t.Helper()
 	need(t, "mke2fs", "qemu-img")
@@ -21,23 +25,25 @@ func foreign(t *testing.T, script string) (dir string) {
 	return dir
 }
 
-// refused tells of an image that is not refused, or not with these words.
+// refused fails the test unless the image is refused. The words must be in the error
+// or in the line "hint: ..." below it.
 func refused(t *testing.T, file string, words ...string) {
 	t.Helper()
-	d, err := OpenUsed(t.Context(), file, Options{Work: t.TempDir()})
+	d, err := OpenForeign(t.Context(), file, Options{Work: t.TempDir()})
 	if err == nil {
 		d.Close()
-		t.Fatal("it is taken")
+		t.Fatal("the image is accepted")
 	}
+	text := err.Error() + "\nhint: " + hint.Of(err)
 	for _, w := range words {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("%v\nhas no %q", err, w)
+		if !strings.Contains(text, w) {
+			t.Errorf("%s\nlacks %q", text, w)
 		}
 	}
 }
 
-// An image of each format is opened, and none whose content is elsewhere or
-// that has a format of which QEMU would open what it names.
+// An image of each supported format is opened. An image with content in other files
+// is refused, and so are the formats whose images name files that QEMU would open.
 func TestForeignFormats(t *testing.T) {
 	dir := foreign(t, `
 for f in qcow2 vmdk vdi vhdx qcow vpc qed parallels; do qemu-img convert -O $f disk.raw whole.$f; done
@@ -54,18 +60,18 @@ qemu-img create -q -f qcow2 -o data_file=outside.raw,data_file_raw=on data.qcow2
 	for _, name := range []string{"disk.raw", "whole.qcow2", "old.qcow2", "whole.vmdk", "stream.vmdk", "whole.vdi", "whole.vhdx"} {
 		t.Run(name, func(t *testing.T) {
 			work := t.TempDir()
-			d, err := OpenUsed(t.Context(), filepath.Join(dir, name), Options{Work: work})
+			d, err := OpenForeign(t.Context(), filepath.Join(dir, name), Options{Work: work})
 			check(t, err)
 			check(t, d.Close())
 			if sum(t, filepath.Join(work, "disk.raw")) != want {
-				t.Error("it has other content")
+				t.Error("the content differs")
 			}
 		})
 	}
-	const elsewhere = "its content is in another file, "
+	const elsewhere = "its content is in another file: "
 	for name, words := range map[string][]string{
-		"whole.qcow": {"the format qcow,", "qemu-img convert -O qcow2"}, "whole.vpc": {"the format vhd,"}, "whole.qed": {"the format qed,"}, "whole.parallels": {"the format parallels,"}, "disk.dmg": {"the format dmg,"},
-		"monolithicFlat.vmdk": {elsewhere + `"monolithicFlat-flat.vmdk"`, "qemu-img convert -O qcow2 makes one file"}, "twoGbMaxExtentFlat.vmdk": {elsewhere + `"twoGbMaxExtentFlat-f001.vmdk"`},
+		"whole.qcow": {"image format qcow\n", "hint: convert it with `qemu-img convert -O qcow2`"}, "whole.vpc": {"image format vhd\n"}, "whole.qed": {"image format qed\n"}, "whole.parallels": {"image format parallels\n"}, "disk.dmg": {"image format dmg\n"},
+		"monolithicFlat.vmdk": {elsewhere + `"monolithicFlat-flat.vmdk"`, "hint: make one file of it with `qemu-img convert -O qcow2`"}, "twoGbMaxExtentFlat.vmdk": {elsewhere + `"twoGbMaxExtentFlat-f001.vmdk"`},
 		"twoGbMaxExtentSparse.vmdk": {elsewhere + `"twoGbMaxExtentSparse-s001.vmdk"`}, "host.vmdk": {elsewhere + `"/usr/bin/qemu-img"`}, "envelope.vmdk": {elsewhere + `"/usr/bin/qemu-img"`},
 		"child.vmdk": {"a difference to another file", "whole.vmdk"}, "data.qcow2": {elsewhere, "outside.raw"},
 	} {
@@ -73,7 +79,7 @@ qemu-img create -q -f qcow2 -o data_file=outside.raw,data_file_raw=on data.qcow2
 	}
 }
 
-// QEMU reads zeros where a file has ended.
+// A damaged or truncated image is refused. QEMU would read zeros behind its end.
 func TestForeignDamage(t *testing.T) {
 	dir := foreign(t, `
 qemu-img convert -O qcow2 -c disk.raw packed.qcow2
@@ -87,18 +93,18 @@ head -c 100 whole.vdi > short.vdi
 for f in packed.qcow2 stream.vmdk whole.qcow2 whole.vmdk whole.vdi whole.vhdx; do truncate -s -1M $f; done`)
 	for _, name := range []string{"packed.qcow2", "stream.vmdk", "whole.qcow2", "whole.vmdk", "whole.vdi", "whole.vhdx", "short.vdi", "scribbled.qcow2"} {
 		t.Run(name, func(t *testing.T) {
-			refused(t, filepath.Join(dir, name), "is damaged or was cut off: ", "(copy or download it again)")
+			refused(t, filepath.Join(dir, name), "damaged or truncated: ", "hint: copy or download the image again")
 		})
 	}
 	t.Run("leaks", func(t *testing.T) {
-		d, err := OpenUsed(t.Context(), filepath.Join(dir, "leaks.qcow2"), Options{Work: t.TempDir()})
+		d, err := OpenForeign(t.Context(), filepath.Join(dir, "leaks.qcow2"), Options{Work: t.TempDir()})
 		check(t, err)
 		check(t, d.Close())
 	})
 }
 
-// What debugfs cannot read is no file system without /etc, and a file system
-// that is sound is not called damaged.
+// A file system that debugfs cannot read is reported as damaged, and an undamaged one
+// without /etc is not.
 func TestForeignFileSystems(t *testing.T) {
 	need(t, "sfdisk", "debugfs")
 	dir := foreign(t, `
@@ -110,11 +116,11 @@ block=$(dumpe2fs -h disk.raw 2>/dev/null | sed -n 's/^Block size: *//p')
 head -c $block /dev/urandom | dd of=disk.raw bs=$block seek=$bitmap conv=notrunc status=none
 truncate -s 80M parts.raw; printf 'label: dos\n2048,131072,83\n' | sfdisk -q parts.raw; dd if=disk.raw of=parts.raw bs=1M seek=1 conv=notrunc status=none`)
 	for name, words := range map[string]string{
-		"none.raw": "is no root: it has neither", "file.raw": "is no root", "loop.raw": "is no root",
-		"disk.raw": "its file system is damaged: debugfs: ", "parts.raw": "partition 1: its file system is damaged: debugfs: ",
+		"none.raw": "not a root file system: it has neither", "file.raw": "not a root file system", "loop.raw": "not a root file system",
+		"disk.raw": "damaged file system: debugfs: ", "parts.raw": "partition 1: damaged file system: debugfs: ",
 	} {
 		t.Run(name, func(t *testing.T) {
-			d, err := OpenUsed(t.Context(), filepath.Join(dir, name), Options{Work: t.TempDir()})
+			d, err := OpenForeign(t.Context(), filepath.Join(dir, name), Options{Work: t.TempDir()})
 			check(t, err)
 			defer d.Close()
 			if l, err := d.Root(t.Context()); err == nil || !strings.Contains(err.Error(), words) {
@@ -124,12 +130,12 @@ truncate -s 80M parts.raw; printf 'label: dos\n2048,131072,83\n' | sfdisk -q par
 	}
 }
 
-// Quotas are right after a patch, however it was made.
+// Quotas are correct after a patch, made with FUSE or without.
 func TestForeignQuotas(t *testing.T) {
 	need(t, "debugfs", "e2fsck", "resize2fs", "qemu-storage-daemon")
 	dir := foreign(t, `chown -R 12:34 tree; mke2fs -q -F -t ext4 -O quota,project -d tree disk.raw 64M`)
 	base := filepath.Join(dir, "base.qcow2")
-	d, err := OpenUsed(t.Context(), filepath.Join(dir, "disk.raw"), Options{Work: t.TempDir(), Epoch: epoch, Size: 100 * mib})
+	d, err := OpenForeign(t.Context(), filepath.Join(dir, "disk.raw"), Options{Work: t.TempDir(), Epoch: epoch, Size: 100 * mib})
 	check(t, err)
 	defer d.Close()
 	l, err := d.Root(t.Context())
@@ -154,6 +160,6 @@ func TestForeignQuotas(t *testing.T) {
 		output(t, "e2fsck", "-fn", raw)
 	}
 	if sums[0] != sums[1] {
-		t.Error("the way it was made shows in the image")
+		t.Error("the copy gives another image than the export")
 	}
 }

@@ -1,3 +1,5 @@
+// This file makes disks that hold one empty file system.
+
 package image
 
 import (
@@ -16,27 +18,27 @@ import (
 type FormatOptions struct {
 	Kind  string // ext2, ext3, ext4, btrfs, xfs, vfat or swap
 	Size  int64  // of the disk, bytes
-	Label string // of the file system, cut to what it may have
-	UUID  string // or, of a FAT file system, its serial number
+	Label string // of the file system, cut to the longest one allowed
+	UUID  string // of the file system; for FAT its serial number
 	Work  string // directory for temporary files
 }
 
 // formatted is the time of every empty file system.
 var formatted = time.Unix(1, 0)
 
-// maxLabel is how long a label may be, bytes: mkfs.xfs(8), mkfs.fat(8); the
-// others have 16 or more.
+// maxLabel limits the length of labels, bytes: mkfs.xfs(8), mkfs.fat(8). The other
+// file systems allow 16 or more.
 var maxLabel = map[string]int{"xfs": 12, "vfat": 11}
 
-// extFeatures are those of each kind of ext, as [features] are of every root.
+// extFeatures lists the features of each kind of ext, as [features] does for roots.
 var extFeatures = map[string]string{
 	"ext2": "none,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file",
 	"ext3": "none,has_journal,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file",
 	"ext4": features,
 }
 
-// Format writes a qcow2 image of a disk that holds an empty file system,
-// without a partition table, to out.
+// Format writes a qcow2 image to out: a disk with an empty file system and no
+// partition table.
 func Format(ctx context.Context, out *os.File, o FormatOptions) error {
 	raw, err := os.Create(filepath.Join(o.Work, "disk.raw"))
 	if err != nil {
@@ -54,7 +56,7 @@ func Format(ctx context.Context, out *os.File, o FormatOptions) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = append(append(clockEnv(formatted), "DETERMINISTIC_SEED=yes"), env...) // xfsprogs 6.17 and later
 	if err := run(cmd); errors.Is(err, exec.ErrNotFound) {
-		return fmt.Errorf("%s is not installed, and nothing else makes a file system of type %s (Debian: apt install %s)", argv[0], o.Kind, formatPackages[argv[0]])
+		return notInstalled(argv[0], "makes file systems of type "+o.Kind, formatPackages[argv[0]])
 	} else if err != nil {
 		return fmt.Errorf("make a file system of type %s on %d MiB: %w", o.Kind, o.Size>>20, err)
 	}
@@ -66,10 +68,10 @@ func Format(ctx context.Context, out *os.File, o FormatOptions) error {
 	return FromRaw(out, raw)
 }
 
-// formatPackages are Debian's packages of the programs.
+// formatPackages maps the programs to Debian's packages.
 var formatPackages = map[string]string{"mke2fs": "e2fsprogs", "mkfs.btrfs": "btrfs-progs", "mkfs.xfs": "xfsprogs", "mkfs.vfat": "dosfstools", "mkswap": "util-linux"}
 
-// argv is the program that makes the file system, and its environment.
+// argv returns the command that makes the file system, and its environment.
 func (o FormatOptions) argv(raw string) (argv, env []string, err error) {
 	label := o.Label
 	if n, ok := maxLabel[o.Kind]; ok && len(label) > n {
@@ -77,7 +79,7 @@ func (o FormatOptions) argv(raw string) (argv, env []string, err error) {
 	}
 	switch o.Kind {
 	case "ext2", "ext3", "ext4":
-		// An empty configuration: the host's /etc/mke2fs.conf would decide otherwise.
+		// An empty configuration overrides the host's /etc/mke2fs.conf.
 		conf := filepath.Join(o.Work, "mke2fs.conf")
 		err := os.WriteFile(conf, []byte("[defaults]\n"), 0o644)
 		return []string{
@@ -93,5 +95,5 @@ func (o FormatOptions) argv(raw string) (argv, env []string, err error) {
 	case "swap":
 		return []string{"mkswap", "-q", "-L", label, "-U", o.UUID, raw}, nil, nil
 	}
-	return nil, nil, fmt.Errorf("%q is no file system that can be made", o.Kind)
+	return nil, nil, fmt.Errorf("unsupported file system: %q", o.Kind)
 }

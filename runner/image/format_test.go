@@ -1,3 +1,5 @@
+// This file tests empty file systems.
+
 package image
 
 import (
@@ -5,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"meros/runner/hint"
 )
 
 func format(t *testing.T, o FormatOptions) (string, error) {
@@ -19,7 +23,7 @@ func format(t *testing.T, o FormatOptions) (string, error) {
 	return file, Format(t.Context(), f, o)
 }
 
-// Every file system that can be made here is sound, is what it was asked to be
+// Every file system that Format makes is undamaged, has the requested type and UUID,
 // and is the same the next time.
 func TestFormat(t *testing.T) {
 	need(t, "mke2fs", "e2fsck", "qemu-img", "mkswap", "mkfs.xfs", "xfs_repair", "mkfs.btrfs", "btrfs", "mkfs.vfat", "fsck.vfat")
@@ -36,7 +40,7 @@ func TestFormat(t *testing.T) {
 				again, err := format(t, o)
 				check(t, err)
 				if sum(t, file) != sum(t, again) {
-					t.Error("it is another one the second time")
+					t.Error("the second one differs")
 				}
 			}
 			output(t, "qemu-img", "check", file)
@@ -59,8 +63,8 @@ func TestFormat(t *testing.T) {
 				output(t, "fsck.vfat", "-n", raw)
 			}
 			t.Setenv("PATH", t.TempDir())
-			if _, err := format(t, o); err == nil || !strings.Contains(err.Error(), program+" is not installed") || !strings.Contains(err.Error(), "apt install "+formatPackages[program]) {
-				t.Errorf("without %s: %v", program, err)
+			if _, err := format(t, o); err == nil || !strings.Contains(err.Error(), program+" is not installed") || !strings.Contains(hint.Of(err), "apt install "+formatPackages[program]) {
+				t.Errorf("without %s: %v, hint %q", program, err, hint.Of(err))
 			}
 		})
 	}

@@ -1,3 +1,6 @@
+// This file knows the free space of ext file systems and the space that changes
+// need. It reports how large a disk has to be.
+
 package image
 
 import (
@@ -7,43 +10,53 @@ import (
 	"path/filepath"
 )
 
-// NoSpaceError is the [ErrNoSpace] of a difference that takes more than is free.
+// NoSpaceError is an [ErrNoSpace] with the numbers: the changes need more than is
+// free.
 type NoSpaceError struct {
-	Bytes, Inodes         int64 // that are needed
+	Bytes, Inodes         int64 // needed
 	FreeBytes, FreeInodes int64
-	Enough                int64 // as large as the disk should be, bytes
+	Enough                int64 // a sufficient size of the disk, bytes
 }
 
+// Error implements error.
 func (e *NoSpaceError) Error() string {
 	if e.Inodes > e.FreeInodes {
-		return fmt.Sprintf("the image has no room for what is added: %d inodes are needed, one for each file, and %d are free (disk_size: %dM gives it more inodes, too)", e.Inodes, e.FreeInodes, e.Enough/mib)
+		return fmt.Sprintf("not enough free inodes in the image: %d inodes are needed, one for each file, and %d are free", e.Inodes, e.FreeInodes)
 	}
-	return fmt.Sprintf("the image has no room for what is added: about %d MiB are needed, and %d MiB are free (disk_size: %dM or a larger build_free_mb gives it more)", e.Bytes/mib+1, e.FreeBytes/mib, e.Enough/mib)
+	return fmt.Sprintf("not enough free space in the image: about %d MiB are needed, and %d MiB are free", e.Bytes/mib+1, e.FreeBytes/mib)
 }
 
+// Hint returns the next step, see package hint.
+func (e *NoSpaceError) Hint() string {
+	if e.Inodes > e.FreeInodes {
+		return fmt.Sprintf("`disk_size: %dM` gives it more inodes, too", e.Enough/mib)
+	}
+	return fmt.Sprintf("`disk_size: %dM` or a larger `build_free_mb` gives it more space", e.Enough/mib)
+}
+
+// Unwrap returns [ErrNoSpace].
 func (e *NoSpaceError) Unwrap() error { return ErrNoSpace }
 
-// room is what is known of a file system of type ext that something is added
-// to.
+// freeSpace describes the free space of a file system of type ext.
 type freeSpace struct {
-	block, blocks, freeBlocks  int64 // the first in bytes
+	block, blocks, freeBlocks  int64 // block is the size of one, bytes
 	freeInodes                 int64
-	blocksPerGroup, inodesEach int64 // of groups of blocks
+	blocksPerGroup, inodesEach int64 // of each block group
 	inodeSize                  int64 // bytes
 }
 
-// usable is at least how much of what is added to the file system becomes free:
-// each group of blocks has its inodes, two bitmaps and, some of them, copies of
-// what describes all groups.
+// usable returns the least share of added bytes that becomes free space. Each block
+// group holds its inodes and two bitmaps, and some groups a copy of the group
+// descriptors.
 func (r freeSpace) usable() float64 {
 	group := r.blocksPerGroup * r.block
 	return max(1-float64(r.inodesEach*r.inodeSize+2*r.block)/float64(group)-1./64, 1./4)
 }
 
-// freeSpaceIn reads the superblock of an image.
+// freeSpaceIn reads the superblock at offset, bytes, of an image.
 func freeSpaceIn(q *qcow2, offset int64) (freeSpace, error) {
 	at := offset + superblockOffset
-	clusters := make([]byte, 2*clusterSize) // it may lie in two
+	clusters := make([]byte, 2*clusterSize) // the superblock may cross from one into the next
 	err := q.bytes(at/clusterSize, clusters[:clusterSize])
 	if at%clusterSize+superblockSize > clusterSize && err == nil {
 		err = q.bytes(at/clusterSize+1, clusters[clusterSize:])
@@ -54,9 +67,10 @@ func freeSpaceIn(q *qcow2, offset int64) (freeSpace, error) {
 	return readFreeSpace(clusters[at%clusterSize:])
 }
 
+// readFreeSpace decodes a superblock.
 func readFreeSpace(sb []byte) (freeSpace, error) {
 	if len(sb) < superblockSize {
-		return freeSpace{}, errors.New("its superblock is damaged")
+		return freeSpace{}, errSuperblock
 	}
 	le := binary.LittleEndian
 	shift := le.Uint32(sb[sbLogBlockSize:])
@@ -69,21 +83,24 @@ func readFreeSpace(sb []byte) (freeSpace, error) {
 		r.freeBlocks |= int64(le.Uint32(sb[sbFreeBlocksHigh:])) << 32
 	}
 	if shift > 6 || r.blocks > 1<<40 || r.freeBlocks < 0 || r.freeBlocks > r.blocks || r.blocksPerGroup == 0 || r.inodesEach == 0 {
-		return freeSpace{}, errors.New("its superblock is damaged")
+		return freeSpace{}, errSuperblock
 	}
 	r.block = 1 << (10 + shift)
-	r.inodeSize = 128 // of the first revision
+	r.inodeSize = 128 // in the first revision
 	if le.Uint32(sb[sbRevision:]) > 0 {
 		r.inodeSize = int64(le.Uint16(sb[sbInodeSize:]))
 	}
 	return r, nil
 }
 
-// takes is what changes add to a file system, without what it takes for itself.
+var errSuperblock = errors.New("damaged superblock")
+
+// takes returns the bytes and inodes that changes add to a file system, without its
+// own metadata.
 func takes(list []change) (bytes, inodes int64, err error) {
 	seen := make(map[fileID]bool)
 	for _, c := range list {
-		if c.kept {
+		if c.reused {
 			continue
 		}
 		if c.exists != nil {
@@ -113,20 +130,20 @@ func takes(list []change) (bytes, inodes int64, err error) {
 	return bytes, inodes, nil
 }
 
-// missing is about how much larger the disk has to be, bytes.
+// missing returns about how much larger the disk has to be, bytes.
 func (e *NoSpaceError) missing() int64 { return max(e.Bytes-e.FreeBytes, 0) + e.Bytes/20 + 4*mib }
 
-// MoreThan sets what is enough where a disk of a size in bytes is not.
+// MoreThan sets Enough for a disk whose size in bytes is too small.
 func (e *NoSpaceError) MoreThan(size int64) { e.Enough = roundUp(size+e.missing(), mib) }
 
-// TreeBytes is about what the files of a tree take in a file system.
+// TreeBytes returns about how many bytes the files of a tree need in a file system.
 func TreeBytes(dir string) (int64, error) {
 	c, err := measure(dir)
 	return c.bytes + c.more, err
 }
 
-// lacks is the error of changes that there is no room for, in a disk of a size
-// in bytes.
+// lacks returns the error that applies if the changes do not fit on a disk of the
+// size in bytes. It returns nil if the changes cannot be measured.
 func (r freeSpace) lacks(list []change, size int64) *NoSpaceError {
 	bytes, inodes, err := takes(list)
 	if err != nil {
@@ -136,13 +153,13 @@ func (r freeSpace) lacks(list []change, size int64) *NoSpaceError {
 	more := e.missing()
 	if groups := (inodes - r.freeInodes + r.inodesEach - 1) / r.inodesEach; groups > 0 {
 		have := (r.blocks + r.blocksPerGroup - 1) / r.blocksPerGroup
-		more += ((have+groups)*r.blocksPerGroup - r.blocks) * r.block // only whole groups have all of their inodes
+		more += ((have+groups)*r.blocksPerGroup - r.blocks) * r.block // only a whole group has all its inodes
 	}
 	e.Enough = roundUp(size+more, mib)
 	return e
 }
 
-// added counts what is added to directories.
+// added returns the number of entries that the changes add to each directory.
 func added(list []change) map[string]int {
 	n := make(map[string]int)
 	for _, c := range list {

@@ -1,3 +1,5 @@
+// This file tests the errors about too little free space.
+
 package image
 
 import (
@@ -8,10 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"meros/runner/hint"
 )
 
-// What is added to somebody else's image and has no room there is told what is
-// missing, and which size of the disk is enough.
+// If a layer does not fit into a foreign image, the error says how much is missing and
+// which size of the disk is enough.
 func TestNoSpaceNamesASufficientSize(t *testing.T) {
 	need(t, "mke2fs", "debugfs", "e2fsck", "resize2fs", "qemu-img")
 	tree, file := t.TempDir(), filepath.Join(t.TempDir(), "disk.raw")
@@ -29,9 +33,8 @@ func TestNoSpaceNamesASufficientSize(t *testing.T) {
 			t.Fatalf("%v, want %s", err, want)
 		}
 		var enough int64
-		_, hint, _ := strings.Cut(err.Error(), "(")
-		if _, err := fmt.Sscanf(hint, "disk_size: %dM", &enough); err != nil {
-			t.Fatalf("%s: %v", hint, err)
+		if _, err := fmt.Sscanf(hint.Of(err), "`disk_size: %dM", &enough); err != nil {
+			t.Fatalf("%s: %v", hint.Of(err), err)
 		}
 		if enough > 80 {
 			t.Errorf("%d MiB are more than enough", enough)
@@ -42,10 +45,10 @@ func TestNoSpaceNamesASufficientSize(t *testing.T) {
 	}
 }
 
-// used adds a layer to an image that is a file system, made as large as size.
+// used grows a raw file system to size bytes, 0 for no change, and adds a layer.
 func used(t *testing.T, file string, size int64, tree, layer string) error {
 	t.Helper()
-	d := usedDisk(t, file, size)
+	d := foreignDisk(t, file, size)
 	l, err := d.Root(t.Context())
 	check(t, err)
 	_, err = d.GrowExt(t.Context(), l)
@@ -62,11 +65,11 @@ func used(t *testing.T, file string, size int64, tree, layer string) error {
 	return Delta(t.Context(), out, base.Name(), "base.qcow2", tree, []string{layer}, o)
 }
 
-// A directory with very many entries is named before it takes its time.
-func TestCrowdsAreNoted(t *testing.T) {
+// A directory with very many entries is reported before the slow work on it begins.
+func TestLargeDirectoriesAreNoted(t *testing.T) {
 	var said bytes.Buffer
 	o := Options{Log: &said}
-	o.noteCrowds("mke2fs", map[string]int{"/few": crowd - 1, "/many": crowd, "": 2 * crowd})
+	o.noteLargeDirectories("mke2fs", map[string]int{"/few": largeDirectory - 1, "/many": largeDirectory, "": 2 * largeDirectory})
 	if got := said.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "40000 entries in /: this takes long") || !strings.Contains(got, "20000 entries in /many: ") {
 		t.Error(got)
 	}

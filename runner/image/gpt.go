@@ -1,8 +1,9 @@
-// Package image makes disk images: a GPT with one ext4 partition, in the
-// qcow2 format, either whole or as the difference to another image.
+// Package image makes disk images in the qcow2 format: a GPT with one ext4 partition,
+// either whole or as the difference to another image. It also reads and changes
+// foreign images.
 //
-// Everything it writes is a function of what it is given: no clock, no random
-// identifiers, no order of a host's directories.
+// Its output depends only on its input: not on the clock, on random numbers, or on
+// the order of a host's directories. It knows neither stages nor the cache.
 package image
 
 import (
@@ -15,16 +16,16 @@ import (
 )
 
 const (
-	sector = 512 // bytes, of the logical blocks GPT counts in
+	sector = 512 // bytes, the logical block of GPT
 	mib    = 1 << 20
 
-	// PartitionOffset is where the only partition begins, in bytes. 1 MiB is
-	// what every partitioning tool aligns to.
+	// PartitionOffset is where the only partition begins, in bytes. Every
+	// partitioning tool aligns to 1 MiB.
 	PartitionOffset = 1 * mib
 )
 
-// linuxFilesystem is the partition type GUID of Linux file system data
-// 0FC63DAF-8483-4772-8E79-3D69D8477DE4, as it lies on disk.
+// linuxFilesystem is the partition type GUID of Linux file system data,
+// 0FC63DAF-8483-4772-8E79-3D69D8477DE4, in its order on disk.
 var linuxFilesystem = [16]byte{0xAF, 0x3D, 0xC6, 0x0F, 0x83, 0x84, 0x72, 0x47, 0x8E, 0x79, 0x3D, 0x69, 0xD8, 0x47, 0x7D, 0xE4}
 
 // UUID is a version 8 (vendor-defined content, RFC 9562) UUID derived from a
@@ -41,11 +42,12 @@ func NewUUID(purpose, seed string) UUID {
 	return u
 }
 
+// String returns the usual form with dashes.
 func (u UUID) String() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:16])
 }
 
-// guid is the UUID with the first three fields little-endian, as GPT has it.
+// guid returns the UUID as GPT stores it, the first three fields little-endian.
 func (u UUID) guid() [16]byte {
 	return [16]byte{u[3], u[2], u[1], u[0], u[5], u[4], u[7], u[6], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]}
 }

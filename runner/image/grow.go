@@ -1,3 +1,6 @@
+// This file makes foreign disks and their root partitions larger. Growing the file
+// system itself is up to resize2fs or the guest's kernel.
+
 package image
 
 import (
@@ -10,17 +13,19 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"meros/runner/hint"
 )
 
-// Usable is at least how much of what is added to a file system of btrfs or xfs
-// becomes free.
+// Usable is the least share of added bytes that becomes free space in btrfs and xfs.
 const Usable = 0.96
 
-// Grow makes the disk and the root's partition as large as the options want,
-// free being the bytes that are free in its file system and usable how much of
-// what is added to it becomes free, and tells whether there is more room for it
-// now. Partitions behind it are moved.
-func (d *UsedDisk) Grow(ctx context.Context, l *Layout, free int64, usable float64) (bool, error) {
+// Grow makes the disk and the root partition as large as the options ask for. It
+// moves the partitions behind the root, and reports whether the partition grew.
+//
+// free is the free space of the root file system in bytes. usable is the share of
+// added bytes that becomes free space.
+func (d *ForeignDisk) Grow(ctx context.Context, l *Layout, free int64, usable float64) (bool, error) {
 	fi, err := d.f.Stat()
 	if err != nil {
 		return false, err
@@ -29,11 +34,11 @@ func (d *UsedDisk) Grow(ctx context.Context, l *Layout, free int64, usable float
 	if d.o.Size == 0 {
 		more = 0
 		if lacks := d.o.Free - free; lacks > 0 {
-			more = roundUp(int64(float64(lacks)/usable), mib) + 2*mib // of which it takes some anyhow
+			more = roundUp(int64(float64(lacks)/usable), mib) + 2*mib // the file system takes some of it
 		}
 	}
 	if more < 0 {
-		return false, fmt.Errorf("the disk is %d MiB and disk_size asks for less: it is not made smaller", fi.Size()/mib)
+		return false, fmt.Errorf("the disk has %d MiB, and disk_size cannot make it smaller", fi.Size()/mib)
 	}
 	if more == 0 {
 		return false, nil
@@ -42,10 +47,10 @@ func (d *UsedDisk) Grow(ctx context.Context, l *Layout, free int64, usable float
 	if l.Partition > 0 {
 		if behind, err = partitionsBehind(ctx, d.f, l); err != nil {
 			if d.o.Size == 0 {
-				d.o.note("build_free_mb wishes for %d MiB more, and there are none: %v", more/mib, err)
+				d.o.note("build_free_mb asks for %d MiB more, but the root partition cannot grow: %v", more/mib, err)
 				return false, nil
 			}
-			return false, fmt.Errorf("%w (leave disk_size out)", err)
+			return false, hint.Add(err, "leave `disk_size` out")
 		}
 	}
 	if err := resize(d.f, fi.Size()+more); err != nil {
@@ -58,19 +63,20 @@ func (d *UsedDisk) Grow(ctx context.Context, l *Layout, free int64, usable float
 	return true, growPartition(ctx, d.f, l, behind, more/mib*mib)
 }
 
-// Resize makes the disk larger, and nothing that is on it.
-func (d *UsedDisk) Resize(size int64) error {
+// Resize makes the disk larger, but not its partitions and file systems.
+func (d *ForeignDisk) Resize(size int64) error {
 	fi, err := d.f.Stat()
 	if err != nil {
 		return err
 	}
 	if size < fi.Size() {
-		return fmt.Errorf("the disk is %d MiB, and %d MiB are asked for: it is not made smaller", fi.Size()/mib, size/mib)
+		return fmt.Errorf("the disk has %d MiB and cannot be made smaller (to %d MiB)", fi.Size()/mib, size/mib)
 	}
 	return resize(d.f, size)
 }
 
-// partitionsBehind are those that lie behind another one, the last first.
+// partitionsBehind returns the partitions behind another one, the last first. It
+// refuses tables whose extended partition would have to move.
 func partitionsBehind(ctx context.Context, disk *os.File, l *Layout) ([]Layout, error) {
 	all, err := readTable(ctx, disk)
 	if err != nil {
@@ -79,21 +85,21 @@ func partitionsBehind(ctx context.Context, disk *os.File, l *Layout) ([]Layout, 
 	behind := slices.DeleteFunc(all, func(p Layout) bool { return p.Offset <= l.Offset })
 	slices.SortFunc(behind, func(a, b Layout) int { return cmp.Compare(b.Offset, a.Offset) })
 	if l.Table == "dos" && l.Partition > 4 {
-		return nil, errors.New("its root is in a logical partition, which is not grown")
+		return nil, errors.New("the root is in a logical partition, which cannot grow")
 	}
 	for _, p := range behind {
 		if l.Table == "dos" && (p.Partition > 4 || p.Kind == extended) {
-			return nil, fmt.Errorf("behind its root, partition %d, lies an extended one, which is not moved", l.Partition)
+			return nil, fmt.Errorf("behind the root, partition %d, lies an extended partition, which cannot be moved", l.Partition)
 		}
 	}
 	return behind, nil
 }
 
-// growPartition moves the partitions behind one towards the end of the disk,
-// the last of them first, and extends it up to them.
+// growPartition moves the partitions behind one towards the end of the disk, and
+// extends it up to them. behind lists the last partition first.
 func growPartition(ctx context.Context, disk *os.File, l *Layout, behind []Layout, by int64) error {
 	if l.Table == "gpt" {
-		// The table's copy at the end moves with the end.
+		// The backup table belongs at the end of the disk.
 		if err := run(exec.CommandContext(ctx, "sfdisk", "--no-reread", "--no-tell-kernel", "--relocate", "gpt-bak-std", disk.Name())); err != nil {
 			return err
 		}
@@ -131,8 +137,8 @@ func setPartition(ctx context.Context, disk *os.File, number int, line string) e
 	return run(cmd)
 }
 
-// moveUp moves what is at a place of a file by at least one MiB, and leaves
-// zeros.
+// moveUp moves size bytes of a file up by at least one MiB, and zeroes the place that
+// they leave. It copies the last bytes first, because the two places may overlap.
 func moveUp(f *os.File, at, size, by int64) error {
 	for end := size; end > 0; {
 		n := min(mib, end)

@@ -1,3 +1,5 @@
+// This file tests that foreign disks grow.
+
 package image
 
 import (
@@ -9,11 +11,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"meros/runner/hint"
 )
 
-// A root partition grows whether others lie behind it or not: those keep their
-// content, their number and what they are.
-func TestGrowMovesWhatIsBehind(t *testing.T) {
+// A root partition grows whether or not others lie behind it. Those keep their
+// content, number, type and identifiers.
+func TestGrowMovesPartitionsBehind(t *testing.T) {
 	need(t, "mke2fs", "e2fsck", "resize2fs", "qemu-img", "sfdisk")
 	for _, test := range []struct {
 		name, table string
@@ -25,7 +29,7 @@ func TestGrowMovesWhatIsBehind(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			file, random := partitioned(t, test.table)
-			d := usedDisk(t, file, test.size)
+			d := foreignDisk(t, file, test.size)
 			before, err := readTable(t.Context(), d.f)
 			check(t, err)
 			ids := output(t, "sfdisk", "--dump", d.f.Name())
@@ -48,7 +52,7 @@ func TestGrowMovesWhatIsBehind(t *testing.T) {
 			}
 			got := make([]byte, len(random))
 			if _, err := d.f.ReadAt(got, after[1].Offset); err != nil || !bytes.Equal(got, random) {
-				t.Errorf("what was in it is not the same, %v", err)
+				t.Errorf("the content of partition 2 has changed, %v", err)
 			}
 			if now := output(t, "sfdisk", "--dump", d.f.Name()); identities(now) != identities(ids) {
 				t.Errorf("the partitions were\n%s\nand are\n%s", ids, now)
@@ -58,7 +62,7 @@ func TestGrowMovesWhatIsBehind(t *testing.T) {
 	for _, want := range []int64{200 * mib, 700 * mib} {
 		t.Run(fmt.Sprintf("%d MiB free", want/mib), func(t *testing.T) {
 			file, _ := partitioned(t, "label: gpt\n2048,131072,L\n,20480,U\n")
-			d := usedDisk(t, file, 0)
+			d := foreignDisk(t, file, 0)
 			d.o.Free = want
 			l, err := d.Root(t.Context())
 			check(t, err)
@@ -76,25 +80,25 @@ func TestGrowMovesWhatIsBehind(t *testing.T) {
 	t.Run("logical", func(t *testing.T) {
 		const table = "label: dos\n2048,131072,83\n,,5\n,20480,83\n"
 		file, _ := partitioned(t, table)
-		d := usedDisk(t, file, 300*mib)
+		d := foreignDisk(t, file, 300*mib)
 		l, err := d.Root(t.Context())
 		check(t, err)
-		if _, err := d.GrowExt(t.Context(), l); err == nil || !strings.Contains(err.Error(), "an extended one, which is not moved (leave disk_size out)") {
-			t.Errorf("%v", err)
+		if _, err := d.GrowExt(t.Context(), l); err == nil || !strings.HasSuffix(err.Error(), "an extended partition, which cannot be moved") || hint.Of(err) != "leave `disk_size` out" {
+			t.Errorf("%v, hint %q", err, hint.Of(err))
 		}
 		var said strings.Builder
-		d = usedDisk(t, file, 0)
+		d = foreignDisk(t, file, 0)
 		d.o.Free, d.o.Log = 200*mib, &said
 		if _, err := d.GrowExt(t.Context(), l); err != nil {
-			t.Errorf("without being asked to: %v", err)
+			t.Errorf("without disk_size: %v", err)
 		}
-		if !strings.HasPrefix(said.String(), "note: build_free_mb wishes for 1") || !strings.HasSuffix(said.String(), "an extended one, which is not moved\n") {
-			t.Errorf("it says %q", said.String())
+		if !strings.HasPrefix(said.String(), "note: build_free_mb asks for 1") || !strings.HasSuffix(said.String(), "an extended partition, which cannot be moved\n") {
+			t.Errorf("the note is %q", said.String())
 		}
 	})
 }
 
-// identities are what a dump of sfdisk says besides places and sizes.
+// identities returns the parts of an sfdisk dump that are not positions and sizes.
 func identities(dump string) string {
 	var b strings.Builder
 	for line := range strings.Lines(dump) {
@@ -107,15 +111,15 @@ func identities(dump string) string {
 	return b.String()
 }
 
-func usedDisk(t *testing.T, file string, size int64) *UsedDisk {
+func foreignDisk(t *testing.T, file string, size int64) *ForeignDisk {
 	t.Helper()
-	d, err := OpenUsed(t.Context(), file, Options{Work: t.TempDir(), Size: size})
+	d, err := OpenForeign(t.Context(), file, Options{Work: t.TempDir(), Size: size})
 	check(t, err)
 	t.Cleanup(func() { d.Close() })
 	return d
 }
 
-// partitioned is a disk of 100 MiB with a root in its first partition and random
+// partitioned makes a disk of 100 MiB with a root in its first partition and random
 // bytes in the second.
 func partitioned(t *testing.T, table string) (file string, random []byte) {
 	t.Helper()

@@ -1,3 +1,5 @@
+// This file tests images of trees, and holds the helpers of the package's tests.
+
 package image
 
 import (
@@ -22,7 +24,7 @@ import (
 
 var epoch = time.Unix(1_700_000_000, 0)
 
-// need skips a test for want of programs, except in CI, where that is a failure.
+// need skips a test if a program is missing. In CI, the test fails instead.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
 	lab.Need(t, programs...)
@@ -106,7 +108,7 @@ func output(t *testing.T, argv ...string) string {
 	return string(out)
 }
 
-// toRaw converts an image that stands alone and checks it on the way.
+// toRaw checks an image without a backing file and converts it to a raw disk.
 func toRaw(t *testing.T, file string) string {
 	t.Helper()
 	raw := filepath.Join(t.TempDir(), "disk.raw")
@@ -136,12 +138,12 @@ func TestFromTreeIsSoundAndDeterministic(t *testing.T) {
 	a := makeBase(t, sampleTree(t, false))
 	time.Sleep(1100 * time.Millisecond) // another second on the host's clock
 	labelled := sampleTree(t, true)
-	for _, name := range []string{"etc/motd", "etc", "usr/bin/tool"} { // as a security module does
+	for _, name := range []string{"etc/motd", "etc", "usr/bin/tool"} { // labels of the host, as from a security module
 		check(t, unix.Setxattr(filepath.Join(labelled, name), "trusted.label", []byte("host"), 0))
 	}
 	b := makeBase(t, labelled)
 	if sum(t, a) != sum(t, b) {
-		t.Error("the same tree, made in another order, gave another image")
+		t.Error("the same tree, created in another order, gives another image")
 	}
 	raw := toRaw(t, a)
 	if s := output(t, "sfdisk", "--verify", raw); !strings.Contains(s, "No errors detected") {
@@ -158,7 +160,7 @@ func TestFromTreeIsSoundAndDeterministic(t *testing.T) {
 	}
 }
 
-// What only this host knows of its files is in no image, whatever they are called.
+// The host's attributes get into no image, whatever the names of the files.
 func TestForeignAttributes(t *testing.T) {
 	need(t, "mke2fs", "debugfs")
 	lab.NeedRoot(t)

@@ -1,3 +1,6 @@
+// This file makes the inodes of an ext4 file system reproducible. It writes to them
+// directly, because mke2fs copies times from the tree that nobody can set.
+
 package image
 
 import (
@@ -46,13 +49,12 @@ const (
 
 	incompatible64bit = 0x80
 
-	attributesMagic = 0xEA020000 // before the extended attributes in an inode
+	attributesMagic = 0xEA020000 // begins the extended attributes in an inode
 )
 
-// settleInodes gives every inode of the ext4 file system in f its
-// modification time for all its times. mke2fs -d takes the time of the last
-// status change from the tree it reads, where nobody can set it, so that two
-// equal trees would give different images.
+// settleInodes sets all times of every inode in the ext4 file system of f to the
+// inode's modification time. mke2fs -d copies the time of the last status change,
+// which nobody can set, so two equal trees would give different images.
 func settleInodes(f *os.File) error {
 	sb := make([]byte, superblockSize)
 	if _, err := f.ReadAt(sb, PartitionOffset+superblockOffset); err != nil {
@@ -60,7 +62,7 @@ func settleInodes(f *os.File) error {
 	}
 	le := binary.LittleEndian
 	if le.Uint16(sb[sbMagic:]) != 0xEF53 || le.Uint16(sb[sbInodeSize:]) != inodeSize || le.Uint32(sb[sbLogBlockSize:]) != 2 {
-		return errors.New("mke2fs made another file system than it was told to")
+		return errors.New("mke2fs: unexpected magic number, inode size or block size")
 	}
 	perGroup := int64(le.Uint32(sb[sbInodesPerGroup:]))
 	groups := int64(le.Uint32(sb[sbInodesCount:])) / perGroup
@@ -81,7 +83,8 @@ func settleInodes(f *os.File) error {
 	return nil
 }
 
-// settleTable rewrites n inodes, the first of which has the number first.
+// settleTable rewrites the n inodes at an offset of f. first is the number of the
+// first one.
 func settleTable(f *os.File, at, n, first int64, seed uint32) error {
 	if n <= 0 {
 		return nil
@@ -103,8 +106,8 @@ func settleTable(f *os.File, at, n, first int64, seed uint32) error {
 	return err
 }
 
-// settleInode copies the modification time to the other times, and its
-// nanoseconds where the inode has room for them.
+// settleInode copies the modification time to the other times, and its nanoseconds
+// if the inode is large enough for them.
 func settleInode(in []byte) {
 	le := binary.LittleEndian
 	for _, o := range []int{inAtime, inCtime} {
@@ -119,8 +122,8 @@ func settleInode(in []byte) {
 	}
 }
 
-// clearNoAttributes clears what removed extended attributes leave in an inode:
-// a header without an entry, and what was in them.
+// clearNoAttributes clears the remains of removed extended attributes in an inode: a
+// header without an entry, and the old values.
 func clearNoAttributes(in []byte) {
 	le := binary.LittleEndian
 	at := inExtraSize + int(le.Uint16(in[inExtraSize:]))
@@ -129,7 +132,7 @@ func clearNoAttributes(in []byte) {
 	}
 }
 
-// sumInode sets the inode's checksum, whose upper half a small inode lacks.
+// sumInode sets the inode's checksum. A small inode has only its lower half.
 func sumInode(in []byte, number, seed uint32) {
 	le := binary.LittleEndian
 	high := le.Uint16(in[inExtraSize:]) >= inChecksumHigh+2-inExtraSize
@@ -146,7 +149,7 @@ func sumInode(in []byte, number, seed uint32) {
 	}
 }
 
-// rawCRC is crc32c as ext4 chains it, without the inversions of RFC 3720.
+// rawCRC computes crc32c as ext4 chains it, without the inversions of RFC 3720.
 func rawCRC(crc uint32, b []byte) uint32 {
 	return ^crc32.Update(^crc, crc32.MakeTable(crc32.Castagnoli), b)
 }

@@ -1,3 +1,5 @@
+// This file tests differences in unusual places: below links, across clusters.
+
 package image
 
 import (
@@ -12,8 +14,9 @@ import (
 	"meros/bench/lab"
 )
 
-// What a link of the base leads to is not what a layer has in the link's place.
-func TestDeltaInThePlaceOfLinks(t *testing.T) {
+// A layer's directory replaces a symbolic link of the base. The link's target stays
+// the same.
+func TestDeltaReplacesLinks(t *testing.T) {
 	need(t, "mke2fs", "debugfs", "e2fsck", "qemu-img")
 	lab.NeedRoot(t)
 	tree, layer := t.TempDir(), t.TempDir()
@@ -45,7 +48,7 @@ func TestDeltaInThePlaceOfLinks(t *testing.T) {
 	}
 }
 
-// debugfs would lose the block that a removed file's attributes are in.
+// debugfs would leak the block of a removed file's attributes.
 func TestDeltaLosesNoBlock(t *testing.T) {
 	need(t, "mke2fs")
 	lab.NeedRoot(t)
@@ -57,7 +60,7 @@ func TestDeltaLosesNoBlock(t *testing.T) {
 	}
 }
 
-// A partition may begin where its superblock lies in two clusters.
+// A partition may begin at an offset where its superblock crosses two clusters.
 func TestSuperblockInTwoClusters(t *testing.T) {
 	need(t, "mke2fs")
 	const offset = 125 * 512

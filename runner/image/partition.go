@@ -1,3 +1,6 @@
+// This file finds the root file system of a foreign disk. It reads partition tables
+// with sfdisk and recognizes file systems by magic number.
+
 package image
 
 import (
@@ -12,19 +15,21 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"meros/runner/hint"
 )
 
-// partition is one of a table, as sfdisk(8) prints it.
+// partition is one entry of a partition table, as sfdisk(8) prints it.
 type partition struct {
 	Node        string
 	Start, Size int64 // sectors
 	Type        string
 }
 
-// lvm are the types of partitions that hold volumes of LVM.
+// lvm lists the types of partitions that hold LVM volumes.
 var lvm = []string{"8e", "E6D6D379-F507-44C2-A23C-238F2A3DF928"}
 
-// extended is the kind of a partition of others, by these types.
+// extended is the kind of a partition that contains the logical ones.
 const extended = "extended"
 
 var extendedTypes = []string{"5", "f", "85"}
@@ -32,11 +37,11 @@ var extendedTypes = []string{"5", "f", "85"}
 // ext is the kind of ext2, ext3 and ext4.
 const ext = "ext"
 
-// guestKinds are the file systems that a kernel is asked for.
+// guestKinds lists the file systems that only a guest's kernel reads.
 var guestKinds = []string{"btrfs", "xfs"}
 
-// GuestError says that there is no root file system that the host can read, and
-// where there may be one that a kernel can.
+// GuestError says that the host cannot read a root file system of the disk. A guest's
+// kernel may find one in Candidates.
 type GuestError struct{ Candidates []Layout }
 
 // Error implements error.
@@ -49,8 +54,11 @@ func (e *GuestError) Error() string {
 			all = append(all, l.Kind)
 		}
 	}
-	return fmt.Sprintf("it has no file system of type ext, but %s, which only the machine itself reads and writes (hooks: {in: vm} in the manifest has it do so)", strings.Join(all, " and "))
+	return fmt.Sprintf("no file system of type ext, but %s, which only the machine's own kernel reads and writes", strings.Join(all, " and "))
 }
+
+// Hint returns the next step, see package hint.
+func (e *GuestError) Hint() string { return "set `hooks: {in: vm}` in the manifest" }
 
 // findRoot looks for the file system that has /etc/passwd or /etc/os-release.
 func findRoot(ctx context.Context, disk *os.File) (*Layout, error) {
@@ -99,10 +107,10 @@ func findRoot(ctx context.Context, disk *os.File) (*Layout, error) {
 			return nil, unopened(kind, "a partition")
 		}
 	}
-	return nil, fmt.Errorf("none of its partitions holds a root file system of type ext2, ext3, ext4, btrfs or xfs (%s)", strings.Join(found, ", "))
+	return nil, fmt.Errorf("no partition holds a root file system of type ext2, ext3, ext4, btrfs or xfs (%s)", strings.Join(found, ", "))
 }
 
-// readTable are the partitions of a disk and what is in them.
+// readTable returns the partitions of a disk, with the kind of their content.
 func readTable(ctx context.Context, disk *os.File) ([]Layout, error) {
 	fi, err := disk.Stat()
 	if err != nil {
@@ -110,7 +118,7 @@ func readTable(ctx context.Context, disk *os.File) ([]Layout, error) {
 	}
 	out, err := exec.CommandContext(ctx, "sfdisk", "--json", disk.Name()).Output()
 	if errors.Is(err, exec.ErrNotFound) {
-		return nil, errors.New("sfdisk is not installed, which reads partition tables (Debian: apt install fdisk)")
+		return nil, notInstalled("sfdisk", "reads partition tables", "fdisk")
 	}
 	var printed struct {
 		PartitionTable struct {
@@ -120,7 +128,7 @@ func readTable(ctx context.Context, disk *os.File) ([]Layout, error) {
 		}
 	}
 	if err != nil || json.Unmarshal(out, &printed) != nil {
-		return nil, errors.New("it has neither a file system nor a partition table that is known (is it empty?)")
+		return nil, hint.Add(errors.New("neither a file system nor a partition table that meros knows"), "check that the image is not empty")
 	}
 	t := printed.PartitionTable
 	size := cmp.Or(t.SectorSize, sector)
@@ -142,12 +150,13 @@ func readTable(ctx context.Context, disk *os.File) ([]Layout, error) {
 	return all, nil
 }
 
+// unopened refuses what, a disk or a partition, for its content.
 func unopened(kind, what string) error {
-	return fmt.Errorf("%s holds %s, which is not opened here (copy its root file system into a plain partition)", what, kind)
+	return hint.Add(fmt.Errorf("%s holds %s, which meros cannot open", what, kind), "copy its root file system into a plain partition")
 }
 
-// fileSystem tells what begins at a place by its magic number: of ext, kernel
-// document filesystems/ext4; of the others, their own.
+// fileSystem returns the kind of the file system at a place, by its magic number, or
+// "". The number of ext is in the kernel document filesystems/ext4.
 func fileSystem(r io.ReaderAt, at int64) string {
 	for kind, magic := range map[string]struct {
 		at   int64

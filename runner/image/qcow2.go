@@ -1,3 +1,6 @@
+// This file reads and writes the qcow2 format. It supports only the images that meros
+// or QEMU makes by default, and never opens a backing file.
+
 package image
 
 import (
@@ -6,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"meros/runner/hint"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,19 +29,19 @@ const (
 	refPerBlock  = clusterSize / 2 // 16 bit refcounts
 	headerLength = 104
 
-	// maxVirtual bounds what we allocate tables for.
+	// maxVirtual bounds the size of the tables that a hostile header can demand.
 	maxVirtual = 64 << 40
 )
 
-// cluster says where the content of one guest cluster is.
+// cluster says where the content of one guest cluster is stored.
 type cluster struct {
 	guest int64    // index of the cluster on the virtual disk
 	src   *os.File // file that holds it
 	off   int64    // offset in that file
-	zero  bool     // it reads as zeros, whatever the backing file has
+	zero  bool     // it reads as zeros, whatever the backing file holds
 }
 
-// qcow2 is an opened image, its mapping read.
+// qcow2 is an open image and its mapping.
 type qcow2 struct {
 	f       *os.File
 	size    int64  // of the virtual disk, bytes
@@ -44,9 +49,9 @@ type qcow2 struct {
 	cluster map[int64]cluster
 }
 
-// openQcow2 reads the header and tables of an image that meros or QEMU made.
-// It does not trust them. Compressed or encrypted clusters, snapshots,
-// external data files and other cluster sizes are refused.
+// openQcow2 reads the header and tables of an image that meros or QEMU made, without
+// trusting them. It refuses compressed or encrypted clusters, snapshots, external
+// data files and other cluster sizes.
 func openQcow2(file string) (*qcow2, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -60,8 +65,10 @@ func openQcow2(file string) (*qcow2, error) {
 	return q, nil
 }
 
+// Close closes the file.
 func (q *qcow2) Close() error { return q.f.Close() }
 
+// read reads the header and the mapping.
 func (q *qcow2) read() error {
 	h := make([]byte, headerLength)
 	if _, err := io.ReadFull(io.NewSectionReader(q.f, 0, headerLength), h); err != nil {
@@ -71,19 +78,19 @@ func (q *qcow2) read() error {
 	version := be.Uint32(h[4:])
 	switch {
 	case be.Uint32(h[0:]) != qcow2Magic:
-		return errors.New("this is no qcow2 image")
+		return errors.New("not a qcow2 image")
 	case version != 3:
-		return fmt.Errorf("version %d is not supported (qemu-img convert -O qcow2 makes a version 3 image)", version)
+		return hint.Add(fmt.Errorf("version %d is not supported", version), "make an image of version 3 with `qemu-img convert -O qcow2`")
 	case be.Uint32(h[20:]) != clusterBits:
 		return fmt.Errorf("cluster size 2^%d is not supported", be.Uint32(h[20:]))
 	case be.Uint32(h[32:]) != 0:
-		return errors.New("it is encrypted")
+		return errors.New("encrypted images are not supported")
 	case be.Uint64(h[72:])&^1 != 0:
-		return fmt.Errorf("it uses features %#x that are not supported", be.Uint64(h[72:]))
+		return fmt.Errorf("features %#x are not supported", be.Uint64(h[72:]))
 	case be.Uint64(h[72:])&1 != 0:
-		return errors.New("it was not closed cleanly (dirty)")
+		return errors.New("not closed cleanly (dirty)")
 	case be.Uint32(h[60:]) != 0:
-		return errors.New("it holds snapshots")
+		return errors.New("snapshots are not supported")
 	}
 	fi, err := q.f.Stat()
 	if err != nil {
@@ -91,7 +98,7 @@ func (q *qcow2) read() error {
 	}
 	q.size = int64(be.Uint64(h[24:]))
 	if q.size < 0 || q.size > maxVirtual {
-		return fmt.Errorf("a virtual size of %d bytes is out of bounds", q.size)
+		return fmt.Errorf("the virtual size, %d bytes, is out of bounds", q.size)
 	}
 	if n, at := be.Uint32(h[16:]), int64(be.Uint64(h[8:])); at != 0 {
 		if n > 1023 || at < 0 || at+int64(n) > clusterSize {
@@ -106,6 +113,7 @@ func (q *qcow2) read() error {
 	return q.readMap(int64(be.Uint64(h[40:])), int(be.Uint32(h[36:])), fi.Size())
 }
 
+// readMap reads the L1 table and the L2 tables.
 func (q *qcow2) readMap(l1At int64, l1Len int, fileSize int64) error {
 	need := int((q.size + clusterSize*l2PerTable - 1) / (clusterSize * l2PerTable))
 	if l1Len < need || l1At < clusterSize || l1At+int64(l1Len)*8 > fileSize {
@@ -126,7 +134,7 @@ func (q *qcow2) readMap(l1At int64, l1Len int, fileSize int64) error {
 			return fmt.Errorf("L2 table %d is out of bounds", i)
 		}
 		if seen[at] {
-			return fmt.Errorf("L2 table %d is another one's", i) // a small file would map a huge disk
+			return fmt.Errorf("L2 table %d is shared with another entry", i) // a small file could map a huge disk
 		}
 		seen[at] = true
 		if _, err := q.f.ReadAt(l2, at); err != nil {
@@ -141,6 +149,7 @@ func (q *qcow2) readMap(l1At int64, l1Len int, fileSize int64) error {
 	return nil
 }
 
+// add adds the L2 entry e of a guest cluster to the mapping.
 func (q *qcow2) add(guest int64, e uint64, fileSize int64) error {
 	off := int64(e & offsetMask)
 	switch {
@@ -148,7 +157,7 @@ func (q *qcow2) add(guest int64, e uint64, fileSize int64) error {
 	case guest*clusterSize >= q.size:
 		return fmt.Errorf("cluster %d lies behind the end of the disk", guest)
 	case e&compressed != 0:
-		return errors.New("it holds compressed clusters (qemu-img convert without -c)")
+		return hint.Add(errors.New("compressed clusters are not supported"), "convert it with `qemu-img convert`, without -c")
 	case e&entryZero != 0:
 		q.cluster[guest] = cluster{guest: guest, zero: true}
 	case off == 0:
@@ -160,7 +169,7 @@ func (q *qcow2) add(guest int64, e uint64, fileSize int64) error {
 	return nil
 }
 
-// bytes reads one guest cluster; what is not there reads as zeros.
+// bytes reads one guest cluster. Unmapped clusters read as zeros.
 func (q *qcow2) bytes(guest int64, buf []byte) error {
 	clear(buf)
 	c, ok := q.cluster[guest]
@@ -174,9 +183,9 @@ func (q *qcow2) bytes(guest int64, buf []byte) error {
 	return err
 }
 
-// writeQcow2 writes an image of size bytes with the clusters, which must be
-// in guest order, in this layout: header, refcounts, L1, L2 tables, data in
-// guest order. The same clusters always give the same bytes.
+// writeQcow2 writes an image with a virtual size in bytes. The clusters must be in
+// guest order. The layout is header, refcounts, L1, L2 tables, data in guest order,
+// so the same clusters always give the same bytes.
 func writeQcow2(dst *os.File, size int64, clusters []cluster, backing string) error {
 	nL1 := (size + clusterSize*l2PerTable - 1) / (clusterSize * l2PerTable)
 	l1Clusters := max((nL1*8+clusterSize-1)/clusterSize, 1)
@@ -238,9 +247,10 @@ func writeQcow2(dst *os.File, size int64, clusters []cluster, backing string) er
 	return copyClusters(dst, dataAt, clusters)
 }
 
-// refTable is how many clusters a refcount table for n blocks takes.
+// refTable returns the number of clusters in a refcount table for n blocks.
 func refTable(n int64) int64 { return (n*8 + clusterSize - 1) / clusterSize }
 
+// putHeader writes the header to b.
 func putHeader(b []byte, size int64, nL1 int, l1At, refTableAt int64, refTables int, backing string) {
 	be := binary.BigEndian
 	be.PutUint32(b[0:], qcow2Magic)
@@ -268,8 +278,8 @@ func putHeader(b []byte, size int64, nL1 int, l1At, refTableAt int64, refTables 
 	}
 }
 
-// copyClusters writes the data clusters one after another from at on, runs
-// that lie together in one call.
+// copyClusters writes the data clusters one after another, beginning at at. It copies
+// adjacent clusters in one call.
 func copyClusters(dst *os.File, at int64, clusters []cluster) error {
 	for i := 0; i < len(clusters); {
 		c := clusters[i]
@@ -290,8 +300,8 @@ func copyClusters(dst *os.File, at int64, clusters []cluster) error {
 	return nil
 }
 
-// copyRange copies n bytes, or as many as src has: the rest stays zeros. The
-// kernel does it, sharing blocks where the file system can.
+// copyRange copies n bytes, or fewer if src ends before; the rest stays zero. The
+// kernel copies them, and shares blocks if the file system can.
 func copyRange(dst *os.File, to int64, src *os.File, from, n int64) error {
 	for n > 0 {
 		k, err := unix.CopyFileRange(int(src.Fd()), &from, int(dst.Fd()), &to, int(n), 0)
@@ -310,7 +320,7 @@ func copyRange(dst *os.File, to int64, src *os.File, from, n int64) error {
 	return nil
 }
 
-// rawClusters lists the clusters of a raw image that hold something.
+// rawClusters returns the clusters of a raw image that are not all zeros.
 func rawClusters(f *os.File, size int64) ([]cluster, error) {
 	var cs []cluster
 	buf := make([]byte, 16*clusterSize)
@@ -348,4 +358,5 @@ func rawClusters(f *os.File, size int64) ([]cluster, error) {
 
 var zeroCluster [clusterSize]byte
 
+// isZero reports whether b, at most one cluster, is all zeros.
 func isZero(b []byte) bool { return string(b) == string(zeroCluster[:len(b)]) }

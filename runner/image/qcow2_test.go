@@ -1,3 +1,5 @@
+// This file tests the reader and writer of qcow2.
+
 package image
 
 import (
@@ -31,7 +33,7 @@ func TestQcow2ReadsWhatQEMUWrites(t *testing.T) {
 	output(t, "qemu-img", "check", "-f", "qcow2", out.Name())
 }
 
-// FuzzQcow2 looks for headers and tables that crash the reader or make it
+// FuzzQcow2 looks for headers and tables that crash the reader, or that make it
 // allocate without bounds.
 func FuzzQcow2(f *testing.F) {
 	dir := f.TempDir()

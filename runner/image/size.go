@@ -1,3 +1,6 @@
+// This file computes how large a disk must be for its content: files, directories,
+// ext4's own metadata, and the journal.
+
 package image
 
 import (
@@ -11,33 +14,35 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"meros/runner/hint"
 )
 
-// content is what a file system has to have room for.
+// content measures the content of a file system.
 type content struct {
-	bytes  int64 // of files, by their sizes and not by what they occupy on the host
+	bytes  int64 // of files, by size; the space they occupy on the host does not count
 	inodes int64
-	more   int64 // bytes that some of it takes beyond that, at most
+	more   int64 // upper bound of the further bytes they need
 
-	entries map[string]int // of directories
+	entries map[string]int // entries of each directory
 }
 
-// shape is how a disk may be made.
+// shape is a size of a disk and of its journal.
 type shape struct {
 	size    int64 // of the disk, bytes
 	journal int64 // bytes
 }
 
-// journals are the sizes that a journal may have. The large one is what disks
-// of an ordinary size have always had; the small one is the smallest there can
-// be, and what mke2fs gives file systems of less than 128 MiB. mke2fs refuses a
-// journal that takes more than half of what is free.
+// journals lists the possible sizes of a journal. Disks of an ordinary size have
+// always had the large one. The small one is the minimum; mke2fs gives it to file
+// systems of less than 128 MiB. mke2fs refuses a journal that takes more than half
+// of the free space.
 var journals = []int64{32 * mib, 4 * mib}
 
-// aroundRoot is what of a disk is not the root's partition, bytes.
+// aroundRoot is the part of a disk outside the root partition, bytes.
 const aroundRoot = PartitionOffset + mib
 
-// shapes are the ways to make a disk for some content, best first.
+// shapes returns the possible shapes of a disk for some content, best first.
 func shapes(c content, o Options) []shape {
 	var all []shape
 	for _, j := range journals {
@@ -47,20 +52,20 @@ func shapes(c content, o Options) []shape {
 		}
 		all = append(all, shape{size, j})
 	}
-	if o.Size == 0 { // much that is not bytes of files
+	if o.Size == 0 { // in case c.more is a large part of the content
 		least := all[len(all)-1]
 		all = append(all, shape{c.enough(least.size) + roundUp(o.Free, mib), least.journal})
 	}
 	return all
 }
 
-// inodesOf is how many inodes a disk of that size has.
+// inodesOf returns the number of inodes on a disk of that size.
 func (c content) inodesOf(size int64) int64 {
 	return max(c.inodes+c.inodes/10+1024, size/inodeRatio)
 }
 
-// enough is how large a disk with the smallest journal has to be, from a size
-// on that is not enough.
+// enough returns the sufficient size of a disk with the smallest journal, bytes. The
+// search begins at size.
 func (c content) enough(size int64) int64 {
 	journal := journals[len(journals)-1]
 	for {
@@ -72,19 +77,19 @@ func (c content) enough(size int64) int64 {
 	}
 }
 
-// overhead is at most what the file system of a disk of that size takes for
-// itself but for its journal: kernel document filesystems/ext4/overview.
+// overhead returns an upper bound, in bytes, of the file system's own metadata on a
+// disk of that size, without the journal: kernel document filesystems/ext4/overview.
 func (c content) overhead(size int64) int64 {
 	const (
 		groupBlocks = 8 * blockSize // a bitmap is one block
 		descSize    = 64
-		growth      = 1024 // mke2fs: resize_inode lets it grow to as many times its size
-		addresses   = 1024 // in a block of the resize inode, which bounds that
+		growth      = 1024 // mke2fs: resize_inode lets the file system grow by this factor
+		addresses   = 1024 // in a block of the resize inode, which limits that growth
 	)
 	groups := (size/blockSize + groupBlocks - 1) / groupBlocks
 	inodes := roundUp(c.inodesOf(size), groups*blockSize/inodeSize)
 	copied := 1 + max(groups*descSize/blockSize+1, min(groups*growth*descSize/blockSize, addresses+groups*descSize/blockSize))
-	copies := int64(2) // groups 0 and 1 and those of powers of 3, 5 and 7 have the superblock
+	copies := int64(2) // groups 0, 1 and the powers of 3, 5 and 7 have the superblock
 	for _, base := range []int64{3, 5, 7} {
 		for g := base; g < groups; g *= base {
 			copies++
@@ -94,7 +99,7 @@ func (c content) overhead(size int64) int64 {
 	return inodes*inodeSize + blockSize*(groups*bitmaps+min(copies, groups)*copied+lostFound+resizeInode)
 }
 
-// measure is what a file system for the tree has to have room for.
+// measure returns the content of the tree.
 func measure(tree string) (content, error) {
 	var c content
 	links := make(map[fileID]int)
@@ -112,7 +117,7 @@ func measure(tree string) (content, error) {
 		names[filepath.Dir(p)] += roundUp(direntSize+int64(len(d.Name())), 4)
 		if id, several := linksOf(fi); several {
 			if links[id]++; links[id] > maxLinks {
-				return fmt.Errorf("%s: the file has more than %d names (hard links), which ext4 does not have", strings.TrimPrefix(p, tree), maxLinks)
+				return fmt.Errorf("%s: more than %d names (hard links) of one file, the maximum in ext4", strings.TrimPrefix(p, tree), maxLinks)
 			}
 			if links[id] > 1 {
 				return nil
@@ -121,35 +126,35 @@ func measure(tree string) (content, error) {
 		return c.add(p, fi)
 	})
 	for _, n := range names {
-		c.more += roundUp(n+n/8, blockSize) // an entry does not cross blocks
+		c.more += roundUp(n+n/8, blockSize) // no entry crosses a block boundary
 	}
 	return c, err
 }
 
-// fileID is what the names of one file have in common.
+// fileID identifies a file, whatever its name.
 type fileID struct{ dev, ino uint64 }
 
-// linksOf tells which file a name is of, and whether it may have several.
+// linksOf returns the file of a name, and whether the file may have several names.
 func linksOf(fi fs.FileInfo) (id fileID, several bool) {
 	st := fi.Sys().(*syscall.Stat_t)
 	return fileID{st.Dev, st.Ino}, st.Nlink > 1 && !fi.IsDir()
 }
 
-// maxLinks is how many names a file may have, EXT4_LINK_MAX of the kernel's
-// fs/ext4/ext4.h. mke2fs counts them in 16 bits, and does not look whether it can.
+// maxLinks limits the names of a file, EXT4_LINK_MAX of the kernel's fs/ext4/ext4.h.
+// mke2fs counts them in 16 bits and does not check for an overflow.
 const maxLinks = 65000
 
-// direntSize is an entry of a directory without its name.
+// direntSize is the size of a directory entry without its name, bytes.
 const direntSize = 8
 
-// add adds one file.
+// add adds one file to the content.
 func (c *content) add(file string, fi fs.FileInfo) error {
 	c.inodes++
 	c.bytes += inodeSize
 	n := fi.Size()
 	switch {
 	case fi.IsDir():
-		c.bytes += blockSize // whatever it takes where the tree lies
+		c.bytes += blockSize // its size on the host does not count
 	case fi.Mode().IsRegular():
 		if n >= sparseFrom {
 			var err error
@@ -159,26 +164,26 @@ func (c *content) add(file string, fi fs.FileInfo) error {
 		}
 		c.bytes += roundUp(n, blockSize)
 		if n >= mib {
-			c.more += roundUp(n/256, blockSize) // blocks that say where it is, with holes everywhere
+			c.more += roundUp(n/256, blockSize) // extent blocks, at worst with holes everywhere
 		}
 	case fi.Mode()&fs.ModeSymlink != 0 && n >= inlineLink:
 		c.more += blockSize
 	}
-	if names, err := xattrNames(file); err != nil || slices.ContainsFunc(names, keptXattr) {
+	if names, err := xattrNames(file); err != nil || slices.ContainsFunc(names, preservedXattr) {
 		c.more += blockSize
 		return err
 	}
 	return nil
 }
 
-// inlineLink is from which length on a link's target is not in its inode.
+// inlineLink is the length from which on the target of a link needs a block.
 const inlineLink = 60
 
-// sparseFrom is the size from which on it is worth to look for holes, bytes.
+// sparseFrom is the file size from which on a search for holes pays off, bytes.
 const sparseFrom = 64 * mib
 
-// written is how much of a file is not zero, in whole clusters: not how much
-// is allocated, which the host's file system decides.
+// written returns the bytes of a file in clusters that are not all zeros. It does
+// not count allocated blocks: the host's file system decides about those.
 func written(file string) (int64, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -193,33 +198,35 @@ func written(file string) (int64, error) {
 	return int64(len(clusters)) * clusterSize, err
 }
 
-// resize makes a file as large as a disk.
+// resize sets the size of a disk's file.
 func resize(f *os.File, size int64) error {
 	err := f.Truncate(size)
 	if errors.Is(err, syscall.EFBIG) {
-		return fmt.Errorf("the file system that holds the cache has no files as large as the disk, %d GiB (make it smaller, or keep the cache in another file system: ext4 has files of less than 16 TiB, xfs larger ones)", size>>30)
+		err = fmt.Errorf("the file system of the cache cannot hold a file as large as the disk, %d GiB", size>>30)
+		return hint.Add(err, "make the disk smaller, or keep the cache in another file system: ext4 holds files of less than 16 TiB, xfs larger ones")
 	}
 	return err
 }
 
-// From so many entries on, a directory is said to take long: e2fsprogs looks at
-// all there are for each that it adds.
-const crowd = 20_000
+// largeDirectory is the number of entries from which on a directory is reported as
+// slow: for each new entry, e2fsprogs reads all existing ones.
+const largeDirectory = 20_000
 
-// noteCrowds tells of directories that take long.
-func (o Options) noteCrowds(program string, entries map[string]int) {
+// noteLargeDirectories logs the directories that take long.
+func (o Options) noteLargeDirectories(program string, entries map[string]int) {
 	for _, dir := range slices.Sorted(maps.Keys(entries)) {
-		if n := entries[dir]; n >= crowd && o.Log != nil {
-			fmt.Fprintf(o.Log, "%d entries in %s: this takes long, as %s needs four times as long for twice as many (directories below it would be fast)\n", n, cmp.Or(dir, "/"), program)
+		if n := entries[dir]; n >= largeDirectory && o.Log != nil {
+			fmt.Fprintf(o.Log, "%d entries in %s: this takes long, %s needs four times as long for twice as many; subdirectories would be fast\n", n, cmp.Or(dir, "/"), program)
 		}
 	}
 }
 
-// From so many entries on, reading a directory again and again costs more
-// through FUSE than a copy of the image does.
+// manyEntries is the number of new entries in a directory from which on a copy of the
+// image is faster: through FUSE, reading the directory for each entry costs more.
 const manyEntries = 1000
 
-func crowded(entries map[string]int) bool {
+// hasManyEntries reports whether a directory has manyEntries or more.
+func hasManyEntries(entries map[string]int) bool {
 	for _, n := range entries {
 		if n >= manyEntries {
 			return true

@@ -1,3 +1,5 @@
+// This file tests how large a disk has to be.
+
 package image
 
 import (
@@ -11,10 +13,11 @@ import (
 	"testing"
 
 	"meros/bench/lab"
+	"meros/runner/hint"
 )
 
-// A file may have as many names as ext4 can count, and no more, wherever the
-// tree lies; symbolic links are files of their own.
+// A file may have as many names as ext4 can count, but no more, wherever the tree is.
+// Symbolic links are separate files.
 func TestManyLinks(t *testing.T) {
 	lab.NeedRoot(t)
 	need(t, "mke2fs", "e2fsck", "qemu-img")
@@ -45,7 +48,7 @@ func TestManyLinks(t *testing.T) {
 			defer out.Close()
 			err = FromTree(t.Context(), out, tree, options(t))
 			if test.fails {
-				if err == nil || !strings.Contains(err.Error(), "has more than 65000 names") {
+				if err == nil || !strings.Contains(err.Error(), "more than 65000 names (hard links) of one file") {
 					t.Errorf("%v", err)
 				}
 				return
@@ -56,8 +59,8 @@ func TestManyLinks(t *testing.T) {
 	}
 }
 
-// A disk is made, however small, or what it needs is said: that much more is
-// enough for it, and not much less.
+// FromTree makes small disks, or reports how much is missing. The reported size is
+// enough, and not much too large.
 func TestTooSmallADiskSaysByHowMuch(t *testing.T) {
 	need(t, "mke2fs", "e2fsck", "qemu-img")
 	manyLinks := t.TempDir()
@@ -80,18 +83,18 @@ func TestTooSmallADiskSaysByHowMuch(t *testing.T) {
 			for _, size := range []int64{6, int64(least) + 3} {
 				_, err := make(size * mib)
 				if err == nil {
-					t.Fatalf("%d MiB are too small, and enough", size)
+					t.Fatalf("%d MiB are enough, want too small", size)
 				}
 				var missing int64
-				if _, err := fmt.Sscanf(err.Error(), "the disk is too small for its files: %d MiB are missing (raise disk_size)", &missing); err != nil || missing < 1 {
-					t.Fatalf("%d MiB: %v", size, err)
+				if _, serr := fmt.Sscanf(err.Error(), "the disk is too small for its files: %d MiB are missing", &missing); serr != nil || missing < 1 || hint.Of(err) != "raise `disk_size` by that much" {
+					t.Fatalf("%d MiB: %v, %v, hint %q", size, err, serr, hint.Of(err))
 				}
 				if over := size + missing - int64(least+4); over > 4 {
-					t.Errorf("of %d MiB, %d are said to be missing: %d too many", size, missing, over)
+					t.Errorf("with %d MiB, %d are reported missing: %d too many", size, missing, over)
 				}
 				file, err := make((size + missing) * mib)
 				if err != nil {
-					t.Fatalf("with the %d MiB that were missing: %v", missing, err)
+					t.Fatalf("with the missing %d MiB: %v", missing, err)
 				}
 				toRaw(t, file)
 			}
@@ -104,10 +107,10 @@ func TestTooSmallADiskSaysByHowMuch(t *testing.T) {
 	}
 }
 
-// A machine that is to have little room is as small as it can be.
+// A machine that asks for little free space gets the smallest possible disk.
 func TestLittleFreeSpace(t *testing.T) {
 	need(t, "mke2fs", "e2fsck", "qemu-img")
-	links := t.TempDir() // each takes a block
+	links := t.TempDir() // each needs a block
 	for i := range 4000 {
 		dir := filepath.Join(links, fmt.Sprint(i/100))
 		check(t, errors.Join(os.MkdirAll(dir, 0o755), os.Symlink(strings.Repeat("long", 20), filepath.Join(dir, fmt.Sprint(i)))))
@@ -128,12 +131,12 @@ func TestLittleFreeSpace(t *testing.T) {
 	}
 }
 
-// A disk that the host has no file for says so.
+// A disk larger than any file of the host gives a clear error.
 func TestTooLargeADisk(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "x"))
 	check(t, err)
 	defer f.Close()
-	if err := resize(f, 1<<62); err == nil || !strings.Contains(err.Error(), "has no files as large as the disk, 4294967296 GiB (make it smaller") {
-		t.Errorf("%v", err)
+	if err := resize(f, 1<<62); err == nil || !strings.Contains(err.Error(), "cannot hold a file as large as the disk, 4294967296 GiB") || !strings.HasPrefix(hint.Of(err), "make the disk smaller") {
+		t.Errorf("%v, hint %q", err, hint.Of(err))
 	}
 }

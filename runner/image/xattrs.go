@@ -1,3 +1,6 @@
+// This file reads extended attributes. It decides which ones belong in an image and
+// which ones debugfs can set.
+
 package image
 
 import (
@@ -10,15 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// plainXattr is a name that can be no other command of debugfs(8).
+// plainXattr matches the names that are safe in a script of debugfs(8): they cannot
+// end a command or begin another.
 var plainXattr = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
-// keptXattr tells which extended attributes an image has, as a layer does.
-func keptXattr(name string) bool {
+// preservedXattr reports whether images, and layers, preserve an extended attribute.
+func preservedXattr(name string) bool {
 	return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
 }
 
-// xattrNames are the names of a file's extended attributes.
+// xattrNames returns the names of a file's extended attributes.
 func xattrNames(file string) ([]string, error) {
 	var short [512]byte
 	buf := short[:]
@@ -36,15 +40,16 @@ func xattrNames(file string) ([]string, error) {
 	return strings.Split(strings.TrimRight(string(buf[:n]), "\x00"), "\x00"), nil
 }
 
-// keptXattrs are the extended attributes that an image has of a file.
-func keptXattrs(file string) (map[string]string, error) {
+// preservedXattrs returns the extended attributes of a file that images preserve,
+// values by name.
+func preservedXattrs(file string) (map[string]string, error) {
 	names, err := xattrNames(file)
 	if err != nil {
 		return nil, err
 	}
-	kept := make(map[string]string)
+	values := make(map[string]string)
 	for _, name := range names {
-		if !keptXattr(name) {
+		if !preservedXattr(name) {
 			continue
 		}
 		value := make([]byte, 1<<16) // XATTR_SIZE_MAX, xattr(7)
@@ -52,23 +57,23 @@ func keptXattrs(file string) (map[string]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read %s of %s: %w", name, file, err)
 		}
-		kept[name] = string(value[:n])
+		values[name] = string(value[:n])
 	}
-	return kept, nil
+	return values, nil
 }
 
 func sameXattrs(a, b string) (bool, error) {
-	x, err := keptXattrs(a)
+	x, err := preservedXattrs(a)
 	if err != nil {
 		return false, err
 	}
-	y, err := keptXattrs(b)
+	y, err := preservedXattrs(b)
 	return maps.Equal(x, y), err
 }
 
-// oddXattrs tells whether a file has extended attributes whose names debugfs
-// cannot be told.
-func oddXattrs(file, name string) bool {
+// unsupportedXattrs reports whether a file has an extended attribute that no command
+// of debugfs can name. name is the file's base name.
+func unsupportedXattrs(file, name string) bool {
 	names, err := xattrNames(file)
 	if err != nil {
 		return true

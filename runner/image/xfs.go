@@ -1,3 +1,5 @@
+// This file makes an empty XFS reproducible.
+
 package image
 
 import (
@@ -8,8 +10,8 @@ import (
 	"time"
 )
 
-// Places in the superblock and in an inode of version 3, big endian: struct
-// xfs_dsb and struct xfs_dinode of the kernel's fs/xfs/libxfs/xfs_format.h.
+// Offsets in the superblock and in an inode of version 3, big-endian: struct xfs_dsb
+// and struct xfs_dinode of the kernel's fs/xfs/libxfs/xfs_format.h.
 const (
 	xfsBlockSize  = 4
 	xfsInodes     = 56 // of the root, the realtime bitmap and its summary, 8 bytes each
@@ -24,11 +26,12 @@ const (
 	inodeBigtime = 1 << 3 // nanoseconds since 2^31 seconds before 1970
 )
 
-// inodeTimes are those of access, data, change and birth.
+// inodeTimes lists the offsets of the times of access, modification, change and
+// birth.
 var inodeTimes = []int{32, 40, 48, 144}
 
-// stampXFS gives the inodes of an empty XFS one time: mkfs.xfs takes the
-// clock's before version 6.17, whatever SOURCE_DATE_EPOCH says.
+// stampXFS sets all times in an empty XFS to epoch. Before version 6.17, mkfs.xfs
+// ignores SOURCE_DATE_EPOCH and uses the clock.
 func stampXFS(disk interface {
 	io.ReaderAt
 	io.WriterAt
@@ -41,7 +44,7 @@ func stampXFS(disk interface {
 	block, size := int64(be.Uint32(sb[xfsBlockSize:])), int64(be.Uint16(sb[xfsInodeSize:]))
 	shift, agShift := uint(sb[xfsInodeShift]), uint(sb[xfsAGShift])
 	if string(sb[:4]) != "XFSB" || size < 256 || shift > 16 || agShift > 32 {
-		return errors.New("mkfs.xfs has made something else than was expected")
+		return errors.New("mkfs.xfs: unexpected superblock")
 	}
 	for i := range 3 {
 		number := be.Uint64(sb[xfsInodes+8*i:])
@@ -52,7 +55,7 @@ func stampXFS(disk interface {
 			return err
 		}
 		if string(b[:2]) != "IN" || b[inodeVersion] != 3 {
-			return errors.New("mkfs.xfs has made inodes of another kind than was expected")
+			return errors.New("mkfs.xfs: unexpected version of inodes")
 		}
 		t := uint64(epoch.Unix())<<32 | uint64(epoch.Nanosecond())
 		if be.Uint64(b[inodeFlags2:])&inodeBigtime != 0 {

@@ -24,7 +24,7 @@ func stepConvert(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	disk, err := image.OpenUsed(ctx, s.given("image"), image.Options{Work: s.Work})
+	disk, err := image.OpenForeign(ctx, s.given("image"), image.Options{Work: s.Work})
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ import (
 
 // stepUse makes a base of somebody else's image.
 func stepUse(ctx context.Context, s *step) error {
-	disk, err := image.OpenUsed(ctx, s.given("image"), s.imageOptions(nil))
+	disk, err := image.OpenForeign(ctx, s.given("image"), s.imageOptions(nil))
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func stepUse(ctx context.Context, s *step) error {
 }
 
 // useExt reads a file system of type ext and grows it.
-func (s *step) useExt(ctx context.Context, disk *image.UsedDisk, l *image.Layout) error {
+func (s *step) useExt(ctx context.Context, disk *image.ForeignDisk, l *image.Layout) error {
 	root, err := disk.GrowExt(ctx, l)
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ import (
 const guestMemory = 768 << 20
 
 // useInGuest has a kernel find the root file system, read and grow it.
-func (s *step) useInGuest(ctx context.Context, disk *image.UsedDisk, candidates []image.Layout) (*image.Layout, error) {
+func (s *step) useInGuest(ctx context.Context, disk *image.ForeignDisk, candidates []image.Layout) (*image.Layout, error) {
 	base := filepath.Join(s.Work, "base.qcow2")
 	if err := writeFile(base, disk.Write); err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func (s *step) useInGuest(ctx context.Context, disk *image.UsedDisk, candidates 
 }
 
 // growInGuest makes the file system as large as its partition is now.
-func (s *step) growInGuest(ctx context.Context, disk *image.UsedDisk, l image.Layout) error {
+func (s *step) growInGuest(ctx context.Context, disk *image.ForeignDisk, l image.Layout) error {
 	base := filepath.Join(s.Work, "grown.qcow2")
 	if err := writeFile(base, disk.Write); err != nil {
 		return err
