@@ -232,7 +232,7 @@ func packagesIn(l *layer.Listing) map[string]string {
 	all := make(map[string]string)
 	read := func(file, nameField, versionField string) {
 		var name string
-		s := bufio.NewScanner(bytes.NewReader(l.Kept[file]))
+		s := bufio.NewScanner(bytes.NewReader(l.Contents[file]))
 		s.Buffer(nil, 16<<20)
 		for s.Scan() {
 			if v, ok := strings.CutPrefix(s.Text(), nameField); ok {

@@ -1,3 +1,5 @@
+// This file applies a layer to a tree in place.
+
 package layer
 
 import (
@@ -10,9 +12,9 @@ import (
 	"strings"
 )
 
-// Apply makes of the tree dir what it is with the layer that r begins with, in
-// place: what the layer removes is gone. The layer is of [Capture] or
-// [Compose]; r is read to the layer's end and no further.
+// Apply applies the layer at the beginning of r to the tree dir, in place. It
+// really removes the files that the layer removes. The layer must come from
+// [Capture] or [Compose]. Apply reads r up to the end of the layer, no further.
 func Apply(ctx context.Context, r io.Reader, dir string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -23,7 +25,7 @@ func Apply(ctx context.Context, r io.Reader, dir string) error {
 	return a.read(tar.NewReader(r), a.entry)
 }
 
-// applier is an [unpacker] whose tree has something in it.
+// applier is an [unpacker] for a tree that is not empty.
 type applier struct{ unpacker }
 
 func (a *applier) entry(h *tar.Header, r io.Reader) error {
@@ -45,7 +47,7 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 			return err
 		}
 		a.dirs = append(a.dirs, dirTime{name, h.ModTime})
-		if err := removeXattrs(fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), base), keptXattr); err != nil {
+		if err := removeXattrs(fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), base), preservedXattr); err != nil {
 			return err
 		}
 		return a.attributes(int(parent.Fd()), base, h)
@@ -56,7 +58,7 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 	return a.unpacker.entry(h, r)
 }
 
-// empty removes what is in a directory.
+// empty removes the content of a directory.
 func (a *applier) empty(dir string) error {
 	d, err := a.root.Open(dir)
 	if err != nil {

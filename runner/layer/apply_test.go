@@ -1,3 +1,5 @@
+// This file compares Apply with the kernel's overlay.
+
 package layer
 
 import (
@@ -18,8 +20,8 @@ import (
 	"meros/bench/lab"
 )
 
-// A layer applied in place gives the tree that the kernel shows where the layer
-// lies over it in an overlay, whatever was done there.
+// A layer applied in place gives the same tree as the layer in an overlay, whatever the
+// changes.
 func TestApply(t *testing.T) {
 	lab.NeedRoot(t)
 	for seed := range uint64(40) {
@@ -29,11 +31,11 @@ func TestApply(t *testing.T) {
 	}
 }
 
-// inNamespace runs f where what it mounts is seen by nobody else.
+// inNamespace runs f in a mount namespace of its own.
 func inNamespace(f func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and it ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		err := unix.Unshare(unix.CLONE_NEWNS)
 		if err == nil {
 			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
@@ -46,6 +48,7 @@ func inNamespace(f func() error) error {
 	return <-done
 }
 
+// applied compares the two for one random tree with random changes.
 func applied(t *testing.T, seed uint64) error {
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
@@ -67,7 +70,7 @@ func applied(t *testing.T, seed uint64) error {
 		return err
 	}
 	lower := at("lower")
-	for i := range 2 { // two layers, one after the other in one stream
+	for i := range 2 { // two layers in one stream
 		n := fmt.Sprint(i)
 		if err := errors.Join(os.Mkdir(at("upper"+n), 0o755), os.Mkdir(at("work"+n), 0o755)); err != nil {
 			return err
@@ -103,7 +106,7 @@ func applied(t *testing.T, seed uint64) error {
 	return nil
 }
 
-// headers is all that the headers of an archive say.
+// headers returns the text of all headers of an archive.
 func headers(archive []byte) string {
 	var b strings.Builder
 	for tr := tar.NewReader(bytes.NewReader(archive)); ; {
@@ -115,20 +118,20 @@ func headers(archive []byte) string {
 	}
 }
 
-// change does something to a tree of few names. What cannot be done is not.
+// change makes one random change to a tree of few names. It ignores errors.
 func change(r *rand.Rand, root string) {
 	name := root
 	for range 1 + r.IntN(3) {
 		name = filepath.Join(name, string(rune('a'+r.IntN(4))))
 	}
 	if fi, err := os.Stat(filepath.Dir(name)); err == nil && !fi.IsDir() {
-		return // to open a FIFO waits for a writer
+		return // opening a FIFO waits for a writer
 	}
 	switch r.IntN(11) {
 	case 0, 1, 2:
 		os.MkdirAll(name, 0o755)
 	case 3:
-		os.Remove(name) // or it may be a FIFO too
+		os.Remove(name) // it may be a FIFO
 		os.WriteFile(name, []byte(fmt.Sprint(r.IntN(1000))), 0o644)
 	case 4:
 		os.Symlink(string(rune('a'+r.IntN(4))), name)

@@ -2,13 +2,17 @@
 //
 // # The format
 //
-// A layer is the difference that a step makes to a file system, as a POSIX
-// tar: entries sorted by path, a directory before what it holds; owners as
-// numbers; extended attributes as PAX records SCHILY.xattr.NAME; no
-// modification time later than a given one and all of them in whole seconds;
-// a removed path as an empty file .wh.NAME, a replaced directory with an empty file
-// .wh..wh..opq inside (the whiteouts of the OCI image specification). The
-// same tree always gives the same bytes, so a layer is named by their digest.
+// A layer is the difference that a step makes to a file system, as a POSIX tar:
+//
+//   - Entries are sorted by path, a directory before its content.
+//   - Owners are numbers.
+//   - Extended attributes are PAX records SCHILY.xattr.NAME.
+//   - Modification times are whole seconds, none later than a given time.
+//   - A removed path is an empty file .wh.NAME. A replaced directory contains an empty
+//     file .wh..wh..opq. These are the whiteouts of the OCI image specification.
+//
+// The same tree always gives the same bytes, so the digest of the bytes names the
+// layer. The package does not know what layers are for, or where they are stored.
 package layer
 
 import (
@@ -26,6 +30,8 @@ import (
 	"syscall"
 	"time"
 
+	"meros/runner/hint"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -35,38 +41,40 @@ const (
 	opaqueMarker   = ".wh..wh..opq"
 )
 
-// Capture writes the tree below dir to w as a layer. Where the tree is the
-// upper directory of an overlay (mounted with userxattr), the removals in it
-// become whiteouts. Entries newer than epoch get epoch as their time. With
-// settle, the files themselves get the times the layer has, so that the tree
-// is what unpacking the layer would give.
+// Capture writes the tree below dir to w as a layer. If the tree is the upper
+// directory of an overlay (mounted with userxattr), its removals become whiteouts.
+// Entries newer than epoch get epoch as their time.
+//
+// With settle, Capture also changes the tree into what unpacking the layer would
+// give: it sets the times, and removes sockets and attributes that layers lack.
 func Capture(ctx context.Context, w io.Writer, dir string, epoch time.Time, settle bool) error {
 	return (&capture{ctx: ctx, epoch: epoch, settle: settle}).tree(w, dir)
 }
 
-// CaptureSystem is [Capture] of a root file system that others made and keep:
-// its device nodes are left out, for whoever runs in the layer gets others. It
-// tells what of the system is not in the layer, but for labels of a security
-// module, which the host may have given to all it has. Where a file has an
-// access list, the group's bits of its mode are the most that anybody in the list
-// gets, acl(5), and are left out.
+// CaptureSystem is [Capture] for a foreign root file system. It leaves out the device
+// nodes, because a machine or sandbox makes its own.
+//
+// It returns the omissions. Labels of a security module are not among them: the host
+// may have labelled all its files. In the mode of a file with an access list, the
+// group bits are the maximum for everybody in the list, acl(5), so they are cleared.
 func CaptureSystem(ctx context.Context, w io.Writer, dir string, epoch time.Time) ([]Omission, error) {
 	c := &capture{ctx: ctx, epoch: epoch, system: true}
 	err := c.tree(w, dir)
 	return c.omitted, err
 }
 
-// Omission is what of a system no layer has.
+// Omission counts the things of one kind that a layer cannot hold.
 type Omission struct {
-	What  string `json:"what"` // in the plural
-	First string `json:"first,omitempty"`
-	Count int    `json:"count,omitempty"` // 0 is not known
+	What  string `json:"what"`            // the kind, in the plural
+	First string `json:"first,omitempty"` // path of the first one
+	Count int    `json:"count,omitempty"` // 0 if unknown
 }
 
-// accessLists are the extended attributes of acl(5), of which a layer says
-// nothing: a directory of the host may give them to all that is made in it.
+// accessLists lists the extended attributes of acl(5). Layers do not hold them: a
+// directory of the host may give them to all files that are created in it.
 var accessLists = []string{"system.posix_acl_access", "system.posix_acl_default"}
 
+// omit counts an omission.
 func (c *capture) omit(what, name string) {
 	i := slices.IndexFunc(c.omitted, func(o Omission) bool { return o.What == what })
 	if i < 0 {
@@ -75,7 +83,7 @@ func (c *capture) omit(what, name string) {
 	c.omitted[i].Count++
 }
 
-// omitAttributes notes what the layer does not say of a file.
+// omitAttributes counts the access lists of a file.
 func (c *capture) omitAttributes(name, file string) error {
 	names, err := listXattrs(file)
 	if err != nil {
@@ -87,6 +95,7 @@ func (c *capture) omitAttributes(name, file string) error {
 	return nil
 }
 
+// tree writes the whole tree.
 func (c *capture) tree(w io.Writer, dir string) error {
 	c.tw, c.root, c.epoch, c.links = tar.NewWriter(w), dir, c.epoch.Truncate(time.Second), make(map[inode]string)
 	if err := c.dir("."); err != nil {
@@ -101,22 +110,21 @@ type capture struct {
 	root    string
 	epoch   time.Time
 	settle  bool
-	system  bool             // there may be device nodes, which are left out
-	omitted []Omission       // of a system
-	top     string           // where the entry is from, if there are several
+	system  bool             // device nodes may exist, and are left out
+	omitted []Omission       // with system
+	top     string           // the tree of the entry, if there are several trees
 	links   map[inode]string // first path of each inode with several names
 }
 
-// inode is a file below one of several tops: names in different ones are
-// never links of each other.
+// inode identifies a file of one of several trees. Names in different trees are never
+// hard links of each other.
 type inode struct {
 	top      string
 	dev, ino uint64
 }
 
-// dir writes the entries of a directory; the directory's own entry, if it is
-// not the root, has been written. The root's is left out: a layer does not
-// say what / is.
+// dir writes the content of a directory, after the caller has written the entry of the
+// directory itself. The root has no entry: a layer does not describe it.
 func (c *capture) dir(rel string) error {
 	if err := c.ctx.Err(); err != nil {
 		return err
@@ -138,6 +146,7 @@ func (c *capture) dir(rel string) error {
 	return nil
 }
 
+// entry writes one file and, for a directory, its content.
 func (c *capture) entry(name string, fi fs.FileInfo) error {
 	file := filepath.Join(c.root, name)
 	st := fi.Sys().(*syscall.Stat_t)
@@ -149,7 +158,7 @@ func (c *capture) entry(name string, fi fs.FileInfo) error {
 		return c.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: whiteoutName(name), Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatPAX})
 	}
 	if strings.HasPrefix(path.Base(name), whiteoutPrefix) {
-		return errors.New("a name that begins with .wh. cannot be kept in a layer, where it means a removal; rename it")
+		return errWhiteoutName
 	}
 	if c.system {
 		if err := c.omitAttributes(name, file); err != nil {
@@ -158,7 +167,7 @@ func (c *capture) entry(name string, fi fs.FileInfo) error {
 	}
 	h, opaque, err := c.header(name, file, fi, st)
 	if err == nil && h == nil && c.settle {
-		return os.Remove(file) // the tree is to be what the layer unpacks to
+		return os.Remove(file) // the layer does not contain it
 	}
 	if err != nil || h == nil {
 		return err
@@ -193,8 +202,11 @@ func (c *capture) entry(name string, fi fs.FileInfo) error {
 	return nil
 }
 
-// header describes one entry. It is nil for what a layer leaves out: sockets,
-// which are of no use without the process that listens.
+// errWhiteoutName refuses a file whose name means something else in a layer.
+var errWhiteoutName = hint.Add(errors.New("a name that begins with .wh. means a removal in a layer"), "rename it")
+
+// header describes one entry. It returns nil for sockets, which layers leave out: they
+// are useless without the listening process.
 func (c *capture) header(name, file string, fi fs.FileInfo, st *syscall.Stat_t) (h *tar.Header, opaque bool, err error) {
 	h = &tar.Header{
 		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
@@ -220,7 +232,7 @@ func (c *capture) header(name, file string, fi fs.FileInfo, st *syscall.Stat_t) 
 	case fs.ModeNamedPipe:
 		h.Typeflag = tar.TypeFifo
 	case fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
-		return nil, false, errors.New("a device node cannot be kept in a layer: where it is unpacked it would be a device of that host (devtmpfs makes those of a machine)")
+		return nil, false, hint.Add(errors.New("a layer cannot hold a device node: unpacked, it would be a device of that host"), "remove it; devtmpfs makes a machine's device nodes")
 	default:
 		return nil, false, nil
 	}
@@ -233,10 +245,9 @@ func (c *capture) header(name, file string, fi fs.FileInfo, st *syscall.Stat_t) 
 	return h, opaque, err
 }
 
-// withoutList is the mode that a file has when its access list is gone and
-// nobody is let in by that. What the list gives the group is not looked at: in a
-// user namespace it cannot be read through fuse2fs, and root's layer is to be the
-// user's.
+// withoutList returns the mode of a file without its access list, such that nobody
+// gains access. It ignores the group's entry in the list: in a user namespace the
+// entry cannot be read through fuse2fs, and root must get the same layer as a user.
 func withoutList(file string, mode int64) (int64, error) {
 	names, err := listXattrs(file)
 	if slices.Contains(names, accessLists[0]) {
@@ -245,7 +256,7 @@ func withoutList(file string, mode int64) (int64, error) {
 	return mode, err
 }
 
-// content copies a file and fails if it is not as long as its header says.
+// content copies a file. It fails if the file is shorter than its header says.
 func (c *capture) content(file string, size int64) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -259,16 +270,18 @@ func (c *capture) content(file string, size int64) error {
 	return err
 }
 
+// isWhiteout reports whether an overlay marks a removed file by this one.
 func isWhiteout(fi fs.FileInfo, st *syscall.Stat_t) bool {
 	return fi.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0
 }
 
+// whiteoutName returns the name of the entry that removes name.
 func whiteoutName(name string) string {
 	return path.Join(path.Dir(name), whiteoutPrefix+path.Base(name))
 }
 
-// clamp is the time an entry gets: whole seconds, not after epoch. The zero
-// epoch clamps to 1970.
+// clamp returns the time of an entry: whole seconds, not after epoch. The zero epoch
+// clamps to 1970.
 func clamp(t, epoch time.Time) time.Time {
 	t = t.Truncate(time.Second)
 	if epoch.IsZero() {
@@ -280,6 +293,7 @@ func clamp(t, epoch time.Time) time.Time {
 	return t
 }
 
+// settle sets the times of a file.
 func settle(file string, t time.Time) error {
 	ts := unix.NsecToTimespec(t.UnixNano())
 	return unix.UtimesNanoAt(unix.AT_FDCWD, file, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)

@@ -1,3 +1,6 @@
+// This file composes a layer of a user's directories. Owners come from the options,
+// because the owners on the host have no meaning in a machine.
+
 package layer
 
 import (
@@ -15,24 +18,25 @@ import (
 	"syscall"
 	"time"
 
+	"meros/runner/hint"
+
 	"golang.org/x/sys/unix"
 )
 
-// ComposeOptions is what [Compose] makes of the trees it is given.
+// ComposeOptions describes the layer that [Compose] makes.
 type ComposeOptions struct {
 	Owners Owners
 	Epoch  time.Time // the time of all entries
-	// Base is the root file system the layer is for. A directory that is
-	// there keeps its owner and mode; one that is a link to a directory
-	// there (/lib in a merged /usr) stands for what it leads to.
+	// Base is the root file system below the layer. A directory that exists there
+	// keeps its owner and mode. A link to a directory there (/lib in a merged /usr)
+	// stands for its target.
 	Base string
 }
 
-// Compose writes a layer of the trees in dirs, a later one over an earlier
-// one, to w. Who the files belong to on this host does not matter: they are
-// root's, or whoever the options say. Neither do their times. Modes, extended
-// attributes, symbolic and hard links are kept; a socket or a device node is
-// an error.
+// Compose writes a layer of the trees in dirs to w; later trees override earlier
+// ones. It ignores owners and times on this host: files belong to root unless the
+// options say otherwise. It preserves modes, extended attributes, symbolic and hard
+// links. A socket or a device node is an error.
 func Compose(ctx context.Context, w io.Writer, dirs []string, o ComposeOptions) error {
 	m := &merger{base: o.Base, found: make(map[string]source)}
 	for _, dir := range dirs {
@@ -59,17 +63,17 @@ func Compose(ctx context.Context, w io.Writer, dirs []string, o ComposeOptions) 
 type source struct {
 	top  string // the tree it is from
 	file string
-	base bool // a directory of the base: it keeps its owner and mode
+	base bool // a directory of the base, which keeps its owner and mode
 }
 
+// merger merges trees into one.
 type merger struct {
-	top   string // the tree being laid over the others
+	top   string // the tree being merged
 	base  string
 	found map[string]source // by path in the layer
 }
 
-// merge lays the directory rel of the tree dir over what is known, at the
-// path to of the layer.
+// merge merges the directory rel of the tree dir into the layer, at the path to.
 func (m *merger) merge(dir, rel, to string) error {
 	entries, err := os.ReadDir(filepath.Join(dir, rel))
 	if err != nil {
@@ -94,7 +98,7 @@ func (m *merger) merge(dir, rel, to string) error {
 	return nil
 }
 
-// removeBelow forgets the content of a directory that is none any more.
+// removeBelow drops the content of a directory that a file replaces.
 func (m *merger) removeBelow(name string) {
 	if s, ok := m.found[name]; ok {
 		if fi, err := os.Lstat(s.file); err != nil || !fi.IsDir() {
@@ -108,7 +112,7 @@ func (m *merger) removeBelow(name string) {
 	}
 }
 
-// directory enters a directory and returns the path it really has.
+// directory records a directory and returns its path without links.
 func (m *merger) directory(name, file string) (string, error) {
 	if m.base == "" {
 		m.found[name] = source{top: m.top, file: file}
@@ -121,7 +125,7 @@ func (m *merger) directory(name, file string) (string, error) {
 	case err == nil && fi.Mode()&fs.ModeSymlink != 0:
 		to, err := resolveIn(m.base, name)
 		if err != nil {
-			return "", fmt.Errorf("%s is a link in the system below, and its end cannot be found: %w", name, err)
+			return "", fmt.Errorf("%s: cannot follow this link of the system below: %w", name, err)
 		}
 		for d := to; d != "."; d = path.Dir(d) {
 			m.found[d] = source{"", filepath.Join(m.base, d), true}
@@ -133,7 +137,8 @@ func (m *merger) directory(name, file string) (string, error) {
 	return name, nil
 }
 
-// resolveIn follows the links of name as if root were /, to a directory.
+// resolveIn follows the links of name to a directory, as if root were /. It returns
+// the path below root.
 func resolveIn(root, name string) (string, error) {
 	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -141,7 +146,7 @@ func resolveIn(root, name string) (string, error) {
 	}
 	defer unix.Close(fd)
 	t, err := -1, error(unix.EAGAIN)
-	// EAGAIN: somebody renamed or mounted while a ".." was walked, openat2(2).
+	// EAGAIN: a rename or mount happened during the walk of a "..", openat2(2).
 	for tries := 0; err == unix.EAGAIN && tries < 1000; tries++ {
 		t, err = unix.Openat2(fd, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
 	}
@@ -160,12 +165,13 @@ func resolveIn(root, name string) (string, error) {
 	return filepath.Rel(from, to)
 }
 
-// lessPath orders a directory before its content, and both before what sorts
-// between them by bytes (a-b stands between a and a/b).
+// lessPath orders a directory directly before its content. By bytes, a-b would come
+// between a and a/b.
 func lessPath(a, b string) bool {
 	return strings.ReplaceAll(a, "/", "\x00") < strings.ReplaceAll(b, "/", "\x00")
 }
 
+// compose writes one entry.
 func (c *capture) compose(name string, s source, owners Owners) error {
 	fi, err := os.Lstat(s.file)
 	if err != nil {
@@ -173,11 +179,11 @@ func (c *capture) compose(name string, s source, owners Owners) error {
 	}
 	switch {
 	case strings.HasPrefix(path.Base(name), whiteoutPrefix):
-		return errors.New("a name that begins with .wh. means a removal in a layer; rename it")
+		return errWhiteoutName
 	case fi.Mode()&fs.ModeSocket != 0:
-		return errors.New("a socket cannot be copied into an image; remove it")
+		return hint.Add(errors.New("a socket cannot be copied into an image"), "remove it")
 	case fi.Mode()&fs.ModeDevice != 0:
-		return errors.New("a device node cannot be copied into an image; remove it (the system makes its own)")
+		return hint.Add(errors.New("a device node cannot be copied into an image"), "remove it; the system makes its own")
 	}
 	c.top = s.top
 	h, _, err := c.header(name, s.file, fi, fi.Sys().(*syscall.Stat_t))

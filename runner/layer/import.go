@@ -1,3 +1,6 @@
+// This file imports layers that other tools wrote, such as those of container images.
+// It does not trust them.
+
 package layer
 
 import (
@@ -14,15 +17,17 @@ import (
 	"strings"
 	"time"
 
+	"meros/runner/hint"
+
 	"golang.org/x/sys/unix"
 )
 
-// Import makes the directory dir from a layer that somebody else's tool wrote,
-// as [Unpack] does from ours: names may begin with "./", come in any order and
-// more than once. A directory above a file that the layer does not have itself
-// is as in lower, the tree of the layers below ("" is none). Device nodes are
-// left out: a guest makes its own. What leads out of the tree is refused, and an
-// owner whose id is 65536 or more.
+// Import unpacks a foreign layer into the new directory dir, in the form of [Unpack].
+// Names may begin with "./", repeat, and come in any order.
+//
+// lower is the tree of the layers below, or "". If the layer lacks the directory above
+// a file, Import creates it as in lower. It leaves out device nodes, because a guest
+// makes its own. It refuses paths out of the tree and owner ids from 65536 on.
 func Import(ctx context.Context, r io.Reader, dir, lower string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
@@ -42,47 +47,48 @@ func Import(ctx context.Context, r io.Reader, dir, lower string) error {
 	return i.read(tar.NewReader(r), i.entry)
 }
 
-// maxImport bounds what all files of a layer hold together, bytes: a few bytes
-// of an archive can stand for a file of any size.
+// maxImport bounds the size of all files of a layer together, bytes: a few bytes of an
+// archive can expand to a file of any size.
 const maxImport = 64 << 30
 
-// maxID is how many ids of users, and of groups, a file may have: those that an
-// ordinary user's namespace maps. Root, who could give a file any, does not
-// either, or what it made would be of no use to others.
+// maxID is the first user or group id that a file cannot have: an ordinary user's
+// namespace maps the ids below it. Root could set any id, but refuses the same ones,
+// or ordinary users could not use its layers.
 const maxID = 65536
 
-// maxPath is PATH_MAX without its end, limits.h.
+// maxPath is PATH_MAX without the final NUL, limits.h.
 const maxPath = 4095
 
-// lastTime is the last that fits 64 bits of nanoseconds.
+// lastTime is the last time that fits 64 bits of nanoseconds.
 var lastTime = time.Unix(0, math.MaxInt64)
 
-// importer is an [unpacker] that takes more.
+// importer is an [unpacker] that accepts more forms.
 type importer struct {
 	unpacker
-	size    int64
-	implied int // directories that the layer has no entry of
+	size    int64 // of the files so far, bytes
+	implied int   // directories without an entry in the layer
 	lower   *os.Root
-	removed map[string]bool // what the layer removes from those below
+	removed map[string]bool // paths that the layer removes from the layers below
 }
 
+// entry creates one entry.
 func (i *importer) entry(h *tar.Header, r io.Reader) error {
 	name := path.Clean(h.Name)
 	if name == "." || h.Typeflag == tar.TypeXGlobalHeader {
 		return nil
 	}
 	if !filepath.IsLocal(name) {
-		return errors.New("is not a path within the tree")
+		return errOutside
 	}
 	if len(name) > maxPath || len(h.Linkname) > maxPath {
-		return fmt.Errorf("is longer than the %d bytes of a path", maxPath)
+		return fmt.Errorf("longer than %d bytes, the limit of a path", maxPath)
 	}
 	name, err := i.follow(name)
 	if err != nil {
 		return err
 	}
 	if h.ModTime.Before(time.Unix(0, 0)) || h.ModTime.After(lastTime) {
-		h.ModTime = time.Unix(0, 0) // file systems differ on what they keep of it
+		h.ModTime = time.Unix(0, 0) // file systems store such times differently
 	}
 	if i.size += h.Size; h.Size < 0 || h.Size > maxImport || i.size > maxImport {
 		return fmt.Errorf("the layer's files hold more than %d bytes", int64(maxImport))
@@ -105,7 +111,7 @@ func (i *importer) entry(h *tar.Header, r io.Reader) error {
 		return nil
 	}
 	if h.Uid < 0 || h.Uid >= maxID || h.Gid < 0 || h.Gid >= maxID {
-		return fmt.Errorf("belongs to %d:%d, and a root file system has the ids 0 to %d (chown it where the image is made)", h.Uid, h.Gid, maxID-1)
+		return hint.Add(fmt.Errorf("belongs to %d:%d, but a root file system has the ids 0 to %d", h.Uid, h.Gid, maxID-1), "change the owner where the image is made")
 	}
 	switch h.Typeflag {
 	case tar.TypeGNUSparse:
@@ -117,7 +123,7 @@ func (i *importer) entry(h *tar.Header, r io.Reader) error {
 		if h.Linkname == name {
 			return nil
 		}
-		if parent, base, err = i.openParent(name); err != nil { // that of a file from below may be open now
+		if parent, base, err = i.openParent(name); err != nil { // raise may have opened another one
 			return err
 		}
 		fd = int(parent.Fd())
@@ -128,7 +134,7 @@ func (i *importer) entry(h *tar.Header, r io.Reader) error {
 		return i.attributes(fd, base, h)
 	}
 	if err == nil {
-		i.closeParent() // it may be what is removed
+		i.closeParent() // RemoveAll may remove it
 		if err := i.root.RemoveAll(name); err != nil {
 			return err
 		}
@@ -146,12 +152,12 @@ func (i *importer) entry(h *tar.Header, r io.Reader) error {
 	return nil
 }
 
-// linked is where the file is that a hard link names. An overlay cannot link
-// to what is in a layer below, so such a file becomes this layer's, too.
+// linked returns the path of the file that a hard link names. An overlay cannot link
+// to a file of a layer below, so linked first copies such a file into this layer.
 func (i *importer) linked(link string) (string, error) {
 	to := path.Clean(link)
 	if !filepath.IsLocal(to) {
-		return "", fmt.Errorf("is a link to %q, outside of the tree", link)
+		return "", fmt.Errorf("link to %q, outside of the tree", link)
 	}
 	to, err := i.follow(to)
 	if err != nil {
@@ -165,19 +171,19 @@ func (i *importer) linked(link string) (string, error) {
 	}
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("is a link to %q, which neither the layer has before it nor those below", link)
+		return "", fmt.Errorf("link to %q, which exists neither earlier in the layer nor in the layers below", link)
 	case fi.IsDir():
-		return "", fmt.Errorf("is a link to %q, a directory", link)
-	case fi.Mode()&fs.ModeDevice != 0: // what was removed
-		return "", fmt.Errorf("is a link to %q, which the layer removes", link)
+		return "", fmt.Errorf("link to %q, a directory", link)
+	case fi.Mode()&fs.ModeDevice != 0: // a whiteout
+		return "", fmt.Errorf("link to %q, which the layer removes", link)
 	}
 	if _, err := i.root.Lstat(to); err != nil {
-		return "", fmt.Errorf("is a link to %q, which is no regular file in the layers below", link)
+		return "", fmt.Errorf("link to %q, not a regular file in the layers below", link)
 	}
 	return to, nil
 }
 
-// shows tells whether the layers below show through this one at a name.
+// shows reports whether the layers below are visible through this one at a name.
 func (i *importer) shows(name string) bool {
 	if i.lower == nil || i.removed[name] {
 		return false
@@ -190,7 +196,7 @@ func (i *importer) shows(name string) bool {
 	return true
 }
 
-// raise makes a file of the layers below one of this layer.
+// raise copies a file of the layers below into this layer.
 func (i *importer) raise(name string) error {
 	h, err := Describe(i.lower, name)
 	if err != nil {
@@ -204,18 +210,18 @@ func (i *importer) raise(name string) error {
 	return i.entry(h, f)
 }
 
-// whiteout hides what layers below have under a name, or all that they have in
-// the directory. What this layer has itself stays, whichever comes first
-// (layer.md of the OCI image specification).
+// whiteout hides a name of the layers below, or all their names in the directory. The
+// layer's own files stay, whichever comes first (layer.md of the OCI image
+// specification).
 func (i *importer) whiteout(fd int, name, hidden string) error {
 	switch {
 	case whiteoutPrefix+hidden == opaqueMarker:
 		i.removed[path.Dir(name)] = true
 		return unix.Fsetxattr(fd, opaqueXattr, []byte("y"), 0)
 	case strings.HasPrefix(hidden, whiteoutPrefix):
-		return nil // what AUFS kept for itself
+		return nil // metadata of AUFS
 	case hidden == "" || hidden == "." || hidden == "..":
-		return errors.New("removes nothing that has a name")
+		return errors.New("a whiteout that names no file")
 	}
 	i.removed[name] = true
 	fi, err := i.root.Lstat(name)
@@ -228,8 +234,8 @@ func (i *importer) whiteout(fd int, name, hidden string) error {
 	return unix.Mknodat(fd, hidden, unix.S_IFCHR, 0)
 }
 
-// hideAll hides all that the layers below have: the top of a tree has no entry
-// that could say so.
+// hideAll hides everything in the layers below, name by name: the top of a tree has no
+// entry to mark as opaque.
 func (i *importer) hideAll(fd int) error {
 	if i.lower == nil {
 		return nil
@@ -251,11 +257,11 @@ func (i *importer) hideAll(fd int) error {
 	return nil
 }
 
-// maxFollowed is how many links a path may lead through, path_resolution(7).
+// maxFollowed limits the links that a path may lead through, path_resolution(7).
 const maxFollowed = 40
 
-// follow is where a name is that leads through links of the layers below, as
-// /lib does where it is a link to /usr/lib.
+// follow returns a name with the links of the layers below resolved, such as /lib if
+// it is a link to /usr/lib.
 func (i *importer) follow(name string) (string, error) {
 	if i.lower == nil {
 		return name, nil
@@ -268,7 +274,7 @@ func (i *importer) follow(name string) (string, error) {
 	for k, followed := 0, 0; k < len(parts); k++ {
 		at := path.Join(parts[:k+1]...)
 		if _, err := i.root.Lstat(at); err == nil {
-			continue // the layer's own counts
+			continue // the layer's own entry hides the ones below
 		}
 		fi, err := i.lower.Lstat(at)
 		if err != nil || fi.Mode()&fs.ModeSymlink == 0 {
@@ -283,13 +289,14 @@ func (i *importer) follow(name string) (string, error) {
 		}
 		rest := path.Join(append([]string{strings.TrimPrefix(path.Clean(to), "/")}, parts[k+1:]...)...)
 		if followed++; followed > maxFollowed || rest == "" {
-			return "", errors.New("leads through links that lead nowhere")
+			return "", errors.New("its path leads through links to nowhere")
 		}
 		parts, k = strings.Split(rest, "/"), -1
 	}
 	return path.Join(path.Join(parts...), path.Base(name)), nil
 }
 
+// opaque marks a directory that hides the one below.
 func (i *importer) opaque(name string) error {
 	d, err := i.root.Open(name)
 	if err != nil {
@@ -299,14 +306,14 @@ func (i *importer) opaque(name string) error {
 	return unix.Fsetxattr(int(d.Fd()), opaqueXattr, []byte("y"), 0)
 }
 
-// parents makes the directories above an entry that the layer has not made.
+// parents creates the missing directories above an entry.
 func (i *importer) parents(dir string) error {
 	if dir == "." {
 		return nil
 	}
 	fi, err := i.root.Lstat(dir)
 	if err == nil && fi.Mode()&fs.ModeCharDevice == 0 {
-		return nil // if it is no directory, what opens it says so
+		return nil // opening it fails if it is not a directory
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

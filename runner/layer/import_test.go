@@ -1,3 +1,5 @@
+// This file tests the import of layers that other tools wrote, hostile ones included.
+
 package layer
 
 import (
@@ -19,7 +21,7 @@ import (
 	"meros/bench/lab"
 )
 
-// foreign is an archive of headers; the content of files is their name.
+// foreign returns an archive of the headers. The content of each file is its name.
 func foreign(t testing.TB, headers ...tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -51,7 +53,7 @@ const (
 	sym  = tar.TypeSymlink
 )
 
-// What other tools write is put in the form that ours have.
+// Archives of other tools come out in the form of our layers.
 func TestImport(t *testing.T) {
 	lab.NeedRoot(t)
 	lower := t.TempDir()
@@ -68,7 +70,7 @@ func TestImport(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		in   []tar.Header
-		want []string // as entries gives them
+		want []string // in the form of entries
 	}{
 		"names": {[]tar.Header{{Name: "./", Typeflag: dir}, {Name: "./b", Typeflag: reg}, {Name: "a//x/", Typeflag: dir, Mode: 0o700}, {Name: "./a/x/y", Typeflag: reg}},
 			[]string{"5 0755 0:0 a/", "5 0700 0:0 a/x/", "0 0755 0:0 a/x/y", "0 0755 0:0 b"}},
@@ -99,14 +101,14 @@ func TestImport(t *testing.T) {
 				t.Errorf("%q, want %q", got, test.want)
 			}
 			if _, err := unpack(t, archive); err != nil {
-				t.Errorf("our own does not take it: %v", err)
+				t.Errorf("Unpack refuses it: %v", err)
 			}
 		})
 	}
 }
 
-// A layer's attributes are kept, but for those by which an overlay would make
-// something else of the tree.
+// Import preserves a layer's attributes, except for the ones that have a meaning for
+// overlays.
 func TestImportAttributes(t *testing.T) {
 	lab.NeedRoot(t)
 	const netRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" // capabilities(7)
@@ -143,25 +145,25 @@ func TestImportAttributes(t *testing.T) {
 	}
 }
 
-// Nothing that a layer says reaches out of its tree.
+// No name or link of a layer reaches out of its tree.
 func TestImportRefuses(t *testing.T) {
 	lab.NeedRoot(t)
 	for name, test := range map[string]struct {
 		in   []tar.Header
 		want string
 	}{
-		"up":                   {[]tar.Header{{Name: "a/../../x", Typeflag: reg}}, "is not a path within the tree"},
-		"absolute":             {[]tar.Header{{Name: "/etc/x", Typeflag: reg}}, "is not a path within the tree"},
+		"up":                   {[]tar.Header{{Name: "a/../../x", Typeflag: reg}}, "not a path within the tree"},
+		"absolute":             {[]tar.Header{{Name: "/etc/x", Typeflag: reg}}, "not a path within the tree"},
 		"through a link":       {[]tar.Header{{Name: "a", Typeflag: sym, Linkname: "/etc"}, {Name: "a/x", Typeflag: reg}}, "not a directory"},
 		"through a link up":    {[]tar.Header{{Name: "a", Typeflag: sym, Linkname: "../.."}, {Name: "a/b/x", Typeflag: reg}}, "path escapes from parent"},
 		"a link out":           {[]tar.Header{{Name: "a", Typeflag: hard, Linkname: "../../etc/passwd"}}, "outside of the tree"},
-		"a link by a link":     {[]tar.Header{{Name: "a", Typeflag: sym, Linkname: "/"}, {Name: "b", Typeflag: hard, Linkname: "a/etc/passwd"}}, "which neither the layer has before it nor those below"},
-		"a link to nothing":    {[]tar.Header{{Name: "a", Typeflag: hard, Linkname: "b"}}, "which neither the layer has before it nor those below"},
+		"a link by a link":     {[]tar.Header{{Name: "a", Typeflag: sym, Linkname: "/"}, {Name: "b", Typeflag: hard, Linkname: "a/etc/passwd"}}, "which exists neither earlier in the layer nor in the layers below"},
+		"a link to nothing":    {[]tar.Header{{Name: "a", Typeflag: hard, Linkname: "b"}}, "which exists neither earlier in the layer nor in the layers below"},
 		"a link to a tree":     {[]tar.Header{{Name: "d", Typeflag: dir}, {Name: "a", Typeflag: hard, Linkname: "d"}}, "a directory"},
-		"a whiteout upwards":   {[]tar.Header{{Name: "d/.wh...", Typeflag: reg}}, "removes nothing that has a name"},
-		"a whiteout of itself": {[]tar.Header{{Name: "d/.wh..", Typeflag: reg}}, "removes nothing that has a name"},
-		"a name too long":      {[]tar.Header{{Name: strings.Repeat("a/", 2500), Typeflag: dir, Format: tar.FormatPAX}}, "is longer than"},
-		"a user's id":          {[]tar.Header{{Name: "d/f", Typeflag: reg, Uid: 1000660000, Format: tar.FormatPAX}}, `"d/f": belongs to 1000660000:0, and a root file system has the ids 0 to 65535`},
+		"a whiteout upwards":   {[]tar.Header{{Name: "d/.wh...", Typeflag: reg}}, "a whiteout that names no file"},
+		"a whiteout of itself": {[]tar.Header{{Name: "d/.wh..", Typeflag: reg}}, "a whiteout that names no file"},
+		"a name too long":      {[]tar.Header{{Name: strings.Repeat("a/", 2500), Typeflag: dir, Format: tar.FormatPAX}}, "longer than 4095 bytes"},
+		"a user's id":          {[]tar.Header{{Name: "d/f", Typeflag: reg, Uid: 1000660000, Format: tar.FormatPAX}}, `"d/f": belongs to 1000660000:0, but a root file system has the ids 0 to 65535`},
 		"a group's id":         {[]tar.Header{{Name: "d", Typeflag: dir, Gid: 65536}}, `"d": belongs to 0:65536`},
 		"a link's owner":       {[]tar.Header{{Name: "l", Typeflag: sym, Linkname: "x", Uid: 65536}}, `"l": belongs to 65536:0`},
 		"below a file":         {[]tar.Header{{Name: "f", Typeflag: reg}, {Name: "f/x", Typeflag: reg}}, "not a directory"},
@@ -173,13 +175,13 @@ func TestImportRefuses(t *testing.T) {
 				t.Errorf("%v, want %q", err, test.want)
 			}
 			if found, _ := os.ReadDir(home); len(found) != 1 {
-				t.Errorf("something was made outside: %v", found)
+				t.Errorf("files were created outside: %v", found)
 			}
 		})
 	}
 }
 
-// Many links to one file are links, and take no room.
+// Many links to one file are links, and take no space.
 func TestImportLinks(t *testing.T) {
 	lab.NeedRoot(t)
 	in := []tar.Header{{Name: "a", Typeflag: reg}}
@@ -195,8 +197,8 @@ func TestImportLinks(t *testing.T) {
 	}
 }
 
-// A hard link to a file of the layers below is one to a copy that is this
-// layer's, with all that the file had; what is hidden is not reached.
+// A hard link to a file of the layers below becomes a link to a copy in this layer, with
+// all metadata. It cannot reach a hidden file.
 func TestImportLinksBelow(t *testing.T) {
 	lab.NeedRoot(t)
 	lower := t.TempDir()
@@ -227,7 +229,7 @@ func TestImportLinksBelow(t *testing.T) {
 				t.Errorf("attributes are lost:\n%s", said)
 			}
 			if text, err := os.ReadFile(filepath.Join(tree, "usr/bin/newhard")); err != nil || string(text) != "program" {
-				t.Errorf("it holds %q, %v", text, err)
+				t.Errorf("the content is %q, %v", text, err)
 			}
 		})
 	}
@@ -237,12 +239,12 @@ func TestImportLinksBelow(t *testing.T) {
 		want string
 	}{
 		"a removed file":           {[]tar.Header{{Name: "usr/bin/.wh.busybox", Typeflag: reg}, link}, "which the layer removes"},
-		"in a removed directory":   {[]tar.Header{{Name: ".wh.usr", Typeflag: reg}, link}, "which neither the layer has"},
-		"in an emptied directory":  {[]tar.Header{{Name: "usr/bin/.wh..wh..opq", Typeflag: reg}, link}, "which neither the layer has"},
-		"in a replaced directory":  {[]tar.Header{{Name: "usr", Typeflag: sym, Linkname: "/"}, link}, "which neither the layer has"},
-		"a symbolic link":          {[]tar.Header{{Name: "x", Typeflag: hard, Linkname: "bin/sh"}}, "is no regular file in the layers below"},
+		"in a removed directory":   {[]tar.Header{{Name: ".wh.usr", Typeflag: reg}, link}, "which exists neither earlier in the layer"},
+		"in an emptied directory":  {[]tar.Header{{Name: "usr/bin/.wh..wh..opq", Typeflag: reg}, link}, "which exists neither earlier in the layer"},
+		"in a replaced directory":  {[]tar.Header{{Name: "usr", Typeflag: sym, Linkname: "/"}, link}, "which exists neither earlier in the layer"},
+		"a symbolic link":          {[]tar.Header{{Name: "x", Typeflag: hard, Linkname: "bin/sh"}}, "not a regular file in the layers below"},
 		"a directory":              {[]tar.Header{{Name: "x", Typeflag: hard, Linkname: "usr/bin"}}, "a directory"},
-		"by a link out of a layer": {[]tar.Header{{Name: "x", Typeflag: hard, Linkname: "out/passwd"}}, "which neither the layer has"},
+		"by a link out of a layer": {[]tar.Header{{Name: "x", Typeflag: hard, Linkname: "out/passwd"}}, "which exists neither earlier in the layer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := Import(t.Context(), bytes.NewReader(foreign(t, test.in...)), filepath.Join(t.TempDir(), "tree"), lower)
@@ -253,7 +255,7 @@ func TestImportLinksBelow(t *testing.T) {
 	}
 }
 
-// Files with holes, as GNU tar writes them, are files.
+// Import reads the sparse files of GNU tar, and preserves the holes.
 func TestImportSparse(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.Need(t, "tar")
@@ -274,7 +276,7 @@ func TestImportSparse(t *testing.T) {
 			continue
 		}
 		if got := captured(t, tree); !bytes.Equal(got, want) {
-			t.Errorf("tar %s: it became\n%s\nwant\n%s", format, headers(got), headers(want))
+			t.Errorf("tar %s: got\n%s\nwant\n%s", format, headers(got), headers(want))
 		}
 		fi, err := os.Stat(filepath.Join(tree, "holes"))
 		if err != nil || fi.Sys().(*syscall.Stat_t).Blocks*512 > 1<<20 {
@@ -290,17 +292,17 @@ func FuzzImport(f *testing.F) {
 		tree := filepath.Join(home, "tree")
 		err := Import(t.Context(), bytes.NewReader(archive), tree, "")
 		if found, _ := os.ReadDir(home); len(found) != 1 {
-			t.Errorf("something was made outside: %v", found)
+			t.Errorf("files were created outside: %v", found)
 		}
 		if err != nil {
 			return
 		}
 		var b bytes.Buffer
 		if err := Capture(t.Context(), &b, tree, epoch, false); err != nil {
-			return // names that only a removal may have
+			return // names that only whiteouts may have
 		}
 		if _, err := unpack(t, b.Bytes()); err != nil {
-			t.Errorf("our own does not take it: %v", err)
+			t.Errorf("Unpack refuses it: %v", err)
 		}
 	})
 }

@@ -1,3 +1,5 @@
+// This file tests capture, composition and unpacking, and holds the package's helpers.
+
 package layer
 
 import (
@@ -17,11 +19,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meros/bench/lab"
+	"meros/runner/hint"
 )
 
 var epoch = time.Unix(1_700_000_000, 0)
 
-// entries are the names, types and what matters of an archive's entries.
+// entries returns type, mode, owner, name and link of each entry of an archive.
 func entries(t *testing.T, archive []byte) []string {
 	t.Helper()
 	var all []string
@@ -34,7 +37,7 @@ func entries(t *testing.T, archive []byte) []string {
 			t.Fatal(err)
 		}
 		if h.ModTime.After(epoch) {
-			t.Errorf("%s is of %v", h.Name, h.ModTime)
+			t.Errorf("%s has the time %v", h.Name, h.ModTime)
 		}
 		all = append(all, strings.TrimSpace(fmt.Sprintf("%c %04o %d:%d %s %s", h.Typeflag, h.Mode, h.Uid, h.Gid, h.Name, h.Linkname)))
 	}
@@ -67,7 +70,7 @@ func unpack(t testing.TB, archive []byte) (string, error) {
 	return filepath.Join(dir, "tree"), Unpack(t.Context(), file, filepath.Join(dir, "tree"))
 }
 
-// What a tree can hold survives the way into a layer and back.
+// Everything that a layer can hold survives the way into a layer and back.
 func TestRoundTrip(t *testing.T) {
 	lab.NeedRoot(t) // for owners and capabilities
 	dir := t.TempDir()
@@ -105,7 +108,7 @@ func TestRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	if second := captured(t, tree); !bytes.Equal(first, second) {
-		t.Errorf("%q\nbecame\n%q", entries(t, first), entries(t, second))
+		t.Errorf("%q\nbecomes\n%q", entries(t, first), entries(t, second))
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(filepath.Join(tree, "hard"), &st); err != nil || st.Nlink != 2 {
@@ -119,7 +122,7 @@ func listen(t *testing.T, name string) (func(), error) {
 	if err != nil {
 		return nil, err
 	}
-	// A path of a test may be longer than a socket's may be.
+	// The path of a test may be too long for a socket.
 	dir, err := os.Open(filepath.Dir(name))
 	if err != nil {
 		return nil, err
@@ -128,7 +131,7 @@ func listen(t *testing.T, name string) (func(), error) {
 	return func() { unix.Close(fd) }, unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(name))})
 }
 
-// The upper directory of an overlay says what was removed and replaced.
+// The removals and replacements in the upper directory of an overlay become whiteouts.
 func TestWhiteouts(t *testing.T) {
 	lab.NeedRoot(t) // to make device nodes
 	dir := t.TempDir()
@@ -148,15 +151,15 @@ func TestWhiteouts(t *testing.T) {
 		t.Fatal(err)
 	}
 	if again := captured(t, tree); !bytes.Equal(again, archive) {
-		t.Errorf("became %q", entries(t, again))
+		t.Errorf("it becomes %q", entries(t, again))
 	}
 	write(t, dir, ".wh.mine", "")
-	if err := Capture(t.Context(), io.Discard, dir, epoch, false); err == nil || !strings.Contains(err.Error(), "rename it") {
-		t.Errorf("a file with a whiteout's name: %v", err)
+	if err := Capture(t.Context(), io.Discard, dir, epoch, false); err == nil || !strings.Contains(err.Error(), ".wh.mine: a name that begins with .wh.") || hint.Of(err) != "rename it" {
+		t.Errorf("a file with a whiteout's name: %v, hint %q", err, hint.Of(err))
 	}
 }
 
-// No archive writes outside of the tree or through what it made itself.
+// No archive writes outside the tree or through its own links.
 func TestHostileArchive(t *testing.T) {
 	outside := t.TempDir()
 	for name, hs := range map[string][]tar.Header{
@@ -190,16 +193,16 @@ func TestHostileArchive(t *testing.T) {
 			w.Close()
 			if tree, err := unpack(t, b.Bytes()); err == nil {
 				found, _ := filepath.Glob(filepath.Join(tree, "*"))
-				t.Errorf("it was unpacked: %q", found)
+				t.Errorf("the archive is accepted: %q", found)
 			}
 			if found, _ := os.ReadDir(outside); len(found) != 1 {
-				t.Errorf("%v were written outside", found)
+				t.Errorf("files were written outside: %v", found)
 			}
 		})
 	}
 }
 
-// What a system has and a layer does not is told.
+// CaptureSystem reports the things that a layer cannot hold.
 func TestOmissions(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
@@ -218,7 +221,7 @@ func TestOmissions(t *testing.T) {
 	}
 }
 
-// A file whose access list goes has the mode that lets in nobody else.
+// A file that loses its access list gets a mode that admits nobody else.
 func TestModeWithoutList(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
@@ -251,7 +254,7 @@ func TestModeWithoutList(t *testing.T) {
 	}
 }
 
-// A pipe in the place of a directory is not waited for.
+// A pipe in place of a directory does not block Describe.
 func TestDescribeBelowAPipe(t *testing.T) {
 	dir := t.TempDir()
 	if err := unix.Mkfifo(filepath.Join(dir, "p"), 0o600); err != nil {
@@ -267,7 +270,7 @@ func TestDescribeBelowAPipe(t *testing.T) {
 	}
 }
 
-// Later trees lie over earlier ones and over the system below.
+// Later trees override earlier ones and the system below.
 func TestCompose(t *testing.T) {
 	base, common, own := t.TempDir(), t.TempDir(), t.TempDir()
 	write(t, base, "usr/lib/x", "")
@@ -297,7 +300,7 @@ func TestCompose(t *testing.T) {
 		"5 0755 0:0 usr/", "5 0755 0:0 usr/lib/", "0 0644 0:0 usr/lib/mine.so",
 	}
 	got := entries(t, b.Bytes())
-	if os.Geteuid() != 0 { // then directories of the base are not root's either
+	if os.Geteuid() != 0 { // then the directories of the base do not belong to root
 		for i := range got {
 			got[i] = strings.ReplaceAll(got[i], fmt.Sprintf(" %d:%d ", os.Getuid(), os.Getgid()), " 0:0 ")
 		}
@@ -311,10 +314,10 @@ func TestOwnersMistakes(t *testing.T) {
 	for text, word := range map[string]string{
 		"etc/x root":         "line 1: ", // no /
 		"\n/x":               "line 2: ",
-		"/x root:root 9":     "no mode",
-		"/x root:root 10000": "no mode",
+		"/x root:root 9":     "not a mode",
+		"/x root:root 10000": "not a mode",
 		"/x nobody:root":     "user \"nobody\"",
-		"\"/x root:root":     "never closed",
+		"\"/x root:root":     "missing closing quote",
 		"/x 70000:0":         "70000",
 	} {
 		if _, err := ParseOwners(strings.NewReader(text), nil); err == nil || !strings.Contains(err.Error(), word) {
@@ -367,7 +370,7 @@ func FuzzUnpack(f *testing.F) {
 		}
 		for _, e := range found {
 			if e.Name() != "layer" && e.Name() != "tree" {
-				t.Errorf("%q was made outside", e.Name())
+				t.Errorf("%q was created outside", e.Name())
 			}
 		}
 	})

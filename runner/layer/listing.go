@@ -1,3 +1,5 @@
+// This file lists the tree that layers make, without unpacking them.
+
 package layer
 
 import (
@@ -16,49 +18,49 @@ import (
 	"strings"
 )
 
-// Entry is a file of a tree, without its times.
+// Entry describes a file of a tree, without its times.
 type Entry struct {
 	Type       byte   // as in a tar header
 	Mode       uint32 // permissions, set-ID and sticky bits
 	UID, GID   int
-	Size       int64
-	Link       string // of a symbolic or hard one
+	Size       int64  // bytes
+	Link       string // target of a symbolic or hard link
 	Content    string // sha256 of a regular file, hexadecimal
-	Attributes string // extended ones, sorted
+	Attributes string // extended attributes, sorted
 }
 
-// Listing is what is in a tree, by the paths from its top.
+// Listing describes a tree, by the paths from its top.
 type Listing struct {
-	Entries map[string]Entry
-	Kept    map[string][]byte // the content of those files that were asked for
+	Entries  map[string]Entry
+	Contents map[string][]byte // of the files that the caller asked for
 }
 
-// maxKept bounds a file whose content is kept, bytes.
-const maxKept = 64 << 20
+// maxContent bounds the size of a file in Contents, bytes.
+const maxContent = 64 << 20
 
-// List reads layers, the lowest first, and tells what the tree has that they
-// make. keep names the files whose content is wanted. The layers are not
-// trusted; nothing is written.
-func List(ctx context.Context, files []string, keep ...string) (*Listing, error) {
-	l := &Listing{Entries: make(map[string]Entry), Kept: make(map[string][]byte)}
+// List reads layers, the lowest first, and describes the tree that they make. wanted
+// names the files whose contents the listing shall have. List does not trust the
+// layers, and writes nothing.
+func List(ctx context.Context, files []string, wanted ...string) (*Listing, error) {
+	l := &Listing{Entries: make(map[string]Entry), Contents: make(map[string][]byte)}
 	for _, file := range files {
-		if err := l.layer(ctx, file, keep); err != nil {
+		if err := l.layer(ctx, file, wanted); err != nil {
 			return nil, fmt.Errorf("read layer %s: %w", filepath.Base(file), err)
 		}
 	}
 	return l, nil
 }
 
-// layer puts one layer over what is there. What it hides is hidden before
-// anything of it is added, wherever in the archive that stands.
-func (l *Listing) layer(ctx context.Context, file string, keep []string) error {
+// layer adds one layer on top. It applies all whiteouts before it adds the layer's
+// files, wherever they are in the archive.
+func (l *Listing) layer(ctx context.Context, file string, wanted []string) error {
 	f, err := os.Open(file)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	added := make(map[string]Entry)
-	kept := make(map[string][]byte)
+	contents := make(map[string][]byte)
 	hidden, emptied := make(map[string]bool), make(map[string]bool)
 	r := tar.NewReader(f)
 	h := sha256.New()
@@ -78,7 +80,7 @@ func (l *Listing) layer(ctx context.Context, file string, keep []string) error {
 		}
 		name := strings.TrimSuffix(header.Name, "/")
 		if !filepath.IsLocal(name) || path.Clean(name) != name {
-			return fmt.Errorf("%q: is not a path within the tree", header.Name)
+			return fmt.Errorf("%q: %w", header.Name, errOutside)
 		}
 		dir, base := path.Split(name)
 		if base == opaqueMarker {
@@ -89,7 +91,7 @@ func (l *Listing) layer(ctx context.Context, file string, keep []string) error {
 			hidden[dir+rest] = true
 			continue
 		}
-		if added[name], kept[name], err = entryOf(header, r, h, keep, name); err != nil {
+		if added[name], contents[name], err = entryOf(header, r, h, wanted, name); err != nil {
 			return fmt.Errorf("%q: %w", header.Name, err)
 		}
 	}
@@ -102,21 +104,23 @@ func (l *Listing) layer(ctx context.Context, file string, keep []string) error {
 	for name, e := range added {
 		l.remove(name)
 		l.Entries[name] = e
-		if kept[name] != nil {
-			l.Kept[name] = kept[name]
+		if contents[name] != nil {
+			l.Contents[name] = contents[name]
 		}
 	}
 	return nil
 }
 
-func entryOf(h *tar.Header, r io.Reader, sum hash.Hash, keep []string, name string) (Entry, []byte, error) {
+// entryOf describes one entry, and returns its content if it is wanted and not too
+// large.
+func entryOf(h *tar.Header, r io.Reader, sum hash.Hash, wanted []string, name string) (Entry, []byte, error) {
 	e := Entry{Type: h.Typeflag, Mode: uint32(h.Mode & 0o7777), UID: h.Uid, GID: h.Gid, Size: h.Size, Link: h.Linkname}
 	e.Attributes = attributesText(h)
 	if h.Typeflag != tar.TypeReg {
 		return e, nil, nil
 	}
 	var content []byte
-	if slices.Contains(keep, name) && h.Size <= maxKept {
+	if slices.Contains(wanted, name) && h.Size <= maxContent {
 		b, err := io.ReadAll(r)
 		if err != nil {
 			return e, nil, err
@@ -129,8 +133,8 @@ func entryOf(h *tar.Header, r io.Reader, sum hash.Hash, keep []string, name stri
 	return e, content, err
 }
 
-// hide takes out what a layer hides, with all that is below it, and what is in
-// the directories that it empties.
+// hide drops the hidden paths and everything below them, and the content of the
+// emptied directories.
 func (l *Listing) hide(hidden, emptied map[string]bool) {
 	if len(hidden)+len(emptied) == 0 {
 		return
@@ -150,10 +154,10 @@ func (l *Listing) hide(hidden, emptied map[string]bool) {
 
 func (l *Listing) remove(name string) {
 	delete(l.Entries, name)
-	delete(l.Kept, name)
+	delete(l.Contents, name)
 }
 
-// attributesText is what a header says of extended attributes.
+// attributesText returns the extended attributes of a header, sorted.
 func attributesText(h *tar.Header) string {
 	var all []string
 	for k, v := range h.PAXRecords {

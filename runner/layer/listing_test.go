@@ -1,3 +1,5 @@
+// This file tests listings.
+
 package layer
 
 import (
@@ -49,16 +51,16 @@ func TestList(t *testing.T) {
 		want  string
 	}{
 		"nothing":                          {nil, "a d d/x d/y d/z d/z/f e e/f g g/h"},
-		"a file more":                      {[]string{"d/", "d/n=1"}, "a d d/n d/x d/y d/z d/z/f e e/f g g/h"},
-		"a file less":                      {[]string{"d/", "d/.wh.x"}, "a d d/y d/z d/z/f e e/f g g/h"},
-		"a directory less":                 {[]string{".wh.d"}, "a e e/f g g/h"},
-		"a directory that is new":          {[]string{"d/", "d/.wh..wh..opq", "d/n=1"}, "a d d/n e e/f g g/h"},
-		"emptied after what is in it":      {[]string{"d/", "d/n=1", "d/.wh..wh..opq"}, "a d d/n e e/f g g/h"},
+		"one more file":                    {[]string{"d/", "d/n=1"}, "a d d/n d/x d/y d/z d/z/f e e/f g g/h"},
+		"one file less":                    {[]string{"d/", "d/.wh.x"}, "a d d/y d/z d/z/f e e/f g g/h"},
+		"one directory less":               {[]string{".wh.d"}, "a e e/f g g/h"},
+		"a replaced directory":             {[]string{"d/", "d/.wh..wh..opq", "d/n=1"}, "a d d/n e e/f g g/h"},
+		"emptied after its new content":    {[]string{"d/", "d/n=1", "d/.wh..wh..opq"}, "a d d/n e e/f g g/h"},
 		"a directory that became a file":   {[]string{"d=1"}, "a d e e/f g g/h"},
 		"a file that became a directory":   {[]string{"a/", "a/b=1"}, "a a/b d d/x d/y d/z d/z/f e e/f g g/h"},
-		"removed and there again":          {[]string{".wh.d", "d/", "d/n=1"}, "a d d/n e e/f g g/h"},
-		"what is above something emptied":  {[]string{"d/", "d/z/", "d/z/.wh..wh..opq"}, "a d d/x d/y d/z e e/f g g/h"},
-		"the name is a part of another":    {[]string{".wh.e"}, "a d d/x d/y d/z d/z/f g g/h"},
+		"removed and created again":        {[]string{".wh.d", "d/", "d/n=1"}, "a d d/n e e/f g g/h"},
+		"above an emptied directory":       {[]string{"d/", "d/z/", "d/z/.wh..wh..opq"}, "a d d/x d/y d/z e e/f g g/h"},
+		"a name that begins another":       {[]string{".wh.e"}, "a d d/x d/y d/z d/z/f g g/h"},
 		"a directory that became a link":   {[]string{"g>d"}, "a d d/x d/y d/z d/z/f e e/f g"},
 		"the file below it is not removed": {[]string{"d/.wh.x"}, "a d d/y d/z d/z/f e e/f g g/h"},
 	} {
@@ -75,8 +77,8 @@ func TestList(t *testing.T) {
 		if strings.Join(got, " ") != test.want {
 			t.Errorf("%s: %v, want %s", name, got, test.want)
 		}
-		if e := l.Entries["a"]; e.Type == tar.TypeReg && (string(l.Kept["a"]) != "1" || len(e.Content) != 64) {
-			t.Errorf("%s: %+v, %q", name, e, l.Kept["a"])
+		if e := l.Entries["a"]; e.Type == tar.TypeReg && (string(l.Contents["a"]) != "1" || len(e.Content) != 64) {
+			t.Errorf("%s: %+v, %q", name, e, l.Contents["a"])
 		}
 	}
 	for _, hostile := range []string{"../x=1", "/x=1", "a/../x=1"} {

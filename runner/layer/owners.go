@@ -1,3 +1,5 @@
+// This file reads the owners file, which assigns owners and modes to paths.
+
 package layer
 
 import (
@@ -7,22 +9,23 @@ import (
 	"path"
 	"strconv"
 	"strings"
+
+	"meros/runner/hint"
 )
 
-// Owner is who an entry belongs to, and its mode where that is to be another
-// than the file's own.
+// Owner is the owner of an entry, and its mode.
 type Owner struct {
 	UID, GID int
-	Mode     int64 // -1 keeps the file's own
+	Mode     int64 // -1 leaves the file's own mode
 }
 
-// Owners maps absolute paths to their owners. A path that ends in / stands
-// for everything below it as well; the longest match wins.
+// Owners maps absolute paths to their owners. A path that ends in / also covers
+// everything below it; the longest match wins.
 type Owners map[string]Owner
 
-// ParseOwners reads an owners file: lines "PATH UID:GID [MODE]", the mode in
-// octal, # begins a comment, names are looked up by lookup. A path with white
-// space is quoted as in Go.
+// ParseOwners reads an owners file: lines "PATH UID:GID [MODE]", with the mode in octal.
+// A line that begins with # is a comment. A path with white space is quoted as in Go.
+// lookup returns the ids of user and group names; kind is "user" or "group".
 func ParseOwners(r io.Reader, lookup func(kind, name string) (int, error)) (Owners, error) {
 	owners := make(Owners)
 	s := bufio.NewScanner(r)
@@ -43,7 +46,7 @@ func (o Owners) parse(line string, lookup func(kind, name string) (int, error)) 
 	if line[0] == '"' {
 		q, err := strconv.QuotedPrefix(line)
 		if err != nil {
-			return fmt.Errorf("%s: the quote is never closed", line)
+			return fmt.Errorf("%s: missing closing quote", line)
 		}
 		rest = line[len(q):]
 		if p, err = strconv.Unquote(q); err != nil {
@@ -70,7 +73,7 @@ func (o Owners) parse(line string, lookup func(kind, name string) (int, error)) 
 	}
 	if len(f) == 2 {
 		if owner.Mode, err = strconv.ParseInt(f[1], 8, 32); err != nil || owner.Mode < 0 || owner.Mode > 0o7777 {
-			return fmt.Errorf("%q is no mode: write it in octal, such as 0640", f[1])
+			return hint.Add(fmt.Errorf("%q is not a mode", f[1]), "write the mode in octal, such as 0640")
 		}
 	}
 	o[p] = owner
@@ -90,8 +93,8 @@ func resolveID(kind, name string, lookup func(kind, name string) (int, error)) (
 	return lookup(kind, name)
 }
 
-// of finds the owner of the path, and whether anything says so; else it is
-// root's.
+// of returns the owner of a path, and whether an entry covers the path. Other paths
+// belong to root.
 func (o Owners) of(name string) (Owner, bool) {
 	p := "/" + name
 	if owner, ok := o[p]; ok {
@@ -100,7 +103,7 @@ func (o Owners) of(name string) (Owner, bool) {
 	for d := p; ; d = path.Dir(d) {
 		if owner, ok := o[strings.TrimSuffix(d, "/")+"/"]; ok {
 			if d != p {
-				owner.Mode = -1 // a mode is for the directory itself
+				owner.Mode = -1 // the mode applies only to the directory itself
 			}
 			return owner, true
 		}

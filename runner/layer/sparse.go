@@ -1,9 +1,11 @@
+// This file writes files with holes.
+
 package layer
 
 import "os"
 
-// SparseWriter writes to a file and leaves holes where whole blocks are zero,
-// so that a layer with a 5 GB sparse file takes no 5 GB of disk.
+// SparseWriter writes to a file and leaves holes for blocks of zeros. A layer with a
+// sparse file of 5 GB does not take 5 GB of disk.
 type SparseWriter struct {
 	f   *os.File
 	buf []byte
@@ -31,6 +33,7 @@ func (s *SparseWriter) Write(p []byte) (int, error) {
 	return n, nil
 }
 
+// flush writes the buffer unless it is all zeros.
 func (s *SparseWriter) flush() error {
 	if string(s.buf) != string(zeros[:len(s.buf)]) {
 		if _, err := s.f.WriteAt(s.buf, s.at); err != nil {
@@ -42,8 +45,7 @@ func (s *SparseWriter) flush() error {
 	return nil
 }
 
-// Close writes what is left and sets the file's size. It does not close the
-// file.
+// Close writes the rest and sets the file's size. It does not close the file.
 func (s *SparseWriter) Close() error {
 	if err := s.flush(); err != nil {
 		return err

@@ -1,3 +1,5 @@
+// This file unpacks a layer into a new directory, without trusting the archive.
+
 package layer
 
 import (
@@ -16,15 +18,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxEntries bounds what a hostile archive can make us create; a full desktop
-// has about half a million.
+// maxEntries bounds the files that a hostile archive can create. A full desktop has
+// about half a million.
 const maxEntries = 5_000_000
 
-// Unpack makes the directory dir from the layer in file, in the form that an
-// overlay mounted with userxattr takes as a lower directory: whiteouts are
-// character devices 0:0, opaque directories have the attribute. The archive
-// is not trusted: nothing outside of dir is touched whatever its names and
-// links say.
+// errOutside refuses the name of an entry.
+var errOutside = errors.New("not a path within the tree")
+
+// Unpack unpacks the layer in file into the new directory dir. An overlay mounted with
+// userxattr accepts the result as a lower directory: whiteouts are character devices
+// 0:0, and opaque directories have the attribute.
+//
+// Unpack does not trust the archive: whatever its names and links, it touches nothing
+// outside dir.
 func Unpack(ctx context.Context, file, dir string) (err error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -43,24 +49,26 @@ func Unpack(ctx context.Context, file, dir string) (err error) {
 	return u.read(tar.NewReader(f), u.entry)
 }
 
+// unpacker creates the entries of a layer below root.
 type unpacker struct {
 	ctx  context.Context
 	root *os.Root
 	dir  string
 	dirs []dirTime
 
-	// The directory of the last entry, opened once for all it holds.
+	// The directory of the last entry stays open for the next one.
 	parentName string
 	parent     *os.File
 }
 
-// dirTime is set at the end: filling a directory changes its time.
+// dirTime is the time of a directory, set at the end: filling a directory changes it.
 type dirTime struct {
 	name string
 	time time.Time
 }
 
-// read makes every entry of the archive, and gives directories their times.
+// read calls entry for each entry of the archive, then sets the times of the
+// directories.
 func (u *unpacker) read(tr *tar.Reader, entry func(*tar.Header, io.Reader) error) error {
 	defer u.closeParent()
 	for n := 0; ; n++ {
@@ -93,10 +101,11 @@ func (u *unpacker) read(tr *tar.Reader, entry func(*tar.Header, io.Reader) error
 	return nil
 }
 
+// entry creates one entry.
 func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	name := strings.TrimSuffix(h.Name, "/")
 	if !filepath.IsLocal(name) || name == "." || path.Clean(name) != name {
-		return errors.New("is not a path within the tree")
+		return errOutside
 	}
 	parent, base, err := u.openParent(name)
 	if err != nil {
@@ -112,8 +121,8 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	return u.create(fd, base, name, h, r)
 }
 
-// create makes an entry that must not exist yet, and gives it what its header
-// says, through the directory descriptor fd and never through a link.
+// create creates an entry, which must not exist yet, with the metadata of its header.
+// It uses the directory descriptor fd, and never follows a link.
 func (u *unpacker) create(fd int, base, name string, h *tar.Header, r io.Reader) error {
 	mode := uint32(h.Mode & 0o7777)
 	switch h.Typeflag {
@@ -127,7 +136,7 @@ func (u *unpacker) create(fd int, base, name string, h *tar.Header, r io.Reader)
 	case tar.TypeLink:
 		to := path.Clean(h.Linkname)
 		if !filepath.IsLocal(to) {
-			return fmt.Errorf("is a link to %q, outside of the tree", h.Linkname)
+			return fmt.Errorf("link to %q, outside of the tree", h.Linkname)
 		}
 		return u.root.Link(to, name)
 	case tar.TypeSymlink:
@@ -139,13 +148,14 @@ func (u *unpacker) create(fd int, base, name string, h *tar.Header, r io.Reader)
 			return err
 		}
 	case tar.TypeChar, tar.TypeBlock:
-		return errors.New("is a device node, which no layer has")
+		return errors.New("a device node, which no layer may contain")
 	default:
-		return fmt.Errorf("has the unknown type %q", h.Typeflag)
+		return fmt.Errorf("unknown type %q", h.Typeflag)
 	}
 	return u.attributes(fd, base, h)
 }
 
+// file creates a regular file.
 func (u *unpacker) file(fd int, base string, h *tar.Header, r io.Reader) error {
 	out, err := unix.Openat(fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -163,7 +173,7 @@ func (u *unpacker) file(fd int, base string, h *tar.Header, r io.Reader) error {
 		return err
 	}
 	for k, v := range h.PAXRecords {
-		if name, ok := strings.CutPrefix(k, xattrRecord); ok && keptXattr(name) {
+		if name, ok := strings.CutPrefix(k, xattrRecord); ok && preservedXattr(name) {
 			if err := unix.Fsetxattr(out, name, []byte(v), 0); err != nil {
 				return fmt.Errorf("set %s: %w", name, err)
 			}
@@ -173,8 +183,8 @@ func (u *unpacker) file(fd int, base string, h *tar.Header, r io.Reader) error {
 	return unix.UtimesNanoAt(fd, base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// attributes gives what is no regular file its owner, mode, extended
-// attributes and time.
+// attributes sets the owner, mode, extended attributes and time of an entry that is
+// not a regular file.
 func (u *unpacker) attributes(fd int, base string, h *tar.Header) error {
 	if err := unix.Fchownat(fd, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
@@ -186,7 +196,7 @@ func (u *unpacker) attributes(fd int, base string, h *tar.Header) error {
 	}
 	for k, v := range h.PAXRecords {
 		name, ok := strings.CutPrefix(k, xattrRecord)
-		if !ok || !keptXattr(name) {
+		if !ok || !preservedXattr(name) {
 			continue
 		}
 		p := fmt.Sprintf("/proc/self/fd/%d/%s", fd, base)
@@ -198,8 +208,8 @@ func (u *unpacker) attributes(fd int, base string, h *tar.Header) error {
 	return unix.UtimesNanoAt(fd, base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// openParent opens the directory that holds name, which must exist, without
-// leaving the tree.
+// openParent opens the directory of name without leaving the tree, and returns it with
+// the base name. The directory must exist.
 func (u *unpacker) openParent(name string) (*os.File, string, error) {
 	dir, base := path.Split(name)
 	dir = path.Clean("./" + dir)
@@ -229,12 +239,12 @@ func (u *unpacker) closeParent() {
 	}
 }
 
-// sparseBlock is the size of a run of zeros worth leaving out.
+// sparseBlock is the smallest run of zeros that becomes a hole, bytes.
 const sparseBlock = 64 << 10
 
 var zeros [sparseBlock]byte
 
-// copySparse copies size bytes and leaves holes where there are only zeros.
+// copySparse copies size bytes to f and leaves holes for blocks of zeros.
 func copySparse(f *os.File, r io.Reader, size int64) error {
 	if size < 4*sparseBlock {
 		_, err := io.CopyN(f, r, size)

@@ -1,3 +1,5 @@
+// This file reads extended attributes, and decides which of them belong in a layer.
+
 package layer
 
 import (
@@ -21,15 +23,16 @@ const opaqueXattr = "user.overlay.opaque"
 // xattrRecord is the PAX key prefix that star, GNU tar and bsdtar share.
 const xattrRecord = "SCHILY.xattr."
 
-// xattrRecords reads what a layer keeps of a file's extended attributes: the
-// user's own and file capabilities. The overlay's are turned into whiteouts.
+// xattrRecords reads the extended attributes of a file that layers hold: the user's
+// own and file capabilities. opaque says that the overlay's attribute is set, which
+// becomes a whiteout.
 func xattrRecords(file string) (records map[string]string, opaque bool, err error) {
 	names, err := listXattrs(file)
 	if err != nil {
 		return nil, false, err
 	}
 	for _, name := range names {
-		if !keptXattr(name) && name != opaqueXattr {
+		if !preservedXattr(name) && name != opaqueXattr {
 			continue
 		}
 		value := make([]byte, 1<<16) // XATTR_SIZE_MAX, xattr(7)
@@ -49,18 +52,18 @@ func xattrRecords(file string) (records map[string]string, opaque bool, err erro
 	return records, opaque, nil
 }
 
-// Attributes are the extended attributes of a file that a layer keeps, as
-// records of a tar archive.
+// Attributes returns the extended attributes of a file that layers hold, as records of
+// a tar archive.
 func Attributes(file string) (map[string]string, error) {
 	records, _, err := xattrRecords(file)
 	return records, err
 }
 
-// Attribute is the extended attribute's name that a record of a tar archive is
-// of, if it is of one.
+// Attribute returns the name of the extended attribute that a record of a tar archive
+// holds. ok is false if the record holds something else.
 func Attribute(record string) (name string, ok bool) { return strings.CutPrefix(record, xattrRecord) }
 
-// listXattrs are the names of a file's extended attributes, sorted.
+// listXattrs returns the names of a file's extended attributes, sorted.
 func listXattrs(file string) ([]string, error) {
 	var buf [1024]byte
 	list := buf[:]
@@ -80,19 +83,19 @@ func listXattrs(file string) ([]string, error) {
 	return names, nil
 }
 
-// keptXattr tells which extended attributes belong to a tree. Others (labels
-// of a security module, the overlay's) belong to the host it lies on.
-func keptXattr(name string) bool {
+// preservedXattr reports whether an extended attribute belongs to the tree. Others,
+// such as the labels of a security module and the overlay's, belong to the host.
+func preservedXattr(name string) bool {
 	return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
 }
 
-// foreignXattr tells which extended attributes a layer does not keep, but for
-// those that a security module of the host gives every file.
+// foreignXattr reports whether layers lack an extended attribute. It ignores the ones
+// that a security module of the host gives every file.
 func foreignXattr(name string) bool {
-	return !keptXattr(name) && !strings.HasPrefix(name, "security.")
+	return !preservedXattr(name) && !strings.HasPrefix(name, "security.")
 }
 
-// removeXattrs removes those extended attributes of a file.
+// removeXattrs removes the extended attributes of a file for which which returns true.
 func removeXattrs(file string, which func(name string) bool) error {
 	names, err := listXattrs(file)
 	if err != nil {
@@ -109,10 +112,10 @@ func removeXattrs(file string, which func(name string) bool) error {
 	return nil
 }
 
-// Describe is what a layer says of a file or directory of a tree, but for its
-// content. A link in its path that leads out of the tree is not followed.
+// Describe returns the entry that a layer has for a file or directory of a tree,
+// without the content. It follows no link out of the tree.
 func Describe(tree *os.Root, name string) (*tar.Header, error) {
-	dir, err := tree.OpenFile(path.Dir(name), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0) // a pipe is not waited for
+	dir, err := tree.OpenFile(path.Dir(name), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0) // opening a pipe must not block
 	if err != nil {
 		return nil, err
 	}
