@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/arch"
 )
 
 // programs are some of which a system has at least one. The links to them may
@@ -18,15 +20,15 @@ var programs = []string{
 
 // Arch finds the architecture of a system in a tree, which may be hostile, as
 // QEMU names it, and the program that tells. Both are empty if none does.
-func Arch(tree string) (arch, program string, err error) {
+func Arch(tree string) (name, program string, err error) {
 	root, err := os.OpenRoot(tree)
 	if err != nil {
 		return "", "", err
 	}
 	defer root.Close()
-	for _, name := range programs {
-		if arch := archOf(root, name); arch != "" {
-			return arch, name, nil
+	for _, program := range programs {
+		if name := archOf(root, program); name != "" {
+			return name, program, nil
 		}
 	}
 	return "", "", nil
@@ -50,27 +52,16 @@ func archOf(root *os.Root, name string) string {
 	if elf.Data(header[elf.EI_DATA]) == elf.ELFDATA2MSB {
 		machine = binary.BigEndian.Uint16(header[18:])
 	}
-	switch elf.Machine(machine) {
-	case elf.EM_X86_64:
-		return "x86_64"
-	case elf.EM_386:
-		return "i386"
-	case elf.EM_AARCH64:
-		return "aarch64"
-	case elf.EM_ARM:
-		return "arm"
-	case elf.EM_RISCV:
-		return "riscv64"
-	case elf.EM_PPC64:
-		return "ppc64"
-	case elf.EM_S390:
-		return "s390x"
-	}
-	return ""
+	a, _ := arch.FindELF(elf.Machine(machine))
+	return a.Name
 }
 
-// Runs tells whether a machine runs systems of an architecture: its own, or the
-// one of 32 bits that its processor has as well.
+// Runs reports whether a machine runs systems of an architecture: its own, or
+// the 32-bit one that its processor has as well.
 func Runs(machine, system string) bool {
-	return machine == system || machine == "x86_64" && system == "i386" || machine == "aarch64" && system == "arm"
+	if machine == system {
+		return true
+	}
+	a, err := arch.Find(machine)
+	return err == nil && a.Half != "" && a.Half == system
 }

@@ -5,28 +5,26 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"meros/runner/arch"
 )
 
-// Target is how the kernel's makefiles call what an architecture boots.
-type Target struct {
-	Arch    string // ARCH=
-	SrcArch string // of the directory below arch/
-	Cross   string // CROSS_COMPILE=, where the compiler is another architecture's
-	Image   string // the make target
-	File    string // and the file it makes
+// Target holds the names that the kernel's makefiles use for an architecture.
+type Target arch.Kernel
+
+// TargetFor returns the target for the architecture that QEMU calls name.
+func TargetFor(name string) (Target, error) {
+	a, err := arch.Find(name)
+	if err != nil {
+		return Target{}, err
+	}
+	if a.Kernel.Arch == "" {
+		return Target{}, fmt.Errorf("cannot compile a kernel for %s", name)
+	}
+	return Target(a.Kernel), nil
 }
 
-// Targets are, by the name that QEMU gives an architecture, how its kernel is
-// made.
-var Targets = map[string]Target{
-	"x86_64":  {"x86_64", "x86", "", "bzImage", "arch/x86/boot/bzImage"},
-	"i386":    {"i386", "x86", "", "bzImage", "arch/x86/boot/bzImage"},
-	"aarch64": {"arm64", "arm64", "aarch64-linux-gnu-", "Image", "arch/arm64/boot/Image"},
-	"arm":     {"arm", "arm", "arm-linux-gnueabihf-", "zImage", "arch/arm/boot/zImage"},
-	"riscv64": {"riscv", "riscv", "riscv64-linux-gnu-", "Image", "arch/riscv/boot/Image"},
-}
-
-// Variables are the make variables that choose compiler and architecture.
+// Variables returns the make variables that choose compiler and architecture.
 // wrapper goes before the compiler ("ccache"), or is "".
 func (t Target) Variables(toolchain, wrapper string) []string {
 	if wrapper != "" {

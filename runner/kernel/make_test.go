@@ -48,8 +48,17 @@ func TestVariables(t *testing.T) {
 		{"aarch64", "gcc", "ccache", "ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- CC=ccache aarch64-linux-gnu-gcc HOSTCC=ccache gcc"},
 		{"riscv64", "clang", "ccache", "ARCH=riscv LLVM=1 CC=ccache clang HOSTCC=ccache clang"},
 	} {
-		if got := strings.Join(Targets[test.arch].Variables(test.toolchain, test.wrapper), " "); got != test.want {
+		target, err := TargetFor(test.arch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(target.Variables(test.toolchain, test.wrapper), " "); got != test.want {
 			t.Errorf("%s: %q, want %q", test.arch, got, test.want)
+		}
+	}
+	for name, want := range map[string]string{"s390x": "cannot compile a kernel for s390x", "vax": `unknown architecture "vax"`} {
+		if _, err := TargetFor(name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package sandbox
 
 import (
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -9,32 +11,24 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/arch"
 )
 
-// elfHeader is how the header of a program begins, elf(5), as far as it tells
-// architectures apart: the first 20 bytes.
-type elfHeader struct {
-	class   byte // 1 is 32 bits, 2 is 64
-	order   byte // 1 is little endian, 2 is big
-	machine byte // EM_*, elf.h
-}
-
-// headers are those of the architectures, by QEMU's names.
-var headers = map[string]elfHeader{
-	"x86_64": {2, 1, 62}, "i386": {1, 1, 3}, "aarch64": {2, 1, 183}, "arm": {1, 1, 40}, "riscv64": {2, 1, 243}, "ppc64": {2, 1, 21}, "s390x": {2, 2, 22},
-}
-
-// rule is the line that names an interpreter for programs of the header, as the
-// kernel document admin-guide/binfmt-misc has it. F opens the interpreter now,
-// as it is not in the root where it will be used; C keeps what a program's file
-// gives it (setuid); P lets it have its own name.
-func (h elfHeader) rule(name, interpreter string) string {
-	magic := []byte{0x7f, 'E', 'L', 'F', h.class, h.order, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, h.machine, 0}
-	mask := []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe, 0xff, 0xff, 0xff} // the ABI may be any, the type 2 or 3
-	if h.order == 2 {
-		magic[16], magic[17], magic[18], magic[19] = 0, 2, 0, h.machine
+// rule returns the line that names an interpreter for programs with a header,
+// in the format of the kernel document admin-guide/binfmt-misc. Flag F opens the
+// interpreter now, because the root that uses it does not contain it. Flag C
+// preserves setuid and setgid of the program's file. Flag P passes on the
+// program's own name.
+func rule(h arch.ELF, name, interpreter string) string {
+	// The ABI may be any, the type 2 or 3.
+	magic := []byte{0x7f, 'E', 'L', 'F', byte(h.Class), byte(h.Data), 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0}
+	mask := []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe, 0xff, 0xff, 0xff}
+	if h.Data == elf.ELFDATA2MSB {
+		magic[16], magic[17] = 0, 2
 		mask[16], mask[17] = 0xff, 0xfe
 	}
+	copy(magic[18:], machineBytes(h))
 	hex := func(b []byte) string {
 		var s strings.Builder
 		for _, c := range b {
@@ -45,20 +39,28 @@ func (h elfHeader) rule(name, interpreter string) string {
 	return fmt.Sprintf(":%s:M::%s:%s:%s:FPC", name, hex(magic), hex(mask), interpreter)
 }
 
+// machineBytes returns a header's machine in the header's byte order.
+func machineBytes(h arch.ELF) []byte {
+	if h.Data == elf.ELFDATA2MSB {
+		return binary.BigEndian.AppendUint16(nil, uint16(h.Machine))
+	}
+	return binary.LittleEndian.AppendUint16(nil, uint16(h.Machine))
+}
+
 // emulate makes the kernel start foreign programs by an interpreter, for this
 // user namespace, which is this sandbox's alone, and as long as this process
 // lives: the rules are those of a file system that each user namespace has for
 // itself since Linux 6.7, and that nothing but a descriptor of this process
 // holds. Older kernels have those of
 // the host alone, which then has to have a rule already.
-func emulate(arch, interpreter string) error {
-	h, ok := headers[arch]
-	if !ok {
-		return errors.New("nothing is known of its programs")
+func emulate(machine, interpreter string) error {
+	a, err := arch.Find(machine)
+	if err != nil {
+		return err
 	}
 	fd, err := binfmtMisc()
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENODEV) {
-		if hostRule("/proc/sys/fs/binfmt_misc", arch, interpreter) {
+		if hostRule("/proc/sys/fs/binfmt_misc", a.ELF, interpreter) {
 			return nil
 		}
 		return fmt.Errorf("this kernel gives a user no rules of its own for that, which takes Linux 6.7 with binfmt_misc; the host has to have them, for %s (Debian, Ubuntu: apt install qemu-user-static binfmt-support)", interpreter)
@@ -81,7 +83,7 @@ func emulate(arch, interpreter string) error {
 		return fmt.Errorf("show %s read-only: %w", interpreter, err)
 	}
 	defer unix.Close(tree)
-	if _, err := unix.Write(register, []byte(h.rule("meros-"+arch, fmt.Sprintf("/proc/self/fd/%d", tree)))); err != nil {
+	if _, err := unix.Write(register, []byte(rule(a.ELF, "meros-"+machine, fmt.Sprintf("/proc/self/fd/%d", tree)))); err != nil {
 		return fmt.Errorf("make a rule of binfmt_misc for %s: %w", interpreter, err)
 	}
 	return nil // fd stays open: with it, the rules go
@@ -103,12 +105,8 @@ func binfmtMisc() (int, error) {
 // hostRule tells whether one of the host's rules, in dir, is for programs of
 // arch, works in other roots, and names the interpreter: another one would not
 // be the one that keys speak of.
-func hostRule(dir, arch, interpreter string) bool {
-	h := headers[arch]
-	machine := fmt.Sprintf("%02x00", h.machine)
-	if h.order == 2 {
-		machine = fmt.Sprintf("00%02x", h.machine)
-	}
+func hostRule(dir string, h arch.ELF, interpreter string) bool {
+	machine := fmt.Sprintf("%x", machineBytes(h))
 	files, _ := filepath.Glob(filepath.Join(dir, "*"))
 	return slices.ContainsFunc(files, func(file string) bool {
 		b, err := os.ReadFile(file)
@@ -128,7 +126,7 @@ func hostRule(dir, arch, interpreter string) bool {
 				named, _ = filepath.EvalSymlinks(i) // "" if it is not there
 			}
 		}
-		start := fmt.Sprintf("7f454c46%02x%02x", h.class, h.order)
+		start := fmt.Sprintf("7f454c46%02x%02x", byte(h.Class), byte(h.Data))
 		return lines[0] == "enabled" && strings.HasPrefix(magic, start) && strings.HasSuffix(magic, machine) && strings.Contains(flags, "F") && named == interpreter
 	})
 }

@@ -5,17 +5,23 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"meros/runner/arch"
 )
 
 // The rule is what qemu's own list of rules has for the architecture
 // (qemu-binfmt-conf.sh).
 func TestRule(t *testing.T) {
-	for arch, want := range map[string]string{
+	for name, want := range map[string]string{
 		"aarch64": `:n:M::\x7f\x45\x4c\x46\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:/q:FPC`,
 		"s390x":   `:n:M::\x7f\x45\x4c\x46\x02\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x16:\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff:/q:FPC`,
 	} {
-		if got := headers[arch].rule("n", "/q"); got != want {
-			t.Errorf("%s: %s, want %s", arch, got, want)
+		a, err := arch.Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := rule(a.ELF, "n", "/q"); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
 		}
 	}
 }
@@ -34,6 +40,10 @@ func TestHostRule(t *testing.T) {
 	rule := func(state, interpreter, flags, machine string) string {
 		return fmt.Sprintf("%s\ninterpreter %s\nflags: %s\noffset 0\nmagic 7f454c4602010100000000000000000002%s\nmask ffffffffffffff00fffffffffffffffffeffffff\n", state, filepath.Join(bin, interpreter), flags, machine)
 	}
+	a, err := arch.Find("aarch64")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]struct {
 		text string
 		want bool
@@ -49,7 +59,7 @@ func TestHostRule(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "x"), []byte(test.text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if got := hostRule(dir, "aarch64", qemu); got != test.want {
+		if got := hostRule(dir, a.ELF, qemu); got != test.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

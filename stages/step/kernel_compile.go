@@ -76,7 +76,10 @@ func stepKernelCompile(ctx context.Context, s *step) error {
 	if err := replaceConfig(filepath.Join(objects, ".config"), s.paths("config")[0]); err != nil {
 		return err
 	}
-	target := kernel.Targets[s.Params["arch"]]
+	target, err := kernel.TargetFor(s.Params["arch"])
+	if err != nil {
+		return err
+	}
 	args := append([]string{"-j" + strconv.Itoa(s.CPU), target.Image}, target.Variables(s.Params["toolchain"], "ccache")...)
 	config, err := kernel.ReadConfigFile(filepath.Join(objects, ".config"))
 	if err != nil {

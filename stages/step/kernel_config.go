@@ -27,7 +27,10 @@ func stepKernelConfig(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	target := kernel.Targets[s.Params["arch"]]
+	target, err := kernel.TargetFor(s.Params["arch"])
+	if err != nil {
+		return err
+	}
 	vars := append([]string{"-s"}, target.Variables(s.Params["toolchain"], "")...)
 	config := filepath.Join(objects, ".config")
 	if base := s.Params["base"]; base != "" {
@@ -56,7 +59,7 @@ func stepKernelConfig(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	symbols, err := kernel.ReadSymbols(k.source, target.SrcArch)
+	symbols, err := kernel.ReadSymbols(k.source, target.Source)
 	if err != nil {
 		return err
 	}
@@ -112,7 +115,11 @@ func stepKernelMenu(ctx context.Context, s *step) error {
 	if err := moveFile(s.paths("config")[0], config); err != nil {
 		return err
 	}
-	vars := append([]string{"-s"}, kernel.Targets[s.Params["arch"]].Variables(s.Params["toolchain"], "")...)
+	target, err := kernel.TargetFor(s.Params["arch"])
+	if err != nil {
+		return err
+	}
+	vars := append([]string{"-s"}, target.Variables(s.Params["toolchain"], "")...)
 	chosen := func() (kernel.Config, error) {
 		if err := s.make(ctx, k, objects, os.Stderr, nil, nil, append(vars, "savedefconfig")...); err != nil {
 			return nil, named(err, "make savedefconfig")

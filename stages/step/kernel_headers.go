@@ -22,7 +22,7 @@ func installHeaders(k kernelTree, objects, tree string, target kernel.Target) er
 	name := strings.TrimSpace(string(release))
 	dir := filepath.Join("usr/src", "linux-headers-"+name)
 	to := filepath.Join(tree, dir)
-	arch := filepath.Join("arch", target.SrcArch)
+	arch := filepath.Join("arch", target.Source)
 	for _, from := range []struct {
 		root string
 		tops []string
