@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what meros needs from this host and lacks, then runs the command it
-# is given. It does nothing where nothing is missing.
+# Installs the programs that meros needs and this host lacks, then runs the
+# given command. It installs nothing where nothing is missing.
 #
 #	./dist-conf.sh [COMMAND [ARGUMENT...]]
 set -eu
@@ -22,13 +22,9 @@ gpgv              gpgv               gnupg
 sfdisk            fdisk              sfdisk
 fuse2fs           fuse2fs            fuse2fs
 '
-# What only the tests and benchmarks use: the programs meros is compared with.
+# Programs that only the tests use.
 if [ "${CI:-}" = true ] || [ "${1:-} ${2:-}" = 'go test' ]; then
 	needs="$needs
-mmdebstrap        mmdebstrap         mmdebstrap
-qemu-aarch64-static qemu-user-static qemu-aarch64
-qemu-system-aarch64 qemu-system-arm  qemu-system-aarch64
-/usr/share/qemu-efi-aarch64/QEMU_EFI.fd qemu-efi-aarch64 aavmf
 cpio              cpio               cpio
 busybox           busybox-static     busybox
 dpkg-deb          dpkg               dpkg
@@ -38,6 +34,17 @@ setpriv           util-linux         setpriv
 unshare           util-linux         unshare
 nft               nftables           nftables
 ip                iproute2           iproute2
+zstd              zstd               zstd
+"
+fi
+# Programs that only the long and the nightly tier of the tests use: peers to
+# compare with, shells, a browser, a desktop, other architectures.
+if [ "${MEROS_TESTS:-short}" != short ]; then
+	needs="$needs
+mmdebstrap        mmdebstrap         mmdebstrap
+qemu-aarch64-static qemu-user-static qemu-aarch64
+qemu-system-aarch64 qemu-system-arm  qemu-system-aarch64
+/usr/share/qemu-efi-aarch64/QEMU_EFI.fd qemu-efi-aarch64 aavmf
 waypipe           waypipe            waypipe
 sway              sway               sway
 grim              grim               grim
@@ -45,7 +52,6 @@ chromium          chromium           chromium
 zsh               zsh                zsh
 fish              fish               fish
 groff             groff-base         groff
-zstd              zstd               zstd
 mksquashfs        squashfs-tools     squashfs-tools
 mkfs.erofs        erofs-utils        erofs-utils
 mkfs.btrfs        btrfs-progs        btrfs-progs
