@@ -20,6 +20,7 @@ const foreign = "aarch64"
 // by a script that names them, as another user, with the rights of their file,
 // and in many sandboxes at once.
 func TestForeign(t *testing.T) {
+	lab.Long(t)
 	lab.NeedRoot(t)
 	if _, err := runner.Emulator(foreign); err != nil {
 		lab.Skip(t, "%v", err)

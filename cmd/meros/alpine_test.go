@@ -307,6 +307,7 @@ func TestAlpineMirrorFails(t *testing.T) {
 // Every release that a manifest may name is locked and built; packages are
 // signed by keys that the release itself trusts.
 func TestAlpineReleases(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "fuse2fs", "e2fsck", "qemu-img")

@@ -74,6 +74,7 @@ var busyFiles = map[string]string{
 // However a build ends at whatever stage, the next one goes on and gives what
 // an undisturbed one gives.
 func TestInterruptedAnywhere(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	write := func(p *lab.Project) {
@@ -182,6 +183,7 @@ func settled(t *testing.T, root string) {
 
 // Two at once share the work.
 func TestTwoBuilders(t *testing.T) {
+	lab.Long(t)
 	p := shared(t, "twice", map[string]string{"m/hooks/01-slow.chroot": "#!/bin/sh\nsleep 1\necho x > /etc/x\n"})
 	var outcomes [2]*lab.Outcome
 	var wg sync.WaitGroup
@@ -211,6 +213,7 @@ func TestTwoBuilders(t *testing.T) {
 
 // A changed byte in anything that is stored is found, named, and made good.
 func TestFlippedByte(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	p := lab.Downloaded(t, "flipped") // and nothing that is others' as well
@@ -318,6 +321,7 @@ set +e
 
 // A full disk is said to be full, whatever was writing; room makes it go on.
 func TestDiskFull(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	for size, stage := range map[string]string{"150M": "bootstrap", "420M": "image"} {
 		t.Run(size, func(t *testing.T) {
@@ -343,6 +347,7 @@ mount -o remount,size=4G data
 // directory of the same file system, or linked from there. What a run of an
 // earlier version left beside it goes.
 func TestCacheElsewhere(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	for name, script := range map[string]string{
@@ -374,6 +379,7 @@ ls -A data data/cache/build`)
 
 // A hook that fills the disk fails, and takes nothing with it.
 func TestHookFillsDisk(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	p := lab.Downloaded(t, "full")
 	p.Write(t, "constellations/full/manifest.yml", plain)

@@ -76,6 +76,7 @@ func onConsole(t *testing.T, meros func(...string) *lab.Outcome, constellation, 
 
 // A machine from its first start to its last end.
 func TestMachineLife(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "ssh")
@@ -271,6 +272,7 @@ func keepsSecrets(t *testing.T, p *lab.Project) {
 
 // A verdict is an artifact like any other.
 func TestBootCheck(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64")

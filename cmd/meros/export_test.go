@@ -12,6 +12,7 @@ import (
 
 // A machine in every form holds the same files.
 func TestExport(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-img", "zstd", "tar", "mksquashfs", "unsquashfs", "mkfs.erofs", "fsck.erofs")

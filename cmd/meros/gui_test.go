@@ -80,6 +80,7 @@ func red(t *testing.T, dir string) float64 {
 
 // A program in a machine shows its window here, and its end is meros' end.
 func TestGUI(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "ssh", "waypipe", "sway", "grim", "setpriv")

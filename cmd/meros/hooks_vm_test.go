@@ -15,6 +15,7 @@ import (
 // Hooks that run in the booted machine see its kernel and its disk, and what
 // they do is in its image.
 func TestHooksInMachine(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "e2fsck")

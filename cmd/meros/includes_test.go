@@ -123,6 +123,7 @@ func TestIncludedSocket(t *testing.T) {
 
 // Holes stay holes, from the user's file to the image.
 func TestIncludedSparseFile(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	p := lab.Built(t, "sparse")
 	p.Write(t, "constellations/sparse/manifest.yml", plain)

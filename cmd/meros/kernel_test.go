@@ -75,6 +75,7 @@ func kernelManifestOf(kernel string) string {
 
 // The kernel of every kind of source, and what makes it be built again.
 func TestKernelSources(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "git")
@@ -430,6 +431,7 @@ depmod $release
 // The real source: booted, with its modules and one of the user's; the same bytes in another directory; and what is
 // compiled over the objects of another configuration is what a clean build gives.
 func TestRealKernel(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64")

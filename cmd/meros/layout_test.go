@@ -108,6 +108,7 @@ func TestTopLevel(t *testing.T) {
 // The first program of a machine of 32 bits is this one as well: nothing in it
 // needs longer integers.
 func TestTypesOf32Bits(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	for _, arch := range []string{"arm", "386"} {
 		config := &packages.Config{

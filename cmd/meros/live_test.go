@@ -53,6 +53,7 @@ virtual_machines:
 // What goes wrong around machines that run is said, and mended by the next
 // init.
 func TestLiveBadDays(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -124,6 +125,7 @@ func TestLiveBadDays(t *testing.T) {
 // A guest that writes more than the host has room for stands still, and goes
 // on when there is room.
 func TestFullDiskBelowGuest(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	p := tinyLive(t, 18099)
 	p.Must(t, "build", "live", "m")
@@ -150,6 +152,7 @@ meros shutdown live m --wait=0`)
 
 // However often a constellation comes and goes, nothing of it stays.
 func TestRounds(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	rounds := 2
 	if n, err := strconv.Atoi(os.Getenv(roundsEnv)); err == nil {

@@ -54,6 +54,7 @@ func states(t *testing.T, meros func(...string) *lab.Outcome) map[string]vm.Stat
 // The example lab, by root and by an ordinary user: who reaches whom is as the
 // manifest says, what is broken is repaired, and nothing stays.
 func TestLab(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "ssh", "pasta", "dnsmasq")

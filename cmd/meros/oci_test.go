@@ -32,6 +32,7 @@ import (
 // An image of containers is the base of a machine, in each form in which it can
 // be on a disk.
 func TestOCI(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-img", "tar")

@@ -31,6 +31,7 @@ const writer = "nohup setsid sh -c 'exec >/srv/data/log; while :; do date; sleep
 
 // A machine of Alpine that openrc starts and ends, of an ordinary user.
 func TestOpenRC(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "e2fsck", "qemu-img", "pasta", "dnsmasq")

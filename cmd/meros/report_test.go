@@ -68,6 +68,7 @@ func render(t testing.TB, b, before *buildRecord) []byte {
 
 // A browser shows the numbers of the record, and opens what a link leads to.
 func TestReportInBrowser(t *testing.T) {
+	lab.Long(t)
 	lab.Need(t, "chromium")
 	for _, machines := range []int{3, 1000} {
 		b := syntheticBuild(machines)

@@ -15,6 +15,7 @@ import (
 // Ubuntu is built by the engine of Debian, from its own archive and by its own
 // keys. The archive is a small one: packages of Debian under Ubuntu's names.
 func TestUbuntu(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "gpg", "apt-get", "e2fsck", "qemu-img")

@@ -21,6 +21,7 @@ var guestFormats = map[string]string{
 // Images whose file system only a kernel knows: the machine itself reads and
 // changes them, for an ordinary user.
 func TestUseInGuest(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "mkfs.btrfs", "btrfs", "mkfs.xfs", "xfs_repair", "losetup", "mount", "qemu-system-x86_64")
@@ -127,6 +128,7 @@ umount "$mnt"`
 
 // A machine whose root is a subvolume of btrfs boots.
 func TestUseInGuestBoots(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "mkfs.btrfs", "mkfs.xfs", "losetup", "mount", "qemu-system-x86_64", "ssh")

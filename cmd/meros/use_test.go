@@ -23,6 +23,7 @@ import (
 
 // An image is fetched from where the manifest says, and pinned.
 func TestBaseURL(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	images := foreignImages(t, foreignTree(t))
@@ -174,6 +175,7 @@ rm mbr.raw gpt.raw`
 // An image that somebody else made is patched: what is not changed is as it
 // was, and so is the image.
 func TestUse(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	tree := foreignTree(t)
@@ -451,6 +453,7 @@ func patchedFiles(t *testing.T, tree, got string) {
 // An image is booted, from the partition that its root is in, and can be said
 // in the manifest as well.
 func TestUseBoots(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "ssh", "fuse2fs", "sfdisk")

@@ -33,6 +33,7 @@ func artifacts(t *testing.T, o *lab.Outcome) map[string]string {
 // One lock, two empty data directories, root and an ordinary user who keeps
 // files from others: every artifact is the same. And the user's machine boots.
 func TestRootAndUserBuildTheSame(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-x86_64", "ssh")

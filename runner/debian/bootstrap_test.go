@@ -146,6 +146,7 @@ func mmdebstrap(t *testing.T, r resolved, suite string) string {
 // What Bootstrap gives has the files, the owners, the permissions and the
 // dpkg status that mmdebstrap gives for the same packages.
 func TestBootstrapIsMmdebstrap(t *testing.T) {
+	lab.Long(t)
 	lab.NeedRoot(t)
 	const suite = "bookworm"
 	r := resolve(t, suite)
@@ -165,6 +166,7 @@ func TestBootstrapIsMmdebstrap(t *testing.T) {
 // Both engines give a system in which all packages are configured and no
 // packaged file differs.
 func TestEngines(t *testing.T) {
+	lab.Long(t)
 	lab.NeedRoot(t)
 	lab.Need(t, "debootstrap")
 	for _, suite := range []string{"bookworm", "trixie"} {
