@@ -15,6 +15,7 @@ import (
 // Machines of another architecture, by an ordinary user: one of Debian as far
 // as its image, one of Alpine to its last end.
 func TestForeign(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
 	lab.Need(t, "qemu-system-aarch64", "e2fsck", "qemu-img")
