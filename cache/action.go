@@ -1,3 +1,5 @@
+// This file is the index: entries of actions and their key texts, by action key.
+
 package cache
 
 import (
@@ -11,39 +13,39 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// ActionID is the digest of a key text. It is a type of its own, so that what
-// a stage was asked to do is never mistaken for what it gave.
+// ActionID is the digest of a key text. It has its own type, so that nobody mistakes
+// the key of an action for the digest of an artifact.
 type ActionID struct{ d digest.Digest }
 
-// NewActionID is the id of a key text.
+// NewActionID returns the id of a key text.
 func NewActionID(keyText []byte) ActionID { return ActionID{digest.FromBytes(keyText)} }
 
-// Hex is the id as 64 lower-case hexadecimal digits.
+// Hex returns the id as 64 lower-case hexadecimal digits.
 func (a ActionID) Hex() string { return a.d.Encoded() }
 
-// String is the short form for people, 12 digits.
+// String returns the short form for people, 12 digits, or "" for the zero id.
 func (a ActionID) String() string {
 	if a.IsZero() {
-		return "" // of a fetch, which its output's digest stands for
+		return "" // a fetch, identified by the digest of its output
 	}
 	return short(a.d)
 }
 
-// IsZero tells whether the id was ever set.
+// IsZero reports whether the id was never set.
 func (a ActionID) IsZero() bool { return a.d == "" }
 
-// Entry is what the store remembers of an action that succeeded.
+// Entry is the record of an action that succeeded.
 type Entry struct {
 	Outputs  map[string]Artifact `json:"outputs"`
 	Log      *Artifact           `json:"log,omitempty"`
-	Node     string              `json:"node"` // as the plan called it, for people
+	Node     string              `json:"node"` // its name in the plan, for people
 	Stage    string              `json:"stage"`
 	Duration time.Duration       `json:"duration_ns"`
 	Made     time.Time           `json:"made"`
 }
 
-// entryFile is an entry on disk: with a digest of itself, because a flipped
-// bit in an output's digest would otherwise be a different, valid answer.
+// entryFile is an entry on disk. It has a digest of itself: without it, a flipped bit
+// in an output's digest would be a different, valid answer.
 type entryFile struct {
 	Entry json.RawMessage `json:"entry"`
 	Sum   digest.Digest   `json:"sum"`
@@ -54,8 +56,8 @@ func (s *Store) actionPath(id ActionID) string {
 	return filepath.Join(s.dir, "actions", h[:2], h)
 }
 
-// Lookup returns the action's entry, or a *[Miss] that says why there is
-// none. It does not look at the outputs: that is [Store.Has].
+// Lookup returns the action's entry, or a *[Miss] with the reason why there is none.
+// It does not check the outputs: see [Store.Has].
 func (s *Store) Lookup(id ActionID) (*Entry, error) {
 	b, err := os.ReadFile(s.actionPath(id))
 	if errors.Is(err, os.ErrNotExist) {
@@ -85,7 +87,7 @@ func decodeEntry(id ActionID, b []byte) (*Entry, error) {
 	return e, nil
 }
 
-// damaged is what of the entry names no artifact, or "".
+// damaged returns the part of the entry that does not name an artifact, or "".
 func (e *Entry) damaged() string {
 	for name, a := range e.Outputs {
 		if !valid(a.Digest) || a.Size < 0 {
@@ -98,11 +100,11 @@ func (e *Entry) damaged() string {
 	return ""
 }
 
-// Record stores the entry and the key text it belongs to, which must be the
-// one the id was made of. The outputs must be in the store already.
+// Record stores an entry and its key text. The id must be the digest of the key text.
+// The outputs must be in the store already.
 func (s *Store) Record(id ActionID, keyText []byte, e Entry) error {
 	if NewActionID(keyText) != id {
-		return fmt.Errorf("record action %s: the key text is another action's", id)
+		return fmt.Errorf("record action %s: the key text belongs to another action", id)
 	}
 	e.Made = s.now().UTC().Truncate(time.Second)
 	raw, err := json.Marshal(e)
@@ -122,7 +124,7 @@ func (s *Store) Record(id ActionID, keyText []byte, e Entry) error {
 	return nil
 }
 
-// KeyText returns the stored key text of an action.
+// KeyText returns the stored key text of an action, or a *[Miss].
 func (s *Store) KeyText(id ActionID) ([]byte, error) {
 	b, err := os.ReadFile(s.actionPath(id) + ".key")
 	if err != nil {
@@ -134,7 +136,7 @@ func (s *Store) KeyText(id ActionID) ([]byte, error) {
 	return b, nil
 }
 
-// ParseActionID reads the 64 digits that [ActionID.Hex] wrote.
+// ParseActionID parses the 64 digits of [ActionID.Hex].
 func ParseActionID(hex string) (ActionID, error) {
 	d := digest.NewDigestFromEncoded(digest.SHA256, hex)
 	if err := d.Validate(); err != nil {

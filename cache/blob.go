@@ -1,3 +1,5 @@
+// This file stores artifacts: files named by the digests of their bytes.
+
 package cache
 
 import (
@@ -22,14 +24,14 @@ type Artifact struct {
 	Size   int64         `json:"size"` // bytes
 }
 
-// valid tells whether d is a SHA-256 digest, as digest.Validate does. It is asked
-// for every artifact of every entry, where a regular expression takes its time.
+// valid reports whether d is a SHA-256 digest. It runs for every artifact of every
+// entry, where the regular expression of digest.Validate is too slow.
 func valid(d digest.Digest) bool {
 	hex, ok := strings.CutPrefix(string(d), "sha256:")
 	return ok && isHex(hex)
 }
 
-// isHex tells whether s has the digits of a SHA-256 digest.
+// isHex reports whether s consists of the digits of a SHA-256 digest.
 func isHex(s string) bool {
 	if len(s) != 64 {
 		return false
@@ -42,25 +44,23 @@ func isHex(s string) bool {
 	return true
 }
 
-// pinned is the modification time every published blob is given. A write to a
-// published blob moves it, so that an unchanged stat means unchanged bytes
-// and a look-up need not read them. The time of access is that of the last use,
-// see [Store.Collect].
+// sealed is the modification time of every published artifact. A write to the file
+// changes it. So while size and time are unchanged, a look-up need not read the file.
 var sealed = time.Unix(1, 0)
 
-// Path is where the artifact is, or would be, in the store. The file must not
-// be written to.
+// Path returns the path of the artifact in the store, whether it exists or not.
+// Nobody may write to the file.
 func (s *Store) Path(d digest.Digest) string {
 	h := d.Encoded()
 	return filepath.Join(s.dir, "cas", h[:2], h)
 }
 
-// Has tells whether the artifact is here and whole, else a *[Miss]. A file
-// whose stat shows that it was touched is read and compared with its digest;
-// if it differs it is dropped.
+// Has returns nil if the store has the artifact undamaged, and marks it as used.
+// Otherwise it returns a *[Miss]. If size or modification time show that the file was
+// touched, Has compares it with its digest, and drops it if it differs.
 func (s *Store) Has(a Artifact) error {
 	if !valid(a.Digest) {
-		return miss("%q is no digest", a.Digest)
+		return miss("%q is not a digest", a.Digest)
 	}
 	name := s.Path(a.Digest)
 	fi, err := os.Lstat(name)
@@ -70,12 +70,12 @@ func (s *Store) Has(a Artifact) error {
 	case err != nil:
 		return miss("artifact %s: %v", short(a.Digest), err)
 	case !fi.Mode().IsRegular():
-		return miss("artifact %s is no regular file", short(a.Digest))
+		return miss("artifact %s is not a regular file", short(a.Digest))
 	case fi.Size() != a.Size:
 		if err := s.Verify(a.Digest); err != nil {
 			return err
 		}
-		return miss("artifact %s has %d bytes, and %d were expected", short(a.Digest), fi.Size(), a.Size)
+		return miss("artifact %s has %d bytes, expected %d", short(a.Digest), fi.Size(), a.Size)
 	case !fi.ModTime().Equal(sealed):
 		return s.Verify(a.Digest)
 	case s.fresh(lastUse(fi)):
@@ -87,8 +87,8 @@ func (s *Store) Has(a Artifact) error {
 	return nil
 }
 
-// Verify reads the artifact and compares it with its digest. A damaged one is
-// dropped and the *[Miss] says so.
+// Verify reads the artifact and compares it with its digest. It drops a damaged
+// artifact and returns a *[Miss].
 func (s *Store) Verify(d digest.Digest) error {
 	f, err := os.Open(s.Path(d))
 	if err != nil {
@@ -103,7 +103,7 @@ func (s *Store) Verify(d digest.Digest) error {
 		return s.drop(d, "is damaged: its content is "+got[:12])
 	}
 	if !s.readOnly {
-		os.Chtimes(s.Path(d), sealed, sealed) // only spares the next look-up this read
+		os.Chtimes(s.Path(d), sealed, sealed) // if this fails, the next look-up reads the file again
 	}
 	if errors.Is(s.use(s.Path(d)), os.ErrNotExist) {
 		return miss("artifact %s is not in the store", short(d))
@@ -111,7 +111,8 @@ func (s *Store) Verify(d digest.Digest) error {
 	return nil
 }
 
-// drop takes a blob that is not what its name says out of the way.
+// drop removes a damaged artifact, and the tree unpacked from it. It returns a
+// *[Miss] with the reason.
 func (s *Store) drop(d digest.Digest, why string) error {
 	if !s.readOnly {
 		os.Remove(s.Path(d))
@@ -127,9 +128,9 @@ func short(d digest.Digest) string {
 	return string(d)
 }
 
-// Put moves the regular file name into the store and returns what it is
-// called there. The file must be on the store's file system; it is hashed
-// after the last write to it, so what is stored is what was hashed.
+// Put moves the regular file name into the store and returns its artifact. The file
+// must be on the store's file system. It is hashed after the last write to it, so the
+// store has the bytes that were hashed.
 func (s *Store) Put(ctx context.Context, name string) (Artifact, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -164,7 +165,7 @@ func (s *Store) publish(f *os.File, name, to string) error {
 	return s.rename(name, to)
 }
 
-// PutBytes stores data.
+// PutBytes stores data as an artifact.
 func (s *Store) PutBytes(ctx context.Context, data []byte) (Artifact, error) {
 	a := Artifact{digest.FromBytes(data), int64(len(data))}
 	if s.Has(a) == nil {
@@ -186,7 +187,7 @@ func (s *Store) PutBytes(ctx context.Context, data []byte) (Artifact, error) {
 	return a, nil
 }
 
-// ctxReader ends a long copy when the context does.
+// ctxReader fails when the context ends, so that a long copy ends with it.
 type ctxReader struct {
 	ctx context.Context
 	r   io.Reader

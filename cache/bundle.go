@@ -1,3 +1,5 @@
+// This file copies artifacts and entries between stores, through tar archives.
+
 package cache
 
 import (
@@ -13,15 +15,14 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// maxEntry is how large an entry or a key text of a bundle may be, bytes.
+// maxEntry is the largest entry or key text that a bundle may have, in bytes.
 const maxEntry = 16 << 20
 
-// ErrNotOurs says that a member of an archive is nothing of a store.
-var ErrNotOurs = errors.New("it is nothing of a store")
+// ErrNotOurs is the error for a member of an archive that does not belong to a store.
+var ErrNotOurs = errors.New("does not belong to a cache")
 
-// WriteBundle writes artifacts and entries with their key texts to an archive,
-// under the names that they have in a store, for [Store.ReadBundle] of another.
-// What is not in the store it leaves out.
+// WriteBundle writes artifacts, and entries with their key texts, to an archive for
+// another store's [Store.ReadBundle]. It leaves out those that are not in the store.
 func (s *Store) WriteBundle(ctx context.Context, w *tar.Writer, artifacts []Artifact, actions []ActionID) error {
 	for _, a := range artifacts {
 		if s.Has(a) != nil {
@@ -61,10 +62,10 @@ func (s *Store) bundleFile(ctx context.Context, w *tar.Writer, name, file string
 	return err
 }
 
-// ReadBundle takes a member of an archive into the store. It believes nothing:
-// an artifact has to be what its name says, and an entry belongs to its key
-// text. [ErrNotOurs] says that the member is something else. The store needs
-// its scratch directory.
+// ReadBundle takes one member of an archive into the store. It trusts nothing: an
+// artifact must have the digest in its name, and an entry must come with its key text.
+// The error is [ErrNotOurs] if the member does not belong to a store. The store needs
+// a scratch directory.
 func (s *Store) ReadBundle(ctx context.Context, h *tar.Header, r io.Reader) error {
 	dir, name := path.Split(h.Name)
 	if h.Typeflag != tar.TypeReg || dir != "cas/" && dir != "actions/" {
@@ -74,7 +75,7 @@ func (s *Store) ReadBundle(ctx context.Context, h *tar.Header, r io.Reader) erro
 	if dir == "cas/" {
 		err = s.readArtifact(ctx, name, r)
 	} else if h.Size > maxEntry {
-		err = errors.New("it is too large")
+		err = fmt.Errorf("%d bytes are too large, at most %d are allowed", h.Size, maxEntry)
 	} else {
 		err = s.readEntry(name, r)
 	}
@@ -87,7 +88,7 @@ func (s *Store) ReadBundle(ctx context.Context, h *tar.Header, r io.Reader) erro
 func (s *Store) readArtifact(ctx context.Context, name string, r io.Reader) error {
 	want := digest.NewDigestFromEncoded(digest.SHA256, name)
 	if err := want.Validate(); err != nil {
-		return errors.New("its name is no digest")
+		return errors.New("its name is not a digest")
 	}
 	f, err := os.CreateTemp(s.tmp, "i-*")
 	if err != nil {
@@ -108,8 +109,8 @@ func (s *Store) readArtifact(ctx context.Context, name string, r io.Reader) erro
 	return err
 }
 
-// readEntry puts an entry only beside the key text that it belongs to, which
-// comes before it.
+// readEntry stores a key text, or an entry. An entry is stored only if its key text
+// has come before it.
 func (s *Store) readEntry(name string, r io.Reader) error {
 	hex, isKey := strings.CutSuffix(name, ".key")
 	id, err := ParseActionID(hex)
@@ -122,7 +123,7 @@ func (s *Store) readEntry(name string, r io.Reader) error {
 	}
 	if isKey {
 		if NewActionID(b) != id {
-			return errors.New("it is the key text of another action")
+			return errors.New("the key text of another action")
 		}
 		return s.writeFile(s.actionPath(id)+".key", b, 0o444)
 	}
@@ -133,7 +134,7 @@ func (s *Store) readEntry(name string, r io.Reader) error {
 		return err
 	}
 	if _, err := s.Lookup(id); err == nil {
-		return nil // what is here was made here
+		return nil // the local entry was made here
 	}
 	return s.writeFile(s.actionPath(id), b, 0o444)
 }

@@ -83,7 +83,7 @@ func TestDamagedBlob(t *testing.T) {
 			os.Chmod(f, 0o644)
 			return os.WriteFile(f, []byte("cOntent"), 0o644)
 		}, "is damaged"},
-		"replaced by a link": {func(f string) error { return errors.Join(os.Remove(f), os.Symlink("/etc/passwd", f)) }, "no regular file"},
+		"replaced by a link": {func(f string) error { return errors.Join(os.Remove(f), os.Symlink("/etc/passwd", f)) }, "not a regular file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)

@@ -1,3 +1,6 @@
+// This file removes the least recently used items of a store. It does not know which
+// artifacts a project needs: the caller hands in the roots.
+
 package cache
 
 import (
@@ -15,33 +18,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CollectOptions say what is collected.
+// CollectOptions are the limits and the roots of a collection.
 type CollectOptions struct {
-	MaxSize   int64                 // bytes that the store may take on disk; 0 is no limit
-	MinFree   int64                 // bytes that are to be free on its file system
-	OlderThan time.Duration         // what was not used for so long goes in any case; 0 is nothing
-	Roots     func() (Roots, error) // what has to stay; asked again if a run has begun or ended meanwhile
-	Runs      string                // parent of the scratch directories of all who use the store
-	Except    string                // one of them that uses nothing, or ""
+	MaxSize   int64                 // bytes that the store and the areas may take on disk; 0 is no limit
+	MinFree   int64                 // bytes that must be free on its file system; 0 is no limit
+	OlderThan time.Duration         // remove everything that was not used for longer; 0 is no limit
+	Roots     func() (Roots, error) // called again if a run has begun or ended meanwhile
+	Runs      string                // parent of the scratch directories of all runs that use the store
+	Except    string                // a scratch directory whose run uses no artifacts, such as the collector's, or ""
 	Areas     []Area                // directories that count towards MaxSize beside the store's own
 	DryRun    bool                  // remove nothing
 }
 
-// Roots are what a collection leaves alone.
+// Roots are the artifacts and entries that a collection must keep.
 type Roots struct {
-	Artifacts map[digest.Digest]string // why an artifact stays
-	Entries   map[string]bool          // actions whose entries stay although their outputs are gone
+	Artifacts map[digest.Digest]string // reason why an artifact stays
+	Entries   map[string]bool          // digits of actions whose entries stay even without their outputs
 }
 
-// Collected is what came of a collection.
+// Collected is the result of a collection.
 type Collected struct {
 	Before, After int64            // bytes on disk
 	Removed       []Item           // the least recently used first
-	Entries       int              // of actions of which no output was left
-	Retained      map[string]int64 // bytes of what stays, by why
-	Busy          int64            // bytes of what stays because a run that is alive may need it
-	Stuck         int              // files that cannot be removed, such as another user's
-	Missing       int64            // bytes that are above the limits still
+	Entries       int              // removed, of actions whose outputs are all gone
+	Retained      map[string]int64 // bytes of the items that must stay, by reason
+	Busy          int64            // bytes of the items that stay because a live run may need them
+	Stuck         int              // items that could not be removed, such as another user's
+	Missing       int64            // bytes above the limits that remain
 }
 
 // collector is one collection.
@@ -49,29 +52,27 @@ type collector struct {
 	*Store
 	CollectOptions
 	roots   Roots
-	runs    time.Time // of the last change of Runs that the roots are after
-	floor   time.Time // what was used later stays
-	alive   bool      // a run is
+	runs    time.Time // modification time of Runs when the roots were read; zero if it had just changed
+	floor   time.Time // items that were used later stay
+	alive   bool      // at least one run is alive
 	found   *contents
 	result  *Collected
-	excess  int64           // what is to be removed still, bytes
-	removed map[string]bool // artifacts, by the digits of their digests
+	excess  int64           // bytes that remain to be removed
+	removed map[string]bool // removed artifacts, by the digits of their digests
 }
 
-// collectBatch is how many things are removed while all who use the store wait.
+// collectBatch is the number of items that a collection removes under the exclusive
+// lock at a time. Runs that mark an item as used wait for that long.
 const collectBatch = 64
 
-// runsSettle is how long ago a directory must have changed last for a further
-// change to show: times of files are as exact as the kernel's tick.
+// runsSettle is the age from which a modification time of a directory is reliable.
+// File times have the resolution of the kernel's tick, so a second change right after
+// the first may not show.
 const runsSettle = 50 * time.Millisecond
 
-// Collect removes what was not used for the longest time, until the limits are
-// met, and never what has to be kept. Others may use the store meanwhile:
-//
-//   - What a run that is alive has marked as used since it began stays, see
-//     use.go. Who marks, who begins a run, and who removes exclude each other.
-//   - What was used after the collection began stays.
-//   - If runs have begun or ended, the roots are asked for again.
+// Collect removes the least recently used items until the limits are met. It never
+// removes roots, nor items that a live run may use. See the package comment for the
+// rules that let builds run at the same time.
 func (s *Store) Collect(ctx context.Context, o CollectOptions) (*Collected, error) {
 	c := &collector{Store: s, CollectOptions: o, result: &Collected{Retained: make(map[string]int64)}, removed: make(map[string]bool)}
 	if err := c.collect(ctx); err != nil {
@@ -82,7 +83,7 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (*Collected, erro
 
 func (c *collector) collect(ctx context.Context) (err error) {
 	c.floor = c.now()
-	if err = c.look(); err != nil {
+	if err = c.refresh(); err != nil {
 		return err
 	}
 	if c.found, err = scan(c.dir, c.Areas); err != nil {
@@ -112,9 +113,8 @@ func (c *collector) collect(ctx context.Context) (err error) {
 	return err
 }
 
-// look finds out which runs are alive, and asks for the roots if that may have
-// changed them.
-func (c *collector) look() error {
+// refresh finds the live runs, and reads the roots again if a run has begun or ended.
+func (c *collector) refresh() error {
 	started, alive, err := oldestRun(c.Runs, c.Except)
 	if err != nil {
 		return err
@@ -124,7 +124,7 @@ func (c *collector) look() error {
 	}
 	runs := time.Unix(0, 1)
 	if fi, err := os.Stat(c.Runs); err == nil {
-		runs = fi.ModTime() // it changes with every run that begins or ends
+		runs = fi.ModTime() // every run that begins or ends changes it
 	}
 	if runs.Equal(c.runs) {
 		return nil
@@ -136,7 +136,8 @@ func (c *collector) look() error {
 	return err
 }
 
-// candidates are what may go, the least recently used first.
+// candidates returns the items that may be removed, the least recently used first. It
+// counts all others as retained.
 func (c *collector) candidates() []Item {
 	var all []Item
 	for _, h := range c.found.blobs {
@@ -162,13 +163,13 @@ func (c *collector) candidates() []Item {
 	return all
 }
 
-// wanted tells whether h is to go.
+// wanted reports whether the limits require the removal of h.
 func (c *collector) wanted(h Item) bool {
 	return c.excess > 0 || c.OlderThan > 0 && c.now().Sub(h.Used) > c.OlderThan
 }
 
-// batch removes some while nobody marks anything as used. Large trees are
-// deleted after that.
+// batch removes some items under the exclusive lock. It only renames large trees
+// there, and deletes them afterwards.
 func (c *collector) batch(ctx context.Context, some []Item) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
@@ -177,7 +178,7 @@ func (c *collector) batch(ctx context.Context, some []Item) error {
 		return nil
 	}
 	var later []string
-	err := c.alone(func() error {
+	err := c.exclusively(func() error {
 		for _, h := range some {
 			if c.wanted(h) && c.roots.Artifacts[h.Digest] == "" {
 				c.remove(h, &later)
@@ -191,8 +192,9 @@ func (c *collector) batch(ctx context.Context, some []Item) error {
 	return err
 }
 
-// alone does something while nobody marks what he uses.
-func (c *collector) alone(do func() error) error {
+// exclusively calls do under the exclusive lock, so that nobody can mark an item as
+// used meanwhile. A dry run takes no lock.
+func (c *collector) exclusively(do func() error) error {
 	if !c.DryRun {
 		lock, err := flockFile(c.guardFile(), unix.LOCK_EX)
 		if err != nil {
@@ -200,14 +202,14 @@ func (c *collector) alone(do func() error) error {
 		}
 		defer lock.Close()
 	}
-	if err := c.look(); err != nil {
+	if err := c.refresh(); err != nil {
 		return err
 	}
 	return do()
 }
 
-// remove removes one thing, if nobody may need it. A tree only goes out of the
-// way.
+// remove removes one item unless a live run may need it. It renames a directory and
+// adds it to later, which the caller deletes.
 func (c *collector) remove(h Item, later *[]string) {
 	if !c.idle(h) {
 		c.result.Busy += h.Bytes
@@ -243,8 +245,8 @@ func (c *collector) remove(h Item, later *[]string) {
 	}
 }
 
-// idle tells whether nobody who is alive may use h. What a stage uses without
-// marking it is in use as long as any run is alive.
+// idle reports whether no live run may use h. Items that are used without a mark, such
+// as those of areas, count as used while any run is alive.
 func (c *collector) idle(h Item) bool {
 	switch {
 	case h.Kind == KindTree:
@@ -260,9 +262,9 @@ func (c *collector) idle(h Item) bool {
 	return err == nil && lastUse(fi).Before(c.floor)
 }
 
-// entries removes those of which every output was removed, and their logs.
+// entries removes the entries whose outputs are all gone, and their logs.
 func (c *collector) entries() error {
-	logs := make(map[string]int) // who has them still
+	logs := make(map[string]int) // number of remaining entries with the log
 	var gone []string
 	for id, e := range c.found.entries {
 		if c.orphan(id, e) {
@@ -274,7 +276,7 @@ func (c *collector) entries() error {
 	if len(gone) == 0 {
 		return nil
 	}
-	return c.alone(func() error {
+	return c.exclusively(func() error {
 		for _, id := range gone {
 			c.removeEntry(id, logs)
 		}
@@ -282,7 +284,8 @@ func (c *collector) entries() error {
 	})
 }
 
-// orphan tells whether an entry leads to nothing any more.
+// orphan reports whether this collection removed the last output of an entry that is
+// not a root.
 func (c *collector) orphan(id string, e *Entry) bool {
 	went := 0
 	for _, a := range e.Outputs {
@@ -296,7 +299,8 @@ func (c *collector) orphan(id string, e *Entry) bool {
 	return went > 0 && !c.roots.Entries[id]
 }
 
-// removeEntry removes an entry, unless it was made again meanwhile.
+// removeEntry removes an entry and its log, unless one of its outputs was made again
+// meanwhile.
 func (c *collector) removeEntry(id string, logs map[string]int) {
 	aid, err := ParseActionID(id)
 	if err != nil || c.roots.Entries[id] {

@@ -1,3 +1,5 @@
+// This file writes artifacts to paths outside of the store, and checks them later.
+
 package cache
 
 import (
@@ -16,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// delivery is what the store remembers of a file it put outside of itself.
+// delivery is the record of a file that was written outside of the store.
 type delivery struct {
 	Path    string   `json:"path"`
 	Content Artifact `json:"content"`
@@ -29,10 +31,10 @@ func (s *Store) deliveryPath(path string) string {
 	return filepath.Join(s.dir, "delivered", hex.EncodeToString(h[:]))
 }
 
-// Deliver moves the file name, on the store's file system, to path, outside
-// of the store and perhaps on another file system, and remembers what it put
-// there. The file is complete and durable before it has its name. Only a regular
-// file, or a link to one, is ever replaced.
+// Deliver moves the file name, on the store's file system, to path. That is outside of
+// the store, and perhaps on another file system. The file is complete and durable
+// before it gets its name. Deliver replaces only a regular file or a link to one. It
+// records the file for [Store.Delivered].
 func (s *Store) Deliver(ctx context.Context, name, path string) (Artifact, error) {
 	a, err := s.deliver(ctx, name, path)
 	if err != nil {
@@ -56,7 +58,7 @@ func (s *Store) deliver(ctx context.Context, name, path string) (Artifact, error
 	if err := errors.Join(f.Chmod(s.delivered), s.sync(f)); err != nil {
 		return a, err
 	}
-	// Before it has its name: then another's file may be there.
+	// Before the rename: after it, another process may have replaced the file.
 	d, err := statDelivery(name)
 	if err != nil {
 		return a, err
@@ -82,7 +84,7 @@ func (s *Store) deliver(ctx context.Context, name, path string) (Artifact, error
 	return a, s.writeFile(s.deliveryPath(path), b, 0o644)
 }
 
-// deliverCopy puts a copy of the file at path.
+// deliverCopy writes a copy of the file to path, and keeps its holes.
 func (s *Store) deliverCopy(ctx context.Context, f *os.File, path string) (delivery, error) {
 	fi, err := f.Stat()
 	if err != nil {
@@ -103,8 +105,9 @@ func (s *Store) deliverCopy(ctx context.Context, f *os.File, path string) (deliv
 	return d, errors.Join(u.Finish(fi.Mode().Perm()), s.syncDir(filepath.Dir(path)))
 }
 
-// Delivered tells whether path still is the artifact that was put there, else
-// a *[Miss]: it may have been removed, replaced or edited by hand.
+// Delivered returns nil if the file at path is still the artifact that was delivered
+// there. Otherwise it returns a *[Miss]: the file may have been removed, replaced or
+// edited. It compares stat data and does not read the file.
 func (s *Store) Delivered(path string, a Artifact) error {
 	b, err := os.ReadFile(s.deliveryPath(path))
 	if err != nil {
@@ -127,7 +130,7 @@ func (s *Store) Delivered(path string, a Artifact) error {
 	return nil
 }
 
-// statDelivery fills in all but the content's digest.
+// statDelivery returns a delivery with everything but the digest of the content.
 func statDelivery(path string) (delivery, error) {
 	fi, err := os.Lstat(path)
 	if err != nil {

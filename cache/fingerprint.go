@@ -1,3 +1,6 @@
+// This file computes fingerprints of trees from their stat data, without reading any
+// file.
+
 package cache
 
 import (
@@ -14,17 +17,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Fingerprint is what stat(2) says of a whole tree, as git's index has it for files:
-// if it is the same as before, so is the tree.
+// Fingerprint is a digest of the stat data of a whole tree, as git's index has it for
+// single files. If the fingerprint is unchanged, so is the tree.
 type Fingerprint struct {
 	Sum     string // over all entries: path, mode, owner, inode, size and times
 	Entries int
-	Newest  int64 // change of a file's status, nanoseconds since 1970
+	Newest  int64 // latest change time (ctime) of a file, nanoseconds since 1970
 	Bytes   int64 // allocated on disk
 }
 
-// FingerprintTree looks at a tree without reading any file, all processors at once.
-// skip, which may be nil, tells which paths are no part of it.
+// FingerprintTree returns the fingerprint of the tree at root. It reads no file, and
+// uses all processors. skip reports whether a path, relative to root, is left out; it
+// may be nil.
 func FingerprintTree(root string, skip func(name string) bool) (Fingerprint, error) {
 	top, err := os.ReadDir(root)
 	if err != nil {
@@ -57,7 +61,7 @@ func FingerprintTree(root string, skip func(name string) bool) (Fingerprint, err
 	return l, nil
 }
 
-// look is what is below one entry of the top.
+// fingerprinter collects the stat data below one entry of the root.
 type fingerprinter struct {
 	records []byte
 	entries int
@@ -65,7 +69,7 @@ type fingerprinter struct {
 	bytes   int64
 }
 
-// entry looks at a file and, with deep, at what is in a directory.
+// entry adds a file and, with deep, everything below it.
 func (p *fingerprinter) entry(file, rel string, deep bool, skip func(string) bool) error {
 	if rel != "." && skip(rel) {
 		return nil
@@ -73,7 +77,7 @@ func (p *fingerprinter) entry(file, rel string, deep bool, skip func(string) boo
 	var st unix.Stat_t
 	if err := unix.Lstat(file, &st); err != nil {
 		if errors.Is(err, unix.ENOENT) {
-			return nil // it shows in the next fingerprinter
+			return nil // the next fingerprint will differ
 		}
 		return &os.PathError{Op: "lstat", Path: file, Err: err}
 	}
@@ -115,8 +119,8 @@ func (p *fingerprinter) directory(dir, rel string, skip func(string) bool) error
 	return nil
 }
 
-// add appends a record. Of a directory the times are left out: they change
-// with what is skipped in it.
+// add appends the record of one file. The record of a directory has no times: they
+// change with the skipped files in it.
 func (p *fingerprinter) add(rel string, st *unix.Stat_t) {
 	p.entries++
 	p.bytes += st.Blocks * 512

@@ -1,3 +1,5 @@
+// This file makes sure that of several processes only one does a piece of work.
+
 package cache
 
 import (
@@ -13,11 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Lock takes the store-wide lock called name (a plain file name), so that of
-// several processes that want one thing made, one makes it. The kernel frees
-// it when its holder dies, so it is never stale. If it is taken for more than
-// a moment, busy is called once with the holder's process id (0 if unknown),
-// and Lock waits until it is free or ctx ends.
+// Lock takes the store-wide lock called name, a plain file name. Of several processes
+// that want to make one thing, only one makes it. The kernel releases the lock if its
+// holder dies. If Lock has to wait for more than a few milliseconds, it calls busy once
+// with the holder's process id, 0 if unknown. It waits until the lock is free or ctx
+// ends.
 func (s *Store) Lock(ctx context.Context, name string, busy func(pid int)) (unlock func(), err error) {
 	for {
 		f, err := s.openLock(name)
@@ -34,12 +36,13 @@ func (s *Store) Lock(ctx context.Context, name string, busy func(pid int)) (unlo
 	}
 }
 
-// LockDirectory is [Store.Lock] for what is in any directory, in which nothing
-// is written for it: whoever changes a file there holds it meanwhile.
+// LockDirectory locks any directory, as [Store.Lock] does, without writing a file
+// there. It excludes only processes that lock the directory before they change a file
+// in it.
 func LockDirectory(ctx context.Context, dir string, busy func()) (unlock func(), err error) {
 	f, err := os.Open(dir)
 	if err != nil {
-		return nil, fmt.Errorf("lock a directory: %w", err)
+		return nil, fmt.Errorf("lock directory: %w", err)
 	}
 	tell := func(int) { busy() }
 	if err := waitFlock(ctx, f, &tell); err != nil {
@@ -49,7 +52,7 @@ func LockDirectory(ctx context.Context, dir string, busy func()) (unlock func(),
 	return func() { f.Close() }, nil
 }
 
-// TryLock is Lock without waiting: unlock is nil if the lock is taken.
+// TryLock is [Store.Lock] without waiting. unlock is nil if the lock is taken.
 func (s *Store) TryLock(name string) (unlock func(), err error) {
 	f, err := s.openLock(name)
 	if err != nil {
@@ -70,9 +73,9 @@ func (s *Store) openLock(name string) (*os.File, error) {
 	return f, nil
 }
 
-// holdLock completes the taking of a lock, or gives it up and returns nil:
-// the last holder unlinks the file before it lets go of it, and a lock on a
-// file that has lost its name guards nothing.
+// holdLock completes the taking of a lock. A holder unlinks the file before it releases
+// the lock, and a lock on an unlinked file guards nothing. In that case holdLock
+// releases the lock and returns nil.
 func (s *Store) holdLock(f *os.File) (unlock func()) {
 	if !sameFile(f, f.Name()) {
 		f.Close()
@@ -83,8 +86,8 @@ func (s *Store) holdLock(f *os.File) (unlock func()) {
 	return func() { os.Remove(f.Name()); f.Close() }
 }
 
-// worthTelling is the pause from which on a wait is no moment any more.
-const worthTelling = 4 * time.Millisecond
+// busyPause is the length of a pause from which a wait is reported.
+const busyPause = 4 * time.Millisecond
 
 func waitFlock(ctx context.Context, f *os.File, busy *func(int)) error {
 	wait := time.Millisecond
@@ -93,14 +96,14 @@ func waitFlock(ctx context.Context, f *os.File, busy *func(int)) error {
 		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) {
 			return err
 		}
-		if *busy != nil && wait >= worthTelling {
+		if *busy != nil && wait >= busyPause {
 			b := make([]byte, 20)
 			n, _ := f.ReadAt(b, 0)
 			pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:n])))
 			(*busy)(pid)
 			*busy = nil
 		}
-		// A blocking flock(2) cannot be ended by a context.
+		// A context cannot end a blocking flock(2), so poll.
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -110,8 +113,8 @@ func waitFlock(ctx context.Context, f *os.File, busy *func(int)) error {
 	}
 }
 
-// dropStaleLocks removes the lock files of dead processes. They guard nothing,
-// but nobody else would remove those whose keys are never built again.
+// dropStaleLocks removes the lock files of dead processes. They guard nothing, but
+// those whose keys are never built again would stay forever.
 func (s *Store) dropStaleLocks() {
 	entries, err := os.ReadDir(filepath.Join(s.dir, "locks"))
 	if err != nil {

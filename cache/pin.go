@@ -1,3 +1,6 @@
+// This file records pins: named lists of artifacts that a user wants to keep. It does
+// not protect them: the caller of [Store.Collect] hands them in as roots.
+
 package cache
 
 import (
@@ -11,16 +14,16 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// ErrNoPin says that there is no pin of that name.
+// ErrNoPin is the error of [Store.Unpin] for an unknown name.
 var ErrNoPin = errors.New("there is no pin of that name")
 
-// pinFile is where a pin is written down. Its name may hold slashes.
+// pinFile returns the path of a pin. The name may contain slashes.
 func (s *Store) pinFile(name string) string {
 	return filepath.Join(s.dir, "pins", strings.ReplaceAll(name, "/", ":"))
 }
 
-// Pin keeps artifacts from being collected, until [Store.Unpin]. A pin of that
-// name is replaced. The name has no colon and begins with a letter or a digit.
+// Pin records artifacts under a name, until [Store.Unpin]. It replaces a pin of the
+// same name. The name has no colon and begins with a letter or a digit.
 func (s *Store) Pin(name string, artifacts []digest.Digest) error {
 	var b bytes.Buffer
 	for _, d := range artifacts {
@@ -32,7 +35,7 @@ func (s *Store) Pin(name string, artifacts []digest.Digest) error {
 	return nil
 }
 
-// Unpin ends a pin; the error is [ErrNoPin] if there is none.
+// Unpin removes a pin. The error is [ErrNoPin] if there is no such pin.
 func (s *Store) Unpin(name string) error {
 	err := os.Remove(s.pinFile(name))
 	if errors.Is(err, os.ErrNotExist) {
@@ -44,7 +47,7 @@ func (s *Store) Unpin(name string) error {
 	return nil
 }
 
-// Pins are the pinned artifacts by the pins' names.
+// Pins returns the pinned artifacts, by the names of the pins.
 func (s *Store) Pins() (map[string][]digest.Digest, error) {
 	entries, err := os.ReadDir(filepath.Join(s.dir, "pins"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

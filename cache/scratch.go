@@ -1,3 +1,5 @@
+// This file gives each run a private directory, and removes those of killed runs.
+
 package cache
 
 import (
@@ -10,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Scratch is one run's private directory for files on their way, on the
-// store's file system. An flock(2) on it says that its run is alive.
+// Scratch is one run's private directory for files in progress, on the store's file
+// system. The run holds an flock(2) on it as long as it lives.
 type Scratch struct {
 	dir  string
 	lock *os.File
 }
 
-// NewScratch makes a directory below parent that the store's temporary files
-// go to from now on, and takes what dead runs have left in the store out of
-// the way. Close removes it; if the run is killed, the next run's
-// [Reclaim] does.
+// NewScratch creates a scratch directory below parent. The store's temporary files go
+// there from now on. NewScratch moves the trees of earlier boots there, and removes
+// unused lock files. [Scratch.Close] removes the directory. If the run is killed, the
+// next run's [Reclaim] does.
 func (s *Store) NewScratch(parent string) (*Scratch, error) {
 	c, err := s.newScratch(parent)
 	if err != nil {
@@ -32,11 +34,12 @@ func (s *Store) NewScratch(parent string) (*Scratch, error) {
 	return c, nil
 }
 
-// newScratch makes it while nobody collects: who does knows of all runs.
+// newScratch creates the directory under the shared collect lock, so that a collection
+// sees every live run.
 func (s *Store) newScratch(parent string) (*Scratch, error) {
 	leave, err := s.guard.enter(s.guardFile())
 	if err != nil {
-		return nil, fmt.Errorf("make a work directory: %w", err)
+		return nil, fmt.Errorf("create a scratch directory: %w", err)
 	}
 	defer leave()
 	c, err := NewScratch(parent)
@@ -46,21 +49,21 @@ func (s *Store) newScratch(parent string) (*Scratch, error) {
 	s.started = s.now()
 	if err := os.Chtimes(filepath.Join(c.dir, startedFile), s.started, s.started); err != nil {
 		c.Close()
-		return nil, fmt.Errorf("make a work directory: %w", err)
+		return nil, fmt.Errorf("create a scratch directory: %w", err)
 	}
 	return c, nil
 }
 
-// NewScratch makes a directory below parent that is removed when its run ends,
-// by [Scratch.Close] or, if the run is killed, by the next run's [Reclaim].
+// NewScratch creates a scratch directory below parent, without a store. [Scratch.Close]
+// removes it. If the run is killed, the next run's [Reclaim] does.
 func NewScratch(parent string) (*Scratch, error) {
 	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return nil, fmt.Errorf("make a work directory: %w", err)
+		return nil, fmt.Errorf("create a scratch directory: %w", err)
 	}
 	for {
 		dir, err := os.MkdirTemp(parent, "run-*")
 		if err != nil {
-			return nil, fmt.Errorf("make a work directory: %w", err)
+			return nil, fmt.Errorf("create a scratch directory: %w", err)
 		}
 		plain(dir)
 		f, err := os.Open(dir)
@@ -68,28 +71,29 @@ func NewScratch(parent string) (*Scratch, error) {
 			c := &Scratch{dir, f}
 			if err := os.WriteFile(filepath.Join(dir, startedFile), nil, 0o644); err != nil {
 				c.Close()
-				return nil, fmt.Errorf("make a work directory: %w", err)
+				return nil, fmt.Errorf("create a scratch directory: %w", err)
 			}
 			return c, nil
 		}
-		// Between the two calls another run may have taken it for a dead one's.
+		// Before the lock, another run may have reclaimed the directory as a dead one.
 		if f != nil {
 			f.Close()
 		} else if !os.IsNotExist(err) {
-			return nil, fmt.Errorf("make a work directory: %w", err)
+			return nil, fmt.Errorf("create a scratch directory: %w", err)
 		}
 	}
 }
 
-// startedFile is, in a scratch directory, as old as its run.
+// startedFile is a file in each scratch directory. Its modification time is the start
+// of the run.
 const startedFile = "started"
 
-// oldestRun is when the oldest of the runs started that have a scratch
-// directory below parent, except for one; alive is whether there is any.
+// oldestRun returns the start of the oldest live run with a scratch directory below
+// parent, other than except. alive reports whether there is one.
 func oldestRun(parent, except string) (started time.Time, alive bool, err error) {
 	entries, err := os.ReadDir(parent)
 	if err != nil && !os.IsNotExist(err) {
-		return started, false, fmt.Errorf("look for runs: %w", err)
+		return started, false, fmt.Errorf("find live runs: %w", err)
 	}
 	for _, e := range entries {
 		dir := filepath.Join(parent, e.Name())
@@ -101,14 +105,14 @@ func oldestRun(parent, except string) (started time.Time, alive bool, err error)
 			continue
 		}
 		if err != nil {
-			return started, false, fmt.Errorf("look for runs: %w", err)
+			return started, false, fmt.Errorf("find live runs: %w", err)
 		}
 		dead := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil
 		f.Close()
 		if dead {
 			continue
 		}
-		since := time.Now() // it has used nothing yet
+		since := time.Now() // a run without the file has used nothing yet
 		if fi, err := os.Stat(filepath.Join(dir, startedFile)); err == nil {
 			since = fi.ModTime()
 		}
@@ -119,9 +123,8 @@ func oldestRun(parent, except string) (started time.Time, alive bool, err error)
 	return started, alive, nil
 }
 
-// plain takes from a directory what its parent has passed on to it, and what
-// it would pass on to all that is made in it: the set-group-ID bit and default
-// access control lists, acl(5).
+// plain removes what a directory has inherited and would pass on to the files in it:
+// the set-group-ID bit and access control lists, acl(5).
 func plain(dir string) {
 	unix.Removexattr(dir, "system.posix_acl_default")
 	unix.Removexattr(dir, "system.posix_acl_access")
@@ -129,21 +132,21 @@ func plain(dir string) {
 	os.Chmod(dir, 0o755)
 }
 
-// Dir is the directory's path.
+// Dir returns the path of the directory.
 func (c *Scratch) Dir() string { return c.dir }
 
-// Close removes the directory with all that is in it.
+// Close removes the directory and everything in it.
 func (c *Scratch) Close() error {
 	err := removeTree(c.dir)
 	c.lock.Close()
 	return err
 }
 
-// Reclaim removes the scratch directories below parent whose runs are dead,
-// and returns how many there were.
+// Reclaim removes the scratch directories of dead runs below parent, and returns their
+// number.
 func Reclaim(parent string) (int, error) { return eachDead(parent, removeTree) }
 
-// Dead is how many scratch directories [Reclaim] would remove.
+// Dead returns the number of scratch directories that [Reclaim] would remove.
 func Dead(parent string) (int, error) {
 	return eachDead(parent, func(string) error { return nil })
 }
@@ -178,8 +181,8 @@ func eachDead(parent string, do func(dir string) error) (int, error) {
 	return n, nil
 }
 
-// removeTree deletes dir even where a directory inside has lost its write
-// permission, which an ordinary user would stumble over.
+// removeTree deletes dir even if a directory in it has no write permission, which
+// stops an ordinary user.
 func removeTree(dir string) error {
 	err := os.RemoveAll(dir)
 	if err == nil || !os.IsPermission(err) {

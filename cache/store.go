@@ -1,25 +1,116 @@
-// Package cache is meros' durable memory: a content-addressed store of
-// artifacts and an index from action keys to the artifacts they gave.
+// Package cache stores the results of a build: artifacts by the digests of their
+// bytes, and an index from action keys to artifacts. It knows nothing of stages,
+// graphs or projects: the caller names the directories it wants counted and the
+// artifacts it wants to keep.
 //
 // # Layout
 //
-//	cas/ab/<sha256>          an artifact, its bytes as they are, mode 0444
-//	actions/ab/<sha256>      an action's entry (JSON): its outputs' digests
-//	actions/ab/<sha256>.key  the key text whose sha256 the name is
-//	trees/<boot>/<view>/<sha256>/      an unpacked layer, derived, may be deleted
-//	trees/<boot>/<view>/<sha256>.look  what stat(2) said of all of it
+//	cas/ab/<sha256>          an artifact, its bytes unchanged, mode 0444, sealed
+//	actions/ab/<sha256>      an action's entry: JSON with the digests of its outputs
+//	actions/ab/<sha256>.key  the key text whose sha256 is the name
+//	trees/<boot>/<view>/<sha256>/      an unpacked layer; can be unpacked again
+//	trees/<boot>/<view>/<sha256>.look  the fingerprint of that tree, and its size
+//	delivered/<sha256>       a file that was written outside, see [Store.Deliver]
+//	pins/<name>              the artifacts of one pin, see [Store.Pin]
 //	locks/<name>             flock(2) files, one for each key in work
-//	tmp/                     files on their way; a dead run's are reclaimed
-//	build/                   scratch directories of runs, see [Store.NewScratch]
-//	pins/<name>              what is never collected, see [Store.Pin]
-//	collect.lock             flock(2), see [Store.Collect]
+//	collect.lock             flock(2) file, see below
+//	tmp/                     files in progress of a store without a scratch directory
 //
-// # Promises
+// Runs have their scratch directories below one parent on the same file system, see
+// [Store.NewScratch]. Other files may stand in the directory. The store ignores them,
+// except for the directories that the caller names as [Area].
 //
-// Everything is written to tmp/ or a scratch directory, synced, and renamed to
-// its name: a name that exists was complete once. A file that is damaged later,
-// or an entry that cannot be read, is a [Miss] with a reason, never a failed
-// build and never a wrong answer. The package knows nothing of stages or graphs.
+// # Publishing
+//
+// Every file is written in tmp/ or in the run's scratch directory, synced with
+// fsync(2), and renamed to its final name. Then its directory is synced. So a file
+// that has its name was complete once, also after a power failure. An artifact is
+// hashed after the last write to it. [Store.Record] writes the key text before the
+// entry, and its caller stores the outputs before both.
+//
+// A published artifact is sealed: its modification time is set to a constant. A later
+// write changes that time. If size and time are unchanged, [Store.Has] does not read
+// the file. Otherwise it reads the file and drops it if its digest differs. A bit that
+// flips on the disk changes no time: [Store.VerifyAll] finds those, and
+// [Store.Tree] reads an artifact in any case before it unpacks it. An entry contains
+// its own checksum.
+//
+// Whatever is missing or damaged is a [Miss] with a reason. It is never a failed build
+// and never a wrong answer.
+//
+// Unpacked trees are not synced, because that takes as long as unpacking them. They
+// are trusted only during the boot of the host in which they were made, only by
+// processes that see the same owners (the view), and only while the fingerprint of the
+// tree, the stat data of all its files, is unchanged.
+//
+// # Locks
+//
+// All locks are flock(2) locks. The kernel releases them when their process dies, so
+// there are no stale locks.
+//
+//   - locks/<key> is held exclusively from the last look-up before a run to the
+//     recording of its entry. If two processes want one key, one runs and one waits.
+//   - locks/tree-<sha256> is held exclusively while a tree is checked or unpacked.
+//   - A run's scratch directory is locked exclusively as long as the run lives.
+//   - collect.lock is held shared to mark something as used and to begin a run. A
+//     collection holds it exclusively. Both hold it for moments only.
+//
+// # Access times
+//
+// The access time of an artifact is the time of its last use. The store sets it
+// explicitly, at most once in ten minutes, so that it works on file systems mounted
+// with noatime, too. A reader outside of the store may move it forward, which only
+// makes the artifact stay longer. For a tree, the modification time of its fingerprint
+// file has this role. Times are never before the start of the run, so that a clock
+// that is set back does not make used artifacts look old.
+//
+// # Collection
+//
+// [Store.Collect] removes the least recently used items until the limits are met.
+// Builds may run at the same time:
+//
+//   - The collector takes collect.lock exclusively for a batch of 64 items, so nobody
+//     can mark an item between the check of its time and its removal.
+//   - Everything used since ten minutes before the oldest live run started stays: use
+//     times are only that precise. Everything used since the collection began stays.
+//   - So a run may rely, until it ends, on every artifact that [Store.Has] found.
+//   - A run begins under the shared lock, so that a collection sees every live run.
+//   - Large trees are only renamed under the lock, and deleted after it.
+//
+// An entry is removed with the last of its outputs, and its log with it.
+//
+// # Pins and roots
+//
+// A pin is a named list of artifacts that a user wants to keep, made by
+// `meros cache pin`. The store only remembers it. A root is an artifact or entry that
+// one collection must keep. The caller of [Store.Collect] hands in all roots: the pins, the
+// current images, the locks, the disks of running machines. The collector asks for
+// them again if a run has begun or ended meanwhile.
+//
+// # After a crash
+//
+// A killed process leaves only what the next run removes:
+//
+//   - its scratch directory: the next run calls [Reclaim]
+//   - trees of earlier boots, and lock files that no process holds:
+//     [Store.NewScratch] removes them
+//   - unfinished files beside a delivery: the next [NewUnfinished] there removes them
+//   - artifacts without an entry: a collection removes them like any others
+//   - files in tmp/, from a store without a scratch directory: they stay, and only
+//     take space
+//
+// # Not on NFS
+//
+// The directory must be on a local file system of one host. NFS is not safe:
+//
+//   - flock(2) on NFS is a byte-range lock, and an exclusive one needs a file that is
+//     open for writing. Directories, which runs lock, cannot be. With local_lock=flock,
+//     nfs(5), hosts do not see each other's locks at all.
+//   - rename(2) on NFS may fail although the file was renamed, if the server restarts.
+//     A file that is removed while it is open stays until then, as .nfsXXXX.
+//   - Attributes are cached, by default for up to a minute. A collector would not see that another
+//     host has just marked an artifact as used.
+//   - Each host has its own boot, so each would remove the other's trees.
 package cache
 
 import (
@@ -36,9 +127,9 @@ import (
 // goroutines and several processes.
 type Store struct {
 	dir    string
-	tmp    string // where files on their way are
-	boot   string // of this host, random(4)
-	view   string // of this process on owners, see idView
+	tmp    string // directory of files in progress
+	boot   string // id of this boot of the host, random(4)
+	view   string // how this process sees owners, see idView
 	noSync bool
 
 	readOnly  bool
@@ -46,28 +137,27 @@ type Store struct {
 	now       func() time.Time
 
 	guard   guard
-	started time.Time // when this run began, if it has a scratch directory
+	started time.Time // start of this run, if it has a scratch directory
 
 	mu      sync.Mutex
-	trusted map[string]bool // trees that were looked at
+	trusted map[string]bool // trees whose fingerprints were checked
 }
 
-// Options are what differs between a user's store and a test's.
+// Options configure a store.
 type Options struct {
-	// NoSync leaves out fsync(2): after a crash of the machine the newest
-	// entries may be damaged (and are then misses).
+	// NoSync skips fsync(2). After a crash of the host the newest entries may be
+	// damaged. They are misses then.
 	NoSync bool
-	// ReadOnly makes and removes nothing: a store that is not there is empty,
-	// and what is damaged stays.
+	// ReadOnly neither creates nor removes files. A missing store is empty, and
+	// damaged files stay.
 	ReadOnly bool
-	// Delivered is the mode of files that are put outside of the store; 0 is
-	// 0644.
+	// Delivered is the mode of delivered files; 0 means 0644.
 	Delivered os.FileMode
-	// Now is the clock, for the time an entry was made; nil is time.Now.
+	// Now is the clock for the times of entries and uses; nil means time.Now.
 	Now func() time.Time
 }
 
-// Open opens the store in dir and makes it where it is missing.
+// Open opens the store in dir. It creates the directories that are missing.
 func Open(dir string, o Options) (*Store, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -92,18 +182,18 @@ func Open(dir string, o Options) (*Store, error) {
 	return s, nil
 }
 
-// Dir is the directory the store was opened with.
+// Dir returns the directory of the store.
 func (s *Store) Dir() string { return s.dir }
 
-// Miss says why the store has no usable answer. It is never the build's
-// failure: what is missing is made again.
+// Miss is the reason why the store has no usable answer. It does not fail a build:
+// the build makes the missing artifact again.
 type Miss struct{ Reason string }
 
 func (m *Miss) Error() string { return "cache miss: " + m.Reason }
 
 func miss(format string, a ...any) error { return &Miss{fmt.Sprintf(format, a...)} }
 
-// sync makes f durable, unless the store is a test's.
+// sync makes f durable, unless the store was opened with NoSync.
 func (s *Store) sync(f *os.File) error {
 	if s.noSync {
 		return nil
@@ -124,7 +214,7 @@ func (s *Store) syncDir(dir string) error {
 	return d.Sync()
 }
 
-// writeFile publishes data as name: temporary file, fsync, rename.
+// writeFile publishes data under the path name: temporary file, fsync, rename.
 func (s *Store) writeFile(name string, data []byte, mode os.FileMode) (err error) {
 	f, err := os.CreateTemp(s.tmp, "w-*")
 	if err != nil {
@@ -151,7 +241,8 @@ func (s *Store) writeFile(name string, data []byte, mode os.FileMode) (err error
 	return s.rename(f.Name(), name)
 }
 
-// rename moves a complete file to its final name, whose directory it makes.
+// rename moves a complete file to its final name. It creates the directory if it is
+// missing.
 func (s *Store) rename(from, to string) error {
 	err := os.Rename(from, to)
 	if os.IsNotExist(err) {

@@ -1,3 +1,5 @@
+// This file unpacks artifacts into trees, and checks that a tree is unchanged.
+
 package cache
 
 import (
@@ -15,19 +17,18 @@ import (
 // Unpack fills the empty directory dir from the artifact in file.
 type Unpack func(ctx context.Context, file, dir string) error
 
-// fingerprintSuffix ends the name of the file, beside a tree, that holds its look.
+// fingerprintSuffix ends the name of the file beside a tree that holds its
+// fingerprint.
 const fingerprintSuffix = ".look"
 
-// TreePath is where [Store.Tree] keeps the unpacked artifact. Trees are not
-// synced, which would take as long as making them: they are believed only
-// during the boot of the host in which they were made, by processes that see
-// owners as the one did that made them, and as long as they look the same.
+// TreePath returns the path of the unpacked artifact. The directory may not exist, see
+// [Store.Tree].
 func (s *Store) TreePath(d digest.Digest) string {
 	return filepath.Join(s.dir, "trees", s.boot, s.view, d.Encoded())
 }
 
-// idView tells processes apart to which a file has different owners: root, and
-// an ordinary user in a namespace of ids (user_namespaces(7)).
+// idView returns an id of the process's view of file owners. It differs between root
+// and an ordinary user in a user namespace, user_namespaces(7).
 func idView() (string, error) {
 	h := sha256.New()
 	for _, f := range []string{"/proc/self/uid_map", "/proc/self/gid_map"} {
@@ -40,9 +41,9 @@ func idView() (string, error) {
 	return hex.EncodeToString(h.Sum(nil)[:6]), nil
 }
 
-// Tree returns the directory that holds the artifact unpacked, made by unpack
-// where it is missing or damaged. It is a view that can always be made again,
-// so it is no artifact itself; nothing may write to it.
+// Tree returns the directory with the unpacked artifact. If the tree is missing or has
+// changed, Tree calls unpack. The tree is not an artifact, because it can always be
+// unpacked again. Nobody may write to it.
 func (s *Store) Tree(ctx context.Context, a Artifact, unpack Unpack) (string, error) {
 	unlock, err := s.Lock(ctx, "tree-"+a.Digest.Encoded(), nil)
 	if err != nil {
@@ -54,7 +55,7 @@ func (s *Store) Tree(ctx context.Context, a Artifact, unpack Unpack) (string, er
 		return dir, nil
 	}
 	s.dropTree(a.Digest)
-	// Read whole: what is unpacked wrong would stay wrong.
+	// Read all of it: a tree that was unpacked from damaged bytes would stay wrong.
 	if err := s.Has(a); err != nil {
 		return "", err
 	}
@@ -72,11 +73,12 @@ func (s *Store) Tree(ctx context.Context, a Artifact, unpack Unpack) (string, er
 	return dir, s.publishTree(filepath.Join(tmp, "tree"), dir)
 }
 
-// text is what is kept of a tree's look, with its size for who looks for room.
-func (l Fingerprint) text() string { return fmt.Sprintln(l.Sum, l.Bytes) }
+// text returns the content of a fingerprint file. It has the size of the tree for
+// [Contents].
+func (f Fingerprint) text() string { return fmt.Sprintln(f.Sum, f.Bytes) }
 
-// trust tells whether a tree is as it was made. It is looked at once in a
-// process.
+// trust reports whether a tree is unchanged since it was unpacked. Each process checks
+// a tree only once.
 func (s *Store) trust(dir string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,23 +100,23 @@ func (s *Store) trust(dir string) bool {
 	return true
 }
 
-// publishTree puts a complete tree where it is looked for.
+// publishTree moves a complete tree to its final path.
 func (s *Store) publishTree(from, to string) error {
-	l, err := FingerprintTree(from, nil)
+	f, err := FingerprintTree(from, nil)
 	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
-	look := filepath.Join(s.tmp, "look-"+filepath.Base(to))
-	if err := os.WriteFile(look, []byte(l.text()), 0o644); err != nil {
+	file := filepath.Join(s.tmp, "look-"+filepath.Base(to))
+	if err := os.WriteFile(file, []byte(f.text()), 0o644); err != nil {
 		return err
 	}
-	if err := os.Chtimes(look, time.Time{}, s.stamp()); err != nil {
+	if err := os.Chtimes(file, time.Time{}, s.stamp()); err != nil {
 		return err
 	}
-	if err := os.Rename(look, to+fingerprintSuffix); err != nil { // a tree without one would look unused
+	if err := os.Rename(file, to+fingerprintSuffix); err != nil { // first: a tree without it would count as unused
 		return err
 	}
 	if err := os.Rename(from, to); err != nil {
@@ -126,8 +128,8 @@ func (s *Store) publishTree(from, to string) error {
 	return nil
 }
 
-// AdoptTree takes dir, on the store's file system, as the unpacked view of
-// the artifact d. The caller promises that it is what unpacking d would give.
+// AdoptTree moves dir, on the store's file system, into the store as the tree of the
+// artifact d. The caller promises that it equals what unpacking d would give.
 func (s *Store) AdoptTree(ctx context.Context, d digest.Digest, dir string) error {
 	unlock, err := s.Lock(ctx, "tree-"+d.Encoded(), nil)
 	if err != nil {
@@ -140,13 +142,13 @@ func (s *Store) AdoptTree(ctx context.Context, d digest.Digest, dir string) erro
 	}
 	s.dropTree(d)
 	if err := s.publishTree(dir, to); err != nil {
-		return fmt.Errorf("keep the unpacked %s: %w", short(d), err)
+		return fmt.Errorf("store the tree of %s: %w", short(d), err)
 	}
 	return nil
 }
 
-// dropTree takes an unpacked view out of the way; deleting it is left to the
-// reclaiming of tmp/, because large trees are slow to delete.
+// dropTree moves a tree to the directory of temporary files. It is deleted with that,
+// because large trees are slow to delete.
 func (s *Store) dropTree(d digest.Digest) {
 	to := s.TreePath(d)
 	if _, err := os.Lstat(to); err != nil {
@@ -157,7 +159,7 @@ func (s *Store) dropTree(d digest.Digest) {
 	}
 }
 
-// dropStaleTrees takes the views of earlier boots out of the way.
+// dropStaleTrees moves the trees of earlier boots to the directory of temporary files.
 func (s *Store) dropStaleTrees() {
 	entries, err := os.ReadDir(filepath.Join(s.dir, "trees"))
 	if err != nil {

@@ -1,3 +1,6 @@
+// This file writes files outside of the store that are complete when they get their
+// names, and removes those of killed processes.
+
 package cache
 
 import (
@@ -10,23 +13,23 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
-// unfinishedPrefix begins the names of files outside of the store that do not
-// have their own name yet.
+// unfinishedPrefix begins the names of unfinished files.
 const unfinishedPrefix = ".meros-unfinished-"
 
-// Unfinished is a file on its way to a path outside of the store. It is complete
-// when it gets its name; until then an flock(2) on it says that who writes it is
-// alive.
+// Unfinished is a file that gets its final name, outside of the store, when it is
+// complete. Until then its writer holds an flock(2) on it.
 type Unfinished struct {
 	*os.File
 	path string
 }
 
-// NewUnfinished makes it beside path, and removes what dead runs left there.
-// Only its owner may read it. What is no regular file, nor a link to one, is not
-// replaced.
+// NewUnfinished creates an unfinished file beside path, with mode 0600. It removes
+// those of dead processes there. It fails if path exists and is neither a regular file
+// nor a link to one.
 func NewUnfinished(path string) (*Unfinished, error) {
 	if err := replaceable(path); err != nil {
 		return nil, err
@@ -43,7 +46,7 @@ func NewUnfinished(path string) (*Unfinished, error) {
 			u.Close()
 			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 		}
-		// Between the two calls another run may have taken it for a dead one's.
+		// Before the lock, another process may have reclaimed the file as a dead one's.
 		if sameFile(f, f.Name()) {
 			return u, nil
 		}
@@ -51,19 +54,20 @@ func NewUnfinished(path string) (*Unfinished, error) {
 	}
 }
 
-// Finish makes it durable and gives it its mode and name.
+// Finish makes the file durable and gives it its mode and final name.
 func (u *Unfinished) Finish(mode os.FileMode) error {
 	if err := errors.Join(u.Chmod(mode), u.Sync()); err != nil {
 		return err
 	}
 	if err := replaceable(u.path); err != nil {
-		return err // it came after
+		return err // path has changed since NewUnfinished
 	}
 	return os.Rename(u.Name(), u.path)
 }
 
-// replaceable tells whether a file may get this name: rename(2) would put it in
-// the place of a device node or a FIFO, too, which others then write into.
+// replaceable returns an error if path exists and is neither a regular file nor a link
+// to one. rename(2) would replace a device node or a FIFO, too, and its writers would
+// then write into the file.
 func replaceable(path string) error {
 	fi, err := os.Stat(path)
 	switch {
@@ -72,12 +76,12 @@ func replaceable(path string) error {
 	case err != nil:
 		return err
 	case !fi.Mode().IsRegular():
-		return fmt.Errorf("%s is no regular file, and is not replaced by one (remove it, or name another file)", path)
+		return hint.Add(fmt.Errorf("%s is not a regular file, and is not replaced", path), "remove it, or name another file")
 	}
 	return nil
 }
 
-// Close removes it if it is not finished.
+// Close closes the file, and removes it if it is not finished.
 func (u *Unfinished) Close() error {
 	if sameFile(u.File, u.Name()) {
 		os.Remove(u.Name())
@@ -85,12 +89,12 @@ func (u *Unfinished) Close() error {
 	return u.File.Close()
 }
 
-// reclaimUnfinished removes the files of dead runs from a directory, as far as
-// it may.
+// reclaimUnfinished removes the unfinished files of dead processes from dir. It ignores
+// errors.
 func reclaimUnfinished(dir string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return // who makes a file there says why it cannot
+		return // creating a file there will report the error
 	}
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), unfinishedPrefix) || !e.Type().IsRegular() {
@@ -109,7 +113,7 @@ func reclaimUnfinished(dir string) {
 	}
 }
 
-// copySparse copies a file to an empty one and keeps its holes, lseek(2).
+// copySparse copies a file to an empty one and preserves its holes, lseek(2).
 func copySparse(to, from *os.File, read func(io.Reader) io.Reader) error {
 	fi, err := from.Stat()
 	if err != nil {

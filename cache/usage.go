@@ -1,3 +1,6 @@
+// This file counts the items of a store and of the directories that the caller names.
+// It does not know what those directories are for.
+
 package cache
 
 import (
@@ -19,18 +22,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Item is one thing that takes room in a store.
+// Item is one thing that takes space on disk: an artifact, a tree, all entries
+// together, a temporary file, or a file or directory of an [Area].
 type Item struct {
-	Kind   string        // of what it is, for people
-	Digest digest.Digest // "" of what is no artifact
-	Node   string        // of an artifact that a stage made: as the plan called it, the first one if several gave the same
-	Output string        // of that node; "log" is what it wrote
+	Kind   string        // for people
+	Digest digest.Digest // "" unless it is an artifact
+	Node   string        // name of the node that made the artifact, one of them if there were several; or ""
+	Output string        // name of the node's output; "log" for its log
 	File   string
-	Bytes  int64 // allocated on disk, so that a sparse file counts for what it holds
+	Bytes  int64 // allocated on disk: the holes of a sparse file do not count
 	Files  int
-	Used   time.Time // the last time; zero where that is not known
+	Used   time.Time // last use, or last change in an area; zero if unknown
 
-	area Area // that it is in; the zero Area if it is the store's own
+	area Area // the area that the item is in; zero for the store's own items
 }
 
 // Area is a directory that the store does not fill itself, such as a compiler's
@@ -39,11 +43,11 @@ type Item struct {
 type Area struct {
 	Kind      string // of its items, for people
 	Dir       string
-	Removable bool          // a collection may remove its items while no run is alive; Dir is on the store's file system
-	MinAge    time.Duration // a removable item stays until it has been unchanged for longer than this; 0 is no limit
+	Removable bool          // a collection may remove its items; Dir is on the store's file system
+	MinAge    time.Duration // a collection keeps items that changed within this time; 0 is no limit
 }
 
-// Kinds of what no stage made.
+// Kinds of items that are not outputs of a stage.
 const (
 	KindSource  = "packages, sources, logs of failures"
 	KindLog     = "logs"
@@ -52,12 +56,11 @@ const (
 	KindTemp    = "temporary files"
 )
 
-// outputLog is what the log of a stage is called among its outputs.
+// outputLog is [Item.Output] for the log of a stage.
 const outputLog = "log"
 
-// Contents returns the items in the cache in dir and in the areas: each artifact
-// by itself, the rest by kind or directory. It leaves out what disappears
-// meanwhile.
+// Contents returns the items of the store in dir and of the areas. It leaves out files
+// that disappear meanwhile.
 func Contents(dir string, areas ...Area) ([]Item, error) {
 	c, err := scan(dir, areas)
 	if err != nil {
@@ -70,7 +73,7 @@ func Contents(dir string, areas ...Area) ([]Item, error) {
 	return append(all, c.others...), nil
 }
 
-// contents is what a scan of a store found.
+// contents is the result of a scan of a store.
 type contents struct {
 	mu      sync.Mutex
 	blobs   map[string]*Item // by the digest's digits
@@ -122,7 +125,7 @@ func (c *contents) name(a Artifact, kind, node, output string) {
 	}
 }
 
-// subdirectories are those of dir, which need not exist.
+// subdirectories returns the paths of the directories in dir, which need not exist.
 func subdirectories(dir string) []string {
 	entries, _ := os.ReadDir(dir)
 	var all []string
@@ -180,7 +183,7 @@ func (c *contents) scanEntries(dir string, sum *Item) error {
 		if strings.HasSuffix(name, ".key") {
 			return
 		}
-		var f struct{ Entry Entry } // its checksum is for who relies on it
+		var f struct{ Entry Entry } // no checksum: a scan need not be exact
 		if b := readSmall(fd, name, buf); json.Unmarshal(b, &f) == nil && f.Entry.damaged() == "" {
 			found[name] = &f.Entry
 		}
@@ -193,12 +196,12 @@ func (c *contents) scanEntries(dir string, sum *Item) error {
 	return err
 }
 
-// eachName visits the regular files in dir, which nothing is below. There are
-// tens of thousands of them: it takes as few system calls as it can.
+// eachName visits the regular files in dir, but not in its subdirectories. There are
+// tens of thousands of files, so it makes as few system calls as possible.
 func eachName(dir string, visit func(fd int, name string, st *unix.Stat_t)) error {
 	d, err := os.Open(dir)
 	if err != nil {
-		return nil // it went away
+		return nil // it has disappeared
 	}
 	defer d.Close()
 	names, err := d.Readdirnames(-1)
@@ -215,7 +218,8 @@ func eachName(dir string, visit func(fd int, name string, st *unix.Stat_t)) erro
 	return nil
 }
 
-// readSmall reads a file in the directory dir into buf, as far as that goes.
+// readSmall reads the beginning of a file in the directory dir into buf. It returns nil
+// on an error.
 func readSmall(dir int, name string, buf []byte) []byte {
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -226,7 +230,7 @@ func readSmall(dir int, name string, buf []byte) []byte {
 	return buf[:max(n, 0)]
 }
 
-// scanTrees believes what is written beside a tree of its size.
+// scanTrees takes the size of a tree from its fingerprint file, if there is one.
 func (c *contents) scanTrees(view string) error {
 	for _, dir := range subdirectories(view) {
 		h := Item{Kind: KindTree, File: dir, Files: 1}
@@ -264,15 +268,15 @@ func (c *contents) scanArea(area Area, file string) error {
 	return err
 }
 
-// UsageOf tells what is below dir, which need not exist.
+// UsageOf returns one item with all files below dir, which need not exist.
 func UsageOf(kind, dir string) (Item, error) {
 	u := Item{Kind: kind, File: dir}
 	err := eachFile(dir, func(_ string, fi fs.FileInfo) { u.Files++; u.Bytes += allocated(fi) })
 	return u, err
 }
 
-// eachFile visits all files below dir, or dir if it is one. What it may not
-// read, or what goes away meanwhile, it leaves out.
+// eachFile visits all files below dir, or dir itself if it is a file. It leaves out
+// files that it may not read, or that disappear meanwhile.
 func eachFile(dir string, visit func(file string, fi fs.FileInfo)) error {
 	return filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
 		if err != nil {

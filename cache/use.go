@@ -1,3 +1,6 @@
+// This file records when artifacts and trees were last used, and keeps a collection
+// from removing them in that moment.
+
 package cache
 
 import (
@@ -10,12 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// useGrain is how exactly the last use of something is known: what was used
-// within it is not marked again.
+// useGrain is the precision of use times. An item that was marked as used within this
+// time is not marked again.
 const useGrain = 10 * time.Minute
 
-// lastUse is when an artifact was used last: its time of access. Whoever reads
-// it without the store may set it too, and only makes it stay longer.
+// lastUse returns the time of an artifact's last use: its access time.
 func lastUse(fi os.FileInfo) time.Time {
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		return time.Unix(st.Atim.Unix())
@@ -23,8 +25,8 @@ func lastUse(fi os.FileInfo) time.Time {
 	return time.Time{}
 }
 
-// stamp is the time of what happens now. It is never before this run began: a
-// clock that is set back must not make what the run uses look older than it.
+// stamp returns the time to mark items with: now, but never before the start of this
+// run. A clock that is set back must not make used items look older than the run.
 func (s *Store) stamp() time.Time {
 	if now := s.now(); now.After(s.started) {
 		return now
@@ -32,19 +34,19 @@ func (s *Store) stamp() time.Time {
 	return s.started
 }
 
-// fresh tells whether what was used at a time need not be marked again.
+// fresh reports whether an item that was used at a time need not be marked again.
 func (s *Store) fresh(used time.Time) bool { return s.stamp().Sub(used) <= useGrain }
 
-// use marks an artifact as used now, unless that was done a moment ago. Who
-// does that may rely on it until its run ends, see [Store.Collect]. The error
-// is os.ErrNotExist if it is gone; that it could not be marked is none.
+// use marks an artifact as used now, unless its mark is fresh. The run may then rely on
+// the artifact until it ends, see [Store.Collect]. The error is os.ErrNotExist if the
+// artifact is gone. It is nil if the artifact exists but could not be marked.
 func (s *Store) use(name string) error {
 	now := unix.NsecToTimespec(s.stamp().UnixNano())
 	return s.mark(name, lastUse, []unix.Timespec{now, {Nsec: unix.UTIME_OMIT}})
 }
 
-// useTree is use for an unpacked tree, by the time at which its look was
-// modified: the look is read by who does not use the tree.
+// useTree is use for an unpacked tree. It marks the modification time of the tree's
+// fingerprint file: a scan reads that file, too, which would change its access time.
 func (s *Store) useTree(name string) error {
 	now := unix.NsecToTimespec(s.stamp().UnixNano())
 	return s.mark(name, os.FileInfo.ModTime, []unix.Timespec{{Nsec: unix.UTIME_OMIT}, now})
@@ -61,13 +63,13 @@ func (s *Store) mark(name string, used func(os.FileInfo) time.Time, times []unix
 		err = unix.UtimesNanoAt(unix.AT_FDCWD, name, times, unix.AT_SYMLINK_NOFOLLOW)
 	}
 	if err != nil {
-		_, err = os.Lstat(name) // it may be another user's; what counts is whether it is there
+		_, err = os.Lstat(name) // it may be another user's, but it must exist
 	}
 	return err
 }
 
-// Use marks artifacts as used, so that they are collected later than others.
-// What is not there is left out.
+// Use marks artifacts as used, so that others are collected first. It ignores artifacts
+// that are not in the store.
 func (s *Store) Use(all map[string]Artifact) {
 	for _, a := range all {
 		if valid(a.Digest) {
@@ -78,8 +80,8 @@ func (s *Store) Use(all map[string]Artifact) {
 
 func (s *Store) guardFile() string { return filepath.Join(s.dir, "collect.lock") }
 
-// guard keeps what is found from being collected before it is marked: an
-// flock(2) that many who mark share, and that who collects has alone.
+// guard prevents a collection between finding an artifact and marking it used. It is an
+// flock(2): markers hold it shared, the collector holds it exclusively.
 type guard struct {
 	mu    sync.Mutex
 	file  *os.File
@@ -104,8 +106,8 @@ func (g *guard) enter(name string) (leave func(), err error) {
 	}, nil
 }
 
-// flockFile opens a file, made where it is missing, and locks it. It is held
-// for moments only, so nobody waits long.
+// flockFile opens a file, which it creates if it is missing, and locks it. It waits for
+// the lock, which is held only for moments.
 func flockFile(name string, how int) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|os.O_CREATE, 0o644)
 	if err != nil {

@@ -1,3 +1,5 @@
+// This file finds damaged files in a store.
+
 package cache
 
 import (
@@ -21,22 +23,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Damage is a file of the store that is not what its name says.
+// Damage is a file of the store whose content does not match its name.
 type Damage struct {
-	File   string `json:"file"` // below the store's directory
+	File   string `json:"file"` // relative to the store's directory
 	Reason string `json:"reason"`
 }
 
-// Verified is what [Store.VerifyAll] looked at.
+// Verified is the result of [Store.VerifyAll].
 type Verified struct {
 	Files   int      `json:"files"`
 	Bytes   int64    `json:"bytes"`
-	Damaged []Damage `json:"damaged"` // by file; never nil
+	Damaged []Damage `json:"damaged"` // sorted by file; never nil
 }
 
-// VerifyAll reads every artifact and every entry and compares them with the
-// digests that name them, on all CPUs. With repair it removes what is damaged:
-// the next build that needs it makes it again.
+// VerifyAll reads every artifact, entry and key text and compares them with their
+// digests, on all CPUs. With repair it removes the damaged ones. The next build that
+// needs one makes it again.
 func (s *Store) VerifyAll(ctx context.Context, repair bool) (*Verified, error) {
 	var files []string
 	for _, sub := range []string{"cas", "actions"} {
@@ -70,11 +72,11 @@ type verifier struct {
 	store   *Store
 	repair  bool
 	bytes   atomic.Int64
-	mu      sync.Mutex // of the rest
+	mu      sync.Mutex // guards damaged
 	damaged []Damage
 }
 
-// file checks one file. One that is gone meanwhile is nobody's fault.
+// file checks one file. It ignores a file that has disappeared meanwhile.
 func (v *verifier) file(ctx context.Context, file string) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
@@ -87,7 +89,7 @@ func (v *verifier) file(ctx context.Context, file string) error {
 		return context.Cause(ctx)
 	}
 	if err != nil {
-		reason = err.Error() // a disk that cannot be read
+		reason = err.Error() // an unreadable disk is damage, too
 	}
 	rel, err := filepath.Rel(v.store.dir, file)
 	if err != nil {
@@ -106,12 +108,12 @@ func (v *verifier) file(ctx context.Context, file string) error {
 	return os.Remove(file)
 }
 
-// check is why a file is damaged, or "".
+// check returns the reason why a file is damaged, or "".
 func (v *verifier) check(ctx context.Context, file string) (string, error) {
 	sub, name := filepath.Base(filepath.Dir(filepath.Dir(file))), filepath.Base(file)
 	hexName, isKey := strings.CutSuffix(name, ".key")
 	if digest.NewDigestFromEncoded(digest.SHA256, hexName).Validate() != nil || filepath.Base(filepath.Dir(file)) != hexName[:2] {
-		return "its name is no digest", nil
+		return "its name is not a digest", nil
 	}
 	if sub == "actions" && !isKey {
 		id, err := ParseActionID(hexName)
@@ -135,7 +137,7 @@ func (v *verifier) check(ctx context.Context, file string) (string, error) {
 }
 
 func (v *verifier) sum(ctx context.Context, file string) (string, error) {
-	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NOATIME, 0) // to look at it is not to use it
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NOATIME, 0) // a check is not a use
 	if errors.Is(err, fs.ErrPermission) {
 		f, err = os.Open(file)
 	}

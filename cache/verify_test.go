@@ -63,7 +63,7 @@ func TestVerifyAll(t *testing.T) {
 		for _, d := range v.Damaged {
 			got = append(got, d.File+": "+d.Reason)
 		}
-		want := []string{"its content has the digest", "is damaged: its checksum differs", "its content has the digest", "its name is no digest"}
+		want := []string{"its content has the digest", "is damaged: its checksum differs", "its content has the digest", "its name is not a digest"}
 		for _, w := range want {
 			if !slices.ContainsFunc(got, func(g string) bool { return strings.Contains(g, w) }) {
 				t.Errorf("repair %v: nobody says %q: %q", repair, w, got)

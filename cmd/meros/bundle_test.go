@@ -86,7 +86,7 @@ func TestHostileBundle(t *testing.T) {
 		"an artifact":            {[]tar.Header{{Name: "cas/" + hexOfA, Uname: "a"}}, ""},
 		"another's content":      {[]tar.Header{{Name: "cas/" + hexOfA, Uname: "b"}}, "its content has another digest"},
 		"no digest":              {[]tar.Header{{Name: "cas/../../x", Uname: "a"}}, "neither of the cache nor of the constellation"},
-		"a short digest":         {[]tar.Header{{Name: "cas/ca97", Uname: "a"}}, "its name is no digest"},
+		"a short digest":         {[]tar.Header{{Name: "cas/ca97", Uname: "a"}}, "its name is not a digest"},
 		"another's key":          {[]tar.Header{{Name: "actions/" + hexOfA + ".key", Uname: "b"}}, "the key text of another action"},
 		"an entry without a key": {[]tar.Header{{Name: "actions/" + hexOfA, Uname: "{}"}}, "key text of ca978112ca1b"},
 		"a damaged entry":        {[]tar.Header{{Name: "actions/" + hexOfA + ".key", Uname: "a"}, {Name: "actions/" + hexOfA, Uname: `{"entry":{},"sum":"sha256:00"}`}}, "is damaged"},
