@@ -32,6 +32,15 @@ func Needs(machines []*constellations.Machine) []constellations.Need {
 	return needs
 }
 
+// AllNeeds lists the needs of all machines of a constellation.
+func AllNeeds(m *constellations.Manifest) []constellations.Need {
+	var all []*constellations.Machine
+	for i := range m.Machines {
+		all = append(all, &m.Machines[i])
+	}
+	return Needs(all)
+}
+
 // KernelNeeds lists what the machine's kernel alone is made of and with, if it
 // is built.
 func KernelNeeds(vm *constellations.Machine) []constellations.Need {

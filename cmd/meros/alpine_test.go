@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"meros/bench/lab"
+	"meros/runner/alpine"
 	"meros/runner/layer"
 )
 
@@ -240,10 +241,10 @@ func TestAlpineMirrorFails(t *testing.T) {
 		replace [2]string // in the manifest
 		words   []string
 	}{
-		"no such package":     {strings.Replace(good, "hello", "helo", 1), nil, [2]string{}, []string{"the mirror has no package", "helo", "did you mean"}},
-		"no such release":     {good + "    release: v3.2\n", nil, [2]string{}, []string{"the mirror has no release v3.2; did you mean", "v3.20"}},
-		"no release there":    {good + "    release: v3.9\n", nil, [2]string{"file://", "served"}, []string{"404", "the mirror has no release v3.9; there are: ", "v3.20"}},
-		"no kernel":           {"    packages: [hello]\n", nil, [2]string{}, []string{"no package linux-virt"}},
+		"no such package":     {strings.Replace(good, "hello", "helo", 1), nil, [2]string{}, []string{"the mirror has no package", "helo", `"hint":"did you mean \"hello\"?`}},
+		"no such release":     {good + "    release: v3.2\n", nil, [2]string{}, []string{"the mirror has no release v3.2", `"hint":"did you mean \"v3.20\"?`}},
+		"no release there":    {good + "    release: v3.9\n", nil, [2]string{"file://", "served"}, []string{"404", "the mirror has no release v3.9", `"hint":"the mirror has: `, "v3.20"}},
+		"no kernel":           {"    packages: [hello]\n", nil, [2]string{}, []string{"no package linux-virt", "`kernel:` in the manifest names another one"}},
 		"unknown key":         {good, nil, [2]string{lab.AlpineKey, "other.rsa.pub"}, []string{"APKINDEX.tar.gz", "not signed with a key that is known", lab.AlpineKey}},
 		"another release key": {good, nil, [2]string{lab.AlpineRelease, "x.rsa.pub"}, []string{"alpine-minirootfs-3.20.3-x86_64.tar.gz", "the signature is not good"}},
 		"changed index": {good, func(t *testing.T, m *lab.AlpineMirror) {
@@ -254,20 +255,20 @@ func TestAlpineMirrorFails(t *testing.T) {
 		}, [2]string{}, []string{"package hello 1.2-r3", "hello-1.2-r3.apk"}},
 		"changed root file system": {good, func(t *testing.T, m *lab.AlpineMirror) { flipAt(t, m.RootFS(), -1000) }, [2]string{}, []string{"latest-releases.yaml says"}},
 		"size":                     {good, func(t *testing.T, m *lab.AlpineMirror) { releasesSay(t, m, "v3.20", "  size: 3", "  size: 4") }, [2]string{}, []string{"latest-releases.yaml says 4"}},
-		"downgraded":               {good + "    release: v3.20\n", func(t *testing.T, m *lab.AlpineMirror) { releasesSay(t, m, "v3.20", "branch: v3.20", "branch: v3.19") }, [2]string{}, []string{"is of v3.19, not of v3.20"}},
+		"downgraded":               {good + "    release: v3.20\n", func(t *testing.T, m *lab.AlpineMirror) { releasesSay(t, m, "v3.20", "branch: v3.20", "branch: v3.19") }, [2]string{}, []string{"is for v3.19, not for v3.20"}},
 		"edge for stable": {good, func(t *testing.T, m *lab.AlpineMirror) {
 			releasesSay(t, m, "latest-stable", "branch: v3.20", "branch: edge")
-		}, [2]string{}, []string{"is of edge, not of latest-stable"}},
+		}, [2]string{}, []string{"is for edge, not for latest-stable"}},
 		"replayed": {good + "    release: v3.21\n", func(t *testing.T, m *lab.AlpineMirror) {
 			if err := os.Rename(filepath.Join(m.Dir, "v3.20"), filepath.Join(m.Dir, "v3.21")); err != nil {
 				t.Fatal(err)
 			}
 			releasesSay(t, m, "v3.21", "branch: v3.20", "branch: v3.21")
-		}, [2]string{}, []string{`is of Alpine \"3.20.3\", and latest-releases.yaml says of v3.21`}},
+		}, [2]string{}, []string{`is Alpine \"3.20.3\", but latest-releases.yaml says v3.21`, `"hint":"try another mirror"`}},
 		"no signature": {good, func(t *testing.T, m *lab.AlpineMirror) { os.Remove(m.RootFS() + ".asc") }, [2]string{}, []string{"the signature of the release"}},
 		"two kernels": {"    packages: [hello, more]\n", func(t *testing.T, m *lab.AlpineMirror) {
 			for _, version := range []string{"6.6.9-r0", "6.6.10-r0", "6.6.2-r0"} {
-				m.Add(t, lab.APK{Name: kernelPackage, Version: version, Files: map[string]string{"boot/vmlinuz-virt": version}})
+				m.Add(t, lab.APK{Name: alpine.KernelPackage, Version: version, Files: map[string]string{"boot/vmlinuz-virt": version}})
 			}
 			m.Index(t)
 			os.Remove(filepath.Join(m.Dir, "v3.20/main/x86_64/linux-virt-6.6.9-r0.apk"))

@@ -20,6 +20,7 @@ import (
 	"meros/runner/debian"
 	"meros/runner/qemu"
 	"meros/runner/sandbox"
+	"meros/stages/pin"
 )
 
 // inside runs this program, with the arguments, where it may make sandboxes;
@@ -227,9 +228,29 @@ func lookAtMirror(e *env) []finding {
 	url := strings.TrimRight(archives[0].URL, "/") + "/dists/bookworm/Release"
 	ctx, cancel := context.WithTimeout(e.ctx, mirrorWait)
 	defer cancel()
-	if _, err := download(ctx, new(servers), url, io.Discard, maxReleases); err != nil {
+	if err := answers(ctx, url); err != nil {
 		f.Detail, f.Fix = err.Error(), "see the network, its proxy (http_proxy, or apt's), or name a mirror in the manifest"
 		return []finding{f}
 	}
 	return []finding{{Name: "mirror", Status: findingOK, Detail: archives[0].URL + " answers"}}
+}
+
+// maxRelease limits the index that a mirror sends, bytes.
+const maxRelease = 1 << 20
+
+// answers reads a file of a mirror, to find out whether that works.
+func answers(ctx context.Context, url string) error {
+	r, err := new(pin.Servers).Open(ctx, url)
+	if err != nil {
+		return fmt.Errorf("%s: %w", url, err)
+	}
+	defer r.Close()
+	n, err := io.Copy(io.Discard, io.LimitReader(r, maxRelease+1))
+	if err == nil && n > maxRelease {
+		err = fmt.Errorf("is larger than %d bytes", maxRelease)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", url, err)
+	}
+	return nil
 }

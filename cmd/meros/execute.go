@@ -14,6 +14,7 @@ import (
 	"meros/graph"
 	"meros/runner"
 	"meros/runner/layer"
+	"meros/stages/pin"
 	"meros/stages/step"
 )
 
@@ -75,7 +76,7 @@ func (w *workplace) graphOptions(jobs int, watch func(*graph.Job) runner.Stdio) 
 	self, err := os.Executable()
 	sandboxed := graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}
 	return graph.Options{
-		Store: w.store, Runner: &fetchesOfLayers{sandboxed, sync.OnceValues(newRegistries)}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
+		Store: w.store, Runner: &fetchesOfLayers{sandboxed, sync.OnceValues(pin.NewRegistries)}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
 		Budget: graph.Budget{CPU: jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history,
 	}, err
 }

@@ -282,7 +282,7 @@ func kernelPins(t *testing.T, p *lab.Project, manifest func(string)) {
 	p.Must(t, "kernel-build", "k")
 
 	manifest("{source: git+" + repository + ", ref: mastre}")
-	fails(t, p.Run(t, "kernel-build", "k"), 1, `has no branch or tag \"mastre\"`, `did you mean \"master\"`)
+	fails(t, p.Run(t, "kernel-build", "k"), 1, `has no branch or tag \"mastre\"`, `"hint":"did you mean \"master\"?"`)
 }
 
 // kernelSigned pins an archive only if the manifest's key has signed what is in
@@ -374,7 +374,7 @@ func kernelMistakes(t *testing.T, p *lab.Project, manifest func(string), archive
 			write("k.gpg", "")
 			write("meros.lock", strings.Split(readFile(t, p.Path("constellations/k/meros.lock")), "\nsource ")[0]+"\n")
 		}, 1,
-			[]string{"there is no signature to check"}},
+			[]string{"there is no signature to verify"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.prepare()

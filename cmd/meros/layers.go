@@ -15,8 +15,6 @@ import (
 	"meros/stages"
 )
 
-func newRegistries() (*oci.Registries, error) { return oci.NewRegistries(os.Getenv, hostUser()) }
-
 // fetchesOfLayers runs jobs in sandboxes, and asks registries itself: the
 // process that fetches a layer is given its bytes, and never a credential.
 type fetchesOfLayers struct {

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meros/bench/lab"
-	"meros/constellations"
 )
 
 // pinnedLock is a lock with one package that the mirror at url has to have.
@@ -185,19 +184,5 @@ func TestLockEditedByHand(t *testing.T) {
 	fails(t, p.Run(t, "build", "edited", "--locked"), 1, "--locked", "meros lock edited")
 	if _, err := os.Stat(file); err == nil {
 		t.Error("--locked wrote a lock")
-	}
-}
-
-// A package of another architecture is fetched from that one's server, also
-// where a machine of this one asked before.
-func TestMirrorsOfArchitectures(t *testing.T) {
-	ms := newMirrors(new(constellations.Manifest))
-	for _, c := range []struct{ arch, url string }{
-		{"x86_64", "http://archive.ubuntu.com/ubuntu/pool/x.deb"}, {"aarch64", "http://ports.ubuntu.com/ubuntu-ports/pool/x.deb"},
-	} {
-		got := ms.urls(&constellations.SectionLock{Distribution: "ubuntu", Suite: "noble", Arch: c.arch}, constellations.Package{Archive: "ubuntu", Filename: "pool/x.deb"})
-		if fmt.Sprint(got) != "["+c.url+"]" {
-			t.Errorf("%s: %v", c.arch, got)
-		}
 	}
 }

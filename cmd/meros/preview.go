@@ -228,7 +228,7 @@ func (c *buildCmd) foresee(e *env) (*foreseen, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, missing, err := lacking(m, stages.Needs(machines))
+	lock, missing, err := missingPins(m, stages.Needs(machines))
 	if err != nil {
 		return nil, err
 	}

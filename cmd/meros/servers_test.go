@@ -5,33 +5,11 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
-	"sync"
 	"testing"
 
 	"meros/bench/lab"
-	"meros/runner/fetch"
 )
-
-// apt's proxy is for what apt would fetch, and for nothing else, not even of
-// the same server.
-func TestServersOfApt(t *testing.T) {
-	const proxy = "http://apt.example:3142"
-	s := &servers{known: make(map[string]*sync.Once), reach: make(map[string]fetch.Reach), proxy: func(*url.URL) string { return proxy }}
-	for u, want := range map[string]string{
-		"http://localhost/debian/pool/x.deb":     proxy,
-		"http://localhost/debian/images/x.qcow2": "",
-	} {
-		at, err := url.Parse(u)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := s.to(t.Context(), at).Proxy; got != want {
-			t.Errorf("%s: %q, want %q", u, got, want)
-		}
-	}
-}
 
 // What a server redirects to is reached as the environment says, in a lock and
 // in a build.

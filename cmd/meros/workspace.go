@@ -15,6 +15,7 @@ import (
 	"meros/graph"
 	"meros/runner/arch"
 	"meros/stages"
+	"meros/stages/pin"
 )
 
 func (w *workplace) statsFile() string { return filepath.Join(w.data, "cache", "memo") }
@@ -57,7 +58,7 @@ type workplace struct {
 func (w *workplace) options(e *env, m *constellations.Manifest, machines []*constellations.Machine, boot bool) (stages.Options, error) {
 	self, err := os.Executable()
 	return stages.Options{
-		Root: e.root, Self: self, Host: arch.Host(), OCI: openOCI, Tools: stages.ToolIdentities(machines, boot, w.stats), URLs: newMirrors(m).urls, StatCache: w.stats,
+		Root: e.root, Self: self, Host: arch.Host(), OCI: openOCI, Tools: stages.ToolIdentities(machines, boot, w.stats), URLs: pin.NewMirrors().URLs, StatCache: w.stats,
 	}, err
 }
 

@@ -47,6 +47,36 @@ func (k Keys) Add(file string, text []byte) error {
 	return nil
 }
 
+// AddTree reads the keys that the system in a tree trusts. The tree may be
+// hostile.
+func (k Keys) AddTree(tree string) error {
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	const dir = "etc/apk/keys"
+	d, err := root.Open(dir)
+	if err != nil {
+		return fmt.Errorf("has no %s: %w", dir, err)
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		b, err := root.ReadFile(path.Join(dir, n))
+		if err == nil {
+			err = k.Add(n, b)
+		}
+		if err != nil {
+			return fmt.Errorf("key %s: %w", n, err)
+		}
+	}
+	return nil
+}
+
 // Package is a package as an index has it.
 type Package struct {
 	Name, Version string

@@ -7,6 +7,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"regexp"
 	"strings"
@@ -18,7 +19,7 @@ import (
 // DefaultMirror is Alpine's own.
 const DefaultMirror = "https://dl-cdn.alpinelinux.org/alpine"
 
-// Mirror returns the base URL of a mirror without a slash at the end; "" stands
+// Mirror returns the base URL of a mirror without a slash at the end. "" stands
 // for [DefaultMirror].
 func Mirror(mirror string) string {
 	if mirror == "" {
@@ -26,6 +27,12 @@ func Mirror(mirror string) string {
 	}
 	return strings.TrimRight(mirror, "/")
 }
+
+// KernelPackage is Alpine's kernel for virtual machines.
+const KernelPackage = "linux-virt"
+
+// LatestStable names the newest release of a mirror.
+const LatestStable = "latest-stable"
 
 // ReleaseKey is a keyring, for gpgv(1), with the key that signs Alpine's
 // releases: 0482D84022F52DF1C4E7CD43293ACD0907D9495A, Natanael Copa, see
@@ -57,6 +64,42 @@ type RootFS struct {
 	Size    int64  // bytes
 	SHA256  string
 	Date    time.Time
+}
+
+// Serves reports whether the root file system may stand for the release that a
+// manifest names.
+func (r *RootFS) Serves(release string) bool {
+	return r.Branch == release || release == LatestStable && strings.HasPrefix(r.Branch, "v")
+}
+
+// Matches reports whether a root file system with this version may be of the
+// branch. That of edge may have any version.
+func (r *RootFS) Matches(version string) bool {
+	numbers, ok := strings.CutPrefix(r.Branch, "v")
+	return !ok || strings.HasPrefix(version, numbers+".")
+}
+
+// VersionOf returns the version in the etc/alpine-release of a tree. The tree
+// may be hostile.
+func VersionOf(tree string) (string, error) {
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	b, err := root.ReadFile("etc/alpine-release")
+	return strings.TrimSpace(string(b)), err
+}
+
+var branchLink = regexp.MustCompile(`href="(edge|latest-stable|v[0-9]+\.[0-9]+)/?"`)
+
+// Branches returns the releases in a mirror's own list of its directories, a
+// page of HTML.
+func Branches(page []byte) (names []string) {
+	for _, m := range branchLink.FindAllSubmatch(page, -1) {
+		names = append(names, string(m[1]))
+	}
+	return names
 }
 
 var (

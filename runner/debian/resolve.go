@@ -120,8 +120,8 @@ func (r *Resolver) Kernel(ctx context.Context) ([]Package, error) {
 	return nil, fmt.Errorf("the kernel of %s: package %s leads to no kernel image", r.opts.Suite, name)
 }
 
-// Alone is one package without what it depends on.
-func (r *Resolver) Alone(ctx context.Context, name string) (Package, error) {
+// Package returns one package without its dependencies.
+func (r *Resolver) Package(ctx context.Context, name string) (Package, error) {
 	known, err := r.names(ctx)
 	if err != nil {
 		return Package{}, err

@@ -189,3 +189,14 @@ func writeMap(tool string, pid int, m []idMap) error {
 	}
 	return nil
 }
+
+// HostUser returns the id of the user who started meros. In a user namespace of
+// meros this is not the id of the process, which is 0 there.
+func HostUser() string {
+	if b, err := os.ReadFile("/proc/self/uid_map"); err == nil && os.Geteuid() == 0 {
+		if f := strings.Fields(string(b)); len(f) >= 3 && f[0] == "0" { // user_namespaces(7)
+			return f[1]
+		}
+	}
+	return strconv.Itoa(os.Geteuid())
+}

@@ -18,6 +18,7 @@ import (
 
 	"meros/bench/lab"
 	"meros/constellations"
+	"meros/stages"
 )
 
 // lockServer has an archive for each machine of a constellation; who asks for
@@ -61,7 +62,7 @@ func (s *lockServer) project(t *testing.T) *lab.Project {
 	sum := strings.Repeat("0", 64)
 	some := []constellations.Package{{Name: "base-files", Version: "1", Arch: "amd64", Archive: "debian", Filename: "pool/b.deb", Size: 1, SHA256: sum}}
 	lock := new(constellations.Lock)
-	for _, n := range lock.Unpinned(allNeeds(m)) {
+	for _, n := range lock.Unpinned(stages.AllNeeds(m)) {
 		switch section := lock.Section(n.Section); {
 		case lock.Pins(n):
 		case n.Source != nil:

@@ -1,8 +1,9 @@
-package main
+// This file tests which keys of a manifest may sign an archive.
+
+package pin
 
 import (
 	"errors"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -73,7 +74,14 @@ func TestKeyrings(t *testing.T) {
 		}
 		return file
 	}
-	both := write("both.asc", readFile(t, other)+"\n"+readFile(t, armored))
+	read := func(file string) string {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	both := write("both.asc", read(other)+"\n"+read(armored))
 	alpine := write("alpine.rsa.pub", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
 	for name, c := range map[string]struct {
 		keys []string
@@ -102,15 +110,19 @@ func TestKeyrings(t *testing.T) {
 // openWith reads an archive as a lock does, with the keys in the manifest.
 func openWith(t *testing.T, archive string, keys []string) error {
 	t.Helper()
-	p := lab.New(t, map[string]string{"constellations/k/manifest.yml": "virtual_machines:\n  m: {mirror: 'file://" + archive + "', keys: [" + strings.Join(keys, ", ") + "]}\n"})
-	m, err := constellations.Find(p.Root, "k")
+	root := t.TempDir()
+	dir := filepath.Join(root, "constellations/k")
+	manifest := "virtual_machines:\n  m: {mirror: 'file://" + archive + "', keys: [" + strings.Join(keys, ", ") + "]}\n"
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "manifest.yml"), []byte(manifest), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	m, err := constellations.Find(root, "k")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := m.Machines[0].Section()
-	e := &env{ctx: t.Context(), root: p.Root, ui: newUI(io.Discard, io.Discard, "plain", false)}
 	work := worldDir(t)
-	files, err := keyringsFor(e, m, s, work)
+	files, err := (&Pinner{Root: root}).keyringsFor(m, s, work)
 	if err != nil {
 		return err
 	}
