@@ -197,7 +197,7 @@ func TestDocumentLinks(t *testing.T) {
 					linked[target] = true
 				}
 			}
-			if target == "" {
+			if target = strings.TrimPrefix(target, "../"); target == "" {
 				target = file
 			}
 			if _, ok := all[target]; !ok {
