@@ -1,3 +1,6 @@
+// This file makes the kernel's bridges, taps and rules equal to the wanted ones.
+// It changes only what differs.
+
 package network
 
 import (
@@ -13,17 +16,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Network is the namespace's networks as they were last applied. The zero
-// Network is a new namespace.
+// Network remembers the networks that Apply last made. The zero Network stands
+// for a new namespace.
 type Network struct {
 	bridges []Bridge
 	applied []string                    // the rules as text
-	rules   map[string][]*nftables.Rule // as the kernel had them afterwards, by chain
+	rules   map[string][]*nftables.Rule // by chain, as read back from the kernel
 }
 
-// Apply makes the namespace hold these bridges, taps and policies and nothing
-// else of them, and tells in lines what it changed. What is as it should be is
-// not touched, so that no packet is lost. The calling goroutine is locked to a
+// Apply makes the namespace hold exactly these bridges, taps and policies, and
+// returns one line for each change. It leaves alone everything that is already
+// right, so that no packet is lost. The calling goroutine must be locked to a
 // thread of the namespace. uplink is the interface to the world, or "".
 func (n *Network) Apply(bridges []Bridge, uplink string) (changes []string, err error) {
 	if err := prepare(); err != nil {
@@ -44,7 +47,7 @@ func (n *Network) Apply(bridges []Bridge, uplink string) (changes []string, err 
 	return changes, nil
 }
 
-// prepare sets what holds for the namespace as a whole.
+// prepare sets the kernel parameters of the whole namespace.
 func prepare() error {
 	lo, err := netlink.LinkByName("lo")
 	if err == nil {
@@ -56,7 +59,7 @@ func prepare() error {
 	for file, value := range map[string]string{
 		"ipv4/ip_forward":                   "1",
 		"ipv6/conf/all/forwarding":          "0",
-		"bridge/bridge-nf-call-iptables":    "0", // only there with its module
+		"bridge/bridge-nf-call-iptables":    "0", // exists only if the module is loaded
 		"bridge/bridge-nf-call-ip6tables":   "0",
 		"ipv4/conf/all/rp_filter":           "1",
 		"ipv4/conf/all/accept_source_route": "0",
@@ -68,7 +71,7 @@ func prepare() error {
 	return nil
 }
 
-// remove takes away the bridges and taps that are not wanted any more.
+// remove deletes the bridges and taps that are no longer wanted.
 func (n *Network) remove(wanted []Bridge, changes *[]string) error {
 	keep := make(map[string]bool)
 	for _, b := range wanted {
@@ -118,7 +121,7 @@ func (b Bridge) apply(changes *[]string) error {
 	return nil
 }
 
-// link is the bridge's own interface, made if it is not there.
+// link returns the bridge's own interface. It makes the bridge if necessary.
 func (b Bridge) link(changes *[]string) (netlink.Link, error) {
 	l, err := netlink.LinkByName(b.Name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
@@ -134,10 +137,10 @@ func (b Bridge) link(changes *[]string) (netlink.Link, error) {
 		return nil, err
 	}
 	if l.Type() != "bridge" {
-		return nil, fmt.Errorf("there is an interface of that name which is a %s", l.Type())
+		return nil, fmt.Errorf("an interface of that name exists, and is a %s", l.Type())
 	}
 	if l.Attrs().Flags&unix.IFF_UP == 0 {
-		// No duplicate address is looked for where all addresses are given.
+		// All addresses are assigned, so duplicate detection only costs time.
 		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+b.Name+"/accept_dad", []byte("0"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
@@ -173,7 +176,7 @@ func (b Bridge) address(l netlink.Link, changes *[]string) error {
 	return netlink.AddrAdd(l, a)
 }
 
-// plug makes a tap and puts it on the bridge.
+// plug attaches a tap to the bridge. It makes the tap if necessary.
 func (b Bridge) plug(bridge netlink.Link, t Tap, changes *[]string) error {
 	l, err := netlink.LinkByName(t.Name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
@@ -203,7 +206,7 @@ func (b Bridge) plug(bridge netlink.Link, t Tap, changes *[]string) error {
 	return nil
 }
 
-// filter replaces the rules if they are not what they should be.
+// filter replaces the rules if they differ from the wanted ones.
 func (n *Network) filter(bridges []Bridge, uplink string, changes *[]string) error {
 	c, err := nftables.New()
 	if err != nil {
@@ -238,8 +241,8 @@ func (n *Network) filter(bridges []Bridge, uplink string, changes *[]string) err
 	if err := c.Flush(); err != nil {
 		return err
 	}
-	// What was let through before may not be any more. The table may be missing
-	// where nothing was ever tracked.
+	// A tracked connection may no longer be allowed. An error is ignored: the
+	// kernel has no table until it tracks the first connection.
 	if n.rules != nil {
 		netlink.ConntrackTableFlush(netlink.ConntrackTable)
 	}
@@ -255,7 +258,8 @@ func texts(rs []rule) []string {
 	return all
 }
 
-// current is what the kernel has, by chain. An error is as good as nothing.
+// current returns the kernel's rules by chain. On error it returns nil, which
+// forces a rewrite.
 func current(c *nftables.Conn, t *nftables.Table) map[string][]*nftables.Rule {
 	all := make(map[string][]*nftables.Rule)
 	for _, ch := range chains {
@@ -268,8 +272,8 @@ func current(c *nftables.Conn, t *nftables.Table) map[string][]*nftables.Rule {
 	return all
 }
 
-// String is the packet filter that the policies come to, a rule in each line,
-// as nft(8) writes them.
+// String returns the rules that implement the policies, one a line, as nft(8)
+// prints them.
 func String(bridges []Bridge, uplink string) string {
 	return strings.Join(texts(rules(bridges, uplink)), "\n") + "\n"
 }

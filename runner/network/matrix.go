@@ -1,3 +1,6 @@
+// This file derives from the policies which network may reach which. It sends no
+// packet.
+
 package network
 
 import (
@@ -6,38 +9,38 @@ import (
 	"slices"
 )
 
-// Path is one line of who may reach whom.
+// Path is a source, a destination and whether the policies connect them.
 type Path struct {
-	From string `json:"from"` // a bridge, whose machines are meant, or "host"
+	From string `json:"from"` // a bridge, which stands for its machines, or "host"
 	To   string `json:"to"`
 	Open bool   `json:"open"`
 
 	kind   pathKind
 	bridge string // the other bridge
 	addr   netip.Addr
-	port   uint16 // 0: an echo request of ICMP
+	port   uint16 // 0 stands for an ICMP echo request
 }
 
 type pathKind int
 
 const (
 	toPeer    pathKind = iota // another machine on the bridge
-	toHost                    // the host by its address on the bridge
+	toHost                    // the host, at one of its bridge addresses
 	toOther                   // a machine on another bridge
 	toOutside                 // an address beyond the host
 	fromHost                  // the host to a machine
 )
 
-// An address and a port that stand for any other: of documentation, RFC 5737,
-// and of discard, RFC 863.
+// An address and a port that stand for all others: one for documentation
+// (RFC 5737) and the port of the discard protocol (RFC 863).
 var (
 	anywhere  = netip.MustParseAddr("203.0.113.99")
 	otherPort = uint16(9)
 )
 
-// Matrix is who may reach whom, as the policies say it: the machines of each
-// bridge their neighbours, the host, other bridges and the world, and the host
-// them.
+// Matrix returns all paths that the policies open or close. From each bridge
+// they lead to its own machines, the host, other bridges and the world. From the
+// host they lead to each bridge.
 func Matrix(bridges []Bridge) []Path {
 	var paths []Path
 	for _, b := range bridges {
@@ -65,7 +68,7 @@ func Matrix(bridges []Bridge) []Path {
 	return paths
 }
 
-// reaches tells whether machines on b may reach port 22 of machines on o.
+// reaches reports whether machines on b may reach port 22 of machines on o.
 func (b Bridge) reaches(o Bridge) bool {
 	for _, f := range o.Policy.Ingress {
 		if f.overlaps(b.Address) && f.Protocol != "udp" && (f.Port == 0 || f.Port == 22) {
@@ -79,7 +82,7 @@ func (b Bridge) allows(a netip.Addr) bool {
 	return slices.ContainsFunc(b.Policy.Allowed, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// outside are the paths beyond the host.
+// outside returns the paths beyond the host.
 func (b Bridge) outside(bridges []Bridge) []Path {
 	var paths []Path
 	path := func(name string, open bool, a netip.Addr, port uint16) {
@@ -87,7 +90,7 @@ func (b Bridge) outside(bridges []Bridge) []Path {
 	}
 	for _, p := range b.Policy.Allowed {
 		if slices.ContainsFunc(bridges, func(o Bridge) bool { return o.Address.Overlaps(p) }) {
-			continue // not outside
+			continue // another bridge
 		}
 		path(p.String(), true, sample(p), 443)
 	}
@@ -115,7 +118,7 @@ func (b Bridge) outside(bridges []Bridge) []Path {
 	return paths
 }
 
-// sample is an address of a network that no host of it is likely to have.
+// sample returns an address of the network: the only one, or the first.
 func sample(p netip.Prefix) netip.Addr {
 	if p.IsSingleIP() {
 		return p.Addr()

@@ -1,3 +1,5 @@
+// This file tests rules and paths in network namespaces of its own.
+
 package network
 
 import (
@@ -21,8 +23,8 @@ var update = flag.Bool("update", false, "write the golden files")
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
-// groups are of bridges whose rules are golden and whose paths
-// are tried.
+// groups returns sets of bridges, by name. Their rules have golden files, and
+// their paths are tried.
 func groups() map[string][]Bridge {
 	host := Policy{World: true, HostPorts: []uint16{22, 80}, ICMP: true}
 	return map[string][]Bridge{
@@ -50,25 +52,26 @@ func TestRules(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got != string(want) {
-			t.Errorf("%s: the rules are\n%s", name, got)
+			t.Errorf("%s: the rules differ from the golden file:\n%s", name, got)
 		}
 	}
 }
 
-// inside tells the test that it is where it may make networks.
-const inside = "MEROS_TEST_NETNS"
+// namespaceEnv names the environment variable that is set in namespaces where a
+// test may make networks.
+const namespaceEnv = "MEROS_TEST_NETNS"
 
-// freshNamespace runs the calling test again in namespaces of its own, as an
-// ordinary user has them, and returns false; there it returns true.
+// freshNamespace runs the calling test again in the namespaces that an ordinary
+// user gets, and returns false. In those namespaces it returns true.
 func freshNamespace(t *testing.T) bool {
-	if os.Getenv(inside) != "" {
+	if os.Getenv(namespaceEnv) != "" {
 		runtime.LockOSThread()
 		return true
 	}
 	lab.Need(t, "unshare")
 	argv := []string{"--user", "--map-root-user", "--net", "--mount", "--fork", "--kill-child", "--mount-proc", "--pid", "sh", "-c", `mount -t sysfs sysfs /sys; exec "$@"`, "sh", os.Args[0], "-test.run=^" + t.Name() + "$", "-test.v"}
 	cmd := exec.CommandContext(t.Context(), "unshare", argv...)
-	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Env = append(os.Environ(), namespaceEnv+"=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
 		t.Errorf("%v\n%s", err, out)
@@ -77,7 +80,7 @@ func freshNamespace(t *testing.T) bool {
 	return false
 }
 
-// world makes an uplink and a peer at its other end.
+// world makes an uplink and returns the peer at its other end.
 func world(t *testing.T) *endpoint {
 	t.Helper()
 	attrs := netlink.NewLinkAttrs()
@@ -133,7 +136,7 @@ func setLink(t *testing.T, name string, set func(netlink.Link) error) {
 	}
 }
 
-// An address that nobody answered for a moment ago is asked for anew.
+// The host asks at once for an address that did not answer a moment ago.
 func TestStaleNeighbour(t *testing.T) {
 	if !freshNamespace(t) {
 		return
@@ -156,7 +159,7 @@ func TestStaleNeighbour(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The bridge has no carrier without a link: one that is nobody's.
+		// A bridge without a link has no carrier, so it gets an endpoint first.
 		e, err := plugEndpoint("probe", b, netip.MustParseAddr("10.91.0.9"))
 		if err == nil {
 			err = e.settle(t.Context())
@@ -168,7 +171,7 @@ func TestStaleNeighbour(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// It cannot be asked yet; a connection of an earlier endpoint tries once more.
+		// The endpoint cannot answer yet, and an old connection sends again.
 		down(t, it.link)
 		c.Write([]byte("x"))
 		c.Close()
@@ -180,7 +183,7 @@ func TestStaleNeighbour(t *testing.T) {
 		}
 		for _, n := range known {
 			if n.IP.Equal(to.Addr().AsSlice()) && n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 {
-				t.Errorf("it is still known as one that nobody answers for: %+v", n)
+				t.Errorf("the neighbour table still holds the failed entry: %+v", n)
 			}
 		}
 		if err == nil {
@@ -194,7 +197,7 @@ func TestStaleNeighbour(t *testing.T) {
 	}
 }
 
-// Who may reach whom, tried with packets, before and after it is applied a
+// Every path behaves as the policies say, before and after they are applied a
 // second time.
 func TestMatrix(t *testing.T) {
 	if !freshNamespace(t) {
@@ -213,29 +216,29 @@ func TestMatrix(t *testing.T) {
 			}
 			t.Logf("%s, round %d, %v: %s", name, round, time.Since(start), strings.Join(changes, ", "))
 			if round > 0 && len(changes) > 0 {
-				t.Errorf("%s: the second time it changed %q", name, changes)
+				t.Errorf("%s: the second Apply changed %q", name, changes)
 			}
 			results, err := Check(t.Context(), bridges, "wan", nil)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			for _, p := range results {
-				if !p.OK() {
-					t.Errorf("%s, round %d: %s to %s is to be open: %v, but: %v %s", name, round, p.From, p.To, p.Open, p.Reached, p.Said)
+			for _, r := range results {
+				if !r.OK() {
+					t.Errorf("%s, round %d: %s to %s: reached is %v (%s), want %v", name, round, r.From, r.To, r.Reached, r.Said, r.Open)
 				}
 			}
 			if len(results) < 5 {
-				t.Errorf("%s: only %d paths were tried", name, len(results))
+				t.Errorf("%s: Check tried only %d paths", name, len(results))
 			}
 		}
 	}
 	if links, err := netlink.LinkList(); err != nil || len(links) != 4 { // lo, wan, its peer's end, lan
-		t.Errorf("there are %v, %v", links, err)
+		t.Errorf("the links are %v, %v, want 4", links, err)
 	}
 }
 
-// What the matrix cannot say: the world reaches no machine, and no machine
-// speaks for another.
+// The matrix does not cover connections from the world: it reaches no machine
+// and no port of the host. A machine reaches it with the host's address.
 func TestFromTheWorld(t *testing.T) {
 	if !freshNamespace(t) {
 		return
@@ -250,7 +253,7 @@ func TestFromTheWorld(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer guest.close()
-	// A way to the guests: the world's end knows it.
+	// The peer in the world has a route to the guests.
 	err = peer.run(func() error {
 		l, err := netlink.LinkByName("eth0")
 		if err != nil {
@@ -270,7 +273,7 @@ func TestFromTheWorld(t *testing.T) {
 	}
 	for name, try := range tries {
 		if err := guest.serve(try, 22); err == nil {
-			t.Errorf("%s: reached", name)
+			t.Errorf("%s: the connection succeeded", name)
 		}
 	}
 	for _, a := range []string{"198.51.100.1:22", "10.91.0.1:22"} {
@@ -278,10 +281,10 @@ func TestFromTheWorld(t *testing.T) {
 			t.Errorf("the world to the host's %s: %v", a, err)
 		}
 	}
-	// The world answers a machine, and sees the host's address.
+	// The world answers a machine, and sees the host's address as the source.
 	var from string
 	accepted := make(chan error, 1)
-	err = peer.serve(nil2(func(a netip.AddrPort, ln net.Listener) error {
+	err = peer.serve(listening(func(a netip.AddrPort, ln net.Listener) error {
 		go func() {
 			c, err := ln.Accept()
 			if err == nil {
@@ -293,17 +296,18 @@ func TestFromTheWorld(t *testing.T) {
 		if err := guest.run(func() error { return dial(t.Context(), openTimeout, a) }); err != nil {
 			return err
 		}
-		return <-accepted // before the listener ends
+		return <-accepted // before the listener closes
 	}, peer), 80)
 	if err != nil {
 		t.Errorf("a machine to the world: %v", err)
 	} else if !strings.HasPrefix(from, "198.51.100.1:") {
-		t.Errorf("the world sees %s", from)
+		t.Errorf("the world sees the source address %s", from)
 	}
 }
 
-// nil2 is for a server whose connections the test looks at.
-func nil2(f func(netip.AddrPort, net.Listener) error, e *endpoint) func(netip.AddrPort) error {
+// listening passes f a listener at the endpoint, on the port after the served
+// one, so that the test sees the connections.
+func listening(f func(netip.AddrPort, net.Listener) error, e *endpoint) func(netip.AddrPort) error {
 	return func(a netip.AddrPort) error {
 		var ln net.Listener
 		a = netip.AddrPortFrom(a.Addr(), a.Port()+1)
@@ -315,15 +319,15 @@ func nil2(f func(netip.AddrPort, net.Listener) error, e *endpoint) func(netip.Ad
 	}
 }
 
-// Rules that are changed by hand come back, taps and bridges that are taken
-// away too, and what the manifest says no more goes.
+// Apply restores rules, taps and bridges that were changed or removed by hand.
+// It removes those that are no longer in the manifest.
 func TestRepair(t *testing.T) {
 	lab.Need(t, "nft", "ip")
 	if !freshNamespace(t) {
 		return
 	}
 	if f, err := os.OpenFile(tun, os.O_RDWR, 0); err != nil {
-		// A node that all may open, as udev makes it.
+		// udev makes this node so that every user may open it.
 		lab.Skip(t, "needs %s: %v", tun, err)
 	} else {
 		f.Close()
@@ -339,11 +343,11 @@ func TestRepair(t *testing.T) {
 		all := strings.Join(changes, "; ")
 		for _, w := range want {
 			if !strings.Contains(all, w) {
-				t.Errorf("%q is not among the changes: %s", w, all)
+				t.Errorf("the changes lack %q: %s", w, all)
 			}
 		}
 		if len(want) == 0 && len(changes) > 0 {
-			t.Errorf("it changed %s", all)
+			t.Errorf("an unneeded change: %s", all)
 		}
 	}
 	run := func(argv ...string) string {
@@ -362,7 +366,7 @@ func TestRepair(t *testing.T) {
 	run("nft", "insert", "rule", "inet", "meros", "forward", "accept")
 	apply("restored")
 	if after := run("nft", "list", "ruleset"); after != before {
-		t.Errorf("the rules are\n%s\nnot\n%s", after, before)
+		t.Errorf("the rules are\n%s\nwant\n%s", after, before)
 	}
 	run("nft", "flush", "ruleset")
 	apply("restored")
@@ -383,7 +387,7 @@ func TestRepair(t *testing.T) {
 	}
 	f.Close()
 	if _, err := OpenTap("a-name-that-is-too-long"); err == nil {
-		t.Error("a tap has a name of 23 bytes")
+		t.Error("OpenTap accepted a name of 23 bytes")
 	}
 	bridges[0].Name = "lo"
 	if _, err := n.Apply(bridges, ""); err == nil || !strings.Contains(err.Error(), "an interface of that name") {

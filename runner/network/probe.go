@@ -1,3 +1,6 @@
+// This file checks the policies with real packets between endpoints of its own.
+// It knows no machine.
+
 package network
 
 import (
@@ -14,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How long a packet may take on its way through one kernel. One that is to
-// arrive is waited for longer: beside other work it may be late, and the first
-// of a connection is sent again after a second, RFC 6298.
+// Timeouts for a packet on its way through one kernel. A packet that should
+// arrive gets more time: a busy host delays it, and TCP repeats a lost SYN only
+// after a second (RFC 6298).
 const (
 	timeout     = 700 * time.Millisecond
 	openTimeout = 5 * time.Second
@@ -29,20 +32,20 @@ func (p Path) timeout() time.Duration {
 	return timeout
 }
 
-// Result is what came of a way when it was tried.
+// Result is the outcome of trying a path.
 type Result struct {
 	Path
 	Reached bool   `json:"reached"`
 	Said    string `json:"said,omitempty"` // how the attempt ended
 }
 
-// OK tells whether the way is as it should be.
+// OK reports whether the path is open or closed as the policies say.
 func (r Result) OK() bool { return r.Open == r.Reached }
 
-// Check tries every way of the matrix with real packets, from and to endpoints
-// that it plugs into the bridges as if they were machines and removes again.
-// used are the addresses of machines. It has to run where the networks are, and
-// needs a thread of its own for each namespace.
+// Check tries every path of the matrix with real packets. They go from and to
+// endpoints that Check attaches to the bridges like machines, and removes
+// afterwards. used are the addresses of machines, which no endpoint takes. The
+// calling goroutine must be locked to a thread of the networks' namespace.
 func Check(ctx context.Context, bridges []Bridge, uplink string, used []netip.Addr) ([]Result, error) {
 	ends := make(map[string][2]*endpoint)
 	defer func() {
@@ -90,7 +93,7 @@ func Check(ctx context.Context, bridges []Bridge, uplink string, used []netip.Ad
 	return results, nil
 }
 
-// free is an address, from the end of the network, that nobody has.
+// free returns an unused address, searching from the end of the network.
 func free(p netip.Prefix, taken map[netip.Addr]bool) (netip.Addr, error) {
 	last := p.Masked().Addr().AsSlice()
 	for i := p.Bits(); i < len(last)*8; i++ {
@@ -103,7 +106,7 @@ func free(p netip.Prefix, taken map[netip.Addr]bool) (netip.Addr, error) {
 			return a, nil
 		}
 	}
-	return a, fmt.Errorf("no address of %s is free", p.Masked())
+	return a, fmt.Errorf("all addresses of %s are taken", p.Masked())
 }
 
 func (p Path) try(ctx context.Context, ends map[string][2]*endpoint, uplink string) (Result, error) {
@@ -128,9 +131,8 @@ func (p Path) try(ctx context.Context, ends map[string][2]*endpoint, uplink stri
 	default:
 		err = ends[p.From][0].run(func() error { return dial(ctx, p.timeout(), netip.AddrPortFrom(p.addr, p.port)) })
 	}
-	// A port that nobody listens at says so itself, and one whose service is not
-	// there ends the connection: the packet was there. The filter answers by
-	// ICMP, never by a reset.
+	// A reset proves that the packet arrived: a closed port sends one, and so
+	// does a relay without a service. The filter answers by ICMP instead.
 	r.Reached = err == nil || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNRESET)
 	if err != nil {
 		r.Said = err.Error()
@@ -147,8 +149,8 @@ func dial(ctx context.Context, wait time.Duration, a netip.AddrPort) error {
 	return c.Close()
 }
 
-// leaves tells whether a connection that is begun to the outside leaves by the
-// uplink.
+// leaves reports whether the first packet of a connection to the outside leaves
+// by the uplink.
 func (p Path) leaves(ctx context.Context, e *endpoint, uplink string) (bool, error) {
 	if uplink == "" {
 		return false, nil
@@ -157,7 +159,7 @@ func (p Path) leaves(ctx context.Context, e *endpoint, uplink string) (bool, err
 	if err != nil {
 		return false, err
 	}
-	const all = 0x0300 // ETH_P_ALL in network byte order: no other shows what leaves, packet(7)
+	const all = 0x0300 // ETH_P_ALL in network byte order: only this one shows outgoing packets, packet(7)
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, all)
 	if err != nil {
 		return false, err
@@ -194,9 +196,8 @@ func (p Path) leaves(ctx context.Context, e *endpoint, uplink string) (bool, err
 	return false, nil
 }
 
-// begins tells whether a packet of IPv4 begins a connection to somewhere. What
-// ends the connection of an earlier probe may still be on its way, and be sent
-// once more.
+// begins reports whether an IPv4 packet starts a TCP connection to an address.
+// Late packets that close the connection of an earlier probe do not count.
 func begins(packet []byte, to netip.AddrPort) bool {
 	const syn, ack = 0x02, 0x10 // RFC 9293
 	if len(packet) < 20 || packet[0]>>4 != 4 || packet[9] != unix.IPPROTO_TCP {
@@ -211,7 +212,7 @@ func begins(packet []byte, to netip.AddrPort) bool {
 	return netip.AddrPortFrom(a, uint16(tcp[2])<<8|uint16(tcp[3])) == to && tcp[13]&(syn|ack) == syn
 }
 
-// ping sends an echo request, RFC 792, and waits for the answer.
+// ping sends an ICMP echo request (RFC 792) and waits for the reply.
 func ping(wait time.Duration, a netip.Addr) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
 	if err != nil {
@@ -240,14 +241,14 @@ func ping(wait time.Duration, a netip.Addr) error {
 			case 0:
 				return nil
 			case 3:
-				return errors.New("an ICMP error says that it is unreachable")
+				return errors.New("unreachable, by an ICMP error")
 			}
 		}
 	}
 	return errors.New("no answer")
 }
 
-// endpoint is a network namespace that is plugged into a bridge.
+// endpoint is a network namespace that is attached to a bridge.
 type endpoint struct {
 	address netip.Addr
 	ns      *os.File
@@ -294,10 +295,9 @@ func plugEndpoint(name string, b Bridge, a netip.Addr) (*endpoint, error) {
 	return e, nil
 }
 
-// forgetNeighbour removes what the kernel knows of an address: the hardware
-// address that an earlier endpoint had, in whose place it takes no other for a
-// second (locktime, arp(7)); or that nobody answered when a connection of then
-// was tried once more, after which it asks again only a second later
+// forgetNeighbour removes an address from the kernel's neighbour table. An entry
+// with an earlier endpoint's hardware address would stay for a second (locktime,
+// arp(7)). An entry without an answer would delay the next request by a second
 // (retrans_time).
 func forgetNeighbour(bridge netlink.Link, a netip.Addr) error {
 	known, err := netlink.NeighList(bridge.Attrs().Index, netlink.FAMILY_V4)
@@ -314,8 +314,9 @@ func forgetNeighbour(bridge netlink.Link, a netip.Addr) error {
 	return nil
 }
 
-// settle waits until the bridge forwards what the endpoint sends, and lets the
-// host ask for it anew. The kernel looks at new links once a second (linkwatch).
+// settle waits until the bridge forwards the endpoint's packets, and removes the
+// endpoint from the neighbour table. The kernel checks new links once a second
+// (linkwatch).
 func (e *endpoint) settle(ctx context.Context) error {
 	for {
 		l, err := netlink.LinkByName(e.link)
@@ -333,7 +334,7 @@ func (e *endpoint) settle(ctx context.Context) error {
 	}
 }
 
-// configure gives the endpoint's own interface its address and its way out.
+// configure gives the endpoint's own interface its address and default route.
 func configure(a netip.Addr, host netip.Prefix) error {
 	l, err := netlink.LinkByName("eth0")
 	if err != nil {
@@ -349,7 +350,7 @@ func configure(a netip.Addr, host netip.Prefix) error {
 	return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.IP(host.Addr().AsSlice())})
 }
 
-// serve listens at the endpoint's address for as long as f runs.
+// serve listens on the endpoint's address while f runs.
 func (e *endpoint) serve(f func(netip.AddrPort) error, port uint16) error {
 	a := netip.AddrPortFrom(e.address, port)
 	var l net.Listener
@@ -384,7 +385,7 @@ func (e *endpoint) close() {
 func onThread(f func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread is not used again
+		runtime.LockOSThread() // never unlocked, so that the thread ends with the goroutine
 		done <- f()
 	}()
 	return <-done

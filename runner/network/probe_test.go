@@ -1,3 +1,5 @@
+// This file tests how the probe recognizes the start of a connection.
+
 package network
 
 import (
@@ -5,8 +7,8 @@ import (
 	"testing"
 )
 
-// Only what begins a connection shows that one was begun: not the end of an
-// earlier one, which is sent again if nobody answers.
+// Only a SYN counts as the start of a connection. The end of an earlier
+// connection, which TCP repeats if nothing answers, does not.
 func TestBegins(t *testing.T) {
 	to := netip.MustParseAddrPort("192.0.2.1:443")
 	packet := func(flags byte) []byte {
@@ -24,11 +26,11 @@ func TestBegins(t *testing.T) {
 	}
 	for name, change := range map[string]func(b []byte) []byte{
 		"another address": func(b []byte) []byte { b[19]++; return b }, "another port": func(b []byte) []byte { b[23]++; return b }, "UDP": func(b []byte) []byte { b[9] = 17; return b },
-		"IPv6": func(b []byte) []byte { b[0] = 0x65; return b }, "cut": func(b []byte) []byte { return b[:33] }, "cut in its head": func(b []byte) []byte { return b[:19] },
-		"a long head": func(b []byte) []byte { b[0] = 0x4f; return b }, "nothing": func([]byte) []byte { return nil },
+		"IPv6": func(b []byte) []byte { b[0] = 0x65; return b }, "truncated": func(b []byte) []byte { return b[:33] }, "truncated header": func(b []byte) []byte { return b[:19] },
+		"a long header": func(b []byte) []byte { b[0] = 0x4f; return b }, "an empty packet": func([]byte) []byte { return nil },
 	} {
 		if begins(change(packet(syn)), to) {
-			t.Errorf("%s begins a connection", name)
+			t.Errorf("%s counts as the start of a connection", name)
 		}
 	}
 }

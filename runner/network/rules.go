@@ -1,3 +1,6 @@
+// This file translates policies into rules of nftables. It does not talk to the
+// kernel.
+
 package network
 
 import (
@@ -11,12 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// table is the one table of nftables that everything is in: it is replaced as
-// a whole, in one transaction.
+// table names the nftables table that holds all rules. It is replaced as a
+// whole, in one transaction.
 const table = "meros"
 
-// rule is one rule of a chain: the text that nft(8) would print, and what the
-// kernel is given.
+// rule is one rule of a chain: as nft(8) prints it, and as the kernel takes it.
 type rule struct {
 	chain string
 	text  string
@@ -40,8 +42,8 @@ func newRule(chain string, matches ...match) rule {
 	return r
 }
 
-// name is an interface's name as the kernel compares it: all 16 bytes of
-// IFNAMSIZ, or a prefix would match.
+// name pads an interface's name to the 16 bytes of IFNAMSIZ. The kernel compares
+// as many bytes as it gets, so a shorter value would match a prefix.
 func name(s string) []byte {
 	b := make([]byte, unix.IFNAMSIZ)
 	copy(b, s)
@@ -68,7 +70,7 @@ func protocol(p string) match {
 	return meta(expr.MetaKeyL4PROTO, "meta l4proto "+p, []byte{number})
 }
 
-// port is a port that a packet goes to; the protocol is checked before.
+// port matches a destination port. An earlier match has checked the protocol.
 func port(n uint16) match {
 	return match{fmt.Sprintf("th dport %d", n), []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
@@ -76,13 +78,14 @@ func port(n uint16) match {
 	}}
 }
 
-// address compares the source or destination with a network of IPv4 or IPv6.
-func address(what string, p netip.Prefix, op expr.CmpOp) match {
+// address compares an address of the packet, "saddr" or "daddr", with an IPv4 or
+// IPv6 network.
+func address(field string, p netip.Prefix, op expr.CmpOp) match {
 	family, word, offset, length := byte(unix.NFPROTO_IPV4), "ip", uint32(12), uint32(4)
 	if p.Addr().Is6() {
 		family, word, offset, length = unix.NFPROTO_IPV6, "ip6", 8, 16
 	}
-	if what == "daddr" {
+	if field == "daddr" {
 		offset += length
 	}
 	mask := make([]byte, length)
@@ -94,7 +97,7 @@ func address(what string, p netip.Prefix, op expr.CmpOp) match {
 		sign = "!= "
 	}
 	p = p.Masked()
-	return match{fmt.Sprintf("%s %s %s%s", word, what, sign, p), []expr.Any{
+	return match{fmt.Sprintf("%s %s %s%s", word, field, sign, p), []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{family}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: length, Mask: mask, Xor: make([]byte, length)},
@@ -106,10 +109,10 @@ func source(p netip.Prefix) match      { return address("saddr", p, expr.CmpOpEq
 func destination(p netip.Prefix) match { return address("daddr", p, expr.CmpOpEq) }
 func notSource(p netip.Prefix) match   { return address("saddr", p, expr.CmpOpNeq) }
 
-// single is the network of one address.
+// single returns the network that holds only this address.
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-// known are packets of connections that were let through before, and the
+// known matches packets of connections that were accepted before, and the ICMP
 // errors about them.
 func known() match {
 	return match{"ct state established,related", []expr.Any{
@@ -122,14 +125,16 @@ func known() match {
 func accept() match { return match{"accept", []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}} }
 func drop() match   { return match{"drop", []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}} }
 
-// reject says no, so that a guest's program fails at once instead of waiting.
+// reject answers with an ICMP error, so that a guest's program fails at once
+// instead of waiting.
 func reject() match {
 	return match{"reject with icmpx admin-prohibited", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}}}
 }
 
 func masquerade() match { return match{"masquerade", []expr.Any{&expr.Masq{}}} }
 
-// chains are the base chains; each drops what no rule lets through but nat.
+// chains are the base chains. A filter chain drops packets that match no rule,
+// the NAT chain accepts them.
 var chains = []struct {
 	name     string
 	kind     nftables.ChainType
@@ -141,8 +146,8 @@ var chains = []struct {
 	{"postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource},
 }
 
-// rules are what the bridges' policies come to. uplink is the interface to the
-// world, or "" without one.
+// rules translates the bridges' policies. uplink is the interface to the world,
+// or "" without one.
 func rules(bridges []Bridge, uplink string) []rule {
 	all := []rule{
 		newRule("input", from("lo"), accept()),
@@ -153,10 +158,10 @@ func rules(bridges []Bridge, uplink string) []rule {
 		all = append(all, b.input()...)
 	}
 	for _, b := range bridges {
-		// Nobody speaks for others.
+		// A machine cannot use an address of another network.
 		all = append(all, newRule("forward", from(b.Name), notSource(b.Address), drop()))
-		// Frames within a bridge are none of this table's business, wherever
-		// the kernel shows them to it.
+		// Frames within a bridge pass: some kernels show them to this table, but
+		// isolation of the taps decides about them.
 		all = append(all, newRule("forward", from(b.Name), to(b.Name), accept()))
 		all = append(all, newRule("forward", from(b.Name), ipv6(), reject()))
 		all = append(all, b.forward(bridges, uplink)...)
@@ -168,8 +173,8 @@ func rules(bridges []Bridge, uplink string) []rule {
 	return all
 }
 
-// input is what the guests of a bridge may reach of the host: only by the
-// address that it has on this bridge.
+// input returns the rules for packets from the bridge's guests to the host. They
+// reach the host only at its address on this bridge.
 func (b Bridge) input() []rule {
 	here := func(ms ...match) rule {
 		return newRule("input", append([]match{from(b.Name), destination(single(b.Address.Addr()))}, ms...)...)
@@ -191,7 +196,8 @@ func (b Bridge) input() []rule {
 	return append(rs, newRule("input", from(b.Name), reject()))
 }
 
-// forward is what the guests of a bridge may reach beyond it.
+// forward returns the rules for packets from the bridge's guests to other
+// networks.
 func (b Bridge) forward(bridges []Bridge, uplink string) []rule {
 	var rs []rule
 	for _, p := range b.Policy.Allowed {

@@ -1,3 +1,5 @@
+// This file makes, opens and measures taps.
+
 package network
 
 import (
@@ -8,13 +10,15 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
-// tun is the device that taps come from, Documentation/networking/tuntap of
+// tun is the device that makes taps, see Documentation/networking/tuntap of
 // Linux.
 const tun = "/dev/net/tun"
 
-// addTap makes a tap that stays when nobody has it open.
+// addTap makes a tap that stays while no process has it open.
 func addTap(name string) error {
 	f, err := OpenTap(name)
 	if err != nil {
@@ -22,17 +26,18 @@ func addTap(name string) error {
 	}
 	defer f.Close()
 	if err := unix.IoctlSetInt(int(f.Fd()), unix.TUNSETPERSIST, 1); err != nil {
-		return fmt.Errorf("keep it: %w", err)
+		return fmt.Errorf("make the tap persistent: %w", err)
 	}
 	return nil
 }
 
-// OpenTap opens the machine's end of a tap: each read and write is an Ethernet
-// frame behind a header of virtio-net. QEMU takes it as tap,fd=.
+// OpenTap opens the machine's end of a tap. Each read and write is an Ethernet
+// frame after a virtio-net header. QEMU takes the descriptor as tap,fd=.
 func OpenTap(name string) (*os.File, error) {
 	f, err := os.OpenFile(tun, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: machines with networks need it (as root: modprobe tun; chmod 0666 %s, as udev does on Debian)", err, tun)
+		err = fmt.Errorf("machines with networks need a tap: %w", err)
+		return nil, hint.Add(err, "run `modprobe tun && chmod 0666 %s` as root; on Debian, udev does that", tun)
 	}
 	if err != nil {
 		return nil, err
@@ -50,8 +55,8 @@ func OpenTap(name string) (*os.File, error) {
 	return f, nil
 }
 
-// Traffic is what has come out of a tap's machine and what went in, bytes; 0
-// of a tap that there is not.
+// Traffic returns how many bytes a tap's machine has sent and received. It
+// returns zeros for a missing tap.
 func Traffic(name string) (out, in int64) {
 	l, err := netlink.LinkByName(name)
 	if err != nil || l.Attrs().Statistics == nil {
