@@ -1,3 +1,6 @@
+// This file starts the two processes of a group's supervisor and hands their
+// connections to ssh(1).
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// This file reads the version of QEMU and names the host's architecture.
+
 package qemu
 
 import (

@@ -1,3 +1,6 @@
+// This file speaks QMP, QEMU's machine protocol. It does not know what its
+// commands mean.
+
 package qemu
 
 import (

@@ -1,3 +1,5 @@
+// This file tests command lines, the choice of accelerator and QMP.
+
 package qemu
 
 import (

@@ -1,3 +1,6 @@
+// This file is the ssh client of meros itself. It accepts only the machine's own
+// key and never reads the user's configuration.
+
 package ssh
 
 import (

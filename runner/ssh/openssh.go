@@ -1,3 +1,6 @@
+// This file writes command lines and configuration for the user's ssh(1). It
+// starts no program.
+
 package ssh
 
 import (

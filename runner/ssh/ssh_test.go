@@ -1,3 +1,5 @@
+// This file tests keys, the client and the command lines of ssh(1).
+
 package ssh
 
 import (

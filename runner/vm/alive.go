@@ -1,3 +1,5 @@
+// This file asks machines whether they still run and answer.
+
 package vm
 
 import (

@@ -1,3 +1,5 @@
+// This file boots a machine once to check that it comes up.
+
 package vm
 
 import (

@@ -1,3 +1,6 @@
+// This file is the client of a group's supervisor. It starts the supervisor, but
+// never a machine.
+
 package vm
 
 import (

@@ -1,3 +1,5 @@
+// This file makes and removes the further disks of a machine.
+
 package vm
 
 import (

@@ -1,3 +1,5 @@
+// This file runs dnsmasq(8), which gives machines their addresses and names.
+
 package vm
 
 import (

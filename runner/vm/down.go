@@ -1,3 +1,5 @@
+// This file ends machines, gently first.
+
 package vm
 
 import (

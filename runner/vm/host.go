@@ -1,3 +1,5 @@
+// This file reads facts about the host from /proc.
+
 package vm
 
 import (

@@ -1,3 +1,6 @@
+// This file returns the status of machines and connects to their consoles,
+// screens and shells.
+
 package vm
 
 import (

@@ -1,3 +1,6 @@
+// This file is the inner process of a supervisor. It owns the networks and the
+// machines; the outer process does everything that needs the host's network.
+
 package vm
 
 import (

@@ -1,3 +1,6 @@
+// This file turns a manifest's networks into bridges, addresses and ports. It
+// changes nothing on the host.
+
 package vm
 
 import (

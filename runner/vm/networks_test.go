@@ -1,3 +1,5 @@
+// This file tests networks, name servers, ports and the order of starts.
+
 package vm
 
 import (

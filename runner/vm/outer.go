@@ -1,3 +1,6 @@
+// This file is the outer process of a supervisor. It works in the host's
+// namespaces: it listens on the host's ports and attaches the uplink.
+
 package vm
 
 import (

@@ -1,3 +1,5 @@
+// This file decides when a machine may start and when it is ready.
+
 package vm
 
 import (

@@ -1,3 +1,5 @@
+// This file serves directories of the host to a machine by virtiofs.
+
 package vm
 
 import (

@@ -1,3 +1,5 @@
+// This file saves and restores the memory and disks of running machines.
+
 package vm
 
 import (

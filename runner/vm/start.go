@@ -1,3 +1,5 @@
+// This file starts machines and waits until they are ready.
+
 package vm
 
 import (

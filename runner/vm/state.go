@@ -1,3 +1,6 @@
+// This file reads and writes the state of a machine: its record, its locks and
+// its console log.
+
 package vm
 
 import (

@@ -1,3 +1,5 @@
+// This file tests records, locks, secrets and the end of machines.
+
 package vm
 
 import (

@@ -1,3 +1,6 @@
+// This file defines the messages between clients, the inner and the outer
+// process. It does not act on them.
+
 package vm
 
 import (
