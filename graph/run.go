@@ -30,6 +30,9 @@ type Job struct {
 	CPU    int        // tokens it may use
 	Log    io.Writer
 	Report func(done, total int64)
+
+	Token   string // begins the messages of the job's process in its output; "" if nobody reads them
+	Failure error  // the reason that the process gave for its failure, if it gave one
 }
 
 // JobInput is an input where it can be read.

@@ -33,6 +33,7 @@ type Step struct {
 	Out     string            `json:"out"`
 	Work    string            `json:"work"`
 	CPU     int               `json:"cpu"`
+	Token   string            `json:"token,omitempty"` // see [Job]
 }
 
 // StepInput is a file or directory that a step may read.
@@ -59,7 +60,7 @@ type Sandboxed struct {
 	Self string // path of the program
 	// Run starts a process; it is runner.Run, but for tests.
 	Run func(context.Context, runner.Spec, runner.Stdio) error
-	// Watch turns the process's output into the job's log and progress.
+	// Watch turns the process's output into the job's log, progress and failure.
 	Watch func(*Job) runner.Stdio
 	// Env is what a process that may use the host's network is told of it, as
 	// further environment; it may be nil. It is in no key.
@@ -75,6 +76,7 @@ func (s *Sandboxed) RunJob(ctx context.Context, j *Job) error {
 			}
 		}
 	}
+	stdio := s.Watch(j) // it may choose a token
 	spec, step := j.Spec(s.Self)
 	if s.Env != nil && spec.Network == runner.HostNetwork {
 		spec.Env = append(spec.Env, s.Env(ctx, j)...)
@@ -86,7 +88,11 @@ func (s *Sandboxed) RunJob(ctx context.Context, j *Job) error {
 	if err := os.WriteFile(filepath.Join(filepath.Dir(j.Work), "step.json"), b, 0o644); err != nil {
 		return err
 	}
-	return s.Run(ctx, spec, s.Watch(j))
+	err = s.Run(ctx, spec, stdio)
+	if err != nil && ctx.Err() == nil && j.Failure != nil {
+		return j.Failure
+	}
+	return err
 }
 
 // Spec is the process that does what j says, and what it is told.
@@ -94,7 +100,7 @@ func (j *Job) Spec(self string) (runner.Spec, Step) {
 	n := j.Node
 	step := Step{
 		Stage: n.Stage, Params: toMap(n.Params), Hints: toMap(n.Hints), Outputs: n.Outputs,
-		Out: stepOut, Work: stepWork, CPU: j.CPU,
+		Out: stepOut, Work: stepWork, CPU: j.CPU, Token: j.Token,
 	}
 	spec := runner.Spec{
 		Argv: []string{selfPath, "stage", stepFile},

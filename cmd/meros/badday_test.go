@@ -336,7 +336,7 @@ mount -o remount,size=4G data
 			if !strings.Contains(o.Stderr, "no space left on device") && !strings.Contains(o.Stderr, "No space left on device") {
 				t.Errorf("it does not say that the disk is full (while making the %s):\n%s", stage, o.Stderr)
 			}
-			if !strings.Contains(o.Stderr, "that is full: meros cache gc makes room") {
+			if !strings.Contains(o.Stderr, "hint: if the disk of data/ is full, `meros cache gc` frees space") {
 				t.Errorf("it does not say what helps:\n%s", o.Stderr)
 			}
 		})

@@ -33,7 +33,7 @@ func TestHookFails(t *testing.T) {
 		"m/hooks/0300-not.chroot":  "#!/bin/sh\necho must not run\n",
 	})
 	o := lab.Finish(t, exec.Command(lab.Program(t), "--root", p.Root, "--progress=plain", "build", "failing", "--rootfs-only"))
-	fails(t, o, 1, "build failing/m hooks: hooks/0200-app.chroot: exit status 3 (it installs packages, and has no network: \"packages:\" has them pinned", "  | no such thing", "  | line 3", "full log: ", "meros build -v --progress=plain failing m")
+	fails(t, o, 1, "build failing/m hooks: hooks/0200-app.chroot: exit status 3 (it installs packages, and has no network: \"packages:\" has them pinned", "  | no such thing", "  | line 3", "full log: ", "hint: `meros build -v --progress=plain failing m` shows it happen")
 	if strings.Contains(o.Stderr, "must not run") {
 		t.Error("the hook after the failed one ran")
 	}

@@ -51,7 +51,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		sandbox.Main()
 		return exitOK
 	case len(args) == 3 && args[1] == "stage":
-		if err := step.Main(context.Background(), args[2], stderr); err != nil {
+		if err := step.Main(context.Background(), args[2]); err != nil {
 			return exitFailed
 		}
 		return exitOK

@@ -98,7 +98,7 @@ func (r *recorder) event(e graph.Event) {
 		s.Outcome, s.Seconds = "ran", max(milliseconds(at)-s.Start, 0)
 		if ne := (*graph.NodeError)(nil); e.Kind == graph.Failed && errors.As(e.Err, &ne) {
 			s.Outcome, s.Log, s.KeyText = "failed", filepath.Base(ne.Log), string(ne.KeyText)
-			s.Error, _ = nodeFailure(ne)
+			s.Error = ne.Error()
 		}
 	}
 }
@@ -116,7 +116,7 @@ func (r *recorder) record(plan *graph.Plan, result *graph.Result, x execution, e
 		b.Result = "interrupted"
 	}
 	if ne := (*graph.NodeError)(nil); errors.As(err, &ne) {
-		b.Error, _ = nodeFailure(ne)
+		b.Error = ne.Error()
 	} else if err != nil {
 		b.Error = err.Error()
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/creack/pty"
 
 	"meros/bench/lab"
-	"meros/stages/step"
 )
 
 // A failed hook opens a shell in the system in which it failed.
@@ -61,7 +60,7 @@ func TestShellOnError(t *testing.T) {
 			t.Errorf("%q is not in %s", want, said.String())
 		}
 	}
-	if strings.Contains(said.String(), step.ProgressMark) {
+	if strings.Contains(said.String(), "\x1b]meros;") {
 		t.Errorf("marks are shown: %q", said.String())
 	}
 }

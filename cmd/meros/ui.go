@@ -131,22 +131,26 @@ func (u *ui) fail(err error) {
 	}
 }
 
-// nodeFailure is why a node failed, as its process said if it did, and what it
-// wrote before that.
-func nodeFailure(ne *graph.NodeError) (msg string, tail []string) {
-	why, ok := step.StageError(ne.Tail)
-	if !ok {
-		return ne.Error(), ne.Tail
+// fullDisk is the hint for a stage that found a disk full.
+const fullDisk = "if the disk of data/ is full, `meros cache gc` frees space"
+
+// nodeHints returns the next steps after a node's failure, one a line.
+func nodeHints(ne *graph.NodeError, tail []string) string {
+	hints := hint.Of(ne)
+	add := func(h string) { hints = strings.TrimPrefix(hints+"\n"+h, "\n") }
+	full := func(line string) bool { return strings.Contains(strings.ToLower(line), "no space left on device") }
+	if full(ne.Error()) || slices.ContainsFunc(tail, full) {
+		add(fullDisk)
 	}
-	tail = ne.Tail
-	for len(tail) > 0 && !strings.HasPrefix(tail[len(tail)-1], step.FailMark) {
-		tail = tail[:len(tail)-1]
+	if c, m, ok := machineOf(ne.Node); ok && ne.Log != "" {
+		add(fmt.Sprintf("`meros build -v --progress=plain %s %s` shows it happen", c, m))
 	}
-	return fmt.Sprintf("build %s: %s", ne.Node.Name, why), tail[:max(len(tail)-1, 0)]
+	return hints
 }
 
 func (u *ui) failNode(ne *graph.NodeError) {
-	msg, tail := nodeFailure(ne)
+	msg, tail := ne.Error(), step.Tail(ne)
+	hints := nodeHints(ne, tail)
 	if u.mode == "json" {
 		json.NewEncoder(u.err).Encode(struct {
 			Event string   `json:"event"`
@@ -155,23 +159,15 @@ func (u *ui) failNode(ne *graph.NodeError) {
 			Node  string   `json:"node"`
 			Log   string   `json:"log,omitempty"`
 			Tail  []string `json:"tail,omitempty"`
-		}{"error", msg, hint.Of(ne), ne.Node.Name, ne.Log, tail})
+		}{"error", msg, hints, ne.Node.Name, ne.Log, tail})
 		return
 	}
 	for _, l := range tail {
 		fmt.Fprintln(u.err, "  |", printable(l))
 	}
-	u.errorLine(msg, hint.Of(ne))
-	full := func(line string) bool { return strings.Contains(strings.ToLower(line), "no space left on device") }
-	if full(msg) || slices.ContainsFunc(tail, full) {
-		fmt.Fprintln(u.err, "if it is the disk of data/ that is full: meros cache gc makes room")
-	}
-	if ne.Log == "" {
-		return
-	}
-	fmt.Fprintf(u.err, "full log: %s\n", ne.Log)
-	if c, m, ok := machineOf(ne.Node); ok {
-		fmt.Fprintf(u.err, "to see it happen: meros build -v --progress=plain %s %s\n", c, m)
+	u.errorLine(msg, hints)
+	if ne.Log != "" {
+		fmt.Fprintf(u.err, "full log: %s\n", ne.Log)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"meros/graph"
 	"meros/runner"
 	"meros/runner/guest"
+	"meros/runner/hint"
 	"meros/runner/layer"
 	"meros/stages"
 )
@@ -65,43 +66,51 @@ var steps = map[string]func(context.Context, *step) error{
 	"copy":           stepCopy,
 }
 
-// Main carries out the stage that a file tells, and writes to stderr why it
-// failed if it did.
-func Main(ctx context.Context, file string, stderr io.Writer) error {
-	err := run(ctx, file)
+// Main carries out the stage that a file describes. If it fails, Main sends the
+// error to the process that started it.
+func Main(ctx context.Context, file string) error {
+	s := &step{log: os.Stdout}
+	err := s.read(file)
+	if err == nil {
+		err = s.run(ctx)
+	}
 	if err != nil {
-		fmt.Fprint(stderr, stageFailure(err))
+		s.fail(os.Stdout, err)
 	}
 	return err
 }
 
-// run does what the file tells.
-func run(ctx context.Context, file string) error {
+// read reads the file.
+func (s *step) read(file string) error {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	s := &step{log: os.Stdout}
 	if err := json.Unmarshal(b, &s.Step); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
-	f, ok := steps[s.Stage]
-	if !ok {
-		return fmt.Errorf("%s: there is no stage %q", file, s.Stage)
+	if steps[s.Stage] == nil {
+		return fmt.Errorf("%s: no such stage: %q", file, s.Stage)
 	}
-	if s.Hints[stages.HintShell] != "" {
-		s.log = struct{ io.Writer }{os.Stdout} // what is foreign gets a pipe, and no terminal
+	return nil
+}
+
+// run does the work. If the user wants it, a shell opens where the step fails.
+func (s *step) run(ctx context.Context) error {
+	shell := s.Hints[stages.HintShell] != ""
+	if shell {
+		s.log = struct{ io.Writer }{os.Stdout} // foreign programs get a pipe, not the terminal
 	}
-	err = f(ctx, s)
-	if err != nil && s.Hints[stages.HintShell] != "" && !s.looked {
-		fmt.Fprintf(s.log, "\n%v\nThis is the inside of the stage %s; what it is made of is in /in, what it made in %s. Leave it with exit.\n", s.named(err), s.Stage, s.Work)
+	err := s.named(steps[s.Stage](ctx, s))
+	if err != nil && shell && !s.looked {
+		fmt.Fprintf(s.log, "\n%v\nThis is the inside of the stage %s; what it is made of is in /in, what it made in %s. Leave it with exit.\n", err, s.Stage, s.Work)
 		unix.IoctlSetInt(0, unix.TCFLSH, unix.TCIFLUSH) // nothing but what the user types from now on
 		cmd := exec.Command("/bin/sh", "-i")
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 		cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true}
 		cmd.Run() // its status is the user's
 	}
-	return s.named(err)
+	return err
 }
 
 // look opens a shell where a process has failed.
@@ -120,13 +129,19 @@ func (s *step) named(err error) error {
 	if err == nil {
 		return nil
 	}
-	text := err.Error()
-	for _, in := range append(s.Inputs, s.Locals...) {
-		for _, end := range []string{":", "/"} {
-			text = strings.ReplaceAll(text, in.Path+end, "("+in.From+")"+end)
+	replace := func(text string) string {
+		for _, in := range append(s.Inputs, s.Locals...) {
+			for _, end := range []string{":", "/"} {
+				text = strings.ReplaceAll(text, in.Path+end, "("+in.From+")"+end)
+			}
 		}
+		return text
 	}
-	return errors.New(text)
+	text := errors.New(replace(err.Error()))
+	if h := hint.Of(err); h != "" {
+		return hint.Add(text, "%s", replace(h))
+	}
+	return text
 }
 
 // epoch is the time that stands for now.

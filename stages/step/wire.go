@@ -1,45 +1,139 @@
+// This file defines the messages that a step sends on its standard output to the
+// process that started it: how far it is, and in the end why it failed. Foreign
+// programs write to the same stream.
+
 package step
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
 	"meros/graph"
 	"meros/runner"
-	"meros/stages"
+	"meros/runner/hint"
 )
 
-// ProgressMark begins a line by which a step tells how far it is, and which
-// is no part of its log: an OSC sequence, which no program prints by chance.
-const ProgressMark = "\x1b]meros;"
+// message is one message of a step: how far it is, or why it failed.
+type message struct {
+	Done  int64 `json:"done,omitempty"`
+	Total int64 `json:"total,omitempty"` // 0 if unknown
 
-func (s *step) report(done, total int64) {
-	if s.Hints[stages.HintShell] != "" {
-		return // a user sees all that is written
-	}
-	fmt.Fprintf(s.log, "%s%d;%d\n", ProgressMark, done, total)
+	Error string `json:"error,omitempty"`
+	Hint  string `json:"hint,omitempty"`
+	Lines int    `json:"lines,omitempty"` // at the end of the log that hold the error as well
 }
 
-// Watch takes a stage's output apart into its log and its progress.
+// mark begins the line of a message. It is an OSC sequence, which a terminal does
+// not show, with the token of the job. A hook does not know the token, so no line
+// that it prints counts as a message.
+func mark(token string) string { return "\x1b]meros;" + token + ";" }
+
+// send writes a message, unless nobody reads them.
+func (s *step) send(w io.Writer, m message) {
+	if s.Token == "" {
+		return
+	}
+	b, err := json.Marshal(m) // escapes control characters: it is one line
+	if err != nil {
+		panic(err) // it holds nothing that does not marshal
+	}
+	fmt.Fprintf(w, "%s%s\n", mark(s.Token), b)
+}
+
+// report says how far the step is.
+func (s *step) report(done, total int64) { s.send(s.log, message{Done: done, Total: total}) }
+
+// fail writes an error to the log, whole, and sends it.
+func (s *step) fail(w io.Writer, err error) {
+	text := "error: " + err.Error()
+	for h := range strings.Lines(hint.Of(err)) {
+		text += "\nhint: " + strings.TrimSuffix(h, "\n")
+	}
+	fmt.Fprintln(w, text)
+	s.send(w, message{Error: abridge(err.Error()), Hint: cut(hint.Of(err)), Lines: strings.Count(text, "\n") + 1})
+}
+
+// maxText bounds the error and the hint of a message, bytes.
+const maxText = 4 << 10
+
+func cut(text string) string {
+	if len(text) > maxText {
+		return strings.ToValidUTF8(text[:maxText], "") + "..."
+	}
+	return text
+}
+
+// failLines is how many of the first and of the last lines of a long error a
+// message has.
+const failLines = 4
+
+// abridge leaves out the middle of a long error, which may be the usage of a
+// program.
+func abridge(text string) string {
+	lines := strings.Split(text, "\n")
+	if n := len(lines) - 2*failLines; n > 1 {
+		lines = slices.Concat(lines[:failLines], []string{fmt.Sprintf("(%d lines, in the log)", n)}, lines[len(lines)-failLines:])
+	}
+	return cut(strings.Join(lines, "\n"))
+}
+
+// Failure is why a step failed, as its last message says.
+type Failure struct {
+	text, hint string
+	lines      int
+}
+
+func (f *Failure) Error() string { return f.text }
+
+// Hint returns the next steps, one a line, see package hint.
+func (f *Failure) Hint() string { return f.hint }
+
+// Tail returns the last lines of a failed node's log without those that hold the
+// failure itself.
+func Tail(ne *graph.NodeError) []string {
+	f := (*Failure)(nil)
+	if !errors.As(ne, &f) {
+		return ne.Tail
+	}
+	n := len(ne.Tail) - f.lines
+	if n < 0 {
+		return nil
+	}
+	first, _, _ := strings.Cut(f.text, "\n")
+	if before, ok := strings.CutSuffix(ne.Tail[n], "error: "+first); ok && before != "" {
+		return append(slices.Clone(ne.Tail[:n]), before) // a program did not end its last line
+	}
+	return ne.Tail[:n]
+}
+
+// Watch separates the output of a job's process into its log and its messages.
 func Watch(j *graph.Job) runner.Stdio {
-	w := &progressFilter{job: j}
+	j.Token = rand.Text()
+	w := &messageFilter{job: j, mark: []byte(mark(j.Token))}
 	return runner.Stdio{Stdout: w, Stderr: w}
 }
 
-// maxLogLine is where a line of a stage's output is cut, bytes: who never ends
-// one must not fill the memory.
+// maxLogLine is the length at which a line of a step's output is cut, bytes: a
+// program that never ends a line must not fill the memory. Every message is
+// shorter.
 const maxLogLine = 64 << 10
 
-type progressFilter struct {
+// messageFilter takes the messages out of a step's output.
+type messageFilter struct {
 	job  *graph.Job
-	part []byte
+	mark []byte
+	part []byte // of a line
 }
 
-// Write implements io.Writer. Both streams of a process share it, and
+// Write implements io.Writer. Both streams of a process share the filter, and
 // os/exec then writes from one goroutine.
-func (w *progressFilter) Write(p []byte) (int, error) {
+func (w *messageFilter) Write(p []byte) (int, error) {
 	n := len(p)
 	for len(p) > 0 {
 		line, rest, ok := bytes.Cut(p, []byte{'\n'})
@@ -48,11 +142,8 @@ func (w *progressFilter) Write(p []byte) (int, error) {
 		if !ok && len(w.part) < maxLogLine {
 			break
 		}
-		if mark, found := bytes.CutPrefix(w.part, []byte(ProgressMark)); found {
-			var done, total int64
-			if k, _ := fmt.Sscanf(string(mark), "%d;%d", &done, &total); k == 2 {
-				w.job.Report(done, total)
-			}
+		if text, found := bytes.CutPrefix(w.part, w.mark); found {
+			w.receive(text)
 		} else if _, err := w.job.Log.Write(append(w.part, '\n')); err != nil {
 			return 0, err
 		}
@@ -61,32 +152,14 @@ func (w *progressFilter) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// FailMark begins the line by which a stage's process says why it failed.
-const FailMark = "meros stage failed: "
-
-// failLines is how many of the first and of the last lines of an error are
-// behind the mark.
-const failLines = 4
-
-// stageFailure is what a stage's process says last. The first lines of a long
-// error would not be among the last of its output, which may be a program's
-// usage: the whole of it goes before.
-func stageFailure(err error) string {
-	text := err.Error()
-	lines := strings.Split(text, "\n")
-	if n := len(lines) - 2*failLines; n > 1 {
-		lines = slices.Concat(lines[:failLines], []string{fmt.Sprintf("(%d lines, in the log)", n)}, lines[len(lines)-failLines:])
-		return text + "\n" + FailMark + strings.Join(lines, "\n") + "\n"
+// receive passes a message on.
+func (w *messageFilter) receive(text []byte) {
+	var m message
+	switch err := json.Unmarshal(text, &m); {
+	case err != nil:
+	case m.Error != "":
+		w.job.Failure = &Failure{m.Error, m.Hint, m.Lines}
+	default:
+		w.job.Report(m.Done, m.Total)
 	}
-	return FailMark + text + "\n"
-}
-
-// StageError finds that line among the last ones of its output.
-func StageError(tail []string) (string, bool) {
-	for i := len(tail) - 1; i >= 0; i-- {
-		if s, ok := strings.CutPrefix(tail[i], FailMark); ok {
-			return strings.Join(append([]string{s}, tail[i+1:]...), "\n"), true
-		}
-	}
-	return "", false
 }
