@@ -11,11 +11,13 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"meros/runner/arch"
 )
 
 // Words that a manifest may use.
 var (
-	arches        = []string{"x86_64", "aarch64", "riscv64", "i386", "arm", "armhf", "ppc64", "s390x"}
+	arches        = arch.Words()
 	distributions = []string{"debian", "alpine", "ubuntu"}
 	fsTypes       = []string{"ext4", "ext3", "ext2", "btrfs", "xfs", "swap", "vfat"}
 	formats       = []string{"qcow2", "raw", "tar", "oci", "squashfs", "erofs"}
@@ -222,9 +224,7 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 			}
 		},
 		"arch": func(n ast.Node) {
-			if vm.Arch = l.word(n, "arch", arches...); vm.Arch == "armhf" {
-				vm.Arch = "arm" // Debian's name of what QEMU calls so
-			}
+			vm.Arch = arch.Name(l.word(n, "arch", arches...))
 		},
 		"base":          func(n ast.Node) { vm.Base = l.base(n) },
 		"base_sha256":   func(n ast.Node) { vm.BaseSHA256 = l.pattern(n, "sha256 digest", hexDigest) },

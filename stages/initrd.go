@@ -11,6 +11,7 @@ import (
 	"meros/constellations"
 	"meros/graph"
 	"meros/runner"
+	"meros/runner/arch"
 )
 
 const initrdRevision = 1
@@ -49,24 +50,13 @@ func (pl *planner) initrd(pm *Machine) error {
 	return nil
 }
 
-// goArch are Go's names of architectures, where QEMU has others.
-var goArch = map[string]string{"x86_64": "amd64", "i386": "386", "aarch64": "arm64", "ppc64": "ppc64le"}
-
-// GoArch is Go's name of an architecture, which OCI uses too.
-func GoArch(arch string) string {
-	if n, ok := goArch[arch]; ok {
-		return n
-	}
-	return arch
-}
-
 // program is the file of meros for machines of an architecture: this program,
 // or the one beside it that was built for them.
-func (pl *planner) program(arch string) (string, error) {
-	if arch == pl.Host {
+func (pl *planner) program(machine string) (string, error) {
+	if machine == pl.Host {
 		return pl.Self, nil
 	}
-	name := "meros-" + arch
+	name := "meros-" + machine
 	file := filepath.Join(filepath.Dir(pl.Self), name)
 	if _, err := os.Stat(file); err == nil {
 		return file, nil
@@ -78,7 +68,7 @@ func (pl *planner) program(arch string) (string, error) {
 	if pl.RootfsOnly {
 		without = "; hooks that run in the sandbox do without"
 	}
-	return "", &NoProgramError{arch, file, without}
+	return "", &NoProgramError{machine, file, without}
 }
 
 // NoProgramError is that meros itself is not there, built for the architecture
@@ -86,5 +76,5 @@ func (pl *planner) program(arch string) (string, error) {
 type NoProgramError struct{ Arch, File, without string }
 
 func (e *NoProgramError) Error() string {
-	return fmt.Sprintf("the first program of a machine of %s is meros itself, built for it, and there is no %s (in meros' source: CGO_ENABLED=0 GOARCH=%s go build -o %[2]s ./cmd/meros%[4]s)", e.Arch, e.File, GoArch(e.Arch), e.without)
+	return fmt.Sprintf("the first program of a machine of %s is meros itself, built for it, and there is no %s (in meros' source: CGO_ENABLED=0 GOARCH=%s go build -o %[2]s ./cmd/meros%[4]s)", e.Arch, e.File, arch.Go(e.Arch), e.without)
 }

@@ -3,9 +3,11 @@ package stages
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/arch"
 )
 
 // buildArch is the architecture that kernels are compiled on. Those of other
@@ -17,17 +19,22 @@ var kernelTools = []string{
 	"bc", "bison", "ccache", "cpio", "flex", "kmod", "libc6-dev", "libelf-dev", "libncurses-dev", "libssl-dev", "make", "patch", "perl", "python3-minimal", "xz-utils",
 }
 
-// compilers are, by toolchain and by the architecture of the kernel, the
-// further packages. libelf-dev and gcc are for the programs that the build
-// itself runs.
-var compilers = map[string]map[string][]string{
-	"gcc": {
-		"x86_64": {"gcc"}, "i386": {"gcc"},
-		"aarch64": {"gcc", "gcc-aarch64-linux-gnu"}, "riscv64": {"gcc", "gcc-riscv64-linux-gnu"}, "arm": {"gcc", "gcc-arm-linux-gnueabihf"},
-	},
-	"clang": {
-		"x86_64": {"clang", "lld", "llvm"}, "aarch64": {"clang", "lld", "llvm"}, "riscv64": {"clang", "lld", "llvm"}, "arm": {"clang", "lld", "llvm"},
-	},
+// compilers returns the packages with a toolchain that makes kernels of an
+// architecture, or nil if no such packages are known. gcc itself also compiles
+// the programs that the build runs.
+func compilers(toolchain, machine string) []string {
+	a, err := arch.Find(machine)
+	switch k := a.Kernel; {
+	case err != nil || k.Arch == "":
+		return nil
+	case toolchain == "gcc" && k.Cross == "":
+		return []string{"gcc"}
+	case toolchain == "gcc":
+		return []string{"gcc", "gcc-" + strings.TrimSuffix(k.Cross, "-")}
+	case toolchain == "clang" && k.Clang:
+		return []string{"clang", "lld", "llvm"}
+	}
+	return nil
 }
 
 // toolchain is the machine, never booted, in whose system vm's kernel is built.
@@ -36,7 +43,7 @@ func toolchain(vm *constellations.Machine) *constellations.Machine {
 	if vm.Distribution != "debian" {
 		t.Suite, t.Mirror = "bookworm", ""
 	}
-	t.Packages = slices.Concat(kernelTools, compilers[vm.Kernel.Toolchain][vm.Arch])
+	t.Packages = slices.Concat(kernelTools, compilers(vm.Kernel.Toolchain, vm.Arch))
 	slices.Sort(t.Packages)
 	return t
 }
@@ -61,7 +68,7 @@ func PlanKernel(p *graph.Plan, m *constellations.Manifest, vm *constellations.Ma
 // buildKernel adds the nodes of a kernel from its source to its image.
 func (pl *planner) buildKernel(vm *constellations.Machine) (*BuiltKernel, error) {
 	tools := toolchain(vm)
-	if compilers[vm.Kernel.Toolchain][vm.Arch] == nil {
+	if compilers(vm.Kernel.Toolchain, vm.Arch) == nil {
 		return nil, fmt.Errorf("no compiler is known that makes a kernel of %s with %s", vm.Arch, vm.Kernel.Toolchain)
 	}
 	if vm.Kernel.Headers && vm.Arch != buildArch {

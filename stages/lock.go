@@ -2,6 +2,7 @@ package stages
 
 import (
 	"meros/constellations"
+	"meros/runner/arch"
 )
 
 // Needs lists what the machines are made of that comes from a network: what a
@@ -19,7 +20,7 @@ func Needs(machines []*constellations.Machine) []constellations.Need {
 			}
 		}
 		if constellations.OfRegistry(vm.Base) {
-			needs = append(needs, constellations.Need{Machine: vm.Name, Source: &constellations.Source{Kind: constellations.SourceRegistry, URL: vm.Base, Ref: GoArch(vm.Arch)}})
+			needs = append(needs, constellations.Need{Machine: vm.Name, Source: &constellations.Source{Kind: constellations.SourceRegistry, URL: vm.Base, Ref: arch.Go(vm.Arch)}})
 		}
 		base := constellations.Need{Section: vm.Section(), Machine: vm.Name}
 		needs = append(needs, base)

@@ -6,6 +6,7 @@ import (
 
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/arch"
 )
 
 const ociRevision = 3
@@ -28,7 +29,7 @@ func (pl *planner) oci(vm *constellations.Machine, section *constellations.Secti
 		return nil, err
 	}
 	pl.named = append(pl.named, file)
-	layers, err := pl.OCI(file, tag, GoArch(vm.Arch))
+	layers, err := pl.OCI(file, tag, arch.Go(vm.Arch))
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", file, err)
 	}
@@ -50,7 +51,7 @@ func (pl *planner) oci(vm *constellations.Machine, section *constellations.Secti
 
 // registry is an image of a registry, as the lock pins it.
 func (pl *planner) registry(vm *constellations.Machine, section *constellations.SectionLock, reference string) ([]*graph.Node, error) {
-	locked := pl.lock.Source(constellations.SourceRegistry, vm.Base, GoArch(vm.Arch))
+	locked := pl.lock.Source(constellations.SourceRegistry, vm.Base, arch.Go(vm.Arch))
 	if locked == nil {
 		return nil, fmt.Errorf("the lock does not have %s for %s (meros lock %s)", vm.Base, vm.Arch, pl.m.Name)
 	}

@@ -13,6 +13,7 @@ import (
 	cryptossh "golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
+	"meros/runner/arch"
 	"meros/runner/qemu"
 )
 
@@ -77,11 +78,6 @@ func (l *launcher) end(ctx context.Context, machine string, timeout time.Duratio
 	return d, fmt.Errorf("%s/%s: process %d does not end", l.Name, machine, r.PID)
 }
 
-// buttons are the architectures whose machines have the power button of ACPI.
-// On the others it is a key on a pin, whose driver kernels made for virtual
-// machines may lack: nobody hears it.
-var buttons = []string{"x86_64", "i386"}
-
 func (l *launcher) downSteps(machine string, r *record, timeout time.Duration) []downStep {
 	monitor := func(command func(*raw.Monitor) error) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -108,7 +104,9 @@ func (l *launcher) downSteps(machine string, r *record, timeout time.Duration) [
 	if timeout <= 0 {
 		return hard
 	}
-	if r.Arch != "" && !slices.Contains(buttons, r.Arch) {
+	// Without a power button of ACPI, QEMU presses a key on a pin, whose driver
+	// the kernels for virtual machines may lack.
+	if a, err := arch.Find(r.Arch); r.Arch != "" && (err != nil || !a.Board.PowerButton) {
 		slices.Reverse(gentle)
 	}
 	return append(gentle, hard...)

@@ -18,9 +18,9 @@ import (
 	specs "github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"meros/runner/arch"
 	"meros/runner/image"
 	"meros/runner/layer"
-	"meros/stages"
 )
 
 // stepExport puts a machine into a file.
@@ -147,7 +147,7 @@ func (s *step) command(ctx context.Context, argv []string, pkg string) error {
 // layers as they are, and with zstd compressed.
 func (s *step) exportOCI(w io.Writer, compress bool) error {
 	o := &ociWriter{tw: tar.NewWriter(w), time: s.epoch()}
-	config := v1.Image{Created: &o.time, Platform: v1.Platform{Architecture: stages.GoArch(s.Params["arch"]), OS: "linux"}, RootFS: v1.RootFS{Type: "layers"}}
+	config := v1.Image{Created: &o.time, Platform: v1.Platform{Architecture: arch.Go(s.Params["arch"]), OS: "linux"}, RootFS: v1.RootFS{Type: "layers"}}
 	config.Config.Cmd = []string{"/bin/sh"}
 	manifest := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest}
 	if err := o.file("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
