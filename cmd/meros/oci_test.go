@@ -124,12 +124,12 @@ func TestOCI(t *testing.T) {
 
 	t.Run("repeated", func(t *testing.T) { ociRepeated(t, p, image, want) })
 	for base, words := range map[string][]string{
-		"oci:saved.tar":         {"has several images; name one after a colon", "lab/box:v1"},
-		"oci:saved.tar:v3":      {"has no image v3", "lab/box:v1"},
-		"oci:saved.tar:v2":      {"is an image for linux/arm64, not for linux/amd64"},
+		"oci:saved.tar":         {"several images in it", "hint: name one after a colon: ", "lab/box:v1"},
+		"oci:saved.tar:v3":      {"no image v3 in it", "hint: name one after a colon: ", "lab/box:v1"},
+		"oci:saved.tar:v2":      {"an image for linux/arm64, not for linux/amd64"},
 		"oci:nowhere":           {"nowhere does not exist", "docker://NAME:TAG"},
-		"oci:constellations":    {"is no image layout of OCI"},
-		"oci:layout/index.json": {"is neither an archive"},
+		"oci:constellations":    {"not an OCI image layout"},
+		"oci:layout/index.json": {"neither an archive of docker save nor"},
 	} {
 		p.Write(t, "constellations/again/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: \""+base+"\"}\n")
 		fails(t, p.Run(t, "build", "again", "--locked", "--rootfs-only"), 1, append(words, "plan again/m")...)
@@ -155,7 +155,7 @@ func TestOCI(t *testing.T) {
 	}
 	p.Write(t, "constellations/again/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: \"oci:layout\"}\n")
 	o := p.Run(t, "build", "again", "--locked", "--rootfs-only")
-	fails(t, o, 1, "the layer has the digest sha256:", "and the image says sha256:")
+	fails(t, o, 1, "the layer has the digest sha256:", "but the image says sha256:")
 	if strings.Contains(o.Stderr, "panic") {
 		t.Error(o.Stderr)
 	}

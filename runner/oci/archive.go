@@ -1,3 +1,5 @@
+// This file reads images in tar archives: those of "docker save", and image layouts.
+
 package oci
 
 import (
@@ -11,10 +13,13 @@ import (
 	"slices"
 	"strings"
 
+	"meros/runner/hint"
+
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
+// openArchive is [Open] for an archive.
 func openArchive(file, tag, arch string) ([]Layer, error) {
 	opener := func() (io.ReadCloser, error) { return os.Open(file) }
 	if err := smallDocument(file, "manifest.json"); err != nil {
@@ -24,7 +29,7 @@ func openArchive(file, tag, arch string) ([]Layer, error) {
 	if err != nil {
 		layers, lerr := openArchivedLayout(file, tag, arch)
 		if errors.Is(lerr, errNoLayout) {
-			lerr = fmt.Errorf("is neither an archive that docker save writes nor one of an image layout: %w", err)
+			lerr = fmt.Errorf("neither an archive of docker save nor one of an OCI image layout: %w", err)
 		}
 		return layers, lerr
 	}
@@ -41,13 +46,13 @@ func openArchive(file, tag, arch string) ([]Layer, error) {
 		}
 	}
 	if meant > 1 {
-		return nil, fmt.Errorf("has several images called %s; name one of them whole (%s)", tag, strings.Join(names, ", "))
+		return nil, hint.Add(fmt.Errorf("several images called %s in it", tag), "name one in full: %s", strings.Join(names, ", "))
 	}
 	if entries == nil {
 		if tag == "" {
-			return nil, fmt.Errorf("has several images; name one after a colon (%s)", strings.Join(names, ", "))
+			return nil, nameOne(errors.New("several images in it"), names)
 		}
-		return nil, fmt.Errorf("has no image %s; name one after a colon (%s)", tag, strings.Join(names, ", "))
+		return nil, nameOne(fmt.Errorf("no image %s in it", tag), names)
 	}
 	for _, d := range manifest {
 		if err := smallDocument(file, d.Config); err != nil {
@@ -73,10 +78,10 @@ func openArchive(file, tag, arch string) ([]Layer, error) {
 	return describe(im, out, arch)
 }
 
-var errNoLayout = errors.New("is no image layout of OCI")
+var errNoLayout = errors.New("not an OCI image layout")
 
-// openArchivedLayout reads an image layout in an archive: what describes it is
-// unpacked, the layers stay where they are.
+// openArchivedLayout reads an image layout in an archive. It unpacks the documents to a
+// temporary directory; the layers stay in the archive.
 func openArchivedLayout(file, tag, arch string) ([]Layer, error) {
 	dir, err := os.MkdirTemp("", "meros-oci-")
 	if err != nil {
@@ -100,6 +105,7 @@ func openArchivedLayout(file, tag, arch string) ([]Layer, error) {
 	return layers, err
 }
 
+// unpackDocuments unpacks the small files of a layout.
 func unpackDocuments(file, dir string) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -125,7 +131,7 @@ func unpackDocuments(file, dir string) error {
 			continue
 		}
 		if n++; n > maxDocuments {
-			return fmt.Errorf("has more than %d documents", maxDocuments)
+			return fmt.Errorf("more than %d documents", maxDocuments)
 		}
 		b, err := io.ReadAll(tr)
 		if err != nil {
@@ -137,8 +143,8 @@ func unpackDocuments(file, dir string) error {
 	}
 }
 
-// smallDocument refuses an archive whose document of that name is too large to
-// be read into memory.
+// smallDocument refuses an archive whose document of that name is too large to read
+// into memory.
 func smallDocument(file, document string) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -148,10 +154,10 @@ func smallDocument(file, document string) error {
 	for tr := tar.NewReader(f); ; {
 		h, err := tr.Next()
 		if err != nil {
-			return nil // whoever reads it says so
+			return nil // reading the document fails later
 		}
 		if path.Clean(h.Name) == path.Clean(document) && h.Size > maxDocument {
-			return fmt.Errorf("%s in it has %d bytes", h.Name, h.Size)
+			return fmt.Errorf("%s has %d bytes, more than the maximum of %d", h.Name, h.Size, int64(maxDocument))
 		}
 	}
 }

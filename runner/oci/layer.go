@@ -1,3 +1,5 @@
+// This file reads the layers of images on this host, and checks their digests.
+
 package oci
 
 import (
@@ -17,11 +19,11 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxLayer bounds what a layer unpacks to, bytes.
+// maxLayer bounds the size of an uncompressed layer, bytes.
 const maxLayer = 64 << 30
 
-// Read gives a layer's archive, uncompressed, to use, and then checks that it
-// was the one that the image's configuration names.
+// Read calls use with the layer's uncompressed archive. Then it checks that the archive
+// has the digest in the image's configuration.
 func (l Layer) Read(use func(io.Reader) error) error {
 	f, err := os.Open(l.File)
 	if err != nil {
@@ -41,20 +43,20 @@ func (l Layer) Read(use func(io.Reader) error) error {
 	if err := use(sum); err != nil {
 		return err
 	}
-	if _, err := io.Copy(io.Discard, sum); err != nil { // what follows the archive's end
+	if _, err := io.Copy(io.Discard, sum); err != nil { // bytes behind the archive's end
 		return err
 	}
 	if got := hex.EncodeToString(sum.h.Sum(nil)); got != l.DiffID {
-		return fmt.Errorf("the layer has the digest sha256:%s, and the image says sha256:%s", got, l.DiffID)
+		return fmt.Errorf("the layer has the digest sha256:%s, but the image says sha256:%s", got, l.DiffID)
 	}
 	return nil
 }
 
-// maxLinks is how many links lead to a layer in an archive: older versions of
-// Docker write a layer once, and links to it.
+// maxLinks limits the links that lead to a layer in an archive. Older versions of
+// Docker write each layer once, and links to it.
 const maxLinks = 8
 
-// raw finds the layer in its file.
+// raw returns the layer as it is in its file.
 func (l Layer) raw(f *os.File) (io.Reader, error) {
 	if l.Entry == "" {
 		return f, nil
@@ -70,10 +72,10 @@ func (l Layer) raw(f *os.File) (io.Reader, error) {
 		}
 		want = link
 	}
-	return nil, fmt.Errorf("%s is a link of links", l.Entry)
+	return nil, fmt.Errorf("%s: more than %d links", l.Entry, maxLinks)
 }
 
-// find finds an entry's content, or the name of what it is a link to.
+// find returns the content of an entry or, if it is a link, the name of its target.
 func find(tr *tar.Reader, want string) (r io.Reader, link string, err error) {
 	for {
 		h, err := tr.Next()
@@ -97,6 +99,7 @@ func find(tr *tar.Reader, want string) (r io.Reader, link string, err error) {
 	}
 }
 
+// decompress recognizes gzip and zstd, and passes anything else through.
 func decompress(r *bufio.Reader) (io.ReadCloser, error) {
 	start, err := r.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -115,13 +118,14 @@ func decompress(r *bufio.Reader) (io.ReadCloser, error) {
 	return io.NopCloser(r), nil
 }
 
-// summed hashes what is read, and ends it at a bound.
+// summed hashes the bytes that are read, and limits their number to left.
 type summed struct {
 	r    io.Reader
 	h    hash.Hash
 	left int64
 }
 
+// Read implements io.Reader.
 func (s *summed) Read(b []byte) (int, error) {
 	n, err := s.r.Read(b)
 	s.h.Write(b[:n])

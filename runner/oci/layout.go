@@ -1,3 +1,6 @@
+// This file reads images in the OCI image layout, and chooses one of several by tag
+// and architecture.
+
 package oci
 
 import (
@@ -11,16 +14,18 @@ import (
 	"slices"
 	"strings"
 
+	"meros/runner/hint"
+
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 )
 
-// refName is the annotation that names an image of a layout, annotations.md of
+// refName is the annotation with the name of an image in a layout, annotations.md of
 // the OCI image specification.
 const refName = "org.opencontainers.image.ref.name"
 
-// onlyFiles refuses a layout in which something is no file: to read from a pipe
-// would take for ever.
+// onlyFiles refuses a layout with anything but regular files: reading from a pipe would
+// block forever.
 func onlyFiles(dir string) error {
 	all := os.DirFS(dir)
 	blobs, err := fs.Glob(all, "blobs/*/*")
@@ -29,32 +34,33 @@ func onlyFiles(dir string) error {
 	}
 	for _, f := range append(blobs, indexFile, "oci-layout") {
 		if fi, err := fs.Stat(all, f); err == nil && !fi.Mode().IsRegular() {
-			return fmt.Errorf("is no image layout of OCI: %s in it is no file", f)
+			return fmt.Errorf("not an OCI image layout: %s is not a regular file", f)
 		}
 	}
 	return document(filepath.Join(dir, indexFile))
 }
 
-// indexFile begins a layout, OCI's image-layout.md.
+// indexFile is the entry point of a layout, OCI's image-layout.md.
 const indexFile = "index.json"
 
-// blob is the file of a layout that has a digest.
+// blob returns the file of a digest in a layout.
 func blob(dir string, digest v1.Hash) string {
 	return filepath.Join(dir, "blobs", digest.Algorithm, digest.Hex)
 }
 
-// document refuses a file that is too large to be read as a document.
+// document refuses a file that is too large for a document.
 func document(file string) error {
 	if fi, err := os.Stat(file); err == nil && fi.Size() > maxDocument {
-		return fmt.Errorf("is no image of containers: %s in it is larger than %d bytes", filepath.Base(file), int64(maxDocument))
+		return fmt.Errorf("not a container image: %s is larger than %d bytes", filepath.Base(file), int64(maxDocument))
 	}
 	return nil
 }
 
+// openLayout is [Open] for a layout.
 func openLayout(dir, tag, arch string) ([]Layer, error) {
 	index, err := layout.ImageIndexFromPath(dir)
 	if err != nil {
-		return nil, fmt.Errorf("is no image layout of OCI: %w", err)
+		return nil, fmt.Errorf("not an OCI image layout: %w", err)
 	}
 	im, err := choose(dir, index, tag, arch, maxDepth)
 	if err != nil {
@@ -75,15 +81,15 @@ func openLayout(dir, tag, arch string) ([]Layer, error) {
 	return describe(im, out, arch)
 }
 
-// maxDepth is how deep indexes name indexes.
+// maxDepth limits how deep indexes are nested.
 const maxDepth = 4
 
-// choose finds the image of the layout in dir for a machine, in the index itself or in
-// one that it names for several architectures. The library does not compare
-// what it reads with the digests that name it.
+// choose finds the image in the layout dir, either in the index itself or in a nested
+// index for several architectures. It checks the digest of each document, because the
+// library does not.
 func choose(dir string, index v1.ImageIndex, tag, arch string, depth int) (v1.Image, error) {
 	if depth == 0 {
-		return nil, errors.New("names indexes in indexes without an end")
+		return nil, fmt.Errorf("indexes are nested more than %d deep", maxDepth)
 	}
 	manifest, err := index.IndexManifest()
 	if err != nil {
@@ -110,11 +116,13 @@ func choose(dir string, index v1.ImageIndex, tag, arch string, depth int) (v1.Im
 	}
 	switch {
 	case len(found) == 0 && len(platforms) > 0:
-		return nil, fmt.Errorf("has no image for %s (it has %s)", arch, strings.Join(platforms, ", "))
+		return nil, fmt.Errorf("no image for %s, only for %s", arch, strings.Join(platforms, ", "))
+	case len(found) == 0 && tag == "":
+		return nil, errors.New("no image in it")
 	case len(found) == 0:
-		return nil, fmt.Errorf("has no image %s (it has %s)", tag, strings.Join(names, ", "))
+		return nil, nameOne(fmt.Errorf("no image %s in it", tag), names)
 	case len(found) > 1:
-		return nil, fmt.Errorf("has several images; name one after a colon (%s)", strings.Join(names, ", "))
+		return nil, nameOne(errors.New("several images in it"), names)
 	}
 	if err := document(blob(dir, found[0].Digest)); err != nil {
 		return nil, err
@@ -146,7 +154,12 @@ func choose(dir string, index v1.ImageIndex, tag, arch string, depth int) (v1.Im
 	return im, matches(m.Config.Digest, im.RawConfigFile)
 }
 
-// matches compares a document with the digest that names it.
+// nameOne adds the next step to an error about the choice of an image.
+func nameOne(err error, names []string) error {
+	return hint.Add(err, "name one after a colon: %s", strings.Join(names, ", "))
+}
+
+// matches compares a document with its digest.
 func matches(want v1.Hash, read func() ([]byte, error)) error {
 	b, err := read()
 	if err != nil {
@@ -154,7 +167,7 @@ func matches(want v1.Hash, read func() ([]byte, error)) error {
 	}
 	sum := sha256.Sum256(b)
 	if got := hex.EncodeToString(sum[:]); want.Algorithm != "sha256" || got != want.Hex {
-		return fmt.Errorf("the document %v has the digest sha256:%s", want, got)
+		return fmt.Errorf("document %v has the digest sha256:%s", want, got)
 	}
 	return nil
 }

@@ -1,3 +1,6 @@
+// This file finds the credentials of a registry where docker, podman and skopeo store
+// them. It never repeats a credential in an error.
+
 package oci
 
 import (
@@ -12,6 +15,8 @@ import (
 	"slices"
 	"strings"
 
+	"meros/runner/hint"
+
 	"github.com/docker/cli/cli/config/configfile"
 	"github.com/docker/cli/cli/config/credentials"
 	"github.com/docker/cli/cli/config/types"
@@ -19,27 +24,28 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
-// logins are the files in which docker, podman and skopeo keep who logged in
-// where: containers-auth.json(5) and "docker login".
+// logins finds the files in which docker, podman and skopeo store credentials:
+// containers-auth.json(5) and "docker login".
 type logins struct {
 	getenv func(string) string
 	uid    string // of the user outside of any namespace
 }
 
-// login is what is known of a registry.
+// login holds the credentials of a registry.
 type login struct {
 	auth     authn.Authenticator
-	from     string  // the file that has it, or ""
-	problems []error // what could not be asked
+	from     string  // the file with the credentials, or ""
+	problems []error // files and helpers that failed
 }
 
-// dockerHub is what docker calls its own registry where it keeps credentials,
-// and hubAlias what podman and people call it.
+// dockerHub is the name of Docker's own registry in its credential files. hubAlias is
+// the name that podman and people use.
 const (
 	dockerHub = authn.DefaultAuthKey
 	hubAlias  = "docker.io"
 )
 
+// files returns the files to read, in podman's order.
 func (l logins) files() []string {
 	home := l.getenv("HOME")
 	below := func(dir string, name ...string) string {
@@ -61,8 +67,8 @@ func (l logins) files() []string {
 	return slices.DeleteFunc(all, func(f string) bool { return f == "" })
 }
 
-// find asks the files, in podman's order. What cannot be read does not keep an
-// image of a public registry from being fetched.
+// find searches the files, in podman's order. It only records failures: an image of a
+// public registry needs no credentials.
 func (l logins) find(of name.Repository) login {
 	none := login{auth: authn.Anonymous}
 	for _, file := range l.files() {
@@ -91,12 +97,14 @@ func (l logins) find(of name.Repository) login {
 	return none
 }
 
+// usable reports whether credentials are complete.
 func usable(c types.AuthConfig) bool {
 	return c.Username != "" || c.IdentityToken != "" || c.RegistryToken != ""
 }
 
-// inFile is what a file has of a repository: by a helper, or for a part of its
-// name, the longest first, or for an URL of its host, as docker once wrote them.
+// inFile returns the credentials of a repository in a file. It asks the helper first,
+// then looks for parts of the repository's name, the longest first. Last it looks for a
+// URL of the host, as old versions of docker wrote.
 func inFile(config *configfile.ConfigFile, of name.Repository) (types.AuthConfig, error) {
 	host := of.RegistryStr()
 	server, path := host, host+"/"+of.RepositoryStr()
@@ -121,7 +129,7 @@ func inFile(config *configfile.ConfigFile, of name.Repository) (types.AuthConfig
 	return types.AuthConfig{}, err
 }
 
-// askHelper asks the program that keeps a registry's credentials, if there is one.
+// askHelper asks the credential helper of a registry, if the file names one.
 func askHelper(config *configfile.ConfigFile, host, server string) (types.AuthConfig, error) {
 	helper := config.CredentialsStore
 	for _, key := range []string{hubAlias, host, server} {
@@ -134,12 +142,12 @@ func askHelper(config *configfile.ConfigFile, host, server string) (types.AuthCo
 	}
 	program := "docker-credential-" + helper
 	if _, err := exec.LookPath(program); err != nil {
-		return types.AuthConfig{}, fmt.Errorf("its credential helper: %w", err)
+		return types.AuthConfig{}, fmt.Errorf("credential helper: %w", err)
 	}
 	known, err := credentials.NewNativeStore(config, helper).Get(server)
 	if err != nil {
-		// Its own words are not repeated: a secret may be among them.
-		return known, fmt.Errorf("its credential helper %s has failed (try: echo %s | %[1]s get)", program, server)
+		// The helper's own message is dropped: it may contain a secret.
+		return known, hint.Add(fmt.Errorf("credential helper %s failed", program), "see why with `echo %s | %s get`", server, program)
 	}
 	return known, nil
 }

@@ -1,3 +1,5 @@
+// This file tests that credentials are found, used and never shown.
+
 package oci
 
 import (
@@ -13,6 +15,8 @@ import (
 	"strings"
 	"testing"
 
+	"meros/runner/hint"
+
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/random"
@@ -25,8 +29,8 @@ const (
 	token    = "t0ken-of-the-realm"
 )
 
-// guarded is a registry that wants a login, with an image HOST/lab/box:v1. Its
-// tokens come from a server of their own, if it has any.
+// guarded starts a registry that requires a login, with an image HOST/lab/box:v1. If
+// bearer is set, another server issues tokens for it.
 func guarded(t *testing.T, bearer bool) (host string) {
 	t.Helper()
 	open := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
@@ -76,7 +80,7 @@ func auths(host, user, password string) string {
 	return fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
 }
 
-// environ is an environment whose files are below a directory of its own.
+// environ returns an environment whose files are in a new directory.
 func environ(t *testing.T, files map[string]string) func(string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -101,7 +105,7 @@ func environ(t *testing.T, files map[string]string) func(string) string {
 	}
 }
 
-// fetchAll asks for the image and reads all of its layers.
+// fetchAll asks for the image and reads all its layers.
 func fetchAll(r *Registries, host string) error {
 	ctx := context.Background()
 	_, layers, err := r.Image(ctx, host+"/lab/box:v1", "amd64")
@@ -119,7 +123,7 @@ func fetchAll(r *Registries, host string) error {
 	return err
 }
 
-// A registry that wants to know who asks is told, whoever keeps that.
+// A registry that requires a login gets the credentials, whichever program stored them.
 func TestLogin(t *testing.T) {
 	helpers := t.TempDir()
 	t.Setenv("PATH", helpers+":"+os.Getenv("PATH"))
@@ -163,10 +167,10 @@ func TestLogin(t *testing.T) {
 			files map[string]string
 			words []string
 		}{
-			"nobody":          {nil, []string{"wants a login, and none is known", "docker login " + host, "podman login " + host}},
+			"nobody":          {nil, []string{"requires a login, and no credentials are known", "docker login " + host, "podman login " + host}},
 			"wrong password":  {map[string]string{"run/containers/auth.json": auths(host, user, "wr0ng")}, []string{"not for the credentials in ", "run/containers/auth.json", "podman login " + host}},
-			"another host":    {map[string]string{"run/containers/auth.json": auths("localhost", user, password)}, []string{"none is known"}},
-			"sick helper":     {map[string]string{"home/.docker/config.json": `{"credsStore":"sick"}`}, []string{"docker-credential-sick has failed", "echo " + host + " | docker-credential-sick get"}},
+			"another host":    {map[string]string{"run/containers/auth.json": auths("localhost", user, password)}, []string{"no credentials are known"}},
+			"sick helper":     {map[string]string{"home/.docker/config.json": `{"credsStore":"sick"}`}, []string{"docker-credential-sick failed", "echo " + host + " | docker-credential-sick get"}},
 			"no helper":       {map[string]string{"home/.docker/config.json": `{"credsStore":"gone"}`}, []string{"docker-credential-gone"}},
 			"damaged, secret": {map[string]string{"home/.docker/config.json": `{"auths":{"` + host + `":{"auth":"` + password + `"}}}`}, []string{"config.json: "}},
 		} {
@@ -177,16 +181,17 @@ func TestLogin(t *testing.T) {
 				}
 				err = fetchAll(r, host)
 				if err == nil {
-					t.Fatal("it was let in")
+					t.Fatal("the registry lets it in")
 				}
+				text := err.Error() + "\n" + hint.Of(err)
 				for _, w := range bad.words {
-					if !strings.Contains(err.Error(), w) {
-						t.Errorf("%v\nhas no %q", err, w)
+					if !strings.Contains(text, w) {
+						t.Errorf("%s\nlacks %q", text, w)
 					}
 				}
 				for _, secret := range []string{password, "wr0ng", token} {
-					if strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), base64.StdEncoding.EncodeToString([]byte(user+":"+secret))) {
-						t.Errorf("the error has a secret: %v", err)
+					if strings.Contains(text, secret) || strings.Contains(text, base64.StdEncoding.EncodeToString([]byte(user+":"+secret))) {
+						t.Errorf("the error contains a secret: %s", text)
 					}
 				}
 			})
@@ -197,7 +202,7 @@ func TestLogin(t *testing.T) {
 	}
 }
 
-// Docker's own registry has several names.
+// Credentials of Docker's own registry are found under each of its names.
 func TestLoginHub(t *testing.T) {
 	of, err := name.NewRepository("debian")
 	if err != nil {
@@ -215,7 +220,7 @@ func TestLoginHub(t *testing.T) {
 	}
 }
 
-// Without TLS only this host itself is asked.
+// Only registries on this host are asked without TLS.
 func TestNoTLS(t *testing.T) {
 	for host, alone := range map[string]bool{"127.0.0.1:5000": true, "127.0.0.9:5000": true, "localhost:5000": true, "10.0.0.1:5000": false, "192.168.1.1": false, "lab.localhost.example:5000": false} {
 		ref, err := parse(host + "/lab/box:v1")

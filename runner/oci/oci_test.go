@@ -1,3 +1,5 @@
+// This file tests archives and layouts, hostile ones included.
+
 package oci
 
 import (
@@ -15,8 +17,8 @@ import (
 	"testing"
 )
 
-// archive writes entries, in order: names and contents. What begins with "->"
-// is a symbolic link.
+// archive writes an archive of entries, in order: names and contents. A content that
+// begins with "->" makes a symbolic link.
 func archive(t *testing.T, entries ...[2]string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "saved.tar")
@@ -56,7 +58,7 @@ func config(layer string) string {
 	return fmt.Sprintf(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}`, sum(layer))
 }
 
-// An old archive of Docker has each layer once, and links to it.
+// An archive of an old Docker has each layer once, and links to it.
 func TestArchiveWithLinks(t *testing.T) {
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
@@ -79,12 +81,12 @@ func TestArchiveWithLinks(t *testing.T) {
 		t.Error(err)
 	}
 	layers[0].DiffID = sum("another")
-	if err := layers[0].Read(func(r io.Reader) error { _, err := io.Copy(io.Discard, r); return err }); err == nil || !strings.Contains(err.Error(), "and the image says sha256:") {
+	if err := layers[0].Read(func(r io.Reader) error { _, err := io.Copy(io.Discard, r); return err }); err == nil || !strings.Contains(err.Error(), "but the image says sha256:") {
 		t.Errorf("another layer: %v", err)
 	}
 }
 
-// What an archive says is not believed.
+// Open and Read refuse broken and hostile archives.
 func TestArchiveRefuses(t *testing.T) {
 	for name, test := range map[string]struct {
 		entries [][2]string
@@ -92,8 +94,8 @@ func TestArchiveRefuses(t *testing.T) {
 	}{
 		"empty":                {nil, "neither an archive"},
 		"no layer":             {[][2]string{{"c.json", config("")}, {"manifest.json", `[{"Config":"c.json","Layers":[]}]`}}, "layers"},
-		"a large config":       {[][2]string{{"c", strings.Repeat(" ", maxDocument+1)}, {"manifest.json", `[{"Config":"c","Layers":["l"]}]`}}, "c in it has 1048577 bytes"},
-		"two of one tag":       {[][2]string{{"c.json", config("")}, {"manifest.json", `[{"Config":"c.json","RepoTags":["a:1"],"Layers":["l"]},{"Config":"c.json","RepoTags":["b:1"],"Layers":["l"]}]`}}, "has several images called 1"},
+		"a large config":       {[][2]string{{"c", strings.Repeat(" ", maxDocument+1)}, {"manifest.json", `[{"Config":"c","Layers":["l"]}]`}}, "c has 1048577 bytes"},
+		"two of one tag":       {[][2]string{{"c.json", config("")}, {"manifest.json", `[{"Config":"c.json","RepoTags":["a:1"],"Layers":["l"]},{"Config":"c.json","RepoTags":["b:1"],"Layers":["l"]}]`}}, "several images called 1"},
 		"links without an end": {[][2]string{{"l", "->m"}, {"m", "->l"}, {"c.json", config("")}, {"manifest.json", `[{"Config":"c.json","RepoTags":["a:1"],"Layers":["l"]}]`}}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -108,7 +110,7 @@ func TestArchiveRefuses(t *testing.T) {
 	}
 }
 
-// An index that names itself, and documents that are not what names them.
+// Open refuses an index that names itself, and documents with a wrong digest.
 func TestLayoutRefuses(t *testing.T) {
 	self := sum("self")
 	index := func(digest, kind string) string {
@@ -135,7 +137,7 @@ func TestLayoutRefuses(t *testing.T) {
 	}
 }
 
-// A document is no larger than one is.
+// Open refuses documents that are too large.
 func TestLargeDocuments(t *testing.T) {
 	manifest := `{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:` + sum("config") + `","size":6},"layers":[]}`
 	for _, large := range []string{"index.json", "blobs/sha256/" + sum(manifest), "blobs/sha256/" + sum("config")} {
@@ -151,14 +153,14 @@ func TestLargeDocuments(t *testing.T) {
 		if err := os.Truncate(filepath.Join(dir, large), 1<<40); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(dir, "", "amd64"); err == nil || !strings.Contains(err.Error(), filepath.Base(large)+" in it is larger than 1048576 bytes") {
+		if _, err := Open(dir, "", "amd64"); err == nil || !strings.Contains(err.Error(), filepath.Base(large)+" is larger than 1048576 bytes") {
 			t.Errorf("%s: %v", large, err)
 		}
 	}
 }
 
-// What is no file is not waited for.
-func TestNoFiles(t *testing.T) {
+// Open does not block on pipes in place of files.
+func TestPipes(t *testing.T) {
 	for _, name := range []string{"", "index.json", "oci-layout", "blobs/sha256/" + sum("manifest")} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -170,9 +172,9 @@ func TestNoFiles(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			pipe, words := filepath.Join(dir, name), name+" in it is no file"
+			pipe, words := filepath.Join(dir, name), name+" is not a regular file"
 			if name == "" {
-				pipe, words = filepath.Join(dir, "pipe"), "is neither a file nor a directory"
+				pipe, words = filepath.Join(dir, "pipe"), "neither a file nor a directory"
 				dir = pipe
 			}
 			os.Remove(pipe)
@@ -192,7 +194,7 @@ func FuzzOpen(f *testing.F) {
 		file := archive(t, [2]string{"manifest.json", string(manifest)}, [2]string{"c", string(conf)}, [2]string{"l", ""})
 		layers, err := Open(file, "", "amd64")
 		if err == nil && len(layers) == 0 {
-			t.Error("an image without layers was taken")
+			t.Error("an image without layers is accepted")
 		}
 	})
 }

@@ -1,3 +1,5 @@
+// This file asks registries for images and layers.
+
 package oci
 
 import (
@@ -7,7 +9,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
+
+	"meros/runner/hint"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -19,20 +24,20 @@ import (
 
 // RemoteLayer is a layer in a registry.
 type RemoteLayer struct {
-	SHA256 string // of the layer as it is there, in hexadecimal
-	Size   int64  // bytes
-	DiffID string // SHA-256 of what it is uncompressed
+	SHA256 string // of the compressed layer, in hexadecimal
+	Size   int64  // of the compressed layer, bytes
+	DiffID string // SHA-256 of the uncompressed layer, in hexadecimal
 }
 
-// Registries are asked for images, with the credentials that docker, podman or
-// skopeo keep for this user.
+// Registries fetches images from registries, with the credentials that docker, podman
+// or skopeo store for this user.
 type Registries struct {
 	logins logins
 	puller *remote.Puller // asks for one token, however many layers there are
 }
 
-// NewRegistries looks for credentials where the environment says; uid is the
-// user's outside of any namespace. They are looked for when a registry is asked.
+// NewRegistries returns a client that finds credentials through the environment. uid is
+// the user's id outside of any namespace. It reads credentials only when it needs them.
 func NewRegistries(getenv func(string) string, uid string) (*Registries, error) {
 	r := &Registries{logins: logins{getenv, uid}}
 	var err error
@@ -53,9 +58,9 @@ func (r *Registries) Resolve(of authn.Resource) (authn.Authenticator, error) {
 	return r.logins.find(repository).auth, nil
 }
 
-// Image asks a registry which image a reference, such as debian:12, is now, for
-// machines of an architecture as Go names it. The digests that it gives are
-// those of what was read.
+// Image asks a registry for the current image of a reference, such as debian:12. arch is
+// the architecture by Go's name. manifest is the digest, in hexadecimal, of the manifest
+// that Image read.
 func (r *Registries) Image(ctx context.Context, reference, arch string) (manifest string, layers []RemoteLayer, err error) {
 	ref, err := parse(reference)
 	if err != nil {
@@ -85,26 +90,27 @@ func (r *Registries) Image(ctx context.Context, reference, arch string) (manifes
 	return digest.Hex, layers, err
 }
 
+// remoteLayers returns the layers that a manifest and its configuration describe.
 func remoteLayers(m *v1.Manifest, config *v1.ConfigFile, arch string) (layers []RemoteLayer, err error) {
 	switch {
 	case config.Architecture != "" && config.Architecture != arch:
-		return nil, fmt.Errorf("it is of %s, not of %s", config.Architecture, arch)
+		return nil, fmt.Errorf("an image for %s, not for %s", config.Architecture, arch)
 	case len(m.Layers) != len(config.RootFS.DiffIDs) || len(m.Layers) > maxLayers:
-		return nil, fmt.Errorf("it has %d layers and says of %d what they are (at most %d are possible)", len(m.Layers), len(config.RootFS.DiffIDs), maxLayers)
+		return nil, fmt.Errorf("%d layers, but the configuration describes %d (the maximum is %d)", len(m.Layers), len(config.RootFS.DiffIDs), maxLayers)
 	case len(m.Layers) == 0:
-		return nil, errors.New("it has no layers")
+		return nil, errors.New("no layers")
 	}
 	for i, l := range m.Layers {
 		if !l.MediaType.IsDistributable() || l.MediaType != types.OCILayerZStd && !l.MediaType.IsLayer() || l.Digest.Algorithm != "sha256" || config.RootFS.DiffIDs[i].Algorithm != "sha256" {
-			return nil, fmt.Errorf("layer %d is a %s, which is no layer of a file system", i+1, l.MediaType)
+			return nil, fmt.Errorf("layer %d: not a layer of a file system: %s", i+1, l.MediaType)
 		}
 		layers = append(layers, RemoteLayer{l.Digest.Hex, l.Size, config.RootFS.DiffIDs[i].Hex})
 	}
 	return layers, nil
 }
 
-// Layer opens a layer as the registry of the reference has it. Reading it to
-// the end fails if it has another digest.
+// Layer opens a layer in the registry of the reference. Reading it to the end fails if
+// its digest differs.
 func (r *Registries) Layer(ctx context.Context, reference, sha256 string) (io.ReadCloser, error) {
 	ref, err := parse(reference)
 	if err != nil {
@@ -121,7 +127,8 @@ func (r *Registries) Layer(ctx context.Context, reference, sha256 string) (io.Re
 	return body, nil
 }
 
-// explain says what to do where a registry wants to know who asks.
+// explain adds the next step to an error if the registry refused the credentials, or
+// asked for some.
 func (r *Registries) explain(ref name.Reference, err error) error {
 	refused := (*transport.Error)(nil)
 	if !errors.As(err, &refused) || refused.StatusCode != http.StatusUnauthorized && refused.StatusCode != http.StatusForbidden {
@@ -131,19 +138,23 @@ func (r *Registries) explain(ref name.Reference, err error) error {
 	if host == name.DefaultRegistry {
 		host = hubAlias
 	}
-	hint := fmt.Sprintf("docker login %[1]s or podman login %[1]s", host)
+	login := fmt.Sprintf("log in with `docker login %[1]s` or `podman login %[1]s`", host)
 	known := r.logins.find(ref.Context())
 	if known.from != "" {
-		return fmt.Errorf("%w (%s has no such image, or not for the credentials in %s: %s)", err, host, known.from, hint)
+		return hint.Add(fmt.Errorf("%s has no such image, or not for the credentials in %s: %w", host, known.from, err), "%s", login)
 	}
-	for _, p := range known.problems {
-		hint += "; " + p.Error()
+	err = fmt.Errorf("%s has no such image, or requires a login, and no credentials are known: %w", host, err)
+	for _, p := range slices.Backward(known.problems) {
+		if next := hint.Of(p); next != "" {
+			err = hint.Add(err, "%s", next)
+		}
+		err = hint.Add(err, "no credentials from %v", p)
 	}
-	return fmt.Errorf("%w (%s has no such image, or wants a login, and none is known: %s)", err, host, hint)
+	return hint.Add(err, "%s", login)
 }
 
-// parse reads a reference. Only what is on this host itself is asked without
-// TLS, as docker does it.
+// parse reads a reference. Only registries on this host are asked without TLS, as in
+// docker.
 func parse(reference string) (name.Reference, error) {
 	ref, err := name.ParseReference(reference)
 	if err != nil {
@@ -159,19 +170,20 @@ func parse(reference string) (name.Reference, error) {
 	return ref, nil
 }
 
+// onLoopback reports whether a host name or address is this host.
 func onLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
 }
 
-// onlyTLS keeps the library from asking servers of private networks without
-// TLS, and from being sent there.
+// onlyTLS prevents the library from asking servers of private networks without TLS, and
+// from following a redirect to them.
 type onlyTLS struct{ http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
 func (t onlyTLS) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" && !onLoopback(r.URL.Hostname()) {
-		return nil, errors.New("without TLS only registries on this host itself are asked")
+		return nil, errors.New("only registries on this host are asked without TLS")
 	}
 	return t.RoundTripper.RoundTrip(r)
 }
