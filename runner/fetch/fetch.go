@@ -1,4 +1,8 @@
-// Package fetch downloads one file whose digest is known beforehand.
+// Package fetch downloads files over http and https, and copies local ones.
+//
+// [To] downloads a file with a known digest, and continues an interrupted download.
+// [Open] reads a file about which nothing is known. The package does not know what the
+// files are for.
 package fetch
 
 import (
@@ -12,29 +16,30 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"meros/runner/hint"
 )
 
 // Options say what to fetch and from where.
 type Options struct {
 	URLs    []string // tried in this order; http, https and file
 	SHA256  string   // 64 hexadecimal digits
-	Size    int64    // bytes; no more than these are ever read
-	Partial string   // directory in which an unfinished download is kept for the next try
+	Size    int64    // bytes; To reads at most one more
+	Partial string   // directory of unfinished downloads, which the next try continues
 	Report  func(done, total int64)
-	Servers map[string]Reach // how each server is reached, by [ServerOf]; others as the environment says
+	Servers map[string]Reach // by [ServerOf]; other servers are reached as the environment says
 }
 
-// stall is how long a server may send nothing before the next one is tried.
+// stall limits how long a server may send nothing.
 const stall = 60 * time.Second
 
-// To fetches the file to dst, which must not exist. What an earlier try left
-// in o.Partial is continued where the server can do that. The file is dst
-// only if its size and digest are the wanted ones; the error names every URL
-// and what was wrong with it.
+// To downloads the file to dst, which must not exist. It continues an unfinished
+// download in o.Partial if the server can do that. It creates dst only if the size and
+// the digest are right. Otherwise the error names every URL and its failure.
 func To(ctx context.Context, dst string, o Options) error {
 	part, err := os.OpenFile(filepath.Join(o.Partial, o.SHA256), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return fmt.Errorf("keep a partial download: %w", err)
+		return fmt.Errorf("open the unfinished download: %w", err)
 	}
 	defer part.Close()
 	var errs []error
@@ -52,12 +57,12 @@ func To(ctx context.Context, dst string, o Options) error {
 		}
 	}
 	if len(errs) == 0 {
-		return errors.New("no mirror to fetch it from")
+		return errors.New("no mirror to download from")
 	}
 	return errors.Join(errs...)
 }
 
-// copyTo stands in for a rename between file systems.
+// copyTo replaces a rename between file systems.
 func copyTo(dst string, part *os.File) error {
 	if _, err := part.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -76,6 +81,7 @@ func copyTo(dst string, part *os.File) error {
 	return os.Remove(part.Name())
 }
 
+// fetchOne completes part from one URL, and checks it.
 func fetchOne(ctx context.Context, part *os.File, from string, o Options) error {
 	have, err := part.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -90,15 +96,16 @@ func fetchOne(ctx context.Context, part *os.File, from string, o Options) error 
 		}
 	}
 	if err := verify(part, o); err != nil {
-		part.Truncate(0) // nothing of it can be trusted
+		part.Truncate(0) // no part of it can be trusted
 		if have > 0 && ctx.Err() == nil {
-			return fetchOne(ctx, part, from, o) // what was here before was another file
+			return fetchOne(ctx, part, from, o) // the unfinished download may have been of another file
 		}
 		return err
 	}
 	return nil
 }
 
+// verify checks the size and the digest.
 func verify(part *os.File, o Options) error {
 	h := sha256.New()
 	n, err := io.Copy(h, io.NewSectionReader(part, 0, o.Size+1))
@@ -114,12 +121,12 @@ func verify(part *os.File, o Options) error {
 	return nil
 }
 
-// download appends to part, which has the first have bytes.
+// download appends to part, which already holds the first have bytes.
 func download(ctx context.Context, part *os.File, from string, have int64, o Options) error {
 	s := &stream{ctx: ctx, url: from, client: client(o.Servers), stall: stall, checked: true, at: have}
 	err := s.open()
 	if errors.Is(err, errOtherPart) {
-		s.at = 0 // the whole, then
+		s.at = 0 // ask for the whole file
 		err = s.open()
 	}
 	if err != nil {
@@ -131,12 +138,12 @@ func download(ctx context.Context, part *os.File, from string, have int64, o Opt
 	}
 	w := io.NewOffsetWriter(part, s.at)
 	buf := make([]byte, 128<<10)
-	// One byte more than wanted tells a file that is too long.
+	// One extra byte reveals a file that is too long.
 	for at, r := s.at, io.LimitReader(s, o.Size-s.at+1); ; {
 		n, err := r.Read(buf)
 		if n > 0 {
 			if at == 0 {
-				if werr := looksWrong(buf[:n], from); werr != nil {
+				if werr := rejectHTML(buf[:n], from); werr != nil {
 					return werr
 				}
 			}
@@ -159,11 +166,11 @@ func download(ctx context.Context, part *os.File, from string, have int64, o Opt
 	}
 }
 
-// looksWrong recognizes the page of a captive portal or a proxy.
-func looksWrong(begin []byte, from string) error {
+// rejectHTML recognizes the page of a captive portal or a proxy.
+func rejectHTML(begin []byte, from string) error {
 	b := strings.ToLower(strings.TrimSpace(string(begin[:min(len(begin), 64)])))
 	if (strings.HasPrefix(b, "<!doctype html") || strings.HasPrefix(b, "<html")) && !strings.HasSuffix(from, ".html") {
-		return errors.New("sent an HTML page instead of the file (a captive portal or a proxy?)")
+		return hint.Add(errors.New("sent an HTML page instead of the file"), "check whether a captive portal or a proxy is in between")
 	}
 	return nil
 }

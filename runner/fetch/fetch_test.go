@@ -1,3 +1,5 @@
+// This file tests downloads of files with a known digest.
+
 package fetch
 
 import (
@@ -25,14 +27,14 @@ func sum(b []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
-// get fetches file from the URLs and returns what is there afterwards.
+// get downloads file from the URLs and returns the content of the destination.
 func get(t *testing.T, partial string, urls ...string) ([]byte, error) {
 	t.Helper()
 	dst := filepath.Join(t.TempDir(), "dst")
 	err := To(t.Context(), dst, Options{URLs: urls, SHA256: sum(file), Size: int64(len(file)), Partial: partial})
 	b, rerr := os.ReadFile(dst)
 	if (rerr == nil) != (err == nil) {
-		t.Errorf("the error is %v, the file's %v", err, rerr)
+		t.Errorf("the error of To is %v, that of reading the file %v", err, rerr)
 	}
 	return b, err
 }
@@ -71,7 +73,7 @@ func TestServers(t *testing.T) {
 		"long":         {[]string{serve(t, content(append(bytes.Clone(file), 'x')))}, "but the lock says"},
 		"portal":       {[]string{serve(t, content([]byte("\n<!DOCTYPE html><title>Log in</title>")))}, "HTML page"},
 		"not a scheme": {[]string{"gopher://x/y"}, "unsupported protocol scheme"},
-		"all are told": {[]string{gone, "file:///nonexistent"}, "404 Not Found\nfile:///nonexistent: open"},
+		"all errors":   {[]string{gone, "file:///nonexistent"}, "404 Not Found\nfile:///nonexistent: open"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, err := get(t, t.TempDir(), test.urls...)
@@ -85,7 +87,7 @@ func TestServers(t *testing.T) {
 	}
 }
 
-// ranged serves as most servers do and counts what it sends.
+// ranged serves ranges as most servers do, and counts the bytes that it sends.
 func ranged(t *testing.T, b []byte, sent *atomic.Int64) string {
 	return serve(t, func(w http.ResponseWriter, r *http.Request) {
 		counted := &counter{ResponseWriter: w, n: sent}
@@ -103,7 +105,7 @@ func (c *counter) Write(b []byte) (int, error) {
 	return c.ResponseWriter.Write(b)
 }
 
-// What is there already is not fetched again, unless it is wrong.
+// An unfinished download is not fetched again, unless it is wrong.
 func TestResume(t *testing.T) {
 	for name, test := range map[string]struct {
 		have []byte
@@ -133,8 +135,8 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// A server that ignores what was asked starts anew; what was interrupted goes
-// on.
+// A download continues after an interruption, also if the server ignores ranges and sends
+// the whole file.
 func TestInterrupted(t *testing.T) {
 	partial := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -154,7 +156,7 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// Where a server is, and whether a proxy is between, is said from outside.
+// To uses the addresses and the proxies that the caller gives.
 func TestServersReach(t *testing.T) {
 	var asked atomic.Value
 	server := serve(t, func(w http.ResponseWriter, r *http.Request) {

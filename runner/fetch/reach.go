@@ -1,3 +1,6 @@
+// This file connects to servers through the proxies and addresses that the caller found
+// out. It does not find them out itself.
+
 package fetch
 
 import (
@@ -10,22 +13,22 @@ import (
 	"os"
 )
 
-// Reach is how a server is reached, found out once for many downloads, each
-// of which is a process of its own.
+// Reach says how to reach a server. One lookup serves many downloads, each of which is a
+// separate process.
 type Reach struct {
-	Proxy     string   `json:"proxy,omitempty"`     // URL; "" is none
-	Addresses []string `json:"addresses,omitempty"` // of the server, tried in this order; none: look it up
+	Proxy     string   `json:"proxy,omitempty"`     // URL, or "" for a direct connection
+	Addresses []string `json:"addresses,omitempty"` // of the server, in the order to try; if empty, the name is resolved
 }
 
-// ServerOf is what tells the servers of two URLs apart.
+// ServerOf returns the server of a URL: scheme, host and port.
 func ServerOf(u *url.URL) string { return u.Scheme + "://" + u.Host }
 
-// ServersEnv tells a fetch how servers are reached: a JSON object of
-// [Reach] by [ServerOf]. It may hold a proxy's password, so it is
-// in no file.
+// ServersEnv is the environment variable with the servers of a download: a JSON object
+// of [Reach] by [ServerOf]. The value may contain the password of a proxy, so it is
+// never written to a file.
 const ServersEnv = "MEROS_SERVERS"
 
-// Reached are the servers that this process was told of.
+// Reached returns the servers in this process' environment.
 func Reached() (servers map[string]Reach, err error) {
 	if v := os.Getenv(ServersEnv); v != "" {
 		err = json.Unmarshal([]byte(v), &servers)
@@ -33,8 +36,8 @@ func Reached() (servers map[string]Reach, err error) {
 	return servers, err
 }
 
-// client is an HTTP client that reaches servers as they say, and others, which
-// it is redirected to, as the environment does.
+// client returns an HTTP client that reaches the servers as given. It reaches others,
+// such as targets of redirects, as the environment says.
 func client(servers map[string]Reach) *http.Client {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.Proxy = func(r *http.Request) (*url.URL, error) {
@@ -50,7 +53,7 @@ func client(servers map[string]Reach) *http.Client {
 	return &http.Client{Transport: t}
 }
 
-// addresses are those of servers by the host in their URLs.
+// addresses returns the addresses of the servers by host name.
 func addresses(servers map[string]Reach) map[string][]string {
 	all := make(map[string][]string)
 	for server, reach := range servers {
@@ -61,9 +64,10 @@ func addresses(servers map[string]Reach) map[string][]string {
 	return all
 }
 
+// dialer connects to an address, as [net.Dialer.DialContext] does.
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
-// dialAny tries the addresses that are known of a host.
+// dialAny returns a dialer that tries the known addresses of a host.
 func dialAny(known map[string][]string, dial dialer) dialer {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		host, port, err := net.SplitHostPort(address)

@@ -1,3 +1,6 @@
+// This file reads a URL as one stream. It resumes broken connections, and gives up on
+// servers that go silent.
+
 package fetch
 
 import (
@@ -13,25 +16,25 @@ import (
 	"time"
 )
 
-// stream is the content of a URL from an offset on. A connection that breaks
-// after it brought something is replaced by one that goes on from there.
+// stream is the content of a URL from an offset on. If a connection breaks after it
+// delivered some bytes, a new connection continues from there.
 type stream struct {
 	ctx     context.Context
 	url     string
 	client  *http.Client
-	stall   time.Duration // how long a server may send nothing
-	checked bool          // the whole is compared with a digest afterwards
+	stall   time.Duration // limit without a byte from the server
+	checked bool          // the caller compares the file with a digest afterwards
 
 	body  *body
 	at    int64  // offset of the next byte
-	began int64  // where the connection's first one was
-	same  string // what tells that the file is still the same, for If-Range
-	size  string // of the whole as the server says it, if it does
+	began int64  // offset of the connection's first byte
+	same  string // validator of the file, for If-Range
+	size  string // of the whole file, if the server sends it
 	err   error
 }
 
-// Open returns the content of a URL that nothing is known of beforehand. What
-// is asked by https is not taken from elsewhere by http.
+// Open returns the content of a URL about which nothing is known. It follows no redirect
+// from https to http.
 func Open(ctx context.Context, from string, servers map[string]Reach) (io.ReadCloser, error) {
 	c := client(servers)
 	c.CheckRedirect = staySecure
@@ -42,25 +45,25 @@ func Open(ctx context.Context, from string, servers map[string]Reach) (io.ReadCl
 	return s, nil
 }
 
-// staySecure is the check of redirects, net/http's own included.
+// staySecure checks redirects. It includes the default check of net/http.
 func staySecure(next *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
 		return errors.New("stopped after 10 redirects")
 	}
 	if last := via[len(via)-1]; last.URL.Scheme == "https" && next.URL.Scheme != "https" {
-		return fmt.Errorf("it redirects from https to %s, and from https to http none is followed", next.URL.Redacted())
+		return fmt.Errorf("redirects from https to %s, which is not followed", next.URL.Redacted())
 	}
 	return nil
 }
 
-// Read is io.Reader's.
+// Read implements io.Reader.
 func (s *stream) Read(p []byte) (int, error) {
 	for {
 		if s.err != nil {
 			if s.err == io.EOF || s.ctx.Err() != nil || s.at == s.began {
 				return 0, s.err
 			}
-			if err := s.goOn(); err != nil {
+			if err := s.resume(); err != nil {
 				return 0, err
 			}
 		}
@@ -73,8 +76,8 @@ func (s *stream) Read(p []byte) (int, error) {
 	}
 }
 
-// goOn opens the file where it broke off.
-func (s *stream) goOn() error {
+// resume opens a new connection at the offset where the last one broke.
+func (s *stream) resume() error {
 	broke, at := fmt.Errorf("ended after %d bytes: %w", s.at, s.err), s.at
 	s.body.Close()
 	err := s.open()
@@ -82,18 +85,19 @@ func (s *stream) goOn() error {
 	case err != nil:
 		s.err = fmt.Errorf("%w; then: %w", broke, err)
 	case s.at != at:
-		s.err = fmt.Errorf("%w (the server does not go on from there)", broke)
+		s.err = fmt.Errorf("%w; the server cannot resume there", broke)
 	default:
 		return nil
 	}
-	s.began = s.at // nothing more is tried
+	s.began = s.at // do not try again
 	return s.err
 }
 
 // Close ends the connection.
 func (s *stream) Close() error { return s.body.Close() }
 
-// open asks for what follows s.at; a server that sends the whole sets that to 0.
+// open asks for the file from s.at on. It sets s.at to 0 if the server sends the whole
+// file.
 func (s *stream) open() error {
 	s.began, s.err = 0, nil
 	u, err := url.Parse(s.url)
@@ -115,7 +119,7 @@ func (s *stream) open() error {
 	s.body = b
 	if !b.partial {
 		s.at, s.same, s.size = 0, validator(b.header), b.header.Get("Content-Length")
-	} else if err := s.goesOn(b.header); err != nil {
+	} else if err := s.checkPart(b.header); err != nil {
 		b.Close()
 		return err
 	}
@@ -123,24 +127,25 @@ func (s *stream) open() error {
 	return nil
 }
 
-// errOtherPart says that a server sends something else than what was asked for.
-var errOtherPart = errors.New("the server sends another part, or of another file")
+// errOtherPart says that a server does not send the requested part.
+var errOtherPart = errors.New("the server sends another part, or another file")
 
-// goesOn checks that a part of a file is the one that was asked for, of the file
-// that the part before it is of: not all servers know If-Range.
-func (s *stream) goesOn(h http.Header) error {
+// checkPart checks that a response is the requested part of the same file as before. Not
+// all servers support If-Range.
+func (s *stream) checkPart(h http.Header) error {
 	where, size, _ := strings.Cut(h.Get("Content-Range"), "/")
 	if !strings.HasPrefix(where, fmt.Sprintf("bytes %d-", s.at)) {
-		return fmt.Errorf("%w: %q instead of what follows byte %d", errOtherPart, h.Get("Content-Range"), s.at)
+		return fmt.Errorf("%w: %q instead of the bytes from %d on", errOtherPart, h.Get("Content-Range"), s.at)
 	}
 	tag := h.Get("ETag")
 	if s.size != "" && size != "*" && size != s.size || tag != "" && strings.HasPrefix(s.same, `"`) && tag != s.same {
-		return fmt.Errorf("%w: it is not the one that it began with", errOtherPart)
+		return fmt.Errorf("%w: the file has changed since the download began", errOtherPart)
 	}
 	s.same, s.size = cmp.Or(s.same, validator(h)), cmp.Or(s.size, strings.Trim(size, "*"))
 	return nil
 }
 
+// request opens a connection, and a watchdog that ends it when the server goes silent.
 func (s *stream) request() (*body, error) {
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	b := &body{ctx: ctx, cancel: cancel, stall: s.stall}
@@ -154,6 +159,7 @@ func (s *stream) request() (*body, error) {
 	return b, nil
 }
 
+// ask sends the request. The error is a [GoneError] if the server does not have the file.
 func (s *stream) ask(ctx context.Context) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
 	if err != nil {
@@ -184,13 +190,15 @@ func (s *stream) ask(ctx context.Context) (*http.Response, error) {
 	return nil, fmt.Errorf("the server says %s", resp.Status)
 }
 
-// GoneError is what a server says that does not have the file.
+// GoneError says that a server does not have the file.
 type GoneError struct{ Status string }
 
+// Error implements error.
 func (e GoneError) Error() string { return "the server says " + e.Status }
 
-// validator tells a file's versions apart, RFC 9110 section 13.1.5: a strong
-// entity tag, or a date of its last change that is old enough.
+// validator returns a value that differs between versions of a file, RFC 9110 section
+// 13.1.5: a strong entity tag, or the date of the last change if it is old enough. It
+// returns "" if the server sends neither.
 func validator(h http.Header) string {
 	if tag := h.Get("ETag"); strings.HasPrefix(tag, `"`) {
 		return tag
@@ -203,18 +211,19 @@ func validator(h http.Header) string {
 	return h.Get("Last-Modified")
 }
 
-// body is what one connection brings. It ends when its server sends nothing for
-// too long.
+// body is the response of one connection. Reading it fails if the server sends nothing
+// for too long.
 type body struct {
 	io.ReadCloser
 	header   http.Header
-	partial  bool            // it begins where it was asked to
+	partial  bool            // the server says that it sends only a part
 	ctx      context.Context // nil of a local file
 	cancel   context.CancelCauseFunc
 	watchdog *time.Timer
 	stall    time.Duration
 }
 
+// Read implements io.Reader.
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if b.ctx == nil {
@@ -227,12 +236,14 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Close implements io.Closer.
 func (b *body) Close() error {
 	err := b.ReadCloser.Close()
 	b.release()
 	return err
 }
 
+// release stops the watchdog.
 func (b *body) release() {
 	if b.ctx != nil {
 		b.watchdog.Stop()

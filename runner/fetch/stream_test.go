@@ -1,3 +1,5 @@
+// This file tests streams: broken connections, silent servers and redirects.
+
 package fetch
 
 import (
@@ -16,8 +18,8 @@ import (
 	"time"
 )
 
-// breaking serves file as most servers do, by connections that break after so
-// many bytes; each is counted.
+// breaking serves file as most servers do, but each connection breaks after so many
+// bytes. It counts the connections.
 func breaking(t *testing.T, after int, header func(n int64) map[string]string) (string, *atomic.Int64) {
 	connections := new(atomic.Int64)
 	return serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -44,9 +46,9 @@ func (b *breaker) Write(p []byte) (int, error) {
 	return b.ResponseWriter.Write(p)
 }
 
-// A download goes on after its connection broke, if that brought something and
-// the file is surely the same.
-func TestGoesOn(t *testing.T) {
+// A download resumes after its connection broke, if the connection delivered some bytes
+// and the file is certainly the same.
+func TestResumesBrokenConnection(t *testing.T) {
 	third := len(file)/3 + 1
 	for name, test := range map[string]struct {
 		after       int
@@ -58,12 +60,12 @@ func TestGoesOn(t *testing.T) {
 		"date": {third, func(int64) map[string]string {
 			return map[string]string{"Last-Modified": "Mon, 02 Jan 2006 15:04:05 GMT"}
 		}, 3, ""},
-		"changed":          {third, func(n int64) map[string]string { return map[string]string{"ETag": fmt.Sprintf(`"%d"`, n)} }, 2, "does not go on"},
-		"weak tag":         {third, func(int64) map[string]string { return map[string]string{"ETag": `W/"a"`} }, 2, "does not go on"},
-		"nothing is known": {third, func(int64) map[string]string { return nil }, 2, "does not go on"},
+		"changed":          {third, func(n int64) map[string]string { return map[string]string{"ETag": fmt.Sprintf(`"%d"`, n)} }, 2, "the server cannot resume there"},
+		"weak tag":         {third, func(int64) map[string]string { return map[string]string{"ETag": `W/"a"`} }, 2, "the server cannot resume there"},
+		"nothing is known": {third, func(int64) map[string]string { return nil }, 2, "the server cannot resume there"},
 		"changed just now": {third, func(int64) map[string]string {
 			return map[string]string{"Last-Modified": time.Now().UTC().Format(http.TimeFormat)}
-		}, 2, "does not go on"},
+		}, 2, "the server cannot resume there"},
 		"brings nothing":    {0, func(int64) map[string]string { return map[string]string{"ETag": `"a"`} }, 1, "EOF"},
 		"never breaks":      {len(file), func(int64) map[string]string { return map[string]string{"ETag": `"a"`} }, 1, ""},
 		"digest is checked": {third, func(int64) map[string]string { return nil }, 3, ""},
@@ -90,8 +92,8 @@ func TestGoesOn(t *testing.T) {
 	}
 }
 
-// What comes after a break is the part that was asked for, of the same file,
-// whatever the server makes of If-Range.
+// A resumed download refuses any other part and any other file, even if the server
+// ignores If-Range.
 func TestOtherParts(t *testing.T) {
 	third := len(file)/3 + 1
 	for name, part := range map[string]func(n int64, r *http.Request) (tag, where string){
@@ -117,14 +119,14 @@ func TestOtherParts(t *testing.T) {
 				}
 				http.ServeContent(&breaker{w, third}, r, "x", time.Time{}, bytes.NewReader(file))
 			})
-			if b, err := opened(t, from); err == nil || !strings.Contains(err.Error(), "another part, or of another file") {
+			if b, err := opened(t, from); err == nil || !strings.Contains(err.Error(), "another part, or another file") {
 				t.Errorf("%d bytes, %v", len(b), err)
 			}
 		})
 	}
 }
 
-// A server of which no part can be had is asked for the whole.
+// If a server sends wrong parts, the next try asks for the whole file.
 func TestNoParts(t *testing.T) {
 	var n atomic.Int64
 	from := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -141,14 +143,14 @@ func TestNoParts(t *testing.T) {
 	})
 	partial := t.TempDir()
 	if _, err := get(t, partial, from); err == nil {
-		t.Error("half a file is taken for a whole one")
+		t.Error("half a file counts as a whole one")
 	}
 	if b, err := get(t, partial, from); err != nil || !bytes.Equal(b, file) {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
 }
 
-// opened reads what nothing is known of beforehand.
+// opened reads a URL with Open.
 func opened(t *testing.T, from string) ([]byte, error) {
 	t.Helper()
 	r, err := Open(t.Context(), from, nil)
@@ -159,8 +161,8 @@ func opened(t *testing.T, from string) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// A server that goes silent is given up: before it answers, and after it sent
-// something, when the rest is asked for once more.
+// A download gives up on a server that goes silent before its answer. If the server sent
+// some bytes before, the download first asks for the rest once.
 func TestStall(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)
@@ -214,11 +216,11 @@ func TestOpenLocal(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
 	if _, err := opened(t, "file://"+local+"-not"); err == nil {
-		t.Error("a file that is not there is opened")
+		t.Error("a missing file is opened")
 	}
 }
 
-// What was asked by https does not come by http.
+// A redirect from https to http is refused.
 func TestStaySecure(t *testing.T) {
 	for _, test := range []struct {
 		via, next string
@@ -236,7 +238,7 @@ func TestStaySecure(t *testing.T) {
 	}
 }
 
-// fromEnv is the URL that a test of its own process opens.
+// fromEnv names the variable with the URL that the test opens in a process of its own.
 const fromEnv = "FETCH_FROM"
 
 func TestOpenStaysSecure(t *testing.T) {
@@ -260,6 +262,6 @@ func TestOpenStaysSecure(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if asked.Load() > 0 {
-		t.Error("it was asked by http")
+		t.Error("the http server was asked")
 	}
 }
