@@ -1,17 +1,13 @@
+// This file is the verb build: it fills a request and builds it.
+
 package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"time"
 
 	"golang.org/x/term"
-
-	"meros/cache"
-	"meros/constellations"
-	"meros/graph"
-	"meros/stages"
 )
 
 type buildCmd struct {
@@ -28,31 +24,13 @@ type buildCmd struct {
 	ShellOnError  bool          `help:"If a stage fails, run it once more and open a shell inside it, where it fails."`
 	Jobs          int           `short:"j" help:"CPU tokens (default: one for each CPU)."`
 	ToRun         bool          `hidden:"" help:"Only what machines run with, not the form that a manifest wants beside it."`
-
-	quiet   bool // say nothing unless something has to be done
-	advised bool // of packages that an image does not get
 }
 
-func (c *buildCmd) args() []string {
-	a := append([]string{"build", c.Constellation}, c.Machine...)
-	for flag, on := range map[string]bool{"--rootfs-only": c.RootfsOnly, "--boot": c.Boot, "--locked": c.Locked, "--check": c.Check, "--keep-going": c.KeepGoing, "--shell-on-error": c.ShellOnError, "--to-run": c.ToRun} {
-		if on {
-			a = append(a, flag)
-		}
+func (c *buildCmd) request() *request {
+	return &request{
+		Constellation: c.Constellation, Machines: c.Machine, RootfsOnly: c.RootfsOnly, Boot: c.Boot, ToRun: c.ToRun, Use: c.Use,
+		Locked: c.Locked, Timeout: c.Timeout, Jobs: c.Jobs, Check: c.Check, KeepGoing: c.KeepGoing, Rebuild: c.Rebuild, ShellOnError: c.ShellOnError,
 	}
-	if c.Timeout > 0 {
-		a = append(a, "--timeout="+c.Timeout.String())
-	}
-	if c.Use != "" {
-		a = append(a, "--use="+string(c.Use))
-	}
-	if c.Jobs > 0 {
-		a = append(a, fmt.Sprint("--jobs=", c.Jobs))
-	}
-	if c.Rebuild != "" {
-		a = append(a, "--rebuild="+c.Rebuild)
-	}
-	return a
 }
 
 // Run implements the verb.
@@ -60,95 +38,16 @@ func (c *buildCmd) Run(e *env) error {
 	if c.ShellOnError && !(term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stderr.Fd()))) {
 		return usageError{errors.New("--shell-on-error needs a terminal")}
 	}
-	if _, _, err := c.load(e); err != nil {
-		return err // before anything is started, and once
+	r := c.request()
+	if _, _, err := r.load(e); err != nil {
+		return err // before anything starts, and only once
 	}
-	if done, err := e.inNamespace(c.args()...); done {
+	if done, err := e.inNamespace(r.args()...); done {
 		return err
 	}
-	b, err := c.build(e)
+	b, err := r.build(e)
 	if err == nil {
 		b.close()
 	}
 	return err
-}
-
-// build does the work of the verb.
-func (c *buildCmd) build(e *env) (b *built, err error) {
-	m, machines, err := c.load(e)
-	if err != nil {
-		return nil, err
-	}
-	if err := diskCollision(e, m, machines); err != nil {
-		return nil, err
-	}
-	if !c.quiet {
-		if err := adviseUnread(e, m); err != nil {
-			return nil, err
-		}
-	}
-	w, err := openWorkplace(e)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			w.close()
-		}
-	}()
-	lock, err := ensureLock(e, m, stages.Needs(machines), c.Locked)
-	if err != nil {
-		return nil, err
-	}
-	plan, planned, targets, err := c.plan(e, w, m, machines, lock)
-	if err != nil {
-		return nil, err
-	}
-	x := execution{name: m.Name, verb: "build", jobs: c.Jobs, keepGoing: c.KeepGoing, quiet: c.quiet}
-	if c.Rebuild != "" {
-		if x.rerun, err = c.rerun(plan); err != nil {
-			return nil, err
-		}
-	}
-	if c.RootfsOnly {
-		x.verb = "build --rootfs-only"
-	}
-	for _, pm := range planned {
-		x.machines = append(x.machines, pm.Name)
-	}
-	r, err := w.execute(e, plan, targets, x)
-	if ne := (*graph.NodeError)(nil); c.ShellOnError && errors.As(err, &ne) && e.ctx.Err() == nil {
-		e.ui.fail(err)
-		if err := w.shell(e, plan, ne.Node); err != nil {
-			e.ui.fail(err)
-		}
-		return nil, exitStatus(exitFailed)
-	}
-	if err != nil {
-		return nil, err
-	}
-	adviseHooks(e, planned, r)
-	for _, pm := range planned {
-		if pm.Export == nil || c.quiet {
-			continue
-		}
-		if err := tellOmitted(e, w, pm, pm.Format, r); err != nil {
-			return nil, err
-		}
-	}
-	if c.Check {
-		if err := w.check(e, plan, targets, r, c.Jobs); err != nil {
-			return nil, err
-		}
-	}
-	return &built{m, planned, r, w.store, w.close}, nil
-}
-
-// built is what a build leaves for the verbs that go on from it.
-type built struct {
-	manifest *constellations.Manifest
-	machines []*stages.Machine
-	result   *graph.Result
-	store    *cache.Store
-	close    func() // until then what was built is not collected
 }

@@ -217,7 +217,7 @@ func TestBundleCarriesTrees(t *testing.T) {
 	if err := unix.Setxattr(at("m/includes.chroot/a"), "security.capability", capability, 0); err != nil {
 		lab.Skip(t, "no file can have capabilities: %v", err)
 	}
-	if _, err := newBundleDir(&foreseen{manifest: &constellations.Manifest{Name: "lab", Dir: dir}}); err == nil || !strings.Contains(err.Error(), "setcap in a hook") {
+	if _, err := newBundleDir(&preview{manifest: &constellations.Manifest{Name: "lab", Dir: dir}}); err == nil || !strings.Contains(err.Error(), "setcap in a hook") {
 		t.Errorf("capabilities: %v", err)
 	}
 }
@@ -228,7 +228,7 @@ var capability = []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 // exported is a bundle of a constellation's directory and nothing else.
 func exported(t *testing.T, dir string) []byte {
 	t.Helper()
-	d, err := newBundleDir(&foreseen{manifest: &constellations.Manifest{Name: "lab", Dir: dir}})
+	d, err := newBundleDir(&preview{manifest: &constellations.Manifest{Name: "lab", Dir: dir}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +278,7 @@ func TestBundleRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f := &foreseen{manifest: &constellations.Manifest{Name: "lab", Dir: dir}}
+			f := &preview{manifest: &constellations.Manifest{Name: "lab", Dir: dir}}
 			if filepath.IsAbs(test.named) {
 				f.named = []string{test.named}
 			} else if test.named != "" {

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -51,7 +50,7 @@ var ageDays = [...]int{1, 7, 30, 0}
 
 // Run implements the verb.
 func (c *duCmd) Run(e *env) error {
-	dir := filepath.Join(e.root, "data", "cache")
+	dir := e.cacheDir()
 	store, err := cache.Open(dir, cache.Options{ReadOnly: true})
 	if err != nil {
 		return err
@@ -71,7 +70,7 @@ func (c *duCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	disks, err := cache.UsageOf("images in data/disks", filepath.Join(e.root, "data", "disks"))
+	disks, err := cache.UsageOf("images in data/disks", e.disksDir())
 	if err != nil {
 		return err
 	}

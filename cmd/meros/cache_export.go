@@ -41,13 +41,9 @@ type bundleHead struct {
 }
 
 func (c *cacheExportCmd) args() []string {
-	a := append([]string{"cache", "export", "--output=" + c.Output, c.Constellation}, c.Machine...)
-	for flag, on := range map[string]bool{"--rootfs-only": c.RootfsOnly, "--boot": c.Boot, "--images-only": c.ImagesOnly} {
-		if on {
-			a = append(a, flag)
-		}
-	}
-	return a
+	return commandLine(append([]string{"cache", "export", c.Constellation}, c.Machine...), map[string]any{
+		"output": c.Output, "rootfs-only": c.RootfsOnly, "boot": c.Boot, "images-only": c.ImagesOnly,
+	})
 }
 
 // Run implements the verb.
@@ -64,7 +60,7 @@ func (c *cacheExportCmd) Run(e *env) error {
 	if err := e.checkOutput(c.Output); err != nil {
 		return err
 	}
-	f, err := (&buildCmd{Constellation: c.Constellation, Machine: c.Machine, RootfsOnly: c.RootfsOnly, Boot: c.Boot, ToRun: c.ImagesOnly}).foresee(e)
+	f, err := (&request{Constellation: c.Constellation, Machines: c.Machine, RootfsOnly: c.RootfsOnly, Boot: c.Boot, ToRun: c.ImagesOnly}).preview(e)
 	if err != nil {
 		return err
 	}
@@ -102,7 +98,7 @@ func (c *cacheExportCmd) Run(e *env) error {
 }
 
 // write writes the bundle; it has its name when it is complete.
-func (c *cacheExportCmd) write(ctx context.Context, f *foreseen, d *bundleDir, mode fs.FileMode) (size int64, err error) {
+func (c *cacheExportCmd) write(ctx context.Context, f *preview, d *bundleDir, mode fs.FileMode) (size int64, err error) {
 	out, err := cache.NewUnfinished(c.Output)
 	if err != nil {
 		return 0, err
@@ -138,7 +134,7 @@ func (c *cacheExportCmd) write(ctx context.Context, f *foreseen, d *bundleDir, m
 }
 
 // writeStore writes what is of the store. The images have to be there.
-func (c *cacheExportCmd) writeStore(ctx context.Context, w *tar.Writer, f *foreseen) error {
+func (c *cacheExportCmd) writeStore(ctx context.Context, w *tar.Writer, f *preview) error {
 	artifacts, actions := c.contents(f)
 	for _, s := range f.all {
 		if !f.targets[s.Node] || s.Node.Deliver != "" {
@@ -159,7 +155,7 @@ func (c *cacheExportCmd) writeStore(ctx context.Context, w *tar.Writer, f *fores
 
 // contents are what a build needs to find everything, and, unless only images
 // are asked for, what it needs to make any of it again.
-func (c *cacheExportCmd) contents(f *foreseen) (artifacts []cache.Artifact, actions []cache.ActionID) {
+func (c *cacheExportCmd) contents(f *preview) (artifacts []cache.Artifact, actions []cache.ActionID) {
 	used := make(map[*graph.Node]bool)
 	for _, s := range f.all {
 		for _, in := range s.Node.Inputs {
@@ -331,7 +327,7 @@ type bundleDir struct {
 	dir  string // no link
 }
 
-func newBundleDir(f *foreseen) (*bundleDir, error) {
+func newBundleDir(f *preview) (*bundleDir, error) {
 	dir, err := filepath.EvalSymlinks(f.manifest.Dir)
 	if err != nil {
 		return nil, err

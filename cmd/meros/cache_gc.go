@@ -29,21 +29,9 @@ type gcCmd struct {
 }
 
 func (c *gcCmd) args() []string {
-	a := []string{"cache", "gc"}
-	for flag, n := range map[string]byteSize{"--max-size": c.MaxSize, "--min-free": c.MinFree} {
-		if n > 0 {
-			a = append(a, fmt.Sprintf("%s=%dB", flag, n))
-		}
-	}
-	if c.OlderThan > 0 {
-		a = append(a, "--older-than="+time.Duration(c.OlderThan).String())
-	}
-	for flag, on := range map[string]bool{"--dry-run": c.DryRun, "--json": c.JSON} {
-		if on {
-			a = append(a, flag)
-		}
-	}
-	return a
+	return commandLine([]string{"cache", "gc"}, map[string]any{
+		"max-size": c.MaxSize, "min-free": c.MinFree, "older-than": time.Duration(c.OlderThan), "dry-run": c.DryRun, "json": c.JSON,
+	})
 }
 
 // Run implements the verb. It fails if a limit could not be met.
@@ -51,7 +39,7 @@ func (c *gcCmd) Run(e *env) error {
 	if done, err := e.inNamespace(c.args()...); done {
 		return err // unpacked layers have files of the ids of a namespace
 	}
-	dir := filepath.Join(e.root, "data", "cache")
+	dir := e.cacheDir()
 	store, err := cache.Open(dir, cache.Options{ReadOnly: c.DryRun})
 	if err != nil {
 		return err
@@ -215,7 +203,7 @@ func (c *gcCmd) print(e *env, r *cache.Collected) {
 
 // makeRoom collects after a build that made something, if the cache has become
 // too large. What it costs to fail here is room.
-func (w *workplace) makeRoom(e *env, r *graph.Result) {
+func (w *workspace) makeRoom(e *env, r *graph.Result) {
 	if r.Ran == 0 || e.ctx.Err() != nil {
 		return
 	}

@@ -38,12 +38,12 @@ func (c *cacheImportCmd) Run(e *env) error {
 	if done, err := e.inNamespace("cache", "import", file); done {
 		return err
 	}
-	w, err := openWorkplace(e)
+	w, err := openWorkspace(e)
 	if err != nil {
 		return err
 	}
 	defer w.close()
-	home := filepath.Join(e.root, "constellations")
+	home := e.constellationsDir()
 	unlock, err := cache.LockDirectory(e.ctx, home, func() { e.ui.note("waiting: another meros imports into %s", home) })
 	if err != nil {
 		return fmt.Errorf("import %s: %w", c.File, err)

@@ -11,13 +11,7 @@ type verifyCmd struct {
 }
 
 func (c *verifyCmd) args() []string {
-	a := []string{"cache", "verify"}
-	for flag, on := range map[string]bool{"--repair": c.Repair, "--json": c.JSON} {
-		if on {
-			a = append(a, flag)
-		}
-	}
-	return a
+	return commandLine([]string{"cache", "verify"}, map[string]any{"repair": c.Repair, "json": c.JSON})
 }
 
 // Run implements the verb. It fails if something is damaged and stays.

@@ -21,7 +21,7 @@ import (
 
 // checker builds a plan a second time, from its downloads on.
 type checker struct {
-	*workplace
+	*workspace
 	again *cache.Store // with nothing in it but the downloads, and what foreign networks gave
 	first *graph.Result
 }
@@ -195,7 +195,7 @@ func firstDifference(a, b io.Reader) (int64, error) {
 
 // check builds all that a build has given once more, in fresh directories, and
 // compares. The error names the stage that gave other bytes from the same ones.
-func (w *workplace) check(e *env, plan *graph.Plan, targets []*graph.Node, first *graph.Result, jobs int) error {
+func (w *workspace) check(e *env, plan *graph.Plan, targets []*graph.Node, first *graph.Result, jobs int) error {
 	dir := filepath.Join(w.scratch.Dir(), "check")
 	again, err := cache.Open(dir, cache.Options{NoSync: true})
 	if err != nil {

@@ -88,7 +88,7 @@ func (c *completeCmd) Run(e *env, app *kong.Application) error {
 	if len(words) == 0 {
 		words = []string{""}
 	}
-	for _, l := range (&completer{root: e.root, node: app.Node}).complete(words) {
+	for _, l := range (&completer{project: e.project, node: app.Node}).complete(words) {
 		fmt.Fprintln(e.ui.out, l)
 	}
 	return nil
@@ -96,7 +96,7 @@ func (c *completeCmd) Run(e *env, app *kong.Application) error {
 
 // completer walks through a command line that is not complete.
 type completer struct {
-	root  string
+	project
 	node  *kong.Node // the verb so far
 	args  []string   // positional ones
 	value *kong.Flag // whose value comes next
@@ -210,7 +210,7 @@ func (c *completer) values(v *kong.Value) []string {
 		return c.stages()
 	case v.Name == "build" || v.Name == "from" || v.Name == "to" || v.Name == "what" || v.Name == "a" || v.Name == "b":
 		names, _ := constellations.List(c.root)
-		ids, _ := recordsOf(c.root).ids("")
+		ids, _ := c.records().ids("")
 		slices.Reverse(ids)
 		return append(names, ids...)
 	}
@@ -242,7 +242,7 @@ func (c *completer) stages() []string {
 		return nil
 	}
 	name, _, _ := strings.Cut(c.args[0], "/")
-	b, err := recordsOf(c.root).find(name)
+	b, err := c.records().find(name)
 	if err != nil {
 		return nil
 	}

@@ -17,11 +17,11 @@ type demoCmd struct {
 // Run implements the verb: build, boot, ask the machine who it is, end it.
 func (c *demoCmd) Run(e *env) error {
 	if !isConstellation(e, demo) {
-		if err := (&newCmd{Name: demo, From: "debian"}).Run(e); err != nil {
+		if err := makeConstellation(e, demo, "debian"); err != nil {
 			return err
 		}
 	}
-	g, err := (&initCmd{Constellation: demo, Wait: stages.BootTimeout}).up(e)
+	g, err := (&startRequest{request: request{Constellation: demo}, Wait: stages.BootTimeout}).start(e)
 	if err != nil {
 		return err
 	}

@@ -28,13 +28,7 @@ type diffCmd struct {
 }
 
 func (c *diffCmd) args() []string {
-	a := []string{"diff", c.A, c.B}
-	for flag, on := range map[string]bool{"--json": c.JSON, "--exit-code": c.ExitOne} {
-		if on {
-			a = append(a, flag)
-		}
-	}
-	return a
+	return commandLine([]string{"diff", c.A, c.B}, map[string]any{"json": c.JSON, "exit-code": c.ExitOne})
 }
 
 // machineDiff is what differs between two states of a machine.
@@ -62,7 +56,7 @@ func (c *diffCmd) Run(e *env) error {
 	if done, err := e.inNamespace(c.args()...); done {
 		return err
 	}
-	w, err := openWorkplace(e)
+	w, err := openWorkspace(e)
 	if err != nil {
 		return err
 	}
@@ -289,7 +283,7 @@ func (d machineDiff) print(e *env) {
 }
 
 // systemsOf finds what a user names: an image, a build, or a machine of one.
-func (w *workplace) systemsOf(e *env, what string) (systems, error) {
+func (w *workspace) systemsOf(e *env, what string) (systems, error) {
 	if filepath.IsAbs(what) {
 		files, err := w.imageLayers(e, what)
 		return systems{"": files}, err
@@ -298,7 +292,7 @@ func (w *workplace) systemsOf(e *env, what string) (systems, error) {
 		return nil, usageError{fmt.Errorf("there is no such image: %s", what)}
 	}
 	ref, machine, one := strings.Cut(what, "/")
-	b, err := recordsOf(e.root).find(ref)
+	b, err := e.records().find(ref)
 	if err != nil {
 		return nil, err
 	}
@@ -314,7 +308,7 @@ func (w *workplace) systemsOf(e *env, what string) (systems, error) {
 }
 
 // imageLayers reads an image that somebody made.
-func (w *workplace) imageLayers(e *env, file string) ([]string, error) {
+func (w *workspace) imageLayers(e *env, file string) ([]string, error) {
 	plan := new(graph.Plan)
 	n, err := stages.Read(plan, file, w.stats)
 	if err != nil {

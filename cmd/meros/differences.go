@@ -90,7 +90,7 @@ func nodeInputsCalled(n *graph.Node, text []byte, called map[string]graph.Label)
 
 // differencesOf are what the key text of a node's action does not share with
 // another, or nil if one of them is not known.
-func (f *foreseen) differencesOf(n *graph.Node, before string, text []byte) []graph.Difference {
+func (f *preview) differencesOf(n *graph.Node, before string, text []byte) []graph.Difference {
 	id, err := cache.ParseActionID(before)
 	if err != nil {
 		return nil

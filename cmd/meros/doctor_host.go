@@ -196,7 +196,7 @@ func lookAtRoom(e *env) []finding {
 		disk.Status, disk.Detail = findingLimited, err.Error()
 	} else {
 		free := int64(st.Bavail) * int64(st.Bsize) // int32 on some architectures
-		disk.Detail = fmt.Sprintf("%s free for %s", bytesText(free), filepath.Join(e.root, "data"))
+		disk.Detail = fmt.Sprintf("%s free for %s", bytesText(free), e.dataDir())
 		if free < wantedBytes {
 			disk.Status, disk.Without, disk.Fix = findingLimited, "a first build of a few machines takes "+bytesText(wantedBytes), "make room, or use another file system (--root DIR)"
 		}

@@ -30,7 +30,7 @@ type execution struct {
 }
 
 // execute builds the targets of a plan and tells what came of it.
-func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x execution) (*graph.Result, error) {
+func (w *workspace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x execution) (*graph.Result, error) {
 	if x.jobs == 0 {
 		x.jobs = runtime.NumCPU()
 	}
@@ -54,7 +54,7 @@ func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	w.remember(r, x.name)
 	defer w.makeRoom(e, r)
 	if x.verb != "" {
-		if err := recordsOf(e.root).keep(w.scratch.Dir(), rec.record(plan, r, x, err), func(b *buildRecord) { rec.stages(plan, targets, r, b) }); err != nil {
+		if err := e.records().keep(w.scratch.Dir(), rec.record(plan, r, x, err), func(b *buildRecord) { rec.stages(plan, targets, r, b) }); err != nil {
 			e.ui.note("the build is not remembered, and cache gc does not know of its images: %v", err)
 		}
 	}
@@ -72,7 +72,7 @@ func (w *workplace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 
 // graphOptions are those of a build on this host. watch is what becomes of the
 // output of stages.
-func (w *workplace) graphOptions(jobs int, watch func(*graph.Job) runner.Stdio) (graph.Options, error) {
+func (w *workspace) graphOptions(jobs int, watch func(*graph.Job) runner.Stdio) (graph.Options, error) {
 	self, err := os.Executable()
 	sandboxed := graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}
 	return graph.Options{

@@ -21,19 +21,14 @@ type exportCmd struct {
 }
 
 func (c *exportCmd) args() []string {
-	a := []string{"export", c.Constellation, c.Machine, "--format=" + c.Format, "--output=" + c.Output}
-	if c.Compress != "" {
-		a = append(a, "--compress="+c.Compress)
-	}
-	if c.Locked {
-		a = append(a, "--locked")
-	}
-	return a
+	return commandLine([]string{"export", c.Constellation, c.Machine}, map[string]any{
+		"format": c.Format, "compress": c.Compress, "output": c.Output, "locked": c.Locked,
+	})
 }
 
 // Run implements the verb: it builds the machine and puts it into a file.
 func (c *exportCmd) Run(e *env) error {
-	m, machines, err := (&buildCmd{Constellation: c.Constellation, Machine: []string{c.Machine}}).load(e)
+	m, machines, err := (&request{Constellation: c.Constellation, Machines: []string{c.Machine}}).load(e)
 	if err != nil {
 		return err
 	}
@@ -70,7 +65,7 @@ func (c *exportCmd) Run(e *env) error {
 }
 
 func (c *exportCmd) export(e *env, m *constellations.Manifest, machines []*constellations.Machine) error {
-	w, err := openWorkplace(e)
+	w, err := openWorkspace(e)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ type graphCmd struct {
 
 // Run implements the verb: it draws what a build is made of.
 func (c *graphCmd) Run(e *env) error {
-	f, err := (&buildCmd{Constellation: c.Constellation, Machine: c.Machine, RootfsOnly: c.RootfsOnly, Boot: c.Boot}).foresee(e)
+	f, err := (&request{Constellation: c.Constellation, Machines: c.Machine, RootfsOnly: c.RootfsOnly, Boot: c.Boot}).preview(e)
 	if err != nil {
 		return err
 	}

@@ -4,18 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"meros/constellations"
 	"meros/runner/vm"
 )
-
-// group is where a constellation's machines are.
-func group(e *env, name string) *vm.Group {
-	data := filepath.Join(e.root, "data")
-	return &vm.Group{Name: name, State: filepath.Join(data, "state", name), Keys: filepath.Join(data, "ssh", name), SSH: filepath.Join(data, "ssh", "id_ed25519")}
-}
 
 // known is a constellation as its manifest says or, where that cannot be read,
 // as its machines were started: a mistake in a file, or a new name of a
@@ -23,9 +16,9 @@ func group(e *env, name string) *vm.Group {
 func known(e *env, name string) (*constellations.Manifest, *vm.Group, error) {
 	m, err := constellations.Find(e.root, name)
 	if err == nil || !constellations.IsName(name) {
-		return m, group(e, name), usageIfMissing(err)
+		return m, e.group(name), usageIfMissing(err)
 	}
-	g := group(e, name)
+	g := e.group(name)
 	machines, merr := g.Machines()
 	if merr != nil || len(machines) == 0 {
 		return nil, nil, usageIfMissing(err)
@@ -44,7 +37,7 @@ func constellationsOf(e *env) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries, err := os.ReadDir(filepath.Join(e.root, "data/state"))
+	entries, err := os.ReadDir(e.stateDir())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -52,7 +45,7 @@ func constellationsOf(e *env) ([]string, error) {
 		if !d.IsDir() || !constellations.IsName(d.Name()) || slices.Contains(names, d.Name()) {
 			continue
 		}
-		machines, err := group(e, d.Name()).Machines()
+		machines, err := e.group(d.Name()).Machines()
 		if err != nil {
 			return nil, err
 		}
@@ -107,7 +100,7 @@ func runningMachines(e *env, constellation string, wanted []string) (*vm.Group, 
 	if err != nil {
 		return nil, nil, usageIfMissing(err)
 	}
-	g := group(e, m.Name)
+	g := e.group(m.Name)
 	machines, err := withForgotten(m, g, wanted)
 	if err != nil {
 		return nil, nil, err
@@ -129,4 +122,9 @@ func runningMachines(e *env, constellation string, wanted []string) (*vm.Group, 
 		return nil, nil, fmt.Errorf("%s %w (meros init %s)", m.Name, vm.ErrNotRunning, m.Name)
 	}
 	return g, alive, nil
+}
+
+// lockGroup waits until no other meros starts or stops machines of the group.
+func lockGroup(e *env, g *vm.Group) (unlock func(), err error) {
+	return g.Lock(e.ctx, func() { e.ui.note("waiting: another meros starts or stops machines of %s", g.Name) })
 }

@@ -9,7 +9,7 @@ type historyCmd struct {
 
 // Run implements the verb.
 func (c *historyCmd) Run(e *env) error {
-	rs := recordsOf(e.root)
+	rs := e.records()
 	ids, err := rs.ids(c.What)
 	if err != nil {
 		return err

@@ -23,7 +23,7 @@ func adviseHooks(e *env, machines []*stages.Machine, r *graph.Result) {
 			continue
 		}
 		for _, dir := range []string{"common", pm.Name} {
-			files, _ := filepath.Glob(filepath.Join(e.root, "constellations", pm.Constellation, dir, "hooks", "*.chroot"))
+			files, _ := filepath.Glob(filepath.Join(e.constellationsDir(), pm.Constellation, dir, "hooks", "*.chroot"))
 			for _, f := range files {
 				if b, err := os.ReadFile(f); err == nil && stages.InstallsPackages(b) {
 					e.ui.note("%s/%s: %s installs packages from a network, whatever there is that day; named in \"packages:\" they are pinned, and cached", pm.Constellation, pm.Name, filepath.Join(dir, "hooks", filepath.Base(f)))
@@ -34,7 +34,7 @@ func adviseHooks(e *env, machines []*stages.Machine, r *graph.Result) {
 }
 
 // tellOmitted tells what is in the machine's disk and in no tree of its files.
-func tellOmitted(e *env, w *workplace, pm *stages.Machine, format string, r *graph.Result) error {
+func tellOmitted(e *env, w *workspace, pm *stages.Machine, format string, r *graph.Result) error {
 	a := r.Outputs[pm.Base]["omitted"]
 	if !stages.OfTree(format) || a.Digest == "" {
 		return nil

@@ -20,21 +20,25 @@ type kernelConfigCmd struct {
 	Menu          string `help:"The make target: menuconfig, or nconfig." enum:"menuconfig,nconfig" default:"menuconfig"`
 }
 
+func (c *kernelConfigCmd) args() []string {
+	return commandLine(kernelWords([]string{"kernel", "config"}, c.Constellation, c.Machine), map[string]any{"source": c.Source, "output": c.Output, "menu": c.Menu})
+}
+
 // Run implements the verb: it opens the kernel's own menu on what the manifest
 // comes to, and writes down what was changed there.
 func (c *kernelConfigCmd) Run(e *env) error {
-	build := &kernelBuildCmd{Constellation: c.Constellation, Machine: c.Machine, Source: c.Source}
+	build := &kernelRequest{Constellation: c.Constellation, Machine: c.Machine, Source: c.Source}
 	m, vm, err := build.load(e)
 	if err != nil {
 		return err
 	}
-	if done, err := e.inNamespace("kernel", "config", c.Constellation, c.Machine, "--source="+c.Source, "--output="+c.Output, "--menu="+c.Menu); done {
+	if done, err := e.inNamespace(c.args()...); done {
 		return err
 	}
 	if _, err := os.Lstat(c.Output); err == nil {
 		return usageError{fmt.Errorf("%s is there already (--output FILE names another)", c.Output)}
 	}
-	w, err := openWorkplace(e)
+	w, err := openWorkspace(e)
 	if err != nil {
 		return err
 	}
@@ -55,7 +59,7 @@ func (c *kernelConfigCmd) Run(e *env) error {
 }
 
 // edit runs the menu, which is no stage: what it gives is the user's.
-func (c *kernelConfigCmd) edit(e *env, w *workplace, build *kernelBuildCmd, m *constellations.Manifest, vm *constellations.Machine) ([]byte, error) {
+func (c *kernelConfigCmd) edit(e *env, w *workspace, build *kernelRequest, m *constellations.Manifest, vm *constellations.Machine) ([]byte, error) {
 	plan, kernel, err := build.plan(e, w, m, vm)
 	if err != nil {
 		return nil, err

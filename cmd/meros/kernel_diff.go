@@ -41,24 +41,24 @@ func kernelConfigFile(e *env, name string) (string, error) {
 	if fi, err := os.Stat(name); err == nil && fi.Mode().IsRegular() {
 		return name, nil
 	}
-	c := &kernelBuildCmd{}
-	c.Constellation, c.Machine, _ = strings.Cut(name, "/")
-	m, vm, err := c.load(e)
+	constellation, machine, _ := strings.Cut(name, "/")
+	r := &kernelRequest{Constellation: constellation, Machine: machine}
+	m, vm, err := r.load(e)
 	if err != nil {
 		return "", err
 	}
-	w, err := openWorkplace(e)
+	w, err := openWorkspace(e)
 	if err != nil {
 		return "", err
 	}
 	defer w.close()
-	plan, built, err := c.plan(e, w, m, vm)
+	plan, built, err := r.plan(e, w, m, vm)
 	if err != nil {
 		return "", err
 	}
-	r, err := w.execute(e, plan, []*graph.Node{built.Config}, execution{name: "the configuration of " + name, quiet: true})
+	result, err := w.execute(e, plan, []*graph.Node{built.Config}, execution{name: "the configuration of " + name, quiet: true})
 	if err != nil {
 		return "", err
 	}
-	return w.store.Path(r.Outputs[built.Config]["config"].Digest), nil
+	return w.store.Path(result.Outputs[built.Config]["config"].Digest), nil
 }

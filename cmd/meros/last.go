@@ -44,11 +44,9 @@ func readLast(file string) last {
 	return l
 }
 
-func (w *workplace) lastFile() string { return filepath.Join(w.data, "cache", "last") }
-
 // rememberLast notes the actions of a build. Where several nodes have one name,
 // none is noted: they would be taken for each other.
-func (w *workplace) rememberLast(r *graph.Result, of string, now time.Time) {
+func (w *workspace) rememberLast(r *graph.Result, of string, now time.Time) {
 	l := readLast(w.lastFile())
 	changed := false
 	named := make(map[string]int)

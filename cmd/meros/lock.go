@@ -27,7 +27,7 @@ func (c *lockCmd) Run(e *env) error {
 		return err
 	}
 	return each(e, c.Constellation, func(name string) error {
-		m, machines, err := (&buildCmd{Constellation: name}).load(e)
+		m, machines, err := (&request{Constellation: name}).load(e)
 		if err != nil {
 			return err
 		}
@@ -73,7 +73,7 @@ func each(e *env, names []string, do func(name string) error) error {
 // pin adds to the lock what is missing in it.
 func (e *env) pin(m *constellations.Manifest, lock *constellations.Lock, missing []constellations.Need) error {
 	p := &pin.Pinner{
-		Root: e.root, Partial: filepath.Join(e.root, "data", "cache", "partial"),
+		Root: e.root, Partial: e.partialDir(),
 		Note: e.ui.note, Progress: e.ui.transient, Scratch: e.scratch,
 	}
 	err := p.Pin(e.ctx, m, lock, missing)
@@ -85,7 +85,7 @@ func (e *env) pin(m *constellations.Manifest, lock *constellations.Lock, missing
 
 // isConstellation reports whether constellations/ has a directory of that name.
 func isConstellation(e *env, name string) bool {
-	_, err := os.Stat(filepath.Join(e.root, "constellations", name))
+	_, err := os.Stat(filepath.Join(e.constellationsDir(), name))
 	return err == nil
 }
 

@@ -202,7 +202,7 @@ func TestWriteLockPrunes(t *testing.T) {
 			lock.Sources = append(lock.Sources, constellations.Source{Kind: kind, URL: s.URL + "/" + n + ".tar.gz", Size: 1, SHA256: sum})
 		}
 	}
-	e := &env{ctx: t.Context(), root: p.Root, ui: newUI(io.Discard, io.Discard, "plain", false)}
+	e := &env{ctx: t.Context(), project: project{p.Root}, ui: newUI(io.Discard, io.Discard, "plain", false)}
 	if err := writeLock(e, m, lock); err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ type logsOfCmd struct {
 
 // Run implements the verb: it prints what a stage wrote.
 func (c *logsOfCmd) Run(e *env) error {
-	b, err := recordsOf(e.root).find(c.Build)
+	b, err := e.records().find(c.Build)
 	if err != nil {
 		return err
 	}

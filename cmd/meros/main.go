@@ -156,8 +156,8 @@ func version() string {
 
 // env is what every verb works with.
 type env struct {
-	ctx     context.Context
-	root    string
+	ctx context.Context
+	project
 	ui      *ui
 	entered bool // this is root of a user namespace of ours
 	globals []string

@@ -79,7 +79,7 @@ func (c *netCheckCmd) Run(e *env) error {
 	if _, err := networksOf(e, c.Constellation); err != nil {
 		return err
 	}
-	proofs, err := group(e, c.Constellation).CheckNetworks(e.ctx)
+	proofs, err := e.group(c.Constellation).CheckNetworks(e.ctx)
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func (e *env) outputProblem(file string) error {
 	case !fi.Mode().IsRegular():
 		return errors.New("this is no regular file, and would be replaced by one (name a file, and copy that)")
 	}
-	data := filepath.Join(e.root, "data")
+	data := e.dataDir()
 	for _, own := range []string{"cache", "ssh", "state"} {
 		if _, ok := beneath(file, filepath.Join(data, own)); ok {
 			return fmt.Errorf("%s is for what meros keeps for itself (name a file elsewhere)", filepath.Join(data, own))

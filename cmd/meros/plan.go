@@ -11,11 +11,11 @@ type planCmd struct {
 
 // Run implements the verb.
 func (c *planCmd) Run(e *env) error {
-	f, err := (&buildCmd{Constellation: c.Constellation, Machine: c.Machine, RootfsOnly: c.RootfsOnly, Boot: c.Boot, Use: c.Use}).foresee(e)
+	f, err := (&request{Constellation: c.Constellation, Machines: c.Machine, RootfsOnly: c.RootfsOnly, Boot: c.Boot, Use: c.Use}).preview(e)
 	if err != nil {
 		return err
 	}
-	p := f.forecast()
+	p := f.summary()
 	if c.JSON {
 		return e.sayJSON(p)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -12,11 +11,10 @@ import (
 	"meros/cache"
 	"meros/constellations"
 	"meros/graph"
-	"meros/stages"
 )
 
-// foreseen is what a build of machines would do.
-type foreseen struct {
+// preview is what a build of machines would do.
+type preview struct {
 	manifest *constellations.Manifest
 	all      []graph.Preview
 	targets  map[*graph.Node]bool
@@ -28,7 +26,7 @@ type foreseen struct {
 }
 
 // picture is what a build would do.
-func (f *foreseen) picture() *picture {
+func (f *preview) picture() *picture {
 	all := make([]pictured, len(f.all))
 	place := make(map[*graph.Node]int)
 	for i, s := range f.all {
@@ -48,17 +46,17 @@ func (f *foreseen) picture() *picture {
 }
 
 // nodes are those of the plan that the build needs.
-func (f *foreseen) nodes() (all []*graph.Node) {
+func (f *preview) nodes() (all []*graph.Node) {
 	for _, s := range f.all {
 		all = append(all, s.Node)
 	}
 	return all
 }
 
-func (f *foreseen) forecast() *forecast {
-	p := &forecast{Constellation: f.manifest.Name, Seconds: milliseconds(graph.Estimate(f.all, f.history, runtime.NumCPU()))}
+func (f *preview) summary() *planSummary {
+	p := &planSummary{Constellation: f.manifest.Name, Seconds: milliseconds(graph.Estimate(f.all, f.history, runtime.NumCPU()))}
 	for _, s := range f.all {
-		one := stageForecast{Name: s.Node.Name, Stage: s.Node.Stage, Outcome: outcomes[s.Outcome]}
+		one := planStage{Name: s.Node.Name, Stage: s.Node.Stage, Outcome: outcomes[s.Outcome]}
 		switch s.Outcome {
 		case graph.WouldReuse:
 			p.Reused++
@@ -75,7 +73,7 @@ func (f *foreseen) forecast() *forecast {
 }
 
 // reason is why a stage would run, in one line.
-func (f *foreseen) reason(s graph.Preview) string {
+func (f *preview) reason(s graph.Preview) string {
 	if s.Node.Fixed != nil {
 		return "not downloaded yet"
 	}
@@ -90,14 +88,14 @@ func (f *foreseen) reason(s graph.Preview) string {
 }
 
 // lastOf is what a node was the last time.
-func (f *foreseen) lastOf(n *graph.Node) (lastAction, bool) {
+func (f *preview) lastOf(n *graph.Node) (lastAction, bool) {
 	a, ok := f.last[f.manifest.Name+" "+n.Name]
 	return a, ok
 }
 
 // differences are what a stage's key does not share with the one that it had
 // the last time.
-func (f *foreseen) differences(s graph.Preview) []graph.Difference {
+func (f *preview) differences(s graph.Preview) []graph.Difference {
 	was, ok := f.lastOf(s.Node)
 	if !ok || s.KeyText == nil || was.action == s.Action.Hex() {
 		return nil
@@ -105,12 +103,12 @@ func (f *foreseen) differences(s graph.Preview) []graph.Difference {
 	return f.differencesOf(s.Node, was.action, s.KeyText)
 }
 
-func (f *foreseen) has(part string) bool {
+func (f *preview) has(part string) bool {
 	return slices.ContainsFunc(f.all, func(s graph.Preview) bool { return strings.Contains(s.Node.Name, part) })
 }
 
 // next explains what would run now: all whose key is known and has no answer.
-func (f *foreseen) next(part string) []explanation {
+func (f *preview) next(part string) []explanation {
 	var all []explanation
 	for _, s := range f.all {
 		if s.Outcome == graph.WouldReuse || s.Node.Fixed != nil || !strings.Contains(s.Node.Name, part) {
@@ -136,7 +134,7 @@ func (f *foreseen) next(part string) []explanation {
 }
 
 // lastTime explains the newest build that changed something of these machines.
-func (f *foreseen) lastTime(part string) []explanation {
+func (f *preview) lastTime(part string) []explanation {
 	var newest int64
 	for _, s := range f.all {
 		if strings.Contains(s.Node.Name, part) {
@@ -166,17 +164,17 @@ func (f *foreseen) lastTime(part string) []explanation {
 	return all
 }
 
-// forecast is what a build would do, for people and programs.
-type forecast struct {
-	Constellation string          `json:"constellation"`
-	Reused        int             `json:"reused"`
-	Run           int             `json:"run"`
-	Maybe         int             `json:"maybe"`
-	Seconds       float64         `json:"seconds"`
-	Stages        []stageForecast `json:"stages"`
+// planSummary is what a build would do, for people and programs.
+type planSummary struct {
+	Constellation string      `json:"constellation"`
+	Reused        int         `json:"reused"`
+	Run           int         `json:"run"`
+	Maybe         int         `json:"maybe"`
+	Seconds       float64     `json:"seconds"`
+	Stages        []planStage `json:"stages"`
 }
 
-func (p *forecast) print(e *env) {
+func (p *planSummary) print(e *env) {
 	downloads := 0
 	for _, s := range p.Stages {
 		if s.Stage == "fetch" && s.Outcome == "run" {
@@ -208,7 +206,7 @@ func (p *forecast) print(e *env) {
 	e.ui.say("%s", text)
 }
 
-type stageForecast struct {
+type planStage struct {
 	Name    string  `json:"name"`
 	Stage   string  `json:"stage"`
 	Outcome string  `json:"outcome"`
@@ -222,35 +220,18 @@ var outcomes = map[graph.Outcome]string{graph.WouldReuse: "reused", graph.WouldR
 // maxDownloads is how many downloads are told one by one.
 const maxDownloads = 5
 
-// foresee finds out what the verb would do, and changes nothing.
-func (c *buildCmd) foresee(e *env) (*foreseen, error) {
-	m, machines, err := c.load(e)
-	if err != nil {
-		return nil, err
+// newPreview previews a plan.
+func newPreview(e *env, w *workspace, m *constellations.Manifest, p *planned) *preview {
+	packages := func() map[string]graph.Label { return e.records().packagesOf(m.Name) }
+	f := &preview{
+		manifest: m, all: graph.PreviewBuild(p.plan, p.targets, w.store), targets: make(map[*graph.Node]bool),
+		store: w.store, history: w.history, last: readLast(w.lastFile()), packages: sync.OnceValue(packages),
 	}
-	lock, missing, err := missingPins(m, stages.Needs(machines))
-	if err != nil {
-		return nil, err
-	}
-	if len(missing) > 0 {
-		return nil, fmt.Errorf("%s does not pin %s: what it will be is not known yet (%s)", lockFile(m), missing[0], pinnedBy(m, missing[0]))
-	}
-	w := &workplace{data: filepath.Join(e.root, "data")}
-	if w.store, err = cache.Open(filepath.Join(w.data, "cache"), cache.Options{ReadOnly: true}); err != nil {
-		return nil, err
-	}
-	w.readMemory()
-	plan, planned, targets, err := c.plan(e, w, m, machines, lock)
-	if err != nil {
-		return nil, err
-	}
-	packages := func() map[string]graph.Label { return recordsOf(e.root).packagesOf(m.Name) }
-	f := &foreseen{m, graph.PreviewBuild(plan, targets, w.store), make(map[*graph.Node]bool), w.store, w.history, readLast(w.lastFile()), sync.OnceValue(packages), nil}
-	for _, pm := range planned {
+	for _, pm := range p.machines {
 		f.named = append(f.named, pm.Named...)
 	}
-	for _, t := range targets {
+	for _, t := range p.targets {
 		f.targets[t] = true
 	}
-	return f, nil
+	return f
 }

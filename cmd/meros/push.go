@@ -29,7 +29,7 @@ func (c *pushCmd) Run(e *env) error {
 	if err != nil {
 		return usageError{err}
 	}
-	if err := p.markIn(filepath.Join(e.root, "data", "state")); err != nil {
+	if err := p.markIn(e.stateDir()); err != nil {
 		return err
 	}
 	s, err := login(e, c.Constellation, c.Machine)

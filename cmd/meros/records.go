@@ -18,8 +18,6 @@ import (
 // records are the builds that data remembers.
 type records struct{ dir string }
 
-func recordsOf(root string) records { return records{filepath.Join(root, "data", "cache", "builds")} }
-
 // keep writes a record down, unless the newest of its name says the same: of
 // that, only the time is kept. fill adds the stages. Until it is whole it is
 // in scratch, a directory of the same file system. It is a memory that costs

@@ -24,7 +24,7 @@ type reportCmd struct {
 
 // Run implements the verb.
 func (c *reportCmd) Run(e *env) error {
-	rs := recordsOf(e.root)
+	rs := e.records()
 	b, err := rs.find(c.Build)
 	if err != nil {
 		return err
@@ -43,7 +43,7 @@ func (c *reportCmd) Run(e *env) error {
 	}
 	file := c.Output
 	if file == "" {
-		file = filepath.Join(e.root, "data", "reports", b.ID+".html")
+		file = filepath.Join(e.reportsDir(), b.ID+".html")
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			return err
 		}

@@ -1,3 +1,5 @@
+// This file is the verbs restart and reset.
+
 package main
 
 import (
@@ -6,20 +8,12 @@ import (
 	"meros/runner/vm"
 )
 
-// againArgs are those of the verbs that start machines again.
+// againArgs are the arguments of both verbs.
 type againArgs struct {
 	Constellation string        `arg:"" help:"Name of the constellation."`
 	Machine       []string      `arg:"" optional:"" help:"Only these machines."`
 	Wait          time.Duration `default:"5m" help:"Longest a machine may take until ssh answers."`
 }
-
-func (a *againArgs) start(e *env, again vm.OnRunning) error {
-	_, err := (&initCmd{Constellation: a.Constellation, Machine: a.Machine, Wait: a.Wait, again: again}).up(e)
-	return err
-}
-
-// Run implements the verb.
-func (c *restartCmd) Run(e *env) error { return c.start(e, vm.Restart) }
 
 type (
 	restartCmd struct{ againArgs }
@@ -27,4 +21,13 @@ type (
 )
 
 // Run implements the verb.
+func (c *restartCmd) Run(e *env) error { return c.start(e, vm.Restart) }
+
+// Run implements the verb.
 func (c *resetCmd) Run(e *env) error { return c.start(e, vm.Reset) }
+
+func (a *againArgs) start(e *env, again vm.OnRunning) error {
+	r := request{Constellation: a.Constellation, Machines: a.Machine}
+	_, err := (&startRequest{request: r, Wait: a.Wait, again: again}).start(e)
+	return err
+}

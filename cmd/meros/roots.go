@@ -33,7 +33,7 @@ const (
 // the newest builds of each constellation that there is, and the locks.
 func findRoots(e *env, store *cache.Store) (*roots, error) {
 	r := &roots{keep: make(map[digest.Digest]string), entries: make(map[string]bool), users: make(map[digest.Digest][]string)}
-	files, err := vm.Files(filepath.Join(e.root, "data", "state"))
+	files, err := vm.Files(e.stateDir())
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func (r *roots) images(e *env, name string) error {
 			machines = append(machines, vm.Name)
 		}
 	}
-	builds, err := recordsOf(e.root).newest(name, machines)
+	builds, err := e.records().newest(name, machines)
 	for _, b := range builds {
 		r.build(b)
 	}
@@ -89,7 +89,7 @@ func (r *roots) images(e *env, name string) error {
 // first lock is that of kernels alone.
 func (r *roots) locks(e *env) error {
 	for _, name := range append([]string{"."}, r.names...) {
-		lock, err := constellations.ReadLock(filepath.Join(e.root, "constellations", name, "meros.lock"))
+		lock, err := constellations.ReadLock(filepath.Join(e.constellationsDir(), name, "meros.lock"))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

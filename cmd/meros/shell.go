@@ -71,7 +71,7 @@ func (k *keyboard) Write(p []byte) (int, error) {
 // shell runs a node that has failed once more, with a terminal of its own that
 // is shown on the user's: where it fails it opens a shell. What is foreign in it
 // never has the user's terminal, which it could write commands to.
-func (w *workplace) shell(e *env, plan *graph.Plan, failed *graph.Node) error {
+func (w *workspace) shell(e *env, plan *graph.Plan, failed *graph.Node) error {
 	master, slave, err := pty.Open()
 	if err != nil {
 		return fmt.Errorf("open a terminal: %w", err)

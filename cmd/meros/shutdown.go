@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"meros/constellations"
@@ -31,10 +30,10 @@ func (c *shutdownCmd) Run(e *env) error {
 }
 
 func shutdown(e *env, g *vm.Group, machines []*constellations.Machine, patience time.Duration) error {
-	if err := os.MkdirAll(filepath.Join(e.root, "data"), 0o755); err != nil {
+	if err := os.MkdirAll(e.dataDir(), 0o755); err != nil {
 		return err
 	}
-	unlock, err := g.Lock(e.ctx, func() { e.ui.note("waiting: another meros starts or stops machines of %s", g.Name) })
+	unlock, err := lockGroup(e, g)
 	if err != nil {
 		return err
 	}

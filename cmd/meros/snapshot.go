@@ -27,7 +27,7 @@ func (a *snapshotArgs) apply(e *env, what string, do func(g *vm.Group, machines 
 	if err != nil {
 		return err
 	}
-	unlock, err := g.Lock(e.ctx, func() { e.ui.note("waiting: another meros starts or stops machines of %s", g.Name) })
+	unlock, err := lockGroup(e, g)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ func (c *sshConfigCmd) Run(e *env) error {
 	if err != nil {
 		return usageIfMissing(err)
 	}
-	g := group(e, m.Name)
+	g := e.group(m.Name)
 	for i := range m.Machines {
 		vmachine := &m.Machines[i]
 		through, err := proxy(e, m.Name, vmachine.Name)

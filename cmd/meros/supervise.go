@@ -70,7 +70,7 @@ type ncCmd struct {
 // Run implements the verb.
 func (c *ncCmd) Run(e *env) error {
 	dial := func() (*os.File, error) {
-		return group(e, c.Constellation).DialFile(e.ctx, c.Machine, c.Port)
+		return e.group(c.Constellation).DialFile(e.ctx, c.Machine, c.Port)
 	}
 	f, err := ssh.Greeted(e.ctx, dial)
 	if err != nil {

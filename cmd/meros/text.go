@@ -70,6 +70,9 @@ func printable(s string) string { return runner.Printable(s) }
 // byteSize is a size that a user gives, see [constellations.ParseSize].
 type byteSize int64
 
+// String returns the size as UnmarshalText reads it.
+func (b byteSize) String() string { return fmt.Sprintf("%dB", int64(b)) }
+
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (b *byteSize) UnmarshalText(text []byte) error {
 	n, err := constellations.ParseSize(strings.TrimSpace(string(text)), 1)

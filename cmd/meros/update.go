@@ -36,7 +36,7 @@ func (c *updateCmd) update(e *env, name string) error {
 	if name == kernelsAlone && !isConstellation(e, name) {
 		return c.updateKernels(e)
 	}
-	m, machines, err := (&buildCmd{Constellation: name, Machine: c.Machine}).load(e)
+	m, machines, err := (&request{Constellation: name, Machines: c.Machine}).load(e)
 	if err != nil {
 		return err
 	}

@@ -107,13 +107,13 @@ func TestUseLeavesTheManifest(t *testing.T) {
 	}
 	m := &constellations.Manifest{Machines: []constellations.Machine{{Name: "m", Base: "https://example.org/a.qcow2", Packages: []string{"nano"}}}}
 	machines := []*constellations.Machine{&m.Machines[0]}
-	if err := (&buildCmd{Use: givenImage(file)}).useImage(&env{entered: true}, machines); err != nil {
+	if err := (&request{Use: givenImage(file)}).useImage(&env{entered: true}, machines); err != nil {
 		t.Fatal(err)
 	}
 	if machines[0].Base != file || len(machines[0].Packages) != 0 {
 		t.Errorf("it is made of %s and %q", machines[0].Base, machines[0].Packages)
 	}
-	if err := (&buildCmd{Use: "nothing.qcow2"}).useImage(&env{}, machines); !errors.As(err, new(usageError)) {
+	if err := (&request{Use: "nothing.qcow2"}).useImage(&env{}, machines); !errors.As(err, new(usageError)) {
 		t.Errorf("an image that is not there is %v", err)
 	}
 	if kept := m.Machines[0]; kept.Base != "https://example.org/a.qcow2" || len(kept.Packages) != 1 {

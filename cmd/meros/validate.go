@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"meros/constellations"
 	"meros/stages"
@@ -36,7 +35,7 @@ func (c *validateCmd) Run(e *env) error {
 
 // validate is what there is to say of a constellation that is right.
 func validate(e *env, name string) (string, error) {
-	m, machines, err := (&buildCmd{Constellation: name}).load(e)
+	m, machines, err := (&request{Constellation: name}).load(e)
 	if err != nil {
 		return "", err
 	}
@@ -58,10 +57,9 @@ func validate(e *env, name string) (string, error) {
 		return text + fmt.Sprintf("not pinned yet: %v (meros lock %s)", missing[0], name), nil
 	}
 	// A plan finds all files that are named.
-	w := &workplace{data: filepath.Join(e.root, "data")}
-	w.readMemory()
+	w := e.workspaceToRead()
 	for _, vm := range machines {
-		_, _, _, err := (&buildCmd{Constellation: name, Boot: true}).plan(e, w, m, []*constellations.Machine{vm}, lock)
+		_, err := (&request{Constellation: name, Boot: true}).plan(e, w, m, []*constellations.Machine{vm}, lock)
 		if err != nil && !errors.As(err, new(*stages.NoProgramError)) { // which is not the manifest's fault
 			return "", usageError{err}
 		}

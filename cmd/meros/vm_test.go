@@ -20,20 +20,20 @@ func TestInitWithDependencies(t *testing.T) {
   mail: {}
 `})
 	for _, test := range []struct {
-		cmd  initCmd
-		want []string
+		request startRequest
+		want    []string
 	}{
-		{initCmd{Machine: []string{"web"}}, []string{"web", "app", "db"}},
-		{initCmd{Machine: []string{"mail", "app", "db"}}, []string{"mail", "app", "db"}},
-		{initCmd{}, nil},
-		{initCmd{Machine: []string{"web"}, Use: "old.qcow2"}, []string{"web"}},
-		{initCmd{Machine: []string{"web"}, again: vm.Restart}, []string{"web"}},
+		{startRequest{request: request{Machines: []string{"web"}}}, []string{"web", "app", "db"}},
+		{startRequest{request: request{Machines: []string{"mail", "app", "db"}}}, []string{"mail", "app", "db"}},
+		{startRequest{}, nil},
+		{startRequest{request: request{Machines: []string{"web"}, Use: "old.qcow2"}}, []string{"web"}},
+		{startRequest{request: request{Machines: []string{"web"}}, again: vm.Restart}, []string{"web"}},
 	} {
 		var said bytes.Buffer
-		e := &env{ctx: t.Context(), root: p.Root, ui: newUI(io.Discard, &said, "plain", false)}
-		test.cmd.Constellation = "shop"
-		if err := test.cmd.withDependencies(e); err != nil || !slices.Equal(test.cmd.Machine, test.want) {
-			t.Errorf("%q, want %q, %v", test.cmd.Machine, test.want, err)
+		e := &env{ctx: t.Context(), project: project{p.Root}, ui: newUI(io.Discard, &said, "plain", false)}
+		test.request.Constellation = "shop"
+		if err := test.request.withDependencies(e); err != nil || !slices.Equal(test.request.Machines, test.want) {
+			t.Errorf("%q, want %q, %v", test.request.Machines, test.want, err)
 		}
 		if told := strings.Contains(said.String(), "which is started, too"); told != (len(test.want) == 3 && test.want[0] == "web") {
 			t.Errorf("of %q it said %q", test.want, said.String())

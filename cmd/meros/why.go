@@ -34,17 +34,17 @@ func (c *whyCmd) Run(e *env) error {
 	if c.From != "" || c.To != "" {
 		return c.between(e, name)
 	}
-	b := &buildCmd{Constellation: name, RootfsOnly: c.RootfsOnly, Boot: c.Boot}
+	r := &request{Constellation: name, RootfsOnly: c.RootfsOnly, Boot: c.Boot}
 	if one {
-		b.Machine = []string{machine}
+		r.Machines = []string{machine}
 	}
-	f, err := b.foresee(e)
+	f, err := r.preview(e)
 	if err != nil {
 		return err
 	}
 	all := f.next(c.Stage)
 	if len(all) == 0 {
-		all = append(f.lastTime(c.Stage), spared(recordsOf(e.root), name, c.Stage)...)
+		all = append(f.lastTime(c.Stage), spared(e.records(), name, c.Stage)...)
 	}
 	if c.JSON {
 		return e.sayJSON(append([]explanation{}, all...))
@@ -63,7 +63,7 @@ func (c *whyCmd) Run(e *env) error {
 
 // between explains what differs between two builds of the history.
 func (c *whyCmd) between(e *env, name string) error {
-	rs := recordsOf(e.root)
+	rs := e.records()
 	to, err := rs.find(cmp.Or(c.To, name))
 	if err != nil {
 		return err

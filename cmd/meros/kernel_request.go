@@ -1,0 +1,170 @@
+// This file holds a request for a kernel alone, for all verbs that build or
+// configure one. The kernel is a machine's, changed by the command line.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"reflect"
+	"slices"
+
+	"meros/constellations"
+	"meros/graph"
+	"meros/stages"
+)
+
+// kernelRequest says which kernel to build, and from what.
+type kernelRequest struct {
+	Constellation string // "" means no constellation: upstream's latest
+	Machine       string // "" means the first one, if all have the same kernel
+	Locked        bool   // fail rather than change the lock
+
+	// These replace what the manifest says. "" keeps that.
+	Source, Ref, Base, Toolchain, Arch string
+	Config, Patch                      []string // added to the manifest's
+}
+
+// plan is the plan of the kernel alone.
+func (r *kernelRequest) plan(e *env, w *workspace, m *constellations.Manifest, vm *constellations.Machine) (*graph.Plan, *stages.BuiltKernel, error) {
+	machines := []*constellations.Machine{vm}
+	lock, err := ensureLock(e, m, stages.KernelNeeds(vm), r.Locked)
+	if err != nil {
+		return nil, nil, err
+	}
+	o, err := w.options(e, m, machines, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	plan := new(graph.Plan)
+	kernel, err := stages.PlanKernel(plan, m, vm, lock, o)
+	return plan, kernel, err
+}
+
+// load finds the machine whose kernel is wanted, with what the command line
+// says of it.
+func (r *kernelRequest) load(e *env) (*constellations.Manifest, *constellations.Machine, error) {
+	m := kernelManifest(e)
+	if r.Constellation != "" {
+		var err error
+		if m, err = constellations.Find(e.root, r.Constellation); err != nil {
+			return nil, nil, usageIfMissing(err)
+		}
+	}
+	vm, err := r.pick(m)
+	if err == nil {
+		err = r.override(&vm.Kernel, vm)
+	}
+	if err != nil {
+		return nil, nil, usageError{err}
+	}
+	return m, vm, nil
+}
+
+// pick is the named machine, or the first one if all have the same kernel.
+func (r *kernelRequest) pick(m *constellations.Manifest) (*constellations.Machine, error) {
+	if r.Machine != "" {
+		return m.Machine(r.Machine)
+	}
+	first := -1
+	for i := range m.Machines {
+		k := &m.Machines[i]
+		if !k.Kernel.Built() && r.Source == "" {
+			continue
+		}
+		if first >= 0 && !sameKernel(&m.Machines[first], k) {
+			return nil, fmt.Errorf("%s and %s have different kernels: say which (meros kernel-build %s MACHINE)", m.Machines[first].Name, k.Name, m.Name)
+		}
+		if first < 0 {
+			first = i
+		}
+	}
+	if first < 0 {
+		return nil, fmt.Errorf("constellation %s builds no kernel (kernel: {source: ...} in its manifest, or --source)", m.Name)
+	}
+	return &m.Machines[first], nil
+}
+
+// override lays the command line over a manifest's kernel.
+func (r *kernelRequest) override(k *constellations.Kernel, vm *constellations.Machine) error {
+	if r.Source != "" {
+		kind, location, problem := constellations.ParseKernelSource(r.Source)
+		if problem != "" {
+			return fmt.Errorf("--source %s: %s", r.Source, problem)
+		}
+		k.Kind, k.Location, k.Ref, k.SHA256, k.Key = kind, location, "", "", ""
+		if kind == constellations.KernelGit {
+			k.Ref = constellations.UpstreamRef
+		}
+		if k.Base == "" {
+			k.Base, k.Toolchain = "tiny", "gcc"
+		}
+	}
+	if !k.Built() {
+		return errors.New("its kernel is not built from source (--source says from where)")
+	}
+	if r.Ref != "" {
+		if k.Kind != constellations.KernelGit {
+			return fmt.Errorf("--ref is for git repositories, the source is of the kind %s", k.Kind)
+		}
+		k.Ref = r.Ref
+	}
+	for _, f := range []struct {
+		to    *string
+		value string
+	}{{&k.Base, r.Base}, {&k.Toolchain, r.Toolchain}, {&vm.Arch, r.Arch}} {
+		if f.value != "" {
+			*f.to = f.value
+		}
+	}
+	for _, list := range []struct {
+		to    *[]string
+		files []string
+	}{{&k.Fragments, r.Config}, {&k.Patches, r.Patch}} {
+		for _, f := range list.files {
+			*list.to = append(*list.to, fromHere(f))
+		}
+	}
+	if r.Base != "tiny" && r.Base != "defconfig" && r.Base != "running" && r.Base != "" {
+		k.Base = fromHere(r.Base)
+	}
+	if k.Kind == constellations.KernelDir && r.Source != "" {
+		k.Location = fromHere(k.Location)
+	}
+	return nil
+}
+
+// kernelWords adds those of the names that are given.
+func kernelWords(words []string, names ...string) []string {
+	return append(words, slices.DeleteFunc(names, func(n string) bool { return n == "" })...)
+}
+
+// kernelsAlone is what stands for a constellation where there is none: its
+// lock is constellations/meros.lock.
+const kernelsAlone = "kernel"
+
+// kernelManifest is a constellation of a machine of which only the kernel is
+// built.
+func kernelManifest(e *env) *constellations.Manifest {
+	vm := constellations.DefaultMachine()
+	vm.Name = kernelsAlone
+	vm.Kernel = constellations.Kernel{
+		Kind: constellations.KernelGit, Location: constellations.UpstreamKernel, Ref: constellations.UpstreamRef, Base: "tiny", Toolchain: "gcc",
+	}
+	return &constellations.Manifest{Name: kernelsAlone, Dir: e.constellationsDir(), Machines: []constellations.Machine{vm}}
+}
+
+func sameKernel(a, b *constellations.Machine) bool {
+	x, y := a.Kernel, b.Kernel
+	x.Line, y.Line = 0, 0
+	return a.Arch == b.Arch && reflect.DeepEqual(x, y)
+}
+
+// fromHere is a path of the command line where it may be used from elsewhere.
+func fromHere(file string) string {
+	if abs, err := filepath.Abs(file); err == nil {
+		return abs
+	}
+	return file
+}

@@ -1,0 +1,62 @@
+// These tests check requests, and that verbs share them and not their flags.
+
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestRequestArgs(t *testing.T) {
+	r := &request{Constellation: "shop", Machines: []string{"web", "db"}, Boot: true, Use: "old.qcow2", Timeout: 90 * time.Second, Jobs: 3, Rebuild: "hooks"}
+	want := []string{"build", "shop", "web", "db", "--boot", "--jobs=3", "--rebuild=hooks", "--timeout=1m30s", "--use=old.qcow2"}
+	if got := r.args(); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := commandLine([]string{"cache", "gc"}, map[string]any{"max-size": byteSize(20), "json": false, "config": []string{"a", "b"}}); !slices.Equal(got, []string{"cache", "gc", "--config=a", "--config=b", "--max-size=20B"}) {
+		t.Errorf("got %q", got)
+	}
+}
+
+// A verb's flags are used in its own file only, and where the command line is
+// put together.
+func TestNoVerbUsesAnothersFlags(t *testing.T) {
+	fset := token.NewFileSet()
+	pkgs, err := parser.ParseDir(fset, ".", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared := make(map[string]string)
+	for name, f := range pkgs["main"].Files {
+		for _, d := range f.Decls {
+			if g, ok := d.(*ast.GenDecl); ok && g.Tok == token.TYPE {
+				for _, s := range g.Specs {
+					if n := s.(*ast.TypeSpec).Name.Name; strings.HasSuffix(n, "Cmd") {
+						declared[n] = name
+					}
+				}
+			}
+		}
+	}
+	if len(declared) < 30 {
+		t.Fatalf("only %d verbs were found", len(declared))
+	}
+	for name, f := range pkgs["main"].Files {
+		ast.Inspect(f, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.Field:
+				return n.Tag == nil || !strings.Contains(n.Tag.Value, `cmd:""`)
+			case *ast.Ident:
+				if file, ok := declared[n.Name]; ok && file != name {
+					t.Errorf("%s uses %s", fset.Position(n.Pos()), n.Name)
+				}
+			}
+			return true
+		})
+	}
+}
