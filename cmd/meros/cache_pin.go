@@ -40,7 +40,7 @@ func (c *pinCmd) Run(e *env) error {
 		}
 		machines = []string{machine}
 	}
-	builds, err := e.records().newest(name, machines)
+	builds, err := e.records().Newest(name, machines)
 	if err != nil {
 		return err
 	}

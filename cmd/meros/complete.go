@@ -210,7 +210,7 @@ func (c *completer) values(v *kong.Value) []string {
 		return c.stages()
 	case v.Name == "build" || v.Name == "from" || v.Name == "to" || v.Name == "what" || v.Name == "a" || v.Name == "b":
 		names, _ := constellations.List(c.root)
-		ids, _ := c.records().ids("")
+		ids, _ := c.records().IDs("")
 		slices.Reverse(ids)
 		return append(names, ids...)
 	}
@@ -242,7 +242,7 @@ func (c *completer) stages() []string {
 		return nil
 	}
 	name, _, _ := strings.Cut(c.args[0], "/")
-	b, err := c.records().find(name)
+	b, err := c.records().Find(name)
 	if err != nil {
 		return nil
 	}

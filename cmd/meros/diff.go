@@ -16,6 +16,7 @@ import (
 
 	"meros/cache"
 	"meros/graph"
+	"meros/graph/record"
 	"meros/runner/layer"
 	"meros/stages"
 )
@@ -91,10 +92,10 @@ type systems map[string][]string
 
 // systems are the layers of each machine whose image the build made, or of the
 // only one that is asked for.
-func (b *buildRecord) systems(store *cache.Store, only string) (systems, error) {
+func systemsIn(b *record.Build, store *cache.Store, only string) (systems, error) {
 	all := make(systems)
 	for _, s := range b.Stages {
-		machine, what, ok := ownedBy(b.Name, s.Name)
+		machine, what, ok := record.OwnedBy(b.Name, s.Name)
 		if only != "" && machine != only && s.Stage == "hooks-vm" {
 			continue
 		}
@@ -292,11 +293,11 @@ func (w *workspace) systemsOf(e *env, what string) (systems, error) {
 		return nil, usageError{fmt.Errorf("there is no such image: %s", what)}
 	}
 	ref, machine, one := strings.Cut(what, "/")
-	b, err := e.records().find(ref)
+	b, err := e.records().Find(ref)
 	if err != nil {
 		return nil, err
 	}
-	all, err := b.systems(w.store, machine)
+	all, err := systemsIn(b, w.store, machine)
 	if err != nil || !one {
 		return all, err
 	}

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"meros/graph"
+	"meros/graph/record"
 	"meros/runner"
 	"meros/runner/layer"
 	"meros/stages/pin"
@@ -29,6 +30,10 @@ type execution struct {
 	rerun     func(*graph.Node) bool // what the cache is not asked for; may be nil
 }
 
+func (x execution) about() record.About {
+	return record.About{Name: x.name, Verb: x.verb, Machines: x.machines, CPUs: x.jobs, Meros: version()}
+}
+
 // execute builds the targets of a plan and tells what came of it.
 func (w *workspace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x execution) (*graph.Result, error) {
 	if x.jobs == 0 {
@@ -40,9 +45,9 @@ func (w *workspace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	}
 	e.ui.begin(x.quiet, foreseen, w.history, x.jobs)
 	defer e.ui.end()
-	rec := newRecorder()
+	rec := record.NewRecorder(urlsOf)
 	observe := func(ev graph.Event) {
-		rec.event(ev)
+		rec.Event(ev)
 		e.ui.event(ev)
 	}
 	o, err := w.graphOptions(x.jobs, step.Watch)
@@ -54,7 +59,7 @@ func (w *workspace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	w.remember(r, x.name)
 	defer w.makeRoom(e, r)
 	if x.verb != "" {
-		if err := e.records().keep(w.scratch.Dir(), rec.record(plan, r, x, err), func(b *buildRecord) { rec.stages(plan, targets, r, b) }); err != nil {
+		if err := e.records().Keep(w.scratch.Dir(), rec.Build(x.about(), plan, r, err), func(b *record.Build) { rec.AddNodes(b, plan, targets, r) }); err != nil {
 			e.ui.note("the build is not remembered, and cache gc does not know of its images: %v", err)
 		}
 	}

@@ -1,6 +1,10 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+
+	"meros/graph/record"
+)
 
 type historyCmd struct {
 	What string `arg:"" optional:"" help:"A constellation (default: all), or a build, whose stages are shown then."`
@@ -10,16 +14,16 @@ type historyCmd struct {
 // Run implements the verb.
 func (c *historyCmd) Run(e *env) error {
 	rs := e.records()
-	ids, err := rs.ids(c.What)
+	ids, err := rs.IDs(c.What)
 	if err != nil {
 		return err
 	}
 	if c.What != "" && len(ids) == 0 {
 		return c.one(e, rs)
 	}
-	heads := []*recordHead{}
+	heads := []*record.Head{}
 	for _, id := range ids {
-		h, err := rs.head(id)
+		h, err := rs.Head(id)
 		if err != nil {
 			e.ui.note("%v", err)
 			continue
@@ -33,13 +37,13 @@ func (c *historyCmd) Run(e *env) error {
 		e.ui.say("no build is remembered yet")
 	}
 	for _, h := range heads {
-		e.ui.say("%s", h.line())
+		e.ui.say("%s", historyLine(h))
 	}
 	return nil
 }
 
 // line tells of a build in one.
-func (h *recordHead) line() string {
+func historyLine(h *record.Head) string {
 	text := fmt.Sprintf("%-32s %-11s %8s  %d ran, %d cached", h.ID, h.Result, secondsText(h.Seconds), h.Ran, h.Cached)
 	if h.Failed > 0 {
 		text += fmt.Sprintf(", %d failed", h.Failed)
@@ -51,15 +55,15 @@ func (h *recordHead) line() string {
 }
 
 // one shows a build.
-func (c *historyCmd) one(e *env, rs records) error {
-	b, err := rs.find(c.What)
+func (c *historyCmd) one(e *env, rs record.Store) error {
+	b, err := rs.Find(c.What)
 	if err != nil {
 		return err
 	}
 	if c.JSON {
 		return e.sayJSON(b)
 	}
-	e.ui.say("%s", b.line())
+	e.ui.say("%s", historyLine(&b.Head))
 	if b.Error != "" {
 		e.ui.say("%s", printable(b.Error))
 	}

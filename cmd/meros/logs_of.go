@@ -2,16 +2,14 @@ package main
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/term"
 
-	"meros/cache"
+	"meros/graph/record"
 )
 
 type logsOfCmd struct {
@@ -21,11 +19,11 @@ type logsOfCmd struct {
 
 // Run implements the verb: it prints what a stage wrote.
 func (c *logsOfCmd) Run(e *env) error {
-	b, err := e.records().find(c.Build)
+	b, err := e.records().Find(c.Build)
 	if err != nil {
 		return err
 	}
-	s, err := b.stage(c.Stage)
+	s, err := findNode(b, c.Stage)
 	if err != nil {
 		return err
 	}
@@ -33,7 +31,7 @@ func (c *logsOfCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	file, err := s.logFile(store)
+	file, err := s.LogFile(store)
 	if err != nil {
 		return err
 	}
@@ -60,8 +58,8 @@ func (c *logsOfCmd) Run(e *env) error {
 }
 
 // stage is the one with that name, or the only one that has it in its own.
-func (b *buildRecord) stage(part string) (*recordStage, error) {
-	var found []*recordStage
+func findNode(b *record.Build, part string) (*record.Node, error) {
+	var found []*record.Node
 	for i := range b.Stages {
 		s := &b.Stages[i]
 		if s.Name == part {
@@ -82,27 +80,4 @@ func (b *buildRecord) stage(part string) (*recordStage, error) {
 		return nil, usageError{fmt.Errorf("%s: %q may be: %s", b.ID, part, strings.Join(names, "; "))}
 	}
 	return found[0], nil
-}
-
-// logFile is where what the stage wrote is.
-func (s *recordStage) logFile(store *cache.Store) (string, error) {
-	d := digest.NewDigestFromEncoded(digest.SHA256, s.Log)
-	if s.Log == "" {
-		id, err := cache.ParseActionID(s.Key)
-		if err != nil {
-			return "", fmt.Errorf("%s did not run, so it wrote nothing", s.Name)
-		}
-		entry, err := store.Lookup(id)
-		if err != nil {
-			return "", fmt.Errorf("what %s wrote is not known any more: %w", s.Name, err)
-		}
-		if entry.Log == nil {
-			return "", fmt.Errorf("%s wrote nothing", s.Name)
-		}
-		d = entry.Log.Digest
-	}
-	if d.Validate() != nil {
-		return "", errors.New("its record is damaged")
-	}
-	return store.Path(d), nil
 }

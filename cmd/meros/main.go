@@ -21,6 +21,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"meros/constellations"
+	"meros/graph/record"
 	"meros/runner"
 	"meros/runner/initrd"
 	"meros/runner/sandbox"
@@ -225,6 +226,7 @@ func exitCode(ctx context.Context, u *ui, err error) int {
 	var status exitStatus
 	var manifest *constellations.Errors
 	var usage usageError
+	var query record.QueryError
 	switch {
 	case err == nil:
 		return exitOK
@@ -233,7 +235,7 @@ func exitCode(ctx context.Context, u *ui, err error) int {
 	case errors.Is(err, errInterrupted) || errors.Is(context.Cause(ctx), errInterrupted):
 		u.interrupted()
 		return exitInterrupted
-	case errors.As(err, &manifest), errors.As(err, &usage):
+	case errors.As(err, &manifest), errors.As(err, &usage), errors.As(err, &query):
 		u.fail(err)
 		return exitUsage
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"meros/cache"
 	"meros/constellations"
 	"meros/graph"
+	"meros/graph/record"
 )
 
 // preview is what a build of machines would do.
@@ -20,29 +22,9 @@ type preview struct {
 	targets  map[*graph.Node]bool
 	store    *cache.Store
 	history  graph.History
-	last     last
+	last     record.Last
 	packages func() map[string]graph.Label // of the newest builds, by digest
 	named    []string                      // files and directories of the host, by the manifest
-}
-
-// picture is what a build would do.
-func (f *preview) picture() *picture {
-	all := make([]pictured, len(f.all))
-	place := make(map[*graph.Node]int)
-	for i, s := range f.all {
-		place[s.Node] = i
-		p := &all[i]
-		p.Name, p.Stage, p.Outcome, p.download = s.Node.Name, s.Node.Stage, outcomes[s.Outcome], s.Node.Fixed != nil
-		if s.Outcome != graph.WouldReuse {
-			p.Seconds = milliseconds(f.history.Expect(s.Node))
-		} else if entry, err := f.store.Lookup(s.Action); err == nil && !p.download {
-			p.Bytes = sizeOf(entry.Outputs)
-		}
-		for _, in := range s.Node.Inputs {
-			p.inputs = append(p.inputs, place[in.Node])
-		}
-	}
-	return newPicture(f.manifest.Name, all)
 }
 
 // nodes are those of the plan that the build needs.
@@ -54,7 +36,7 @@ func (f *preview) nodes() (all []*graph.Node) {
 }
 
 func (f *preview) summary() *planSummary {
-	p := &planSummary{Constellation: f.manifest.Name, Seconds: milliseconds(graph.Estimate(f.all, f.history, runtime.NumCPU()))}
+	p := &planSummary{Constellation: f.manifest.Name, Seconds: record.Seconds(graph.Estimate(f.all, f.history, runtime.NumCPU()))}
 	for _, s := range f.all {
 		one := planStage{Name: s.Node.Name, Stage: s.Node.Stage, Outcome: outcomes[s.Outcome]}
 		switch s.Outcome {
@@ -62,10 +44,10 @@ func (f *preview) summary() *planSummary {
 			p.Reused++
 		case graph.WouldRun:
 			p.Run++
-			one.Reason, one.Seconds = f.reason(s), milliseconds(f.history.Expect(s.Node))
+			one.Reason, one.Seconds = f.reason(s), record.Seconds(f.history.Expect(s.Node))
 		case graph.MayRun:
 			p.Maybe++
-			one.After, one.Seconds = s.After.Name, milliseconds(f.history.Expect(s.Node))
+			one.After, one.Seconds = s.After.Name, record.Seconds(f.history.Expect(s.Node))
 		}
 		p.Stages = append(p.Stages, one)
 	}
@@ -88,7 +70,7 @@ func (f *preview) reason(s graph.Preview) string {
 }
 
 // lastOf is what a node was the last time.
-func (f *preview) lastOf(n *graph.Node) (lastAction, bool) {
+func (f *preview) lastOf(n *graph.Node) (record.LastAction, bool) {
 	a, ok := f.last[f.manifest.Name+" "+n.Name]
 	return a, ok
 }
@@ -97,10 +79,10 @@ func (f *preview) lastOf(n *graph.Node) (lastAction, bool) {
 // the last time.
 func (f *preview) differences(s graph.Preview) []graph.Difference {
 	was, ok := f.lastOf(s.Node)
-	if !ok || s.KeyText == nil || was.action == s.Action.Hex() {
+	if !ok || s.KeyText == nil || was.Action == s.Action.Hex() {
 		return nil
 	}
-	return f.differencesOf(s.Node, was.action, s.KeyText)
+	return f.differencesOf(s.Node, was.Action, s.KeyText)
 }
 
 func (f *preview) has(part string) bool {
@@ -108,13 +90,13 @@ func (f *preview) has(part string) bool {
 }
 
 // next explains what would run now: all whose key is known and has no answer.
-func (f *preview) next(part string) []explanation {
-	var all []explanation
+func (f *preview) next(part string) []record.Explanation {
+	var all []record.Explanation
 	for _, s := range f.all {
 		if s.Outcome == graph.WouldReuse || s.Node.Fixed != nil || !strings.Contains(s.Node.Name, part) {
 			continue
 		}
-		x := explanation{Name: s.Node.Name, Stage: s.Node.Stage, When: "next"}
+		x := record.Explanation{Name: s.Node.Name, Stage: s.Node.Stage, When: "next"}
 		if s.Outcome == graph.MayRun {
 			if part == "" {
 				continue // those before it are explained
@@ -134,26 +116,26 @@ func (f *preview) next(part string) []explanation {
 }
 
 // lastTime explains the newest build that changed something of these machines.
-func (f *preview) lastTime(part string) []explanation {
+func (f *preview) lastTime(part string) []record.Explanation {
 	var newest int64
 	for _, s := range f.all {
 		if strings.Contains(s.Node.Name, part) {
 			was, _ := f.lastOf(s.Node)
-			newest = max(newest, was.since)
+			newest = max(newest, was.Since)
 		}
 	}
-	var all []explanation
+	var all []record.Explanation
 	for _, s := range f.all {
 		was, _ := f.lastOf(s.Node)
-		if newest == 0 || was.since != newest || !strings.Contains(s.Node.Name, part) {
+		if newest == 0 || was.Since != newest || !strings.Contains(s.Node.Name, part) {
 			continue
 		}
-		x := explanation{Name: s.Node.Name, Stage: s.Node.Stage, When: "last"}
-		id, err := cache.ParseActionID(was.action)
+		x := record.Explanation{Name: s.Node.Name, Stage: s.Node.Stage, When: "last"}
+		id, err := cache.ParseActionID(was.Action)
 		if err == nil {
 			var text []byte
 			if text, err = f.store.KeyText(id); err == nil {
-				x.Differences = f.differencesOf(s.Node, was.before, text)
+				x.Differences = f.differencesOf(s.Node, was.Before, text)
 			}
 		}
 		if len(x.Differences) == 0 {
@@ -222,10 +204,10 @@ const maxDownloads = 5
 
 // newPreview previews a plan.
 func newPreview(e *env, w *workspace, m *constellations.Manifest, p *planned) *preview {
-	packages := func() map[string]graph.Label { return e.records().packagesOf(m.Name) }
+	packages := func() map[string]graph.Label { return e.records().Packages(m.Name) }
 	f := &preview{
 		manifest: m, all: graph.PreviewBuild(p.plan, p.targets, w.store), targets: make(map[*graph.Node]bool),
-		store: w.store, history: w.history, last: readLast(w.lastFile()), packages: sync.OnceValue(packages),
+		store: w.store, history: w.history, last: record.ReadLast(w.lastFile()), packages: sync.OnceValue(packages),
 	}
 	for _, pm := range p.machines {
 		f.named = append(f.named, pm.Named...)
@@ -234,4 +216,20 @@ func newPreview(e *env, w *workspace, m *constellations.Manifest, p *planned) *p
 		f.targets[t] = true
 	}
 	return f
+}
+
+// differencesOf returns the differences between the key text of a node's action
+// and an earlier one, or nil if either is unknown.
+func (p *preview) differencesOf(n *graph.Node, before string, text []byte) []graph.Difference {
+	id, err := cache.ParseActionID(before)
+	if err != nil {
+		return nil
+	}
+	was, err := p.store.KeyText(id)
+	if err != nil {
+		return nil
+	}
+	labels := maps.Clone(p.packages())
+	record.LabelInputs(n, text, labels)
+	return graph.Differences(was, text, labels)
 }

@@ -6,6 +6,7 @@ package main
 import (
 	"path/filepath"
 
+	"meros/graph/record"
 	"meros/runner/vm"
 )
 
@@ -48,7 +49,7 @@ func (p project) stateDir() string { return filepath.Join(p.dataDir(), "state") 
 func (p project) reportsDir() string { return filepath.Join(p.dataDir(), "reports") }
 
 // records returns the records of the project's builds.
-func (p project) records() records { return records{p.recordsDir()} }
+func (p project) records() record.Store { return record.Store{Dir: p.recordsDir()} }
 
 // group returns the machines of a constellation.
 func (p project) group(name string) *vm.Group {

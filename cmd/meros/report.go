@@ -1,3 +1,5 @@
+// This file is the verb report: it writes a page about a build, or a trace of it.
+
 package main
 
 import (
@@ -14,6 +16,8 @@ import (
 	"time"
 
 	"meros/cache"
+	"meros/graph/draw"
+	"meros/graph/record"
 )
 
 type reportCmd struct {
@@ -25,7 +29,7 @@ type reportCmd struct {
 // Run implements the verb.
 func (c *reportCmd) Run(e *env) error {
 	rs := e.records()
-	b, err := rs.find(c.Build)
+	b, err := rs.Find(c.Build)
 	if err != nil {
 		return err
 	}
@@ -36,7 +40,7 @@ func (c *reportCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	r := newReport(store, b, rs.before(b))
+	r := newReport(store, b, rs.Before(b))
 	var page bytes.Buffer
 	if err := reportTemplate().Execute(&page, r); err != nil {
 		return fmt.Errorf("write the report of %s: %w", b.ID, err)
@@ -65,57 +69,46 @@ func reportTemplate() *template.Template {
 	}).Parse(reportPage))
 }
 
-// report is what a page shows of a build.
+// drawText formats the numbers of drawings.
+var drawText = draw.Text{Seconds: secondsText, Bytes: bytesText}
+
+// report is the data of the page.
 type report struct {
-	*buildRecord
+	*record.Build
 	Saved     float64 // seconds that the cached stages took when they ran
-	Made      int64   // bytes of outputs of what ran
-	Reused    int64   // bytes of outputs of what did not
+	Made      int64   // bytes of the outputs of the stages that ran
+	Reused    int64   // bytes of the outputs of the others
 	Critical  []*reportStage
-	Busy      float64 // sum of what ran, seconds
+	Busy      float64 // seconds, the sum of the stages that ran
 	Gantt     template.HTML
 	Graph     template.HTML
 	GraphSize int
 	Done      []*reportStage // ran or failed, the slowest first
 	Rest      []*reportStage // cached or skipped
-	Materials []material
+	Materials []record.Material
 	Impure    []string
-	Before    *recordHead
-	Changes   []explanation
+	Before    *record.Head
+	Changes   []record.Explanation
 }
 
 type reportStage struct {
-	recordStage
+	record.Node
 	Index    int
 	Bytes    int64
 	Critical bool
-	Text     string // of its log
+	Text     string // the end of the log
 	Cut      bool   // the log is longer
 }
 
-// material is what came from a network.
-type material struct {
-	Name, Digest, URL string
-	Size              int64
-	Images            []string // that have it in them, by the machines' names
-}
-
-// graphMost is how many nodes are drawn; more are no picture any more.
+// graphMost is how many nodes are drawn. A larger drawing shows nothing.
 const graphMost = 1500
 
-// reportStages are the stages of a build, in its order.
-func (b *buildRecord) reportStages() []*reportStage {
+func newReport(store *cache.Store, b, before *record.Build) *report {
+	r := &report{Build: b, Materials: b.Materials()}
 	all := make([]*reportStage, len(b.Stages))
-	for i, s := range b.Stages {
-		all[i] = &reportStage{recordStage: s, Index: i, Bytes: sizeOf(s.Outputs)}
-	}
-	return all
-}
-
-func newReport(store *cache.Store, b, before *buildRecord) *report {
-	r := &report{buildRecord: b, Materials: b.materials()}
-	all := b.reportStages()
-	for _, s := range all {
+	for i, n := range b.Stages {
+		s := &reportStage{Node: n, Index: i, Bytes: n.Size()}
+		all[i] = s
 		if s.Network {
 			r.Impure = append(r.Impure, s.Name)
 		}
@@ -136,27 +129,27 @@ func newReport(store *cache.Store, b, before *buildRecord) *report {
 		}
 		r.Rest = append(r.Rest, s)
 	}
-	r.Critical = criticalPath(all)
-	for _, s := range r.Critical {
-		s.Critical = true
+	for _, i := range record.CriticalPath(b.Stages) {
+		all[i].Critical = true
+		r.Critical = append(r.Critical, all[i])
 	}
-	r.Gantt = template.HTML(gantt(all, b.Seconds)) // made of escaped texts
-	if p := b.picture(); len(p.Nodes) <= graphMost {
-		r.Graph = template.HTML(p.svg())
-		r.GraphSize = len(p.Nodes)
+	r.Gantt = template.HTML(draw.Chart(barsOf(b), b.Seconds, drawText)) // the package escapes texts
+	if g := buildGraph(b); len(g.Nodes) <= graphMost {
+		r.Graph = template.HTML(g.SVG())
+		r.GraphSize = len(g.Nodes)
 	}
 	slices.SortStableFunc(r.Done, func(x, y *reportStage) int { return cmp.Compare(y.Seconds, x.Seconds) })
 	if before != nil {
-		r.Before, r.Changes = &before.recordHead, differencesBetween(store, before, b, "")
+		r.Before, r.Changes = &before.Head, record.Between(store, before, b, "")
 	}
 	return r
 }
 
-// logMost is how much of a log is shown, bytes: its end.
+// logMost is how many bytes of a log's end are shown.
 const logMost = 64 << 10
 
 func (s *reportStage) readLog(store *cache.Store) {
-	file, err := s.logFile(store)
+	file, err := s.LogFile(store)
 	if err != nil {
 		return
 	}
@@ -177,92 +170,42 @@ func (s *reportStage) readLog(store *cache.Store) {
 	s.Text = strings.Join(lines, "\n")
 }
 
-// criticalPath is the chain of stages that the build had to wait for: back from
-// the one that ended last, always to the input that ended last.
-func criticalPath(all []*reportStage) []*reportStage {
-	end := func(s *reportStage) float64 {
-		if s.Outcome != "ran" && s.Outcome != "failed" {
-			return -1
-		}
-		return s.Start + s.Seconds
-	}
-	var last *reportStage
-	for _, s := range all {
-		if end(s) >= 0 && (last == nil || end(s) > end(last)) {
-			last = s
-		}
-	}
-	var path []*reportStage
-	for last != nil {
-		path = append(path, last)
-		var next *reportStage
-		for _, i := range last.Inputs {
-			if s := all[i]; end(s) >= 0 && (next == nil || end(s) > end(next)) {
-				next = s
-			}
-		}
-		last = next
-	}
-	slices.Reverse(path)
-	return path
-}
-
-// materials are the downloads, with the machines whose images are made of them.
-func (b *buildRecord) materials() []material {
-	images := make([]map[string]bool, len(b.Stages))
-	for i := len(b.Stages) - 1; i >= 0; i-- {
-		s := b.Stages[i]
-		if images[i] == nil {
-			images[i] = make(map[string]bool)
-		}
-		if machine, _, ok := ownedBy(b.Name, s.Name); ok && s.Target {
-			images[i][machine] = true
-		}
-		for _, in := range s.Inputs {
-			if images[in] == nil {
-				images[in] = make(map[string]bool)
-			}
-			for m := range images[i] {
-				images[in][m] = true
-			}
-		}
-	}
-	all := []material{}
-	for i, s := range b.Stages {
-		if s.Stage != "fetch" {
-			continue
-		}
-		m := material{Name: s.Name, URL: s.URL}
-		for _, a := range s.Outputs {
-			m.Digest, m.Size = string(a.Digest), a.Size
-		}
-		for machine := range images[i] {
-			m.Images = append(m.Images, machine)
-		}
-		slices.Sort(m.Images)
-		all = append(all, m)
-	}
-	return all
-}
-
-// In names the images.
-func (m material) In() string {
-	if len(m.Images) > 4 {
-		return fmt.Sprintf("%s and %d more", strings.Join(m.Images[:3], ", "), len(m.Images)-3)
-	}
-	return strings.Join(m.Images, ", ")
-}
-
-// picture is what a build was.
-func (b *buildRecord) picture() *picture {
-	all := make([]pictured, len(b.Stages))
-	for i, s := range b.Stages {
-		p := &all[i]
-		p.Name, p.Stage, p.Outcome, p.Seconds, p.Bytes = s.Name, s.Stage, s.Outcome, s.Seconds, sizeOf(s.Outputs)
-		if s.Outcome == "cached" {
+// buildGraph returns the graph of a build.
+func buildGraph(b *record.Build) *draw.Graph {
+	parts := make([]draw.Part, len(b.Stages))
+	for i, n := range b.Stages {
+		p := &parts[i]
+		p.Node = draw.Node{Name: n.Name, Stage: n.Stage, Outcome: n.Outcome, Seconds: n.Seconds, Bytes: n.Size()}
+		if n.Outcome == "cached" {
 			p.Outcome = "reused"
 		}
-		p.inputs, p.download = s.Inputs, s.Stage == "fetch"
+		p.Machine, _, _ = record.OwnedBy(b.Name, n.Name)
+		p.Inputs, p.Download = n.Inputs, n.Stage == "fetch"
 	}
-	return newPicture(b.Name, all)
+	return draw.New(b.Name, parts, drawText)
+}
+
+// barsOf returns the stages of a build that ran.
+func barsOf(b *record.Build) (bars []draw.Bar) {
+	critical := record.CriticalPath(b.Stages)
+	for i, n := range b.Stages {
+		if n.Outcome == "ran" || n.Outcome == "failed" {
+			bars = append(bars, draw.Bar{
+				Name: n.Name, Stage: n.Stage, Outcome: n.Outcome, Start: n.Start, Seconds: n.Seconds, Critical: slices.Contains(critical, i), Anchor: i,
+				Args: map[string]any{"key": n.Key, "outcome": n.Outcome, "bytes": n.Size(), "reason": n.Reason},
+			})
+		}
+	}
+	return bars
+}
+
+func writeTrace(file string, b *record.Build, mode os.FileMode) error {
+	text, err := draw.Trace("meros "+b.Verb+" "+b.Name, barsOf(b))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, append(text, '\n'), mode); err != nil {
+		return fmt.Errorf("write the trace of %s: %w", b.ID, err)
+	}
+	return nil
 }

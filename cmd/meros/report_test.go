@@ -1,3 +1,5 @@
+// These tests check reports, traces and the records that they are made from.
+
 package main
 
 import (
@@ -17,12 +19,13 @@ import (
 
 	"meros/bench/lab"
 	"meros/cache"
+	"meros/graph/record"
 )
 
 // syntheticBuild is the record of a build of so many machines.
-func syntheticBuild(machines int) *buildRecord {
-	b := &buildRecord{recordHead: recordHead{ID: "20260102-030405-lab", Name: "lab", Verb: "build", Began: time.Unix(0, 0).UTC(), Seconds: float64(machines) / 4, Result: "failed", CPUs: 8, Failed: 1}}
-	add := func(s recordStage) int {
+func syntheticBuild(machines int) *record.Build {
+	b := &record.Build{Head: record.Head{ID: "20260102-030405-lab", Name: "lab", Verb: "build", Began: time.Unix(0, 0).UTC(), Seconds: float64(machines) / 4, Result: "failed", CPUs: 8, Failed: 1}}
+	add := func(s record.Node) int {
 		s.Key = digest.FromString(s.Name).Encoded()
 		if s.Stage == "fetch" {
 			s.URL = "http://mirror.invalid/" + s.Name
@@ -39,21 +42,21 @@ func syntheticBuild(machines int) *buildRecord {
 	}
 	var fetched []int
 	for i := range 100 {
-		fetched = append(fetched, add(recordStage{Name: fmt.Sprintf("fetch package%d_1.0_amd64.deb", i), Stage: "fetch", Outcome: "cached"}))
+		fetched = append(fetched, add(record.Node{Name: fmt.Sprintf("fetch package%d_1.0_amd64.deb", i), Stage: "fetch", Outcome: "cached"}))
 	}
-	base := add(recordStage{Name: "base", Stage: "bootstrap", Outcome: "ran", Seconds: 3, Inputs: fetched})
+	base := add(record.Node{Name: "base", Stage: "bootstrap", Outcome: "ran", Seconds: 3, Inputs: fetched})
 	for i := range machines {
 		name := fmt.Sprintf("lab/m%d ", i)
 		at := 3 + float64(i)/4
-		hooks := add(recordStage{Name: name + "hooks <b>&", Stage: "hooks", Outcome: "ran", Start: at, Seconds: 1, Inputs: []int{base}})
-		add(recordStage{Name: name + "image", Stage: "delta", Outcome: "ran", Start: at + 1, Seconds: 0.5, Inputs: []int{base, hooks}, Target: true})
+		hooks := add(record.Node{Name: name + "hooks <b>&", Stage: "hooks", Outcome: "ran", Start: at, Seconds: 1, Inputs: []int{base}})
+		add(record.Node{Name: name + "image", Stage: "delta", Outcome: "ran", Start: at + 1, Seconds: 0.5, Inputs: []int{base, hooks}, Target: true})
 	}
-	add(recordStage{Name: "lab/m0 bad", Stage: "hooks", Outcome: "failed", Error: "exit status 3", Start: 1, Seconds: 2})
+	add(record.Node{Name: "lab/m0 bad", Stage: "hooks", Outcome: "failed", Error: "exit status 3", Start: 1, Seconds: 2})
 	return b
 }
 
 // render is the page about a build.
-func render(t testing.TB, b, before *buildRecord) []byte {
+func render(t testing.TB, b, before *record.Build) []byte {
 	t.Helper()
 	store, err := cache.Open(t.TempDir(), cache.Options{ReadOnly: true})
 	if err != nil {
@@ -119,29 +122,9 @@ func browse(t *testing.T, url string, more ...string) []byte {
 	return out
 }
 
-func TestCriticalPath(t *testing.T) {
-	all := []*reportStage{
-		{Index: 0, recordStage: recordStage{Name: "a", Outcome: "ran", Start: 0, Seconds: 5}},
-		{Index: 1, recordStage: recordStage{Name: "b", Outcome: "ran", Start: 0, Seconds: 1}},
-		{Index: 2, recordStage: recordStage{Name: "c", Outcome: "cached", Inputs: []int{0}}},
-		{Index: 3, recordStage: recordStage{Name: "d", Outcome: "ran", Start: 5, Seconds: 1, Inputs: []int{0, 1, 2}}},
-		{Index: 4, recordStage: recordStage{Name: "e", Outcome: "skipped", Inputs: []int{3}}},
-	}
-	var names []string
-	for _, s := range criticalPath(all) {
-		names = append(names, s.Name)
-	}
-	if got := strings.Join(names, " "); got != "a d" {
-		t.Errorf("%s", got)
-	}
-	if row, n := rows(all); n != 2 || row[all[0]] != 0 || row[all[1]] != 1 {
-		t.Errorf("%v, %d rows", row, n)
-	}
-}
-
 // What is in an image is told, however many machines have it.
 func TestMaterials(t *testing.T) {
-	all := syntheticBuild(6).materials()
+	all := syntheticBuild(6).Materials()
 	if len(all) != 100 || all[0].In() != "m0, m1, m2 and 3 more" || all[0].URL == "" || all[0].Size != 1000 {
 		t.Errorf("%d, %+v", len(all), all[0])
 	}
@@ -155,7 +138,11 @@ func TestTrace(t *testing.T) {
 	}
 	text, err := os.ReadFile(file)
 	var trace struct {
-		TraceEvents []traceEvent
+		TraceEvents []struct {
+			Phase    string  `json:"ph"`
+			Duration float64 `json:"dur"`
+			Thread   int     `json:"tid"`
+		}
 	}
 	if err != nil || json.Unmarshal(text, &trace) != nil || len(trace.TraceEvents) != 7 {
 		t.Fatalf("%v, %s", err, text)
@@ -168,32 +155,32 @@ func TestTrace(t *testing.T) {
 }
 
 func TestRecords(t *testing.T) {
-	rs := records{t.TempDir()}
-	for i := range keptRecords + 3 {
+	rs := record.Store{Dir: t.TempDir()}
+	for i := range record.KeptBuilds + 3 {
 		b := syntheticBuild(1)
 		b.Began = b.Began.Add(time.Duration(i/2) * time.Second)
-		if err := rs.keep(rs.dir, b, func(*buildRecord) {}); err != nil {
+		if err := rs.Keep(rs.Dir, b, func(*record.Build) {}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	ids, err := rs.ids("lab")
-	if err != nil || len(ids) != keptRecords {
+	ids, err := rs.IDs("lab")
+	if err != nil || len(ids) != record.KeptBuilds {
 		t.Errorf("%d records, %v", len(ids), err)
 	}
 	for what, want := range map[string]string{"": ids[len(ids)-1], "lab": ids[len(ids)-1], "lab~1": ids[len(ids)-2], ids[3]: ids[3]} {
-		if b, err := rs.find(what); err != nil || b.ID != want || len(b.Stages) != 104 {
+		if b, err := rs.Find(what); err != nil || b.ID != want || len(b.Stages) != 104 {
 			t.Errorf("%q: %v, want %s", what, err, want)
 		}
 	}
 	for _, what := range []string{"la", "lab~x", "lab~99", "1970"} {
-		if b, err := rs.find(what); err == nil {
+		if b, err := rs.Find(what); err == nil {
 			t.Errorf("%q is %s", what, b.ID)
 		}
 	}
-	if err := os.WriteFile(rs.file("20260101-000000-bad"), []byte("no"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(rs.Dir, "20260101-000000-bad.json.zst"), []byte("no"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rs.find("bad"); err == nil || !strings.Contains(err.Error(), "read the record of 20260101-000000-bad") {
+	if _, err := rs.Find("bad"); err == nil || !strings.Contains(err.Error(), "read the record of 20260101-000000-bad") {
 		t.Errorf("damaged: %v", err)
 	}
 }

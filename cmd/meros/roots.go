@@ -10,6 +10,7 @@ import (
 
 	"meros/cache"
 	"meros/constellations"
+	"meros/graph/record"
 	"meros/runner/vm"
 )
 
@@ -57,8 +58,8 @@ func findRoots(e *env, store *cache.Store) (*roots, error) {
 			return nil, err
 		}
 	}
-	for _, l := range readLast(filepath.Join(store.Dir(), "last")) {
-		r.entries[l.action] = true
+	for _, l := range record.ReadLast(filepath.Join(store.Dir(), "last")) {
+		r.entries[l.Action] = true
 	}
 	return r, r.locks(e)
 }
@@ -78,7 +79,7 @@ func (r *roots) images(e *env, name string) error {
 			machines = append(machines, vm.Name)
 		}
 	}
-	builds, err := e.records().newest(name, machines)
+	builds, err := e.records().Newest(name, machines)
 	for _, b := range builds {
 		r.build(b)
 	}
@@ -108,7 +109,7 @@ func (r *roots) locks(e *env) error {
 }
 
 // build adds what a build ended in, and how it is found.
-func (r *roots) build(b *buildRecord) {
+func (r *roots) build(b *record.Build) {
 	for _, s := range b.Stages {
 		if s.Key != "" {
 			r.entries[s.Key] = true

@@ -21,7 +21,7 @@ import (
 type startRequest struct {
 	request
 	Wait  time.Duration // longest time a machine may take until ssh answers
-	again vm.OnRunning      // what to do with machines that run
+	again vm.OnRunning  // what to do with machines that run
 }
 
 // start builds what is missing and boots the machines. An ordinary user's build

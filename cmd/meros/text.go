@@ -23,9 +23,6 @@ func seconds(d time.Duration) string {
 
 func secondsText(s float64) string { return seconds(time.Duration(s * float64(time.Second))) }
 
-// milliseconds rounds to them, and gives seconds.
-func milliseconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
-
 // bytesText is a size in the decimal units of SI.
 func bytesText(n int64) string {
 	f := float64(n)

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"meros/graph"
+	"meros/graph/record"
 )
 
 type whyCmd struct {
@@ -16,16 +16,6 @@ type whyCmd struct {
 	From          string `placeholder:"BUILD" help:"Compare this build of the history with another (see meros history; NAME~1 is the one before the newest)."`
 	To            string `placeholder:"BUILD" help:"The other one (default: the newest of the constellation)."`
 	JSON          bool   `name:"json" help:"Print JSON: [{\"name\", \"stage\", \"when\", \"reason\", \"differences\": [{\"name\", \"before\", \"after\"}], \"then\"}]; when is next, last, spared or between."`
-}
-
-// explanation is why a stage would run, or ran the last time.
-type explanation struct {
-	Name        string             `json:"name"`
-	Stage       string             `json:"stage"`
-	When        string             `json:"when"` // "next", "last", "spared" or "between"
-	Reason      string             `json:"reason,omitempty"`
-	Differences []graph.Difference `json:"differences,omitempty"`
-	Then        []string           `json:"then,omitempty"` // what may run after it
 }
 
 // Run implements the verb.
@@ -44,10 +34,10 @@ func (c *whyCmd) Run(e *env) error {
 	}
 	all := f.next(c.Stage)
 	if len(all) == 0 {
-		all = append(f.lastTime(c.Stage), spared(e.records(), name, c.Stage)...)
+		all = append(f.lastTime(c.Stage), e.records().CutOff(name, c.Stage)...)
 	}
 	if c.JSON {
-		return e.sayJSON(append([]explanation{}, all...))
+		return e.sayJSON(append([]record.Explanation{}, all...))
 	}
 	if len(all) == 0 && c.Stage != "" && !f.has(c.Stage) {
 		return usageError{fmt.Errorf("%s: no stage has %q in its name (meros plan %s -v lists them)", name, c.Stage, name)}
@@ -56,7 +46,7 @@ func (c *whyCmd) Run(e *env) error {
 		e.ui.say("nothing would run, and nothing is known of an earlier build")
 	}
 	for _, x := range all {
-		x.print(e)
+		printExplanation(e, x)
 	}
 	return nil
 }
@@ -64,13 +54,13 @@ func (c *whyCmd) Run(e *env) error {
 // between explains what differs between two builds of the history.
 func (c *whyCmd) between(e *env, name string) error {
 	rs := e.records()
-	to, err := rs.find(cmp.Or(c.To, name))
+	to, err := rs.Find(cmp.Or(c.To, name))
 	if err != nil {
 		return err
 	}
-	from := rs.before(to)
+	from := rs.Before(to)
 	if c.From != "" {
-		if from, err = rs.find(c.From); err != nil {
+		if from, err = rs.Find(c.From); err != nil {
 			return err
 		}
 	}
@@ -81,45 +71,23 @@ func (c *whyCmd) between(e *env, name string) error {
 	if err != nil {
 		return err
 	}
-	all := differencesBetween(store, from, to, c.Stage)
+	all := record.Between(store, from, to, c.Stage)
 	if c.JSON {
-		return e.sayJSON(append([]explanation{}, all...))
+		return e.sayJSON(append([]record.Explanation{}, all...))
 	}
 	if len(all) == 0 {
 		e.ui.say("nothing differs between %s and %s", from.ID, to.ID)
 	}
 	for _, x := range all {
-		x.print(e)
+		printExplanation(e, x)
 	}
 	return nil
-}
-
-// spared explains what did not run in the newest build although something that
-// it is made of did.
-func spared(rs records, name, part string) []explanation {
-	b, err := rs.find(name)
-	if err != nil {
-		return nil
-	}
-	var all []explanation
-	for _, s := range b.Stages {
-		var ran []string
-		for _, i := range s.Inputs {
-			if in := b.Stages[i]; in.Outcome == "ran" && in.Stage != "fetch" {
-				ran = append(ran, in.Name)
-			}
-		}
-		if s.Outcome == "cached" && len(ran) > 0 && strings.Contains(s.Name, part) {
-			all = append(all, explanation{Name: s.Name, Stage: s.Stage, When: "spared", Reason: strings.Join(ran, ", ") + " ran and gave the same bytes as before"})
-		}
-	}
-	return all
 }
 
 // maxDifferences is how many lines are told of a stage.
 const maxDifferences = 20
 
-func (x explanation) print(e *env) {
+func printExplanation(e *env, x record.Explanation) {
 	verb := map[string]string{"next": "would run", "last": "changed the last time", "between": "differs", "spared": "was spared"}[x.When]
 	e.ui.say("%s %s", x.Name, verb)
 	if x.Reason != "" {

@@ -16,6 +16,7 @@ import (
 	"meros/cache"
 	"meros/constellations"
 	"meros/graph"
+	"meros/graph/record"
 	"meros/runner/arch"
 	"meros/stages"
 	"meros/stages/pin"
@@ -133,7 +134,7 @@ func (w *workspace) readMemory() {
 // remember writes what helps the next build.
 func (w *workspace) remember(r *graph.Result, of string) {
 	w.stats.Write(w.statsFile(), w.scratch.Dir())
-	w.rememberLast(r, of, time.Now())
+	record.UpdateLast(w.lastFile(), w.scratch.Dir(), r, of, time.Now())
 	for _, outputs := range r.Outputs {
 		w.store.Use(outputs)
 	}

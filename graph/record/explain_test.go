@@ -1,4 +1,6 @@
-package main
+// These tests check labels and the differences between builds.
+
+package record
 
 import (
 	"strings"
@@ -11,7 +13,7 @@ import (
 	"meros/graph"
 )
 
-func TestCalledOf(t *testing.T) {
+func TestLabelOf(t *testing.T) {
 	for node, want := range map[string]graph.Label{
 		"fetch nginx_1.22.1-9+deb12u1_amd64.deb":       {Name: "nginx", Version: "1.22.1-9+deb12u1"},
 		"fetch libstdc++6_12.2.0-14_amd64.deb":         {Name: "libstdc++6", Version: "12.2.0-14"},
@@ -24,7 +26,7 @@ func TestCalledOf(t *testing.T) {
 		"bookworm x86_64 bootstrap":                    {Name: "bookworm x86_64 bootstrap"},
 		"shop/nginx_1.22.1-9_amd64.deb hooks":          {Name: "shop/nginx_1.22.1-9_amd64.deb hooks"},
 	} {
-		if got := calledOf(node); got != want {
+		if got := labelOf(node); got != want {
 			t.Errorf("%s is %q, want %q", node, got, want)
 		}
 	}
@@ -41,12 +43,12 @@ func TestWhyPackages(t *testing.T) {
 		}
 		return all
 	}
-	build := func(minute int, packages map[string]string, sums ...string) *buildRecord {
-		b := &buildRecord{recordHead: recordHead{Name: "shop", Began: time.Unix(int64(minute)*60, 0).UTC(), Ran: 1}}
-		s := recordStage{Name: "shop packages", Stage: "packages", Key: strings.Join(sums, ""), KeyText: text(sums...)}
+	build := func(minute int, packages map[string]string, sums ...string) *Build {
+		b := &Build{Head: Head{Name: "shop", Began: time.Unix(int64(minute)*60, 0).UTC(), Ran: 1}}
+		s := Node{Name: "shop packages", Stage: "packages", Key: strings.Join(sums, ""), KeyText: text(sums...)}
 		for i, c := range sums {
 			s.Inputs = append(s.Inputs, i)
-			b.Stages = append(b.Stages, recordStage{Name: "fetch " + packages[c], Stage: "fetch", Outputs: map[string]cache.Artifact{"file": {Digest: sum(c)}}})
+			b.Stages = append(b.Stages, Node{Name: "fetch " + packages[c], Stage: "fetch", Outputs: map[string]cache.Artifact{"file": {Digest: sum(c)}}})
 		}
 		b.Stages = append(b.Stages, s)
 		return b
@@ -54,7 +56,7 @@ func TestWhyPackages(t *testing.T) {
 	packages := map[string]string{"a": "nginx_1.1_amd64.deb", "b": "nginx_1.2_amd64.deb", "c": "adduser_3_all.deb", "d": "bash_5_amd64.deb"}
 	from, to := build(1, packages, "a", "c"), build(2, packages, "b", "d")
 	var said []string
-	for _, x := range differencesBetween(nil, from, to, "") {
+	for _, x := range Between(nil, from, to, "") {
 		for _, d := range x.Differences {
 			said = append(said, d.String())
 		}
@@ -64,19 +66,19 @@ func TestWhyPackages(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 
-	rs := records{t.TempDir()}
-	for _, b := range []*buildRecord{from, to} {
-		if err := rs.keep(rs.dir, b, func(*buildRecord) {}); err != nil {
+	rs := Store{t.TempDir()}
+	for _, b := range []*Build{from, to} {
+		if err := rs.Keep(rs.Dir, b, func(*Build) {}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	called := rs.packagesOf("shop")
+	labels := rs.Packages("shop")
 	for c, want := range map[string]graph.Label{"a": {Name: "nginx", Version: "1.1"}, "b": {Name: "nginx", Version: "1.2"}, "c": {Name: "adduser", Version: "3"}} {
-		if got := called[sum(c).String()]; got != want {
+		if got := labels[sum(c).String()]; got != want {
 			t.Errorf("%s is %q, want %q", c, got, want)
 		}
 	}
-	if none := rs.packagesOf("nothing"); len(none) > 0 {
+	if none := rs.Packages("nothing"); len(none) > 0 {
 		t.Errorf("of no build there is %q", none)
 	}
 }
