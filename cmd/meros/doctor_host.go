@@ -133,7 +133,7 @@ func lookAtTools(e *env) []finding {
 				f.Status = findingBroken
 			}
 		} else if old := qemu.TooOld(e.ctx, t.names[i]); strings.HasPrefix(f.Name, "qemu-system-") && old != "" {
-			f.Status, f.Detail, f.Without = findingLimited, strings.Trim(old, " ()"), t.without
+			f.Status, f.Detail, f.Without = findingLimited, old, t.without
 		}
 		all = append(all, f)
 	}

@@ -1,5 +1,5 @@
-// Package qemu starts and speaks to qemu-system: its command line as a pure
-// function, and its machine protocol, QMP.
+// Package qemu writes the command line of qemu-system and speaks QMP, its
+// machine protocol. It starts no machine and keeps no state.
 package qemu
 
 import (
@@ -13,48 +13,50 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+
+	"meros/runner/hint"
 )
 
-// Machine is what a command line is made of. Paths are the host's; relative
-// ones are relative to the directory QEMU is started in.
+// Machine holds everything that a command line depends on. Paths are the host's;
+// relative ones start at QEMU's working directory.
 type Machine struct {
 	Name    string
-	Arch    string // qemu-system-ARCH
+	Arch    string // as in qemu-system-ARCH
 	Accel   []string
 	Memory  int64 // bytes
 	CPUs    int
-	Display string // unix socket at which its screen is shown by VNC, RFC 6143; "" without one
+	Display string // unix socket that serves the screen by VNC, RFC 6143; "" for a machine without one
 	Kernel  string
 	Initrd  string
-	Append  string     // kernel command line, besides the console and the root
+	Append  string     // added to the kernel command line after the console and the root
 	Disks   [][]string // each a chain of qcow2 files, the writable one first
-	Console string     // file that the serial console is logged to
+	Console string     // log file of the serial console
 	Serial  string     // unix socket of the serial console, or ""
-	Bulk    string     // unix socket of the port called [BulkPort], or ""
+	Bulk    string     // unix socket of the port named [BulkPort], or ""
 	Ports   []Port     // further virtio ports
-	Clock   string     // what the guest's clock begins at, ISO 8601 without a zone, UTC; "" is now
-	Once    bool       // a reboot ends it
+	Clock   string     // start of the guest's clock in UTC, ISO 8601 without a zone; "" is now
+	Once    bool       // a reboot ends QEMU
 	QMP     string     // unix socket of the machine protocol
-	PIDFile string     // QEMU removes it when it ends in order
+	PIDFile string     // QEMU removes it when it exits normally
 	Network Network
 	NICs    []NIC
 	Shares  []Share
-	RunAs   string   // "UID:GID" to become when all is open, or ""
+	RunAs   string   // "UID:GID" that QEMU switches to once everything is open, or ""
 	Extra   []string // further arguments
 }
 
-// BulkPort is the name of a virtio port, for copies that need not be encrypted:
-// what is written to it on the one side is read on the other.
+// BulkPort names a virtio port between host and guest, for copies that need no
+// encryption. Each side reads the bytes that the other one writes.
 const BulkPort = "meros.bulk"
 
-// Network is the network device by which the host reaches the machine: QEMU's
-// user networking, closed but for one port forwarded from the loopback to the
-// guest's ssh.
+// Network is the network device by which the host reaches the machine. It is
+// QEMU's user networking. Unless Open is set, it only forwards one port of the
+// loopback interface to the guest's ssh.
 type Network struct {
-	SSHPort int // 0 forwards none
+	SSHPort int // 0 forwards no port
 	MAC     string
-	Subnet  string // "" is QEMU's own, 10.0.2.0/24
-	Open    bool   // the guest may reach what QEMU may
+	Subnet  string // "" is QEMU's default, 10.0.2.0/24
+	Open    bool   // the guest may reach everything that QEMU may reach
 }
 
 // Port is a virtio port whose output goes to a file.
@@ -63,12 +65,12 @@ type Port struct{ Name, File string }
 // Share is a directory of the host that the guest may mount, as virtiofs.
 type Share struct {
 	Socket string // unix socket of its virtiofsd
-	Tag    string
+	Tag    string // name by which the guest mounts it
 }
 
-// NIC is a further network device, whose tap is open.
+// NIC is a further network device on a tap.
 type NIC struct {
-	FD    int
+	FD    int    // descriptor of the open tap in QEMU
 	Model string // as QEMU names it, or "virtio"
 	MAC   string
 }
@@ -89,14 +91,14 @@ var boards = map[string]board{
 	"s390x":   {"s390-ccw-virtio", "ttysclp0", "ccw"},
 }
 
-// Argv is the command line.
+// Argv returns the command line.
 func (m Machine) Argv() ([]string, error) {
 	b, ok := boards[m.Arch]
 	if !ok {
 		return nil, fmt.Errorf("no machine type is known for %q", m.Arch)
 	}
 	if len(m.Disks) == 0 {
-		return nil, errors.New("a machine needs a disk")
+		return nil, errors.New("the machine has no disk")
 	}
 	argv := []string{
 		"qemu-system-" + m.Arch, "-nodefaults", "-no-user-config", "-name", m.Name, "-machine", b.machine,
@@ -116,7 +118,7 @@ func (m Machine) Argv() ([]string, error) {
 	argv = append(argv, m.Accel...)
 	argv = append(argv, "-m", strconv.FormatInt(m.Memory>>20, 10), "-smp", strconv.Itoa(m.CPUs))
 	if len(m.Shares) > 0 {
-		// Those who serve a directory write into the guest's memory themselves.
+		// virtiofsd writes into the guest's memory, so that must be shared.
 		argv = append(argv, "-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", m.Memory>>20), "-machine", "memory-backend=memory")
 	}
 	if m.Kernel != "" {
@@ -184,7 +186,7 @@ func (m Machine) Argv() ([]string, error) {
 	}
 	privileges := "deny"
 	if m.RunAs != "" {
-		// What gives root up is what elevateprivileges=deny would refuse.
+		// elevateprivileges=deny would refuse the system calls of -runas.
 		privileges = "allow"
 		argv = append(argv, "-runas", m.RunAs)
 	}
@@ -196,8 +198,8 @@ func (m Machine) Argv() ([]string, error) {
 // escape doubles the commas of an option's value, qemu(1).
 func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
-// blockdevs describes a chain of images node by node, so that no file name in
-// an image's header is ever followed.
+// blockdevs describes a chain of images node by node, so that QEMU ignores the
+// file names in the images' headers.
 func blockdevs(name string, chain []string) ([]string, error) {
 	var argv []string
 	for i := len(chain) - 1; i >= 0; i-- {
@@ -225,36 +227,41 @@ func blockdevs(name string, chain []string) ([]string, error) {
 // since version 8.2 only.
 var emulatedCPUs = map[string]string{"riscv64": "rv64", "ppc64": "power9"}
 
-// parallelTCG emulates each processor in a thread of its own.
+// parallelTCG is the accelerator that emulates each processor in its own thread.
 const parallelTCG = "tcg,thread=multi"
 
-// Accel chooses how the processor is provided, and says in a line why. mode
-// is auto, on or off. Hardware virtualization needs /dev/kvm to open and the
-// processor to show svm or vmx: where only the first holds, guests hang.
+// Accel chooses between hardware virtualization and emulation, and returns the
+// reason in one line. mode is auto, on or off. Hardware virtualization needs an
+// accessible /dev/kvm and the processor flag svm or vmx: without the flag,
+// guests hang.
 func Accel(mode, arch, cpuinfo string, kvmOpens error) (args []string, reason string, err error) {
 	tcg := []string{"-accel", parallelTCG, "-cpu", cmp.Or(emulatedCPUs[arch], "max")}
-	why := ""
+	why, fix := "", ""
 	switch {
 	case mode == "off":
 		return tcg, "kvm is off in the manifest: software emulation", nil
 	case arch != hostArch() && (arch != "i386" || hostArch() != "x86_64"): // one has the other's instructions
 		why = "the machine is " + arch + ", the host " + hostArch()
 	case errors.Is(kvmOpens, fs.ErrPermission):
-		why = "/dev/kvm may not be opened (usermod --append --groups kvm gives it to a user)"
+		why, fix = "no permission to open /dev/kvm", "`usermod --append --groups kvm USER` gives a user access"
 	case kvmOpens != nil:
 		why = kvmOpens.Error()
 	case hostArch() == "x86_64" && !hasFlag(cpuinfo, "svm") && !hasFlag(cpuinfo, "vmx"):
-		why = "/dev/kvm is there, but the processor shows neither svm nor vmx"
+		why = "/dev/kvm exists, but the processor has neither svm nor vmx"
 	default:
 		return []string{"-accel", "kvm", "-cpu", "host"}, "hardware virtualization (KVM)", nil
 	}
 	if mode == "on" {
-		return nil, "", fmt.Errorf("kvm is on in the manifest, but %s", why)
+		err := fmt.Errorf("kvm is on in the manifest, but %s", why)
+		return nil, "", hint.Add(err, "%s", cmp.Or(fix, "`kvm: auto` emulates the processor where KVM does not work"))
+	}
+	if fix != "" {
+		why += "; " + fix
 	}
 	return tcg, "software emulation: " + why, nil
 }
 
-// HostAccel is [Accel] for this host and a machine of so many processors.
+// HostAccel is [Accel] for this host and a machine with this many processors.
 func HostAccel(ctx context.Context, mode, arch string, cpus int) (args []string, reason string, err error) {
 	f, kvmErr := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if kvmErr == nil {
@@ -268,11 +275,11 @@ func HostAccel(ctx context.Context, mode, arch string, cpus int) (args []string,
 	if err != nil || cpus == 1 || args[1] != parallelTCG {
 		return args, reason, err
 	}
-	// A program that is missing is named when it is to start.
+	// If the program is missing, starting it reports that.
 	version, _ := exec.CommandContext(ctx, "qemu-system-"+arch, "--version").Output()
 	if stale(string(version)) {
 		args[1] = "tcg,thread=single"
-		reason += fmt.Sprintf("; its %d processors take turns, as QEMU before %d.%d may run code that another of them has changed (with cpus: 1 it is faster)", cpus, fresh[0], fresh[1])
+		reason += fmt.Sprintf("; its %d processors take turns, because QEMU before %d.%d may run stale code in parallel: `cpus: 1` is faster", cpus, fresh[0], fresh[1])
 	}
 	return args, reason, nil
 }

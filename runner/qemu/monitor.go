@@ -18,16 +18,16 @@ import (
 	"github.com/digitalocean/go-qemu/qmp/raw"
 )
 
-// Monitor is a connection to a machine's QMP socket, docs/interop/qmp-spec of
-// QEMU. It serves one caller at a time, as does the socket.
+// Monitor is a connection to a machine's QMP socket, see docs/interop/qmp-spec of
+// QEMU. Like the socket, it serves one caller at a time.
 type Monitor struct {
 	conn   net.Conn
 	in     *json.Decoder
-	events []qmp.Event // that came before an answer
+	events []qmp.Event // received while waiting for a response
 }
 
-// reply is any message that QEMU sends.
-type reply struct {
+// message is any message from QEMU.
+type message struct {
 	QMP    json.RawMessage `json:"QMP"`
 	Return json.RawMessage `json:"return"`
 	Error  *struct {
@@ -37,9 +37,9 @@ type reply struct {
 	qmp.Event
 }
 
-// Dial connects to the socket and negotiates. The path may be longer than
-// the 108 bytes of a socket address, unix(7): it is reached through its
-// directory.
+// Dial connects to the socket and negotiates. It reaches the socket through its
+// directory, because a path may exceed the 108 bytes of a socket address,
+// unix(7).
 func Dial(ctx context.Context, socket string) (*Monitor, error) {
 	dir, err := os.Open(filepath.Dir(socket))
 	if err != nil {
@@ -61,33 +61,34 @@ func Dial(ctx context.Context, socket string) (*Monitor, error) {
 
 func (m *Monitor) negotiate(ctx context.Context) error {
 	defer m.watch(ctx)()
-	var greeting reply
+	var greeting message
 	if err := m.in.Decode(&greeting); err != nil || greeting.QMP == nil {
-		return m.failure(ctx, errors.Join(err, errors.New("this is no QMP socket")))
+		return m.failure(ctx, errors.Join(err, errors.New("not a QMP socket")))
 	}
 	_, err := m.run(ctx, []byte(`{"execute":"qmp_capabilities"}`))
 	return err
 }
 
-// watch makes the end of ctx end what is being read or written.
+// watch interrupts reads and writes when ctx ends, until the returned function is
+// called.
 func (m *Monitor) watch(ctx context.Context) func() {
 	m.conn.SetDeadline(time.Time{})
 	stop := context.AfterFunc(ctx, func() { m.conn.SetDeadline(time.Unix(1, 0)) })
 	return func() { stop() }
 }
 
-// run sends a command and returns the message that answers it.
+// run sends a command and returns the response. It sets events aside.
 func (m *Monitor) run(ctx context.Context, command []byte) ([]byte, error) {
 	defer m.watch(ctx)()
 	if _, err := m.conn.Write(append(command, '\n')); err != nil {
 		return nil, m.failure(ctx, err)
 	}
 	for {
-		var answer json.RawMessage
-		var r reply
-		err := m.in.Decode(&answer)
+		var response json.RawMessage
+		var r message
+		err := m.in.Decode(&response)
 		if err == nil {
-			err = json.Unmarshal(answer, &r)
+			err = json.Unmarshal(response, &r)
 		}
 		switch {
 		case err != nil:
@@ -97,18 +98,18 @@ func (m *Monitor) run(ctx context.Context, command []byte) ([]byte, error) {
 		case r.Error != nil:
 			return nil, fmt.Errorf("qmp: %s (%s)", r.Error.Desc, r.Error.Class)
 		default:
-			return answer, nil
+			return response, nil
 		}
 	}
 }
 
-// Commands are QEMU's own, typed, for as long as ctx lasts.
+// Commands returns QEMU's commands as typed functions. They fail once ctx ends.
 func (m *Monitor) Commands(ctx context.Context) *raw.Monitor {
 	return raw.NewMonitor(bound{m, ctx})
 }
 
-// bound is a monitor as go-qemu knows one. Its own dies of answers over 64 KiB,
-// loses events and waits for ever.
+// bound adapts a Monitor to go-qemu. The library's own monitor fails on responses
+// over 64 KiB, loses events and waits forever.
 type bound struct {
 	*Monitor
 	ctx context.Context
@@ -116,7 +117,7 @@ type bound struct {
 
 var _ qmp.Monitor = bound{}
 
-// Connect implements qmp.Monitor: it is connected.
+// Connect implements qmp.Monitor. The monitor is connected already.
 func (b bound) Connect() error { return nil }
 
 // Disconnect implements qmp.Monitor.
@@ -125,16 +126,15 @@ func (b bound) Disconnect() error { return b.Close() }
 // Run implements qmp.Monitor.
 func (b bound) Run(command []byte) ([]byte, error) { return b.run(b.ctx, command) }
 
-// Events implements qmp.Monitor: those that came with answers, and then those
-// that come until the context or the connection ends. No command may run
-// meanwhile.
+// Events implements qmp.Monitor. It sends the events set aside so far, then new
+// ones until the context or the connection ends. No command may run meanwhile.
 func (b bound) Events(ctx context.Context) (<-chan qmp.Event, error) {
 	c := make(chan qmp.Event)
 	go func() {
 		defer close(c)
 		defer b.watch(ctx)()
 		for {
-			var r reply
+			var r message
 			if len(b.events) > 0 {
 				r.Event, b.events = b.events[0], b.events[1:]
 			} else if b.in.Decode(&r) != nil {
@@ -157,5 +157,5 @@ func (m *Monitor) failure(ctx context.Context, err error) error {
 	return fmt.Errorf("qmp: %w", err)
 }
 
-// Close ends the connection; the machine goes on.
+// Close ends the connection. The machine runs on.
 func (m *Monitor) Close() error { return m.conn.Close() }

@@ -62,10 +62,10 @@ func TestArgv(t *testing.T) {
 	argv, err = m.Argv()
 	for _, part := range []string{"-device virtio-serial-pci -chardev file,id=port0,path=a,,b -device virtserialport,chardev=port0,name=meros.log", "-rtc base=2026-01-02T03:04:05", "-netdev user,id=net0 -device"} {
 		if all := strings.Join(argv, " "); err != nil || !strings.Contains(all, part) {
-			t.Errorf("%s is not in %s, %v", part, all, err)
+			t.Errorf("the command line lacks %s: %s, %v", part, all, err)
 		}
 	}
-	// What differs between architectures, and what a machine may have besides.
+	// The parts that depend on the architecture, and all optional devices.
 	for arch, want := range map[string]string{
 		"x86_64":  "-machine q35 | -vnc unix:screen -device virtio-vga | console=ttyS0 | virtio-blk-pci | virtio-net-pci,netdev=net1,mac=M1 | virtio-rng-pci",
 		"aarch64": "-machine virt | -vnc unix:screen -device virtio-gpu-pci | console=ttyAMA0 | virtio-blk-pci | virtio-net-pci,netdev=net1,mac=M1 | virtio-rng-pci",
@@ -85,22 +85,22 @@ func TestArgv(t *testing.T) {
 		for _, part := range append(strings.Split(want, " | "), "-no-reboot", "tap,id=net1,fd=4", "tap,id=net2,fd=5 -device e1000,netdev=net2,mac=M2", "-runas 7:7", "elevateprivileges=allow",
 			"user,id=net0,restrict=on,net=10.0.3.0/24,hostfwd=", "-chardev socket,id=bulk,server=on,wait=off,path=bulk -device virtserialport,chardev=bulk,name=meros.bulk", "-device virtio-serial-", "socket,id=console,server=on,wait=off,path=line,logappend=on,logfile=con,,sole -serial chardev:console") {
 			if !strings.Contains(all, part) {
-				t.Errorf("%s: %q is missing in %s", arch, part, all)
+				t.Errorf("%s: the command line lacks %q: %s", arch, part, all)
 			}
 		}
 	}
 	m.Arch = "pdp11"
 	if _, err := m.Argv(); err == nil {
-		t.Error("a machine of 1970")
+		t.Error("Argv accepted a machine of 1970")
 	}
 	m = machine()
 	m.Disks = nil
 	if _, err := m.Argv(); err == nil {
-		t.Error("a machine without a disk")
+		t.Error("Argv accepted a machine without a disk")
 	}
 }
 
-// QEMU itself takes the command line, whatever is in a name.
+// QEMU accepts the command line, even with unusual file names.
 func TestQEMUAccepts(t *testing.T) {
 	lab.Need(t, "qemu-system-x86_64", "qemu-img")
 	dir := t.TempDir()
@@ -151,7 +151,7 @@ func TestQEMUAccepts(t *testing.T) {
 		}
 		c.Close()
 	}
-	// More than the 64 KiB that one read gives.
+	// The response exceeds the 64 KiB of one read.
 	if all, err := mon.Commands(t.Context()).QomListTypes(nil, nil); err != nil || len(all) < 500 {
 		t.Errorf("%d types, %v", len(all), err)
 	}
@@ -165,13 +165,13 @@ func TestQEMUAccepts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for e := range events { // after those of the screen
+	for e := range events { // those of the screen come first
 		if e.Event == "RESUME" {
 			break
 		}
 	}
 	mon.Close()
-	for range events { // until it sees that the connection is closed
+	for range events { // until the channel closes with the connection
 	}
 	if mon, err = Dial(t.Context(), filepath.Join(dir, "qmp")); err != nil {
 		t.Fatal(err)
@@ -184,7 +184,7 @@ func TestQEMUAccepts(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "pid")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the pid file of a QEMU that ended: %v", err)
+		t.Errorf("QEMU left its pid file behind: %v", err)
 	}
 }
 
@@ -204,13 +204,13 @@ func TestAccel(t *testing.T) {
 		{"on", "x86_64", without, nil, "", "neither svm nor vmx"},
 		{"on", "x86_64", with, no, "", "permission denied"},
 		{"auto", "s390x", with, nil, "tcg,thread=multi", "the machine is s390x"},
-		{"auto", "riscv64", with, nil, "tcg,thread=multi", "the machine is riscv64"}, // which QEMU 7 has no "max" of
-		{"auto", "i386", with, nil, "kvm", "hardware"},                               // whose instructions an x86_64 has
+		{"auto", "riscv64", with, nil, "tcg,thread=multi", "the machine is riscv64"}, // QEMU 7 lacks its "max" processor
+		{"auto", "i386", with, nil, "kvm", "hardware"},                               // an x86_64 runs its instructions
 		{"auto", "i386", without, nil, "tcg,thread=multi", "neither svm nor vmx"},
 	} {
 		args, why, err := Accel(test.mode, test.arch, test.cpuinfo, test.kvm)
 		if hostArch() != "x86_64" {
-			lab.Skip(t, "the table is that of an x86_64 host")
+			lab.Skip(t, "the table assumes an x86_64 host")
 		}
 		switch {
 		case test.accel == "" && (err == nil || !strings.Contains(err.Error(), test.why)):
@@ -223,7 +223,8 @@ func TestAccel(t *testing.T) {
 	}
 }
 
-// fakeMonitor answers each line that is read with the given ones.
+// fakeMonitor serves a socket that sends one of the answers at first and after
+// each line that it reads.
 func fakeMonitor(t *testing.T, answers ...string) string {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s")
@@ -265,19 +266,19 @@ func TestMonitor(t *testing.T) {
 		t.Errorf("%s, %v", out, err)
 	}
 	if len(m.events) != 2 || m.events[0].Event != "RESET" || m.events[1].Event != "STOP" {
-		t.Errorf("events are lost: %+v", m.events)
+		t.Errorf("the monitor lost events: %+v", m.events)
 	}
-	// One that never answers does not hold us for ever.
+	// A monitor that never answers blocks only until the context ends.
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
 	if err := m.Commands(ctx).Stop(); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 	if _, err := Dial(t.Context(), fakeMonitor(t, "SSH-2.0-x")); err == nil {
-		t.Error("a server of another kind was taken for a monitor")
+		t.Error("Dial took an ssh server for a monitor")
 	}
 	if _, err := Dial(t.Context(), filepath.Join(t.TempDir(), "none")); err == nil {
-		t.Error("no socket")
+		t.Error("Dial connected to a socket that does not exist")
 	}
 }
 
@@ -292,13 +293,13 @@ func TestVersions(t *testing.T) {
 		"QEMU emulator version 8.1.0":                  {"", false},
 		"QEMU emulator version 10.0.2 (Debian 1:10.0)": {"", false},
 		"nothing": {"", false},
-		"QEMU emulator version 5.2.0 (Debian 1:5.2)": {" (this is QEMU 5.2; meros needs 6.0 or newer)", true},
+		"QEMU emulator version 5.2.0 (Debian 1:5.2)": {"this is QEMU 5.2; meros needs 6.0 or newer", true},
 	} {
 		if got := tooOld(version); got != want.tooOld {
 			t.Errorf("%q: %q, want %q", version, got, want.tooOld)
 		}
 		if got := stale(version); got != want.stale {
-			t.Errorf("%q is stale: %t", version, got)
+			t.Errorf("%q: stale is %t", version, got)
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"meros/runner/hint"
 	"meros/runner/image"
 	"meros/runner/initrd"
 	"meros/runner/network"
@@ -378,7 +379,11 @@ func (l *launcher) greet(ctx context.Context, r *running) error {
 		select {
 		case <-r.exited:
 			text := strings.Join(consoleTail(l.file(r.machine.Name, qemuLogFile), 5), "; ")
-			return fmt.Errorf("QEMU ended at once: %v: %s%s", r.status, text, qemu.TooOld(ctx, "qemu-system-"+r.machine.Arch))
+			err := fmt.Errorf("QEMU ended at once: %v: %s", r.status, text)
+			if old := qemu.TooOld(ctx, "qemu-system-"+r.machine.Arch); old != "" {
+				err = hint.Add(err, "%s", old)
+			}
+			return err
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-time.After(10 * time.Millisecond):
