@@ -1,5 +1,5 @@
 // This file holds the interface of a build: its options, its result and [Build].
-// demand.go decides what must run, schedule.go when, run.go how.
+// demand.go finds the nodes that must run, schedule.go starts them, run.go runs them.
 
 package graph
 

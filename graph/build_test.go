@@ -1,3 +1,5 @@
+// This file tests builds with a fake runner and a real store.
+
 package graph
 
 import (
@@ -15,10 +17,11 @@ import (
 
 	"meros/bench/lab"
 	"meros/cache"
+	"meros/runner/hint"
 )
 
-// fakeRunner gives each output a content that follows from the node's
-// parameters and inputs, and notes in which order nodes ran.
+// fakeRunner derives the content of each output from the node's parameters and inputs.
+// It records the order in which nodes ran.
 type fakeRunner struct {
 	mu      sync.Mutex
 	ran     []*Node
@@ -45,7 +48,7 @@ func (f *fakeRunner) RunJob(ctx context.Context, j *Job) error {
 		for _, in := range j.Inputs {
 			b, err := os.ReadFile(in.Path)
 			if err != nil {
-				return fmt.Errorf("input of %s is not there: %w", j.Node.Name, err)
+				return fmt.Errorf("input of %s is missing: %w", j.Node.Name, err)
 			}
 			h.Hash().Write(b)
 		}
@@ -96,7 +99,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) observe(e Event) { w.mu.Lock(); w.events = append(w.events, e); w.mu.Unlock() }
 
-// build builds and forgets what the runner had seen before.
+// build runs a build. It resets the runner and the events first.
 func (w *world) build(ctx context.Context, p *Plan, targets ...*Node) (*Result, error) {
 	w.runner.ran, w.runner.most, w.events = nil, 0, nil
 	return Build(ctx, p, targets, w.opts)
@@ -164,11 +167,11 @@ func TestEarlyCutOff(t *testing.T) {
 		t.Errorf("ran %q", got)
 	}
 	if r.CutOff != 1 {
-		t.Errorf("%d nodes are counted as spared", r.CutOff)
+		t.Errorf("%d nodes are counted as cut off", r.CutOff)
 	}
 	build("a")
 	if got := w.runner.names(); len(got) != 0 {
-		t.Errorf("going back to the first state ran %q", got)
+		t.Errorf("returning to the first state ran %q", got)
 	}
 }
 
@@ -187,7 +190,7 @@ func TestCachedResultOpensNothingBelow(t *testing.T) {
 	if r := w.mustBuild(p, c); r.Ran != 0 {
 		t.Errorf("ran %q", w.runner.names())
 	}
-	// Changing only the last one needs its input, and that needs its own.
+	// A new last node needs the bytes of its input, and that needs those of its own.
 	d := node(p, "d", "4", b)
 	w.mustBuild(p, d)
 	if got := strings.Join(w.runner.names(), " "); got != "a b d" {
@@ -204,8 +207,8 @@ func TestFixedOutputsAreFetchedOnlyIfNeeded(t *testing.T) {
 	user := node(p, "user", "u", fetch)
 	w.runner.before = func(_ context.Context, j *Job) error { return nil }
 	_, err := w.build(context.Background(), p, user)
-	if err == nil || !strings.Contains(err.Error(), "was asked for") {
-		t.Errorf("a fetch that gave other bytes: %v", err)
+	if err == nil || !strings.Contains(err.Error(), "are pinned") {
+		t.Errorf("a fetch whose bytes differ from the pinned ones: %v", err)
 	}
 	w.opts.Runner = runnerFunc(func(ctx context.Context, j *Job) error {
 		if j.Node == fetch {
@@ -229,9 +232,9 @@ func TestEqualNodesAreOne(t *testing.T) {
 	p := new(Plan)
 	a, b := node(p, "left", "same"), node(p, "right", "same")
 	if a != b {
-		t.Error("two nodes that do the same are two in the plan")
+		t.Error("the plan has two nodes for the same work")
 	}
-	// These differ in the plan, but their inputs turn out to be equal.
+	// These differ in the plan, but the contents of their inputs are equal.
 	x := p.Add(&Node{Stage: "x", Name: "x", Params: []Param{{"content", "k"}}, Outputs: []string{"out"}})
 	y := p.Add(&Node{Stage: "y", Name: "y", Params: []Param{{"content", "k"}}, Outputs: []string{"out"}})
 	u, v := node(p, "u", "u", x), node(p, "v", "u", y)
@@ -251,7 +254,7 @@ func TestOneBuildPerKeyAcrossProcesses(t *testing.T) {
 	w.runner.before = func(context.Context, *Job) error { time.Sleep(30 * time.Millisecond); return nil }
 	var wg sync.WaitGroup
 	for range 4 {
-		// Each has its own Store, as a process has, on the same directory.
+		// Each build has its own Store on the same directory, as a process would.
 		store, err := cache.Open(w.store.Dir(), cache.Options{NoSync: true})
 		if err != nil {
 			t.Fatal(err)
@@ -333,7 +336,7 @@ func TestDeliver(t *testing.T) {
 	n := p.Add(&Node{Stage: "disk", Name: "disk", Params: []Param{{"content", "1"}}, Outputs: []string{"out"}, Deliver: path})
 	w.mustBuild(p, n)
 	if r := w.mustBuild(p, n); r.Ran != 0 {
-		t.Error("it was written again")
+		t.Error("the file was delivered again")
 	}
 	first, err := os.ReadFile(path)
 	if err != nil {
@@ -348,12 +351,12 @@ func TestDeliver(t *testing.T) {
 		}
 		w.mustBuild(p, n)
 		if got, _ := os.ReadFile(path); string(got) != string(first) {
-			t.Errorf("%s: it holds %q", name, got)
+			t.Errorf("%s: the file contains %q", name, got)
 		}
 	}
 }
 
-func TestInterruptSkipsAndKeeps(t *testing.T) {
+func TestInterruptSkipsAndReuses(t *testing.T) {
 	w := newWorld(t)
 	p := new(Plan)
 	first := node(p, "first", "1")
@@ -398,7 +401,7 @@ func TestFailedNodeCarriesItsLog(t *testing.T) {
 	}
 }
 
-// What was made of a file that changed meanwhile is not what its key says.
+// The output of a node whose local file changed during the run is not cached.
 func TestLocalChangedWhileRead(t *testing.T) {
 	w := newWorld(t)
 	file := filepath.Join(t.TempDir(), "motd")
@@ -420,13 +423,13 @@ func TestLocalChangedWhileRead(t *testing.T) {
 	write("one")
 	p, n := plan()
 	w.runner.before = func(context.Context, *Job) error { write("two"); return nil }
-	if _, err := w.build(t.Context(), p, n); err == nil || !strings.Contains(err.Error(), "motd was changed while it was read") {
+	if _, err := w.build(t.Context(), p, n); err == nil || !strings.Contains(err.Error(), "motd was changed while it was read") || hint.Of(err) != "build again" {
 		t.Errorf("%v", err)
 	}
 	w.runner.before = nil
 	write("one")
 	if p, n = plan(); w.mustBuild(p, n).Ran != 1 {
-		t.Error("what was made of a changing file is in the cache")
+		t.Error("the output of a changing file is in the cache")
 	}
 }
 
@@ -436,7 +439,7 @@ func TestKeyText(t *testing.T) {
 		Stage: "overlay", Revision: 2, Name: "lab/web overlay", Outputs: []string{"layer"},
 		Params: []Param{{"epoch", "1700000000"}, {"odd", "two\nlines \"x\""}, {"empty", ""}}, Hints: []Param{{"jobs", "8"}},
 		Inputs: []Input{{Name: "lower", Node: node(p, "base", "1"), Output: "out"}},
-		Locals: []Local{{Name: "includes.chroot", Path: "/home/somebody/x", Digest: "sha256:00", Entries: []string{"etc/motd mode 100644 content 12"}}},
+		Locals: []Local{{Name: "includes.chroot", Path: "/home/user/x", Digest: "sha256:00", Entries: []string{"etc/motd mode 100644 content 12"}}},
 	})
 	want := `meros key v1
 stage overlay
@@ -454,7 +457,7 @@ output layer
 	}
 }
 
-// FuzzQuote: no value may read like another one, or break its line.
+// FuzzQuote checks that quoted values are distinct and stay on one line.
 func FuzzQuote(f *testing.F) {
 	f.Add("a", "\"a\"")
 	f.Add("", "\"\"")

@@ -1,3 +1,5 @@
+// This file compares two key texts, for `meros why`.
+
 package graph
 
 import (
@@ -8,11 +10,11 @@ import (
 	"strings"
 )
 
-// Difference is a line of two key texts that differs.
+// Difference is one difference between two key texts.
 type Difference struct {
-	Name   string `json:"name"`             // of a parameter, a file, an input
-	Before string `json:"before,omitempty"` // "" if it is not in the first
-	After  string `json:"after,omitempty"`  // "" if it is not in the second
+	Name   string `json:"name"`             // of a parameter, a file or an input
+	Before string `json:"before,omitempty"` // "" if the first text does not have it
+	After  string `json:"after,omitempty"`  // "" if the second text does not have it
 }
 
 func (d Difference) String() string {
@@ -25,16 +27,17 @@ func (d Difference) String() string {
 	return fmt.Sprintf("%s: %s -> %s", d.Name, d.Before, d.After)
 }
 
-// Label is what an input is called: a name and, if it has one, the version that
-// tells it from others of that name; of one that has none, the digest does.
+// Label names an input for people, such as a package and its version. Inputs of one name
+// differ by their versions. If an input has no version, its digest stands for it.
 type Label struct{ Name, Version string }
 
-// Differences are what two key texts do not have in common, in the order of the
-// second, and then what only the first has. Digests are cut. called tells of
-// inputs what they are, by their digests; it need not know all.
-func Differences(before, after []byte, called map[string]Label) []Difference {
+// Differences returns the differences between two key texts: first those of the inputs,
+// then the others in the order of the second text, then those that only the first text
+// has. Digests are shortened. labels has labels of inputs, by their digests. It need not
+// have all.
+func Differences(before, after []byte, labels map[string]Label) []Difference {
 	was, now := keyLines(before), keyLines(after)
-	all := inputDifferences(&was, &now, called)
+	all := inputDifferences(&was, &now, labels)
 	values := make(map[string]string)
 	for _, l := range was {
 		values[l.name] = l.value
@@ -54,7 +57,7 @@ func Differences(before, after []byte, called map[string]Label) []Difference {
 	return all
 }
 
-// keyLine is a line of a key text, with a name that no other has.
+// keyLine is a line of a key text. Its name is unique, except for inputs.
 type keyLine struct{ name, value string }
 
 func keyLines(text []byte) []keyLine {
@@ -94,11 +97,11 @@ func keyLines(text []byte) []keyLine {
 	return dropWholes(lines)
 }
 
-// inputMark begins the name of an input's line: those of a list have one name.
+// inputMark begins the name of an input's line. The inputs of a list share one name.
 const inputMark = "input "
 
-// InputDigests are those of the inputs of a key text, in the order in which its
-// node has them.
+// InputDigests returns the digests of the inputs in a key text, in the order of the
+// node's inputs.
 func InputDigests(text []byte) []string {
 	var all []string
 	for _, l := range keyLines(text) {
@@ -109,20 +112,20 @@ func InputDigests(text []byte) []string {
 	return all
 }
 
-// inputDifferences takes the inputs out of both and tells which differ. What
-// both have counts for nothing, wherever it is in a list.
-func inputDifferences(was, now *[]keyLine, called map[string]Label) []Difference {
+// inputDifferences removes the inputs from both texts and returns their differences. It
+// ignores the inputs that both have, even if their places in a list differ.
+func inputDifferences(was, now *[]keyLine, labels map[string]Label) []Difference {
 	before, after := *was, *now
 	gone, fresh := take(was, after), take(now, before)
-	of := partners(fresh, gone, called)
+	of := partners(fresh, gone, labels)
 	var all []Difference
 	for i, l := range fresh {
-		d, c := inputDifference(l, called)
+		d, c := inputDifference(l, labels)
 		d.Before, d.After = "", d.Before
 		if of[i] >= 0 {
-			old, was := inputDifference(gone[of[i]], called)
+			old, was := inputDifference(gone[of[i]], labels)
 			d.Before, gone[of[i]].name = old.Before, ""
-			if was.Version != "" && was == c { // it was made again
+			if was.Version != "" && was == c { // the same version, rebuilt
 				d = Difference{c.Name + " " + c.Version, short(gone[of[i]].value), short(l.value)}
 			}
 		}
@@ -130,38 +133,39 @@ func inputDifferences(was, now *[]keyLine, called map[string]Label) []Difference
 	}
 	for _, l := range gone {
 		if l.name != "" {
-			d, _ := inputDifference(l, called)
+			d, _ := inputDifference(l, labels)
 			all = append(all, d)
 		}
 	}
 	return all
 }
 
-// inputDifference tells of an input as of one that is gone.
-func inputDifference(l keyLine, called map[string]Label) (Difference, Label) {
-	c := called[l.value]
+// inputDifference returns the difference for an input that only the first text has, and
+// the input's label.
+func inputDifference(l keyLine, labels map[string]Label) (Difference, Label) {
+	c := labels[l.value]
 	return Difference{Name: cmp.Or(c.Name, l.name), Before: cmp.Or(c.Version, short(l.value))}, c
 }
 
-// partners finds, for each of the fresh inputs, the place of the one that is gone
-// and that it stands for, or -1: the one of its name in its list. What has no
-// version may be called by what is in it; what is left of that is told in pairs,
-// if it is as much in both.
-func partners(fresh, gone []keyLine, called map[string]Label) []int {
+// partners returns, for each fresh input, the index of the gone input that it replaces,
+// or -1. That is the one with the same label in the same list. The name of an input
+// without a version may come from its content, so such names may differ. Their inputs
+// are paired in order, if both texts have the same number of them.
+func partners(fresh, gone []keyLine, labels map[string]Label) []int {
 	of := slices.Repeat([]int{-1}, len(fresh))
 	taken := make(map[int]bool)
 	for i, l := range fresh {
 		for k, g := range gone {
-			if name := called[l.value].Name; name != "" && !taken[k] && g.name == l.name && called[g.value].Name == name {
+			if name := labels[l.value].Name; name != "" && !taken[k] && g.name == l.name && labels[g.value].Name == name {
 				of[i], taken[k] = k, true
 				break
 			}
 		}
 	}
-	left := func(lines []keyLine, told func(int) bool) map[string][]int {
+	left := func(lines []keyLine, paired func(int) bool) map[string][]int {
 		places := make(map[string][]int)
 		for i, l := range lines {
-			if !told(i) && called[l.value].Version == "" {
+			if !paired(i) && labels[l.value].Version == "" {
 				places[l.name] = append(places[l.name], i)
 			}
 		}
@@ -178,7 +182,7 @@ func partners(fresh, gone []keyLine, called map[string]Label) []int {
 	return of
 }
 
-// take removes the inputs from lines, and returns those that others lack.
+// take removes the inputs from lines, and returns those that others do not have.
 func take(lines *[]keyLine, others []keyLine) []keyLine {
 	have := make(map[keyLine]bool)
 	for _, l := range others {
@@ -197,7 +201,7 @@ func take(lines *[]keyLine, others []keyLine) []keyLine {
 	return taken
 }
 
-// dropWholes leaves out the digest of what is listed file by file.
+// dropWholes removes the digests of the trees that are listed file by file.
 func dropWholes(lines []keyLine) []keyLine {
 	var out []keyLine
 	for i, l := range lines {
@@ -213,7 +217,8 @@ func dropWholes(lines []keyLine) []keyLine {
 	return out
 }
 
-// cutQuoted cuts what [quote] made off the beginning of s.
+// cutQuoted splits s after its first word, which may be quoted by [quote]. It unquotes
+// the word.
 func cutQuoted(s string) (word, rest string) {
 	if p, err := strconv.QuotedPrefix(s); err == nil && strings.HasPrefix(s, `"`) {
 		return unquoted(p), strings.TrimPrefix(s[len(p):], " ")
@@ -229,20 +234,20 @@ func unquoted(s string) string {
 	return s
 }
 
-// difference cuts what is long and the same: digests to 8 digits, and of lists
-// the words that both have.
+// difference returns a short difference: it cuts digests to 8 digits, and removes the
+// words that both values of a list have.
 func difference(name, before, after string) Difference {
 	was, now := strings.Fields(before), strings.Fields(after)
 	if len(was) > 0 && len(now) > 0 && len(was)+len(now) > 2 {
 		before, after = uncommon(was, now), uncommon(now, was)
-		if word, _, _ := strings.Cut(before, " "); isLabel(word) && strings.Count(before, " ") == 1 {
+		if word, _, _ := strings.Cut(before, " "); isFieldName(word) && strings.Count(before, " ") == 1 {
 			after = strings.TrimPrefix(after, word+" ")
 		}
 	}
 	return Difference{name, short(before), short(after)}
 }
 
-// uncommon are the words of a that b does not have, or all of them.
+// uncommon returns the words of a that b does not have, or "(nothing)".
 func uncommon(a, b []string) string {
 	have := make(map[string]bool)
 	for _, w := range b {
@@ -251,7 +256,7 @@ func uncommon(a, b []string) string {
 	var out []string
 	for i, w := range a {
 		if !have[w] {
-			if i > 0 && have[a[i-1]] && isLabel(a[i-1]) {
+			if i > 0 && have[a[i-1]] && isFieldName(a[i-1]) {
 				out = append(out, a[i-1])
 			}
 			out = append(out, w)
@@ -263,8 +268,8 @@ func uncommon(a, b []string) string {
 	return strings.Join(out, " ")
 }
 
-// isLabel tells whether a word of a file's line names what follows it.
-func isLabel(word string) bool {
+// isFieldName reports whether a word in the line of a file names the word after it.
+func isFieldName(word string) bool {
 	return slices.Contains([]string{"content", "mode", "to", "xattr", "link"}, word)
 }
 

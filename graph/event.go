@@ -1,3 +1,5 @@
+// This file defines the events and failures that a build reports.
+
 package graph
 
 import (
@@ -7,17 +9,17 @@ import (
 	"meros/cache"
 )
 
-// Kind is what happened to a node.
+// Kind is the kind of an event.
 type Kind uint8
 
 const (
-	Started  Kind = iota // its process begins
+	Started  Kind = iota // the node's process starts
 	Progress             // Done of Total bytes or steps
-	Output               // Line is a line of its output
-	Waiting              // the process PID builds the same key
-	Cached               // its outputs are here and it did not run
-	Ran                  // it ran and its outputs are here
-	Failed               // Err says why
+	Output               // Line is a line of the process's output
+	Waiting              // another process, PID, builds the same key
+	Cached               // the node has its outputs and did not run
+	Ran                  // the node ran and has its outputs
+	Failed               // Err is the reason
 )
 
 var finishKind = map[state]Kind{cached: Cached, ran: Ran}
@@ -33,7 +35,7 @@ type Event struct {
 	Line     string
 	Done     int64
 	Total    int64 // 0 if unknown
-	PID      int
+	PID      int   // of Waiting; 0 if unknown
 	Err      error
 }
 
@@ -47,19 +49,19 @@ func (b *build) observe(e Event) {
 type NodeError struct {
 	Node *Node
 	Err  error
-	Log  string   // path of the full log, if it wrote one
-	Tail []string // its last lines
+	Log  string   // path of the full log, or ""
+	Tail []string // last lines of the log
 
-	KeyText []byte // of the action, which the cache does not keep
+	KeyText []byte // of the action; the cache only stores those of successful actions
 }
 
 func (e *NodeError) Error() string { return fmt.Sprintf("build %s: %v", e.Node.Name, e.Err) }
 func (e *NodeError) Unwrap() error { return e.Err }
 
-// History is how long nodes took in earlier builds, by their name.
+// History has the durations of nodes in earlier builds, by the names of the nodes.
 type History map[string]time.Duration
 
-// Expect is how long n may take: as it did last time, or a second.
+// Expect returns the duration that n probably needs: that of its last run, or a second.
 func (h History) Expect(n *Node) time.Duration {
 	if d, ok := h[n.Name]; ok {
 		return d

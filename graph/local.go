@@ -1,3 +1,6 @@
+// This file describes files and directories of the host for key texts. It does not know
+// which stage reads them.
+
 package graph
 
 import (
@@ -16,17 +19,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLines is how many entries of a local tree a key text lists one by one,
-// so that a changed file can be named; a larger tree is one line.
+// maxLines is the largest number of entries of a local tree that a key text lists one by
+// one, so that it names a changed file. A larger tree is one line.
 const maxLines = 1000
 
-// ReadLocal describes the file or directory at path as it is now: a file by
-// its content, a directory by each entry's path, type, mode, extended
-// attributes and content, hard links as such; never by time or by its owner on
-// the host. If path itself is a symbolic link, it stands for what it leads to.
-// What skip matches is no part of a directory, see [Skipped]. A file that stat cache
-// remembers is not read again, nor is a large directory of which nothing has
-// changed.
+// ReadLocal describes the file or directory at path as it is now. A file counts by its
+// content. A directory counts by the path, type, mode, extended attributes and content
+// of each entry, and by its hard links. Times and owners on the host do not count. If
+// path itself is a symbolic link, ReadLocal follows it. It leaves out the entries of a
+// directory that match skip, see [Skipped]. It does not read a file, or a large
+// directory, that stats remembers and that is unchanged.
 func ReadLocal(name, path string, skip []string, stats *StatCache) (Local, error) {
 	l := Local{Name: name, Path: path, Skip: skip}
 	if err := l.read(stats); err != nil {
@@ -48,7 +50,7 @@ func (l *Local) read(stats *StatCache) error {
 		return l.readTree(path, stats)
 	}
 	if !fi.Mode().IsRegular() {
-		return errors.New("this is neither a file nor a directory")
+		return errors.New("neither a file nor a directory")
 	}
 	sum, err := stats.sum(path, fi.Sys().(*syscall.Stat_t))
 	l.describe([]string{"content " + sum})
@@ -56,12 +58,12 @@ func (l *Local) read(stats *StatCache) error {
 }
 
 func (l *Local) readTree(path string, stats *StatCache) error {
-	look, err := fingerprintTree(path, l.Skip)
+	seen, err := fingerprintTree(path, l.Skip)
 	if err != nil {
 		return err
 	}
-	l.seen = look
-	if d, ok := stats.tree(look); ok {
+	l.seen = seen
+	if d, ok := stats.tree(seen); ok {
 		l.Digest = d
 		return nil
 	}
@@ -70,11 +72,12 @@ func (l *Local) readTree(path string, stats *StatCache) error {
 		return err
 	}
 	l.describe(t.lines)
-	stats.rememberTree(look, l.Digest)
+	stats.rememberTree(seen, l.Digest)
 	return nil
 }
 
-// describe takes the lines of the description.
+// describe sets the digest, and the entries unless there are too many, from the lines of
+// the description.
 func (l *Local) describe(lines []string) {
 	h := sha256.New()
 	for _, line := range lines {
@@ -87,8 +90,9 @@ func (l *Local) describe(lines []string) {
 	}
 }
 
-// Skipped tells whether one of the patterns, as of path.Match, matches: one
-// with a slash the whole path from the top, one without its last element.
+// Skipped reports whether one of the patterns, in the syntax of path.Match, matches. A
+// pattern with a slash must match the whole path from the root of the tree. A pattern
+// without one must match the last element.
 func Skipped(name string, patterns []string) bool {
 	for _, p := range patterns {
 		if matches(p, name) {
@@ -98,7 +102,7 @@ func Skipped(name string, patterns []string) bool {
 	return false
 }
 
-// matches is asked for millions of names: what is no real pattern is compared.
+// matches runs for millions of names, so it compares simple patterns as strings.
 func matches(pattern, name string) bool {
 	subject := name
 	if !strings.Contains(pattern, "/") {
@@ -119,7 +123,7 @@ type inode struct{ dev, ino uint64 }
 type treeReader struct {
 	stats *StatCache
 	lines []string
-	links map[inode]string // first path of each inode with several names
+	links map[inode]string // first path of each inode with several links
 	skip  []string
 }
 
@@ -187,7 +191,7 @@ func (t *treeReader) describe(rel, file string, fi fs.FileInfo) (string, error) 
 	return b.String(), nil
 }
 
-// xattrs lists the extended attributes of file that a layer keeps, by name.
+// xattrs returns the extended attributes of file that go into a layer, sorted by name.
 func xattrs(file string) ([]Param, error) {
 	buf := make([]byte, 4096)
 	n, err := unix.Llistxattr(file, buf)

@@ -1,3 +1,5 @@
+// This file tests the description of local files, and the stat cache.
+
 package graph
 
 import (
@@ -11,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sampleTree has one of each kind of entry.
+// sampleTree returns a directory with one entry of each kind.
 func sampleTree(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, do := range []func() error{
-		func() error { return os.MkdirAll(filepath.Join(dir, "etc/odd \n\xff name"), 0o755) },
+		func() error { return os.MkdirAll(filepath.Join(dir, "etc/strange \n\xff name"), 0o755) },
 		func() error { return os.WriteFile(filepath.Join(dir, "etc/motd"), []byte("hello\n"), 0o644) },
 		func() error { return os.WriteFile(filepath.Join(dir, "etc/issue"), []byte("hello\n"), 0o644) },
 		func() error { return os.Link(filepath.Join(dir, "etc/motd"), filepath.Join(dir, "etc/again")) },
@@ -39,7 +41,7 @@ func read(t *testing.T, path string) Local {
 	return l
 }
 
-// What counts of a tree is what a machine would get of it.
+// A tree counts by everything that a machine would get from it.
 func TestReadLocal(t *testing.T) {
 	for name, test := range map[string]struct {
 		change  func(dir string) error
@@ -75,7 +77,7 @@ func TestReadLocal(t *testing.T) {
 	}
 }
 
-// The lines of a tree are lines of a key text: no name can look like another.
+// The entries of a tree are lines of a key text, so no name can look like another.
 func TestReadLocalEntries(t *testing.T) {
 	l := read(t, sampleTree(t))
 	if len(l.Entries) != 8 {
@@ -83,7 +85,7 @@ func TestReadLocalEntries(t *testing.T) {
 	}
 	text := strings.Join(l.Entries, "|")
 	for _, want := range []string{
-		`"etc/odd \n\xff name" mode 040755|`, "etc/motd mode 100644 link etc/again|", "etc/link mode 120777 to /nowhere|",
+		`"etc/strange \n\xff name" mode 040755|`, "etc/motd mode 100644 link etc/again|", "etc/link mode 120777 to /nowhere|",
 		"fifo mode 010600", "etc/again mode 100644 content 5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03|",
 	} {
 		if !strings.Contains(text, want) {
@@ -97,7 +99,7 @@ func TestReadLocalEntries(t *testing.T) {
 	}
 }
 
-// A link at the top stands for what it leads to: that is what a step reads.
+// A link at the root is followed, because a step reads its target.
 func TestReadLocalFollowsItsRoot(t *testing.T) {
 	dir := sampleTree(t)
 	link := filepath.Join(t.TempDir(), "link")
@@ -121,7 +123,7 @@ func TestReadLocalFollowsItsRoot(t *testing.T) {
 	}
 }
 
-// A stat cache spares the reading, and never at the price of a wrong digest.
+// A stat cache avoids reading a file, but never returns a wrong digest.
 func TestStatCache(t *testing.T) {
 	dir := t.TempDir()
 	file, index := filepath.Join(dir, "big"), filepath.Join(dir, "memo")
@@ -144,7 +146,7 @@ func TestStatCache(t *testing.T) {
 	write(1)
 	first := read(t, file).Digest
 
-	// Written a moment ago: it may change again within the clock's tick.
+	// The file was just written: it may change again within the clock's tick.
 	m := ReadStatCache(index, time.Now())
 	if sum(m) != first || len(m.sums) != 0 {
 		t.Errorf("%d remembered", len(m.sums))
@@ -156,7 +158,7 @@ func TestStatCache(t *testing.T) {
 	if err := m.Write(index, filepath.Dir(index)); err != nil {
 		t.Fatal(err)
 	}
-	// It is believed: a wrong sum in it shows.
+	// The stat cache is trusted: a wrong sum in it is used.
 	b, err := os.ReadFile(index)
 	if err != nil {
 		t.Fatal(err)
@@ -184,11 +186,10 @@ func TestStatCache(t *testing.T) {
 	}
 }
 
-// A large directory that looks as it did is not read, and one that does not
-// is.
+// A large directory is read only if its fingerprint has changed.
 func TestStatCacheOfTrees(t *testing.T) {
 	dir, index := t.TempDir(), filepath.Join(t.TempDir(), "memo")
-	before := time.Now() // the writes and the look may be far apart
+	before := time.Now() // writing the files may take long
 	for i := range statTree {
 		name := filepath.Join(dir, fmt.Sprint("d", i%7), fmt.Sprint("f", i))
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
@@ -219,7 +220,7 @@ func TestStatCacheOfTrees(t *testing.T) {
 	if err := m.Write(index, filepath.Dir(index)); err != nil {
 		t.Fatal(err)
 	}
-	// It is believed: a wrong digest in the file shows.
+	// The stat cache is trusted: a wrong digest in it is used.
 	b, err := os.ReadFile(index)
 	if err != nil {
 		t.Fatal(err)

@@ -1,9 +1,9 @@
-// Package graph plans and runs a directed acyclic graph of actions whose
-// results are kept in a content-addressed cache.
+// Package graph plans and runs a directed acyclic graph of actions, and stores their
+// results in a content-addressed cache.
 //
-// A [Plan] is inert data: nodes, each saying what it would run and on which
-// inputs. [Build] asks for the last nodes first and works its way down only
-// as far as the cache has no answer. The package knows no stage by name.
+// A [Plan] is inert data: each node describes a process and its inputs. [Build] asks for
+// the last nodes first, and for the nodes below only if the cache has no answer. The
+// package does not know any stage by name.
 package graph
 
 import (
@@ -17,7 +17,7 @@ import (
 // Param is one named value of a node.
 type Param struct{ Name, Value string }
 
-// Form says how an input is shown to a node's process.
+// Form is the form in which a node's process sees an input.
 type Form uint8
 
 const (
@@ -25,8 +25,8 @@ const (
 	Tree             // the artifact unpacked, as a directory
 )
 
-// Input is an output of another node. Several inputs may share one name: they
-// are a list, and its order is part of the key.
+// Input is an output of another node. Inputs that share a name are a list, and its order
+// is part of the key.
 type Input struct {
 	Name   string
 	Node   *Node
@@ -34,50 +34,50 @@ type Input struct {
 	Form   Form
 }
 
-// Local is a file or directory of the host that a node reads, as [ReadLocal]
-// found it when the plan was made. Its path is in no key.
+// Local is a file or directory of the host that a node reads, as [ReadLocal] found it when
+// the plan was made. Keys do not contain its path.
 type Local struct {
 	Name    string
 	Path    string
-	Skip    []string // what of a directory is no part of it, see [Skipped]
+	Skip    []string // patterns of the entries of a directory to leave out, see [Skipped]
 	Digest  string
-	Entries []string // a line for each file; nil where there are very many
+	Entries []string // a line for each file; nil if there are more than maxLines
 
-	seen fingerprint // of a directory, when it was read
+	seen fingerprint // of a directory, taken before it was read
 }
 
-// Needs is what a node takes from the build's budget while it runs.
+// Needs is the part of the build's budget that a node holds while it runs.
 type Needs struct {
-	CPU      int   // tokens; 0 counts as 1, and more than there are as all
+	CPU      int   // tokens; 0 counts as 1, and more than the budget as all of it
 	Memory   int64 // bytes
 	Download bool  // takes a download slot instead of CPU tokens
 }
 
-// Artifact is an output: what plans are made of and the cache keeps.
+// Artifact is an output of a node, identified by the digest of its bytes.
 type Artifact = cache.Artifact
 
 // Node is one use of a stage in a plan.
 type Node struct {
 	Stage    string
-	Revision int    // of the stage; bumped when its output changes
-	Name     string // for people, such as "lab/web hooks"; in no key
+	Revision int    // of the stage; bumped when its output changes for the same key
+	Name     string // for people, such as "lab/web hooks"; not in the key
 	Params   []Param
-	Hints    []Param // like Params, but they cannot change the output: in no key
+	Hints    []Param // like Params, but they cannot change the output, so they are not in the key
 	Inputs   []Input
 	Locals   []Local
 	Outputs  []string
 	Needs    Needs
-	Network  runner.Network // what the process may reach
-	Impure   bool           // its key does not determine its output, because foreign code in it may reach a network
-	Devices  []string       // device nodes of the host it may use where they are, such as /dev/fuse
-	Shared   []runner.Mount // directories of the host that it may use where they are, such as one of partial downloads
+	Network  runner.Network // network that the process may reach
+	Impure   bool           // the key does not determine the output, because foreign code in the process may reach a network
+	Devices  []string       // device nodes that the process may use if the host has them, such as /dev/fuse
+	Shared   []runner.Mount // directories that the process may use if the host has them, such as the partial downloads
 
-	// Fixed is set where the outputs are known before anything runs (a fetch
-	// with a pinned digest); such a node needs no entry in the cache.
+	// Fixed has the outputs if they are known before anything runs, as for a fetch with
+	// a pinned digest. The cache has no entry for such a node.
 	Fixed map[string]Artifact
 
-	// Deliver, if set, is the path that the node's only output is put at,
-	// instead of into the cache.
+	// Deliver, if set, is the path that the node's only output is written to, instead of
+	// the cache.
 	Deliver string
 
 	id int // position in the plan
@@ -93,15 +93,15 @@ func (n *Node) Param(name string) string {
 	return ""
 }
 
-// Plan is a set of nodes in which every input stands before its user.
+// Plan is a list of nodes in which every input comes before its users.
 type Plan struct {
 	Nodes []*Node
 	byID  map[string]*Node
 }
 
-// Add puts n into the plan and returns the node to use in its place: if an
-// equal one is there already (also one of another machine or constellation)
-// that one, else n. The inputs of n must have been added before.
+// Add adds n to the plan and returns the node to use in its place. If the plan has an
+// equal node already, perhaps of another machine or constellation, that is the node to
+// use. Otherwise it is n. The inputs of n must have been added before.
 func (p *Plan) Add(n *Node) *Node {
 	if p.byID == nil {
 		p.byID = make(map[string]*Node)
@@ -116,7 +116,7 @@ func (p *Plan) Add(n *Node) *Node {
 	return n
 }
 
-// identity is equal for two nodes that would do the same to the same inputs.
+// identity returns the same string for two nodes that do the same with the same inputs.
 func (p *Plan) identity(n *Node) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%q %d %q\n", n.Stage, n.Revision, n.Deliver)
@@ -138,8 +138,8 @@ func (p *Plan) identity(n *Node) string {
 	return b.String()
 }
 
-// String is the plan as text, for golden tests and people: a line for each
-// node, its parameters and inputs below it.
+// String returns the plan as text, for golden tests and people. Each node has a line, and
+// below it lines for its parameters, local files, inputs and outputs.
 func (p *Plan) String() string {
 	var b strings.Builder
 	for _, n := range p.Nodes {

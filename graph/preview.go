@@ -1,3 +1,6 @@
+// This file predicts the outcome of a build. It follows the rules of demand.go without
+// running anything.
+
 package graph
 
 import (
@@ -6,27 +9,27 @@ import (
 	"meros/cache"
 )
 
-// Outcome is what a build would do with a node.
+// Outcome is the expected fate of a node in a build.
 type Outcome uint8
 
 const (
-	WouldReuse Outcome = iota // the cache has its outputs, or nobody needs their bytes
-	WouldRun                  // the cache has no answer
-	MayRun                    // something below runs first; if that gives the same bytes as before, it does not
+	WouldReuse Outcome = iota // the cache has the outputs, or the build does not need their bytes
+	WouldRun                  // the cache lacks the entry or the bytes
+	MayRun                    // depends on a node below that runs first: if its output is unchanged, this node does not run
 )
 
-// Preview is what a build would do with a node, and why.
+// Preview is the expected outcome of one node, with its reason.
 type Preview struct {
 	Node    *Node
 	Outcome Outcome
-	Reason  string         // of WouldRun: what the cache says
-	After   *Node          // of MayRun: what runs below it
-	Action  cache.ActionID // zero if it is not known before something has run
-	KeyText []byte         // nil if it is not known
+	Reason  string         // of WouldRun: the cache miss
+	After   *Node          // of MayRun: the node below that runs first
+	Action  cache.ActionID // zero if unknown until a node below has run
+	KeyText []byte         // nil if Action is zero
 }
 
-// PreviewBuild tells what [Build] would do now, for each node that the targets are
-// made of, in the order of the plan. It runs and writes nothing.
+// PreviewBuild returns the expected outcome of [Build] for the targets and all nodes
+// below them, in the order of the plan. It runs and writes nothing.
 func PreviewBuild(p *Plan, targets []*Node, store *cache.Store) []Preview {
 	f := &previewer{store: store, vertices: make([]previewed, len(p.Nodes))}
 	for _, t := range targets {
@@ -64,12 +67,12 @@ type previewer struct {
 
 type previewed struct {
 	Preview
-	reached, wanted bool
-	perhaps         *Node               // what runs before a node that may want its bytes
-	outputs         map[string]Artifact // nil if they are not known
+	reached, wanted bool                // it is a target or below one; its bytes are needed
+	perhaps         *Node               // runs before a node that may want the bytes of this one; or nil
+	outputs         map[string]Artifact // nil if unknown
 }
 
-// key finds out what the outputs of n are, if that can be known.
+// key finds the key and the outputs of n, as far as they can be known.
 func (f *previewer) key(n *Node) {
 	v := &f.vertices[n.id]
 	if n.Fixed != nil {
@@ -98,7 +101,7 @@ func (f *previewer) key(n *Node) {
 	v.outputs = e.Outputs
 }
 
-// decide tells what happens to n, after that of all that use it is known.
+// decide sets the outcome of n. It needs the outcomes of all users of n.
 func (f *previewer) decide(n *Node) {
 	v := &f.vertices[n.id]
 	switch {
@@ -126,8 +129,8 @@ func (f *previewer) decide(n *Node) {
 	}
 }
 
-// Estimate is how long a build of what was previewed may take with that many
-// CPUs: no less than its longest chain, no less than all of it side by side.
+// Estimate returns the duration of the previewed build on a number of CPUs. It is the
+// longer of two bounds: the longest chain, and the total work divided by the CPUs.
 func Estimate(all []Preview, h History, cpus int) time.Duration {
 	ends := make(map[*Node]time.Duration)
 	var sum, longest time.Duration

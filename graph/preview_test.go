@@ -1,3 +1,5 @@
+// This file tests previews against real builds.
+
 package graph
 
 import (
@@ -12,7 +14,7 @@ import (
 	"meros/cache"
 )
 
-// What was previewed is what a build then does, whatever the cache has lost.
+// A build does what its preview said, whatever the cache has lost.
 func TestPreviewBuild(t *testing.T) {
 	cutOffs := 0
 	for seed := range uint64(40) {
@@ -30,18 +32,18 @@ func TestPreviewBuild(t *testing.T) {
 			for _, f := range all {
 				switch {
 				case f.Outcome == WouldReuse && ran[f.Node]:
-					t.Fatalf("seed %d, round %d: %s ran, and was to be reused", seed, round, f.Node.Name)
+					t.Fatalf("seed %d, round %d: %s ran, but the preview said it would be reused", seed, round, f.Node.Name)
 				case f.Outcome == WouldRun && !keys[f.Action] && !strings.Contains(f.Reason, "not in the store"): // bytes may come from another node
 					t.Fatalf("seed %d, round %d: %s did not run (%s)", seed, round, f.Node.Name, f.Reason)
 				case f.Outcome == MayRun && f.After == nil:
-					t.Fatalf("seed %d, round %d: %s may run, after nothing", seed, round, f.Node.Name)
+					t.Fatalf("seed %d, round %d: %s may run, but after no other node", seed, round, f.Node.Name)
 				case f.Outcome == MayRun && !ran[f.Node]:
 					cutOffs++
 				}
 				delete(ran, f.Node)
 			}
 			if len(ran) > 0 {
-				t.Fatalf("seed %d, round %d: %d nodes ran that were not previewed", seed, round, len(ran))
+				t.Fatalf("seed %d, round %d: %d nodes ran that the preview did not name", seed, round, len(ran))
 			}
 			for _, f := range PreviewBuild(p, targets, w.store) {
 				if f.Outcome != WouldReuse {
@@ -62,7 +64,7 @@ func TestPreviewBuild(t *testing.T) {
 		}
 	}
 	if cutOffs == 0 {
-		t.Error("nothing was ever spared: the test does not try that")
+		t.Error("no node was cut off: the test does not cover early cut-off")
 	}
 }
 
@@ -86,6 +88,6 @@ func TestEstimate(t *testing.T) {
 	}
 	w.mustBuild(p, top)
 	if got := Estimate(PreviewBuild(p, []*Node{top}, w.store), h, 1); got != 0 {
-		t.Errorf("nothing to do takes %v", got)
+		t.Errorf("a build without work is estimated to take %v", got)
 	}
 }

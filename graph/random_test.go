@@ -1,3 +1,5 @@
+// This file tests builds of random plans.
+
 package graph
 
 import (
@@ -14,14 +16,14 @@ import (
 	"meros/cache"
 )
 
-// randomPlan is a DAG of n nodes, and those nobody uses.
+// randomPlan returns a DAG of n nodes. The targets are the nodes without users.
 func randomPlan(rng *rand.Rand, n int) (p *Plan, targets []*Node) {
 	p = new(Plan)
 	used := make(map[*Node]bool)
 	for i := range n {
 		var inputs []*Node
 		for range min(rng.IntN(4), len(p.Nodes)) {
-			// Mostly near ones, so that there are long chains too.
+			// Most inputs are near, so that there are long chains, too.
 			back := min(1+int(rng.ExpFloat64()*20), len(p.Nodes))
 			in := p.Nodes[len(p.Nodes)-back]
 			inputs = append(inputs, in)
@@ -70,8 +72,8 @@ func TestRandomDAGs(t *testing.T) {
 	}
 }
 
-// collidingPlan is a DAG in which many nodes give the same bytes, so that
-// there are cut-offs, and nodes that turn out to have one key. Any may be targets.
+// collidingPlan returns a DAG in which many nodes give the same bytes. So there are early
+// cut-offs, and nodes with equal keys. Any node may be a target.
 func collidingPlan(rng *rand.Rand, n int) (p *Plan, targets []*Node) {
 	p = new(Plan)
 	for i := range n {
@@ -94,7 +96,7 @@ func collidingPlan(rng *rand.Rand, n int) (p *Plan, targets []*Node) {
 	return p, targets
 }
 
-// expected is what a node's output must hold, worked out without any cache.
+// expected returns the correct content of a node's output, computed without a cache.
 func expected(n *Node, known map[*Node]string) string {
 	if s, ok := known[n]; ok {
 		return s
@@ -110,8 +112,8 @@ func expected(n *Node, known map[*Node]string) string {
 	return known[n]
 }
 
-// Whatever of the cache is lost, and whichever nodes are asked for, the
-// answer is right and nothing runs twice.
+// Whatever the cache has lost, and whichever nodes are the targets, the outputs are
+// correct and no key runs twice.
 func TestRandomRebuilds(t *testing.T) {
 	for seed := range uint64(60) {
 		rng := rand.New(rand.NewPCG(3, seed))
@@ -175,7 +177,7 @@ func TestRandomFailuresAndCancels(t *testing.T) {
 		if r.Ran+r.Failed+r.Skipped+r.Cached != len(p.Nodes) {
 			t.Fatalf("seed %d: %d ran, %d failed, %d skipped, %d cached of %d", seed, r.Ran, r.Failed, r.Skipped, r.Cached, len(p.Nodes))
 		}
-		// What had run is not run again.
+		// The next build does not run the successful nodes again.
 		before := make(map[string]bool)
 		for n := range r.Durations {
 			before[n] = true

@@ -1,3 +1,6 @@
+// This file runs one node and stores its outputs. It does not know how a process is
+// started: a [Runner] does that.
+
 package graph
 
 import (
@@ -13,20 +16,21 @@ import (
 	"time"
 
 	"meros/cache"
+	"meros/runner/hint"
 )
 
-// Runner does what a job says and leaves each output as a regular file in
-// job.Out, or as an error. A fake one proves the scheduling in tests.
+// Runner runs jobs. RunJob leaves each output of the node as a regular file in job.Out.
+// Tests of the scheduler use a fake one.
 type Runner interface {
 	RunJob(ctx context.Context, job *Job) error
 }
 
-// Job is a node about to run, its inputs at hand.
+// Job is a node that is about to run, with the paths of its inputs.
 type Job struct {
 	Node   *Node
-	Inputs []JobInput // as Node.Inputs
+	Inputs []JobInput // in the order of Node.Inputs
 	Out    string     // directory for the outputs
-	Work   string     // directory for anything else; removed afterwards
+	Work   string     // directory for temporary files
 	CPU    int        // tokens it may use
 	Log    io.Writer
 	Report func(done, total int64)
@@ -35,24 +39,24 @@ type Job struct {
 	Failure error  // the reason that the process gave for its failure, if it gave one
 }
 
-// JobInput is an input where it can be read.
+// JobInput is an input and the path where the process can read it.
 type JobInput struct {
 	Path     string
 	Artifact cache.Artifact
 }
 
-// treeSuffix marks a directory in Job.Out: OUTPUT.tree is what unpacking
-// OUTPUT gives, kept so that nobody need unpack it.
+// treeSuffix marks a directory in Job.Out: OUTPUT.tree equals the unpacked OUTPUT. The
+// store adopts it, so that nobody has to unpack OUTPUT.
 const treeSuffix = ".tree"
 
-// logTail is how many last lines of a failed node's log an error carries.
+// logTail is the number of last lines of a failed node's log that an error carries.
 const logTail = 20
 
-// run executes v and stores what it gave.
+// run runs v and stores its outputs, its log and its entry.
 func (b *build) run(v *vertex) (e *cache.Entry, err error) {
 	dir, err := os.MkdirTemp(b.Scratch, "node-*")
 	if err != nil {
-		return nil, fmt.Errorf("make a work directory: %w", err)
+		return nil, fmt.Errorf("create a work directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
@@ -81,7 +85,7 @@ func (b *build) run(v *vertex) (e *cache.Entry, err error) {
 	}
 	e = &cache.Entry{Node: v.node.Name, Stage: v.node.Stage, Duration: time.Since(start)}
 	if err == nil {
-		err = b.keep(v, job, e)
+		err = b.storeOutputs(v, job, e)
 	}
 	if err != nil {
 		return nil, b.describe(v, log.Name(), lines, b.suspect(v, err))
@@ -99,15 +103,17 @@ func (b *build) run(v *vertex) (e *cache.Entry, err error) {
 	return e, err
 }
 
-// ChangedError says that a local input is not what its key says: it was edited
-// meanwhile, or a stat cache was wrong.
+// ChangedError is the error for a local input that does not match its key. It was edited
+// meanwhile, or the stat cache was wrong.
 type ChangedError struct{ Path string }
 
-func (e *ChangedError) Error() string { return e.Path + " was changed while it was read (build again)" }
+func (e *ChangedError) Error() string { return e.Path + " was changed while it was read" }
 
-// unchanged makes sure that the node's local inputs still are what its key
-// says: of a file that was edited while the node ran, nobody knows which state
-// is in the outputs.
+// Hint returns the next step, see package hint.
+func (e *ChangedError) Hint() string { return "build again" }
+
+// unchanged returns a *[ChangedError] if a local input of the node no longer matches the
+// key. If a file was edited while the node ran, the outputs may contain either state.
 func unchanged(n *Node) error {
 	for _, l := range n.Locals {
 		if l.seen.Entries >= statTree {
@@ -126,13 +132,13 @@ func unchanged(n *Node) error {
 	return nil
 }
 
-// materialize gives each input the form it is wanted in.
+// materialize returns the paths of v's inputs. It unpacks those of the form Tree.
 func (b *build) materialize(v *vertex) ([]JobInput, error) {
 	inputs := make([]JobInput, len(v.inputs))
 	for i, in := range v.node.Inputs {
 		a, ok := v.inputs[i].outputs[in.Output]
 		if !ok {
-			return nil, fmt.Errorf("%s gave no output %q", in.Node.Name, in.Output)
+			return nil, fmt.Errorf("%s has no output %q", in.Node.Name, in.Output)
 		}
 		path := b.Store.Path(a.Digest)
 		if in.Form == Tree {
@@ -146,8 +152,9 @@ func (b *build) materialize(v *vertex) ([]JobInput, error) {
 	return inputs, nil
 }
 
-// keep stores the job's outputs.
-func (b *build) keep(v *vertex, job *Job, e *cache.Entry) error {
+// storeOutputs moves the job's outputs into the store, or delivers them, and adds them
+// to the entry.
+func (b *build) storeOutputs(v *vertex, job *Job, e *cache.Entry) error {
 	e.Outputs = make(map[string]cache.Artifact, len(v.node.Outputs))
 	for _, name := range v.node.Outputs {
 		file := filepath.Join(job.Out, name)
@@ -156,7 +163,7 @@ func (b *build) keep(v *vertex, job *Job, e *cache.Entry) error {
 			return fmt.Errorf("output %s is missing although the stage succeeded", name)
 		}
 		if !fi.Mode().IsRegular() {
-			return fmt.Errorf("output %s is no regular file", name)
+			return fmt.Errorf("output %s is not a regular file", name)
 		}
 		var a cache.Artifact
 		if v.node.Deliver != "" {
@@ -168,7 +175,7 @@ func (b *build) keep(v *vertex, job *Job, e *cache.Entry) error {
 			return err
 		}
 		if want, ok := v.node.Fixed[name]; ok && want != a {
-			return fmt.Errorf("output %s is %s with %d bytes, but %s with %d was asked for", name, a.Digest, a.Size, want.Digest, want.Size)
+			return fmt.Errorf("output %s has the digest %s and %d bytes, but %s and %d bytes are pinned", name, short(string(a.Digest)), a.Size, short(string(want.Digest)), want.Size)
 		}
 		e.Outputs[name] = a
 		if tree := file + treeSuffix; isDir(tree) {
@@ -185,7 +192,8 @@ func isDir(name string) bool {
 	return err == nil && fi.IsDir()
 }
 
-// present tells whether v's outputs are where they belong.
+// present returns an error if one of v's outputs is missing from the store, or from its
+// path of delivery.
 func (b *build) present(v *vertex) error { return present(b.Store, v.node, v.outputs) }
 
 func present(store *cache.Store, n *Node, outputs map[string]cache.Artifact) error {
@@ -203,22 +211,21 @@ func present(store *cache.Store, n *Node, outputs map[string]cache.Artifact) err
 	return nil
 }
 
-// suspect looks whether a node failed because of a damaged input, which is then
-// gone: the next build makes it again.
+// suspect checks whether a failed node had a damaged input, and adds that to the error.
+// The check drops a damaged artifact, so the next build makes it again.
 func (b *build) suspect(v *vertex, err error) error {
 	if b.ctx.Err() != nil {
 		return err
 	}
 	for i, in := range v.node.Inputs {
 		if verr := b.Store.Verify(v.inputs[i].outputs[in.Output].Digest); verr != nil {
-			err = fmt.Errorf("%w (what %s made: %w; build again)", err, in.Node.Name, verr)
+			err = hint.Add(fmt.Errorf("%w; its input %s: %w", err, in.Node.Name, verr), "build again: that makes the input again")
 		}
 	}
 	return err
 }
 
-// describe adds the log to an error: its tail, and a copy that outlives the
-// work directory.
+// describe adds the log to an error: its last lines, and the path of a copy in the store.
 func (b *build) describe(v *vertex, log string, lines *lineWriter, err error) error {
 	if fi, serr := os.Stat(log); serr != nil || fi.Size() == 0 {
 		return err
@@ -230,8 +237,8 @@ func (b *build) describe(v *vertex, log string, lines *lineWriter, err error) er
 	return le
 }
 
-// loggedError carries a failed node's log from the goroutine that ran it to
-// the [NodeError] that the loop makes.
+// loggedError carries a failed node's log from the goroutine of the node to the loop,
+// which makes a [NodeError] of it.
 type loggedError struct {
 	err  error
 	log  string
@@ -241,7 +248,7 @@ type loggedError struct {
 func (e *loggedError) Error() string { return e.err.Error() }
 func (e *loggedError) Unwrap() error { return e.err }
 
-// lineWriter cuts what is written to it into lines, and keeps the last ones.
+// lineWriter splits its input into lines. It emits each line and remembers the last ones.
 type lineWriter struct {
 	mu   sync.Mutex
 	part bytes.Buffer
@@ -249,7 +256,7 @@ type lineWriter struct {
 	emit func(string)
 }
 
-// maxLine bounds what is held of a line without an end.
+// maxLine is the number of bytes from which the rest of a line may be dropped.
 const maxLine = 4096
 
 func (w *lineWriter) Write(p []byte) (int, error) {

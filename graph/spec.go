@@ -1,3 +1,6 @@
+// This file turns a job into a sandboxed process that runs meros itself. It does not know
+// any stage.
+
 package graph
 
 import (
@@ -12,7 +15,7 @@ import (
 	"meros/runner"
 )
 
-// Where a step finds what it works with, inside its sandbox.
+// Paths in the sandbox of a step.
 const (
 	stepFile = "/step.json"
 	stepOut  = "/out"
@@ -21,8 +24,8 @@ const (
 	selfPath = "/meros"
 )
 
-// Step is what a node's process is told, as the JSON file its only argument
-// names.
+// Step is the description of a node's work for its process. The process gets it as a JSON
+// file, and the path of the file as its argument.
 type Step struct {
 	Stage   string            `json:"stage"`
 	Params  map[string]string `json:"params"`
@@ -41,10 +44,10 @@ type StepInput struct {
 	Name   string        `json:"name"`
 	Path   string        `json:"path"`
 	Digest digest.Digest `json:"digest"`
-	From   string        `json:"from"` // the node that made it, for people
+	From   string        `json:"from"` // name of the node that made it, for people
 }
 
-// All returns the inputs called name, in the plan's order.
+// All returns the inputs with that name, in the order of the plan.
 func (s *Step) All(name string) []StepInput {
 	var all []StepInput
 	for _, in := range s.Inputs {
@@ -55,15 +58,16 @@ func (s *Step) All(name string) []StepInput {
 	return all
 }
 
-// Sandboxed runs jobs as "meros stage FILE" in sandboxes of this machine.
+// Sandboxed is a [Runner] that runs jobs as "meros stage FILE" in sandboxes on this host.
 type Sandboxed struct {
-	Self string // path of the program
-	// Run starts a process; it is runner.Run, but for tests.
+	Self string // path of the meros program
+	// Run runs a process: runner.Run, except in tests.
 	Run func(context.Context, runner.Spec, runner.Stdio) error
-	// Watch turns the process's output into the job's log, progress and failure.
+	// Watch returns the standard streams that turn the process's output into the job's
+	// log, progress and failure.
 	Watch func(*Job) runner.Stdio
-	// Env is what a process that may use the host's network is told of it, as
-	// further environment; it may be nil. It is in no key.
+	// Env returns further environment variables for a process that may use the host's
+	// network, such as proxies. It may be nil. Keys do not contain them.
 	Env func(context.Context, *Job) []string
 }
 
@@ -95,7 +99,8 @@ func (s *Sandboxed) RunJob(ctx context.Context, j *Job) error {
 	return err
 }
 
-// Spec is the process that does what j says, and what it is told.
+// Spec returns the process that runs j, and its step. self is the path of the meros
+// program.
 func (j *Job) Spec(self string) (runner.Spec, Step) {
 	n := j.Node
 	step := Step{

@@ -1,3 +1,6 @@
+// This file remembers the digests of local files, so that an unchanged file is not read
+// again.
+
 package graph
 
 import (
@@ -13,31 +16,32 @@ import (
 	"time"
 )
 
-// statMinSize is the size in bytes from which a file is worth remembering:
-// reading a smaller one takes no longer than looking it up.
+// statMinSize is the size in bytes from which the digest of a file is remembered.
+// Reading a smaller file takes no longer than looking it up.
 const statMinSize = 64 << 10
 
-// statSettle is how long before the stat cache was made a file must have been
-// written last: a younger one could change again within one tick of its
-// modification time (git calls such entries "racily clean").
+// statSettle is the age from which a file is remembered, measured when the stat cache
+// was read. A younger file could change again within one tick of its change time. Git
+// calls such entries "racily clean".
 const statSettle = 2 * time.Second
 
-// statMax is how many files a stat cache holds; past it, those not used this time
-// are forgotten.
+// statMax is the number of files from which a stat cache forgets the files that this
+// process did not ask for.
 const statMax = 100_000
 
-// statTree is how many entries a directory needs to be remembered as a whole:
-// smaller ones are described as fast as they are looked at.
+// statTree is the number of entries from which a directory is remembered as a whole.
+// Describing a smaller one takes no longer than its fingerprint.
 const statTree = 2000
 
-// StatCache remembers the digests of large local files and directories by their
-// stat data, as git's index does. A nil *StatCache remembers nothing.
+// StatCache remembers the digests of large local files and directories by their stat
+// data, as git's index does. A nil *StatCache remembers nothing. It is safe for
+// concurrent use.
 type StatCache struct {
 	mu    sync.Mutex
 	sums  map[statKey]string
-	trees map[string][2]string // look's id to its sum and the digest
+	trees map[string][2]string // by the fingerprint's id: its sum, and the digest of the directory
 	used  map[statKey]bool
-	fresh bool // something was added since it was read
+	fresh bool // an entry was added since it was read
 	now   time.Time
 }
 
@@ -47,8 +51,8 @@ type statKey struct {
 	mtimeNS, changeNS int64
 }
 
-// ReadStatCache reads what [StatCache.Write] wrote. A missing or damaged file is an
-// empty stat cache: all it costs is reading the files again.
+// ReadStatCache reads the file of [StatCache.Write]. A missing file, or a damaged line,
+// only means that local files are read again.
 func ReadStatCache(file string, now time.Time) *StatCache {
 	m := &StatCache{sums: make(map[statKey]string), trees: make(map[string][2]string), used: make(map[statKey]bool), now: now}
 	f, err := os.Open(file)
@@ -70,8 +74,8 @@ func ReadStatCache(file string, now time.Time) *StatCache {
 	return m
 }
 
-// Write stores the stat cache if anything was added to it since it was read. Until it
-// is whole it is in scratch, a directory of the same file system.
+// Write stores the stat cache in file, if an entry was added since it was read. It writes
+// a temporary file in scratch, a directory on the same file system, and renames it.
 func (m *StatCache) Write(file, scratch string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -103,7 +107,7 @@ func (m *StatCache) Write(file, scratch string) error {
 	return os.Rename(f.Name(), file)
 }
 
-// sum is the sha256 of a regular file's content, in hexadecimal.
+// sum returns the sha256 of a regular file's content, in hexadecimal.
 func (m *StatCache) sum(file string, st *syscall.Stat_t) (string, error) {
 	k := statKey{st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}
 	worth := m != nil && st.Size >= statMinSize
@@ -125,26 +129,26 @@ func (m *StatCache) sum(file string, st *syscall.Stat_t) (string, error) {
 	return s, err
 }
 
-// tree is the digest of a directory that looks as it did.
-func (m *StatCache) tree(l fingerprint) (string, bool) {
+// tree returns the remembered digest of a directory whose fingerprint is unchanged.
+func (m *StatCache) tree(f fingerprint) (string, bool) {
 	if m == nil {
 		return "", false
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t, ok := m.trees[l.id]
-	return t[1], ok && t[0] == l.Sum
+	t, ok := m.trees[f.id]
+	return t[1], ok && t[0] == f.Sum
 }
 
-// rememberTree keeps the digest of a directory that looked like l before it
+// rememberTree stores the digest of a directory that had the fingerprint f before it
 // was read.
-func (m *StatCache) rememberTree(l fingerprint, digest string) {
-	if m == nil || l.Entries < statTree || m.now.Sub(time.Unix(0, l.Newest)) <= statSettle {
+func (m *StatCache) rememberTree(f fingerprint, digest string) {
+	if m == nil || f.Entries < statTree || m.now.Sub(time.Unix(0, f.Newest)) <= statSettle {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.trees[l.id], m.fresh = [2]string{l.Sum, digest}, true
+	m.trees[f.id], m.fresh = [2]string{f.Sum, digest}, true
 }
 
 func fileSum(file string) (string, error) {
