@@ -1,3 +1,5 @@
+// This file writes apt's configuration and explains apt's errors.
+
 package debian
 
 import (
@@ -10,22 +12,25 @@ import (
 	"os/user"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+
+	"meros/runner/hint"
 )
 
-// transportOption are the host's options that a resolver keeps: they say how
-// a network is reached, and nothing of whom to trust but whether the dates of
-// an archive matter, which must be off where archives are frozen snapshots.
+// transportOption matches the host's options that a resolver adopts. They
+// describe how to reach a network. They do not change whom apt trusts, except
+// for the checks of dates, which must be off for frozen snapshots of archives.
 var transportOption = regexp.MustCompile(
 	`^Acquire::(https?(::[^"]*)?|Retries|ForceIPv[46]|Check-Valid-Until|Check-Date|Max-FutureTime) "[^"]*";$`)
 
-// hostTransport reads the host's own apt configuration with apt's own program.
+// hostTransport asks apt-config(8) for these options of the host.
 func hostTransport(ctx context.Context) (string, error) {
 	cmd := exec.CommandContext(ctx, "apt-config", "dump")
 	cmd.Env = aptEnv()
 	out, err := cmd.Output()
 	if errors.Is(err, exec.ErrNotFound) {
-		return "", nil // apt-get is missing too, and said so with a hint
+		return "", nil // apt-get is missing as well, and its error has a hint
 	}
 	if err != nil {
 		return "", fmt.Errorf("apt-config dump: %w", err)
@@ -39,7 +44,7 @@ func hostTransport(ctx context.Context) (string, error) {
 	return kept.String(), nil
 }
 
-// aptConf is an apt.conf(5) under which apt sees nothing but what is in dir.
+// aptConf returns an apt.conf(5) under which apt only uses files in dir.
 func aptConf(dir, arch, sandboxUser, transport string) string {
 	var b strings.Builder
 	set := func(name, value string) { fmt.Fprintf(&b, "%s \"%s\";\n", name, value) }
@@ -76,11 +81,11 @@ func aptConf(dir, arch, sandboxUser, transport string) string {
 	return b.String()
 }
 
-// sandboxUser is whom apt's downloaders run as. As root they drop to _apt if
-// that user can reach dir; in a user namespace there may be no such user.
+// sandboxUser returns the user of apt's downloaders. For root this is _apt, if
+// that user can reach dir. In a user namespace that user may not exist.
 func sandboxUser(dir string) string {
 	if _, err := user.Lookup("_apt"); err != nil || os.Geteuid() != 0 || !initialUserNamespace() {
-		return "root" // apt's word for: do not change the user
+		return "root" // with this value, apt does not change the user
 	}
 	for d := dir; ; d = filepath.Dir(d) {
 		if fi, err := os.Stat(d); err != nil || fi.Mode()&0o001 == 0 {
@@ -97,7 +102,7 @@ func initialUserNamespace() bool {
 	return err == nil && strings.Join(strings.Fields(string(m)), " ") == "0 0 4294967295"
 }
 
-// aptError is the failure of one of apt's programs.
+// aptError means that one of apt's programs failed.
 type aptError struct {
 	argv   []string
 	err    error
@@ -105,16 +110,17 @@ type aptError struct {
 }
 
 func (e *aptError) Error() string {
-	said := strings.Join(e.lines(), "; ")
-	if said == "" {
-		said = e.err.Error()
+	cause := strings.Join(e.lines(), "; ")
+	if cause == "" {
+		cause = e.err.Error()
 	}
-	return fmt.Sprintf("%s: %s", strings.Join(e.argv[:min(2, len(e.argv))], " "), said)
+	return fmt.Sprintf("%s: %s", strings.Join(e.argv[:min(2, len(e.argv))], " "), cause)
 }
 
 func (e *aptError) Unwrap() error { return e.err }
 
-// lines are the errors, else the warnings, that it printed.
+// lines returns the errors that the program printed. Without errors it returns
+// the warnings.
 func (e *aptError) lines() []string {
 	var found []string
 	for _, prefix := range []string{"E: ", "W: "} {
@@ -130,20 +136,18 @@ func (e *aptError) lines() []string {
 	return found
 }
 
-// noSuite begins the hints of a suite that an archive does not have.
-const noSuite = "there is no such suite in that archive"
+// ErrNoSuite means that an archive does not have the suite.
+var ErrNoSuite = errors.New("there is no such suite in that archive")
 
-// ErrNoSuite is that an archive does not have the suite.
-var ErrNoSuite = errors.New(noSuite)
-
-// suites are the names of releases that are or were supported in 2026, of
+// suites lists the releases that were supported in 2026 or before, see
 // https://wiki.debian.org/DebianReleases and https://wiki.ubuntu.com/Releases.
 var suites = map[string][]string{
 	"":     {"buster", "bullseye", "bookworm", "trixie", "forky", "sid", "oldoldstable", "oldstable", "stable", "testing", "unstable"},
 	Ubuntu: {"xenial", "bionic", "focal", "jammy", "noble", "plucky", "questing", "resolute", "devel"},
 }
 
-// Suites are names that a suite of a distribution may have been meant to have.
+// Suites returns the names of a distribution's suites, to suggest one instead of
+// a misspelt name.
 func Suites(distribution string) []string {
 	if distribution != Ubuntu {
 		distribution = ""
@@ -151,43 +155,70 @@ func Suites(distribution string) []string {
 	return suites[distribution]
 }
 
-// updateHints say what apt's messages mean for someone who builds images; the
-// first that matches is given.
-var updateHints = []struct{ said, hint string }{
-	{"NO_PUBKEY", "signed with a key that is not in %keyring (upgrade the package %package; a suite newer than the host needs its newer keys)"},
-	{"Missing key", "signed with a key that is not in %keyring (upgrade the package %package; a suite newer than the host needs its newer keys)"},
-	{"BADSIG", "bad signature: the index was changed on the way, or the mirror is being updated (try another mirror)"},
-	{"NOSPLIT", "what came is not a signed index (an HTML page of a proxy or login portal?)"},
-	{"NODATA", "what came is not a signed index (an HTML page of a proxy or login portal?)"},
-	{"isn't valid", "what came is not a signed index (an HTML page of a proxy or login portal?)"},
-	{"not valid yet", "the clock of this machine is behind the archive's: set it"},
-	{"is expired", "the mirror is out of date, or the clock of this machine is wrong"},
-	{"404", noSuite + " (check the manifest's suite and mirror)"},
-	{"is not signed", "the archive is not signed, and refused"},
-	{"does not have a Release file", noSuite + ", or no signature (check the manifest's suite and mirror)"},
-	{"resolving", "the name of the mirror cannot be resolved (is the network up?)"},
-	{"resolve", "the name of the mirror cannot be resolved (is the network up?)"},
-	{"connect", "the mirror does not answer (is it up? does this machine need a proxy?)"},
-	{"imed out", "the mirror does not answer (is it up? does this machine need a proxy?)"},
-	{"Hash Sum mismatch", "an index is not what the signed one says it is: the mirror is being updated (try again later)"},
-	{"unexpected size", "an index is not what the signed one says it is: the mirror is being updated (try again later)"},
-	{"No space left", "the disk is full"},
+// updateFailure explains a message of apt.
+type updateFailure struct {
+	message string // part of apt's message
+	cause   error
+	hint    string // may be ""
 }
 
-// explainUpdate adds to what apt said when it could not read the archives.
+var (
+	errUnknownKey = errors.New("signed with a key that is not in") // the keyring follows
+	errNotIndex   = errors.New("the answer is not a signed index")
+	errNoName     = errors.New("the name of the mirror cannot be resolved")
+	errNoAnswer   = errors.New("the mirror does not answer")
+	errMismatch   = errors.New("an index does not match the signed one")
+)
+
+const (
+	hintPortal = "a proxy or a login portal may have sent an HTML page"
+	hintSuite  = "check the suite and the mirror in the manifest"
+	hintUp     = "check that the network is up"
+	hintProxy  = "check that the mirror is up, and whether this machine needs a proxy"
+	hintLater  = "the mirror is being updated: try again later"
+)
+
+// updateFailures explains apt's messages to a user who builds images. The first
+// match counts.
+var updateFailures = []updateFailure{
+	{"NO_PUBKEY", errUnknownKey, ""},
+	{"Missing key", errUnknownKey, ""},
+	{"BADSIG", errors.New("bad signature: the index was changed on its way, or the mirror is being updated"), "try another mirror"},
+	{"NOSPLIT", errNotIndex, hintPortal},
+	{"NODATA", errNotIndex, hintPortal},
+	{"isn't valid", errNotIndex, hintPortal},
+	{"not valid yet", errors.New("the clock of this machine is behind the archive's"), "set the clock"},
+	{"is expired", errors.New("the mirror is out of date, or the clock of this machine is wrong"), ""},
+	{"404", ErrNoSuite, hintSuite},
+	{"is not signed", errors.New("the archive is not signed"), ""},
+	{"does not have a Release file", fmt.Errorf("%w, or no signature", ErrNoSuite), hintSuite},
+	{"resolving", errNoName, hintUp},
+	{"resolve", errNoName, hintUp},
+	{"connect", errNoAnswer, hintProxy},
+	{"imed out", errNoAnswer, hintProxy},
+	{"Hash Sum mismatch", errMismatch, hintLater},
+	{"unexpected size", errMismatch, hintLater},
+	{"No space left", errors.New("the disk is full"), ""},
+}
+
+// explainUpdate adds the cause and a hint to apt's error about the archives.
 func (r *Resolver) explainUpdate(err error) error {
 	var e *aptError
 	if !errors.As(err, &e) {
 		return err
 	}
-	for _, h := range updateHints {
-		if strings.Contains(e.stderr, h.said) {
-			hint := strings.NewReplacer("%keyring", strings.Join(r.opts.Keyrings, " or "), "%package", r.opts.keys().pkg).Replace(h.hint)
-			if rest, ok := strings.CutPrefix(hint, noSuite); ok {
-				return fmt.Errorf("the archives of %s cannot be used: %w%s: %w", r.opts.Suite, ErrNoSuite, rest, err)
-			}
-			return fmt.Errorf("the archives of %s cannot be used: %s: %w", r.opts.Suite, hint, err)
-		}
+	i := slices.IndexFunc(updateFailures, func(f updateFailure) bool { return strings.Contains(e.stderr, f.message) })
+	if i < 0 {
+		return fmt.Errorf("cannot use the archives of %s: %w", r.opts.Suite, err)
 	}
-	return fmt.Errorf("the archives of %s cannot be used: %w", r.opts.Suite, err)
+	cause, next := updateFailures[i].cause, updateFailures[i].hint
+	if cause == errUnknownKey {
+		cause = fmt.Errorf("%w %s", cause, strings.Join(r.opts.Keyrings, " or "))
+		next = fmt.Sprintf("upgrade the package %s: a suite newer than the host needs newer keys", r.opts.keys().pkg)
+	}
+	err = fmt.Errorf("cannot use the archives of %s: %w: %w", r.opts.Suite, cause, err)
+	if next == "" {
+		return err
+	}
+	return hint.Add(err, "%s", next)
 }

@@ -1,3 +1,5 @@
+// This file lists the members of an ar archive, the outer format of a package.
+
 package debian
 
 import (
@@ -14,8 +16,8 @@ const (
 	arHeaderSize = 60
 	arEnd        = "`\n"
 
-	// maxArMembers bounds what is read of a hostile archive: a package has
-	// three members, or a few more whose names begin with _.
+	// maxArMembers limits the work for a hostile archive. A package has three
+	// members, and perhaps a few more whose names begin with _.
 	maxArMembers = 32
 )
 
@@ -25,8 +27,8 @@ type member struct {
 	offset, size int64
 }
 
-// readAr lists the members of the archive of the given size. Every member
-// lies within it.
+// readAr returns the members of an archive of size bytes. It rejects members that
+// reach beyond the archive's end.
 func readAr(r io.ReaderAt, size int64) ([]member, error) {
 	magic := make([]byte, len(arMagic))
 	if _, err := r.ReadAt(magic, 0); err != nil || string(magic) != arMagic {
@@ -51,7 +53,7 @@ func readAr(r io.ReaderAt, size int64) ([]member, error) {
 			return nil, fmt.Errorf("the header of member %d is damaged", len(members)+1)
 		}
 		if n > size-at {
-			return nil, fmt.Errorf("is truncated: member %q should have %d bytes, %d are there", name, n, size-at)
+			return nil, fmt.Errorf("is truncated: member %q should have %d bytes, but only %d are left", name, n, size-at)
 		}
 		members = append(members, member{name: name, offset: at, size: n})
 		at += n + n%2

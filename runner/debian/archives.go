@@ -1,3 +1,6 @@
+// This file finds the archives to take packages from: those of the host's apt
+// configuration, or the distribution's own.
+
 package debian
 
 import (
@@ -14,17 +17,17 @@ import (
 	"strings"
 )
 
-// The archives of a host that has none of its own in its configuration.
+// The archives for a host whose configuration names none.
 const (
 	defaultArchive  = "http://ftp.debian.org/debian"
 	defaultSecurity = "http://security.debian.org/debian-security"
 )
 
-// maxSources bounds a file of the host's apt configuration, bytes.
+// maxSources limits the size of a file of the host's apt configuration, bytes.
 const maxSources = 1 << 20
 
-// Ubuntu is the distribution that is built as Debian is. Its archives are
-// these where no mirror is named.
+// Ubuntu is built in the same way as Debian. Without a mirror, it comes from
+// these archives.
 const (
 	Ubuntu         = "ubuntu"
 	ubuntuArchive  = "http://archive.ubuntu.com/ubuntu"
@@ -32,10 +35,10 @@ const (
 	ubuntuPorts    = "http://ports.ubuntu.com/ubuntu-ports"
 )
 
-// Archives are the archives of a distribution to take suite from for an
-// architecture, by dpkg's name or QEMU's: of Debian, [HostArchives]; of Ubuntu
-// its own, whatever the host has. A mirror, if given, is the only archive, with
-// only suite.
+// Archives returns the archives that have a suite for an architecture, by dpkg's
+// name or QEMU's. For Debian these are the [HostArchives]. For Ubuntu they are
+// Ubuntu's own, whatever the host uses. If mirror is not "", it is the only
+// archive, and suite the only suite.
 func Archives(distribution, root, suite, arch, mirror string) ([]Archive, error) {
 	if distribution != Ubuntu {
 		return HostArchives(root, suite, mirror)
@@ -55,8 +58,9 @@ func Archives(distribution, root, suite, arch, mirror string) ([]Archive, error)
 	}, nil
 }
 
-// ubuntuServers are where Ubuntu keeps an architecture: all but the PC's are
-// on a server of their own, which has their security updates too.
+// ubuntuServers returns Ubuntu's servers for an architecture. All architectures
+// but the PC's are on a server of their own, which also has their security
+// updates.
 func ubuntuServers(arch string) (archive, security string) {
 	switch arch {
 	case "amd64", "x86_64", "i386":
@@ -65,9 +69,9 @@ func ubuntuServers(arch string) (archive, security string) {
 	return ubuntuPorts, ubuntuPorts
 }
 
-// SourcesList is a file for a system of the suite and architecture, by dpkg's
-// name or QEMU's, sources.list(5), that names mirror ("" is the default one)
-// and nothing of this host.
+// SourcesList returns a sources.list(5) for a system of the suite and the
+// architecture, by dpkg's name or QEMU's. It names mirror, or the default archives
+// if mirror is "". It does not depend on this host.
 func SourcesList(distribution, suite, arch, mirror string) (string, error) {
 	none, err := os.MkdirTemp("", "meros-sources-")
 	if err != nil {
@@ -87,8 +91,8 @@ func SourcesList(distribution, suite, arch, mirror string) (string, error) {
 	return b.String(), nil
 }
 
-// debianSuites are the names by which an entry of the host's configuration
-// is known to be Debian's, when it is for another suite than the wanted one.
+// debianSuites lists the names that show that an entry of the host's
+// configuration is for Debian, if it is for another suite than the wanted one.
 var debianSuites = []string{
 	"buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid",
 	"oldoldstable", "oldstable", "stable", "testing", "unstable",
@@ -96,11 +100,12 @@ var debianSuites = []string{
 
 var components = []string{"main", "contrib", "non-free", "non-free-firmware"}
 
-// HostArchives are the archives to take suite from: those of the host's own
-// apt configuration below root (normally "/"), in sources.list(5)'s both
-// formats. If that has Debian for another suite only, its servers are kept
-// and asked for this one; if it has no Debian at all, as on Ubuntu, they are
-// Debian's own. A mirror, if given, is the only archive, with only suite.
+// HostArchives returns the archives that have a suite of Debian. It reads the apt
+// configuration of the host below root (normally "/"), in both formats of
+// sources.list(5). If the host has another suite of Debian, HostArchives returns
+// the same servers for this suite. If the host does not have Debian, as on Ubuntu,
+// it returns Debian's own archives. If mirror is not "", it is the only archive,
+// and suite the only suite.
 func HostArchives(root, suite, mirror string) ([]Archive, error) {
 	if !validSuite(suite) {
 		return nil, fmt.Errorf("%q is not the name of a suite", suite)
@@ -128,7 +133,8 @@ func HostArchives(root, suite, mirror string) ([]Archive, error) {
 	return otherSuite(entries, suite), nil
 }
 
-// otherSuite asks the servers that the host has Debian from for suite.
+// otherSuite returns archives for suite on the servers from which the host has
+// another suite of Debian.
 func otherSuite(entries []Archive, suite string) []Archive {
 	debian := Archive{Name: "debian", URL: defaultArchive, Suites: mainSuites(suite), Components: []string{"main"}}
 	security := Archive{Name: "security", URL: defaultSecurity, Suites: securitySuites(suite), Components: []string{"main"}}
@@ -147,9 +153,10 @@ func otherSuite(entries []Archive, suite string) []Archive {
 	return []Archive{debian, security}
 }
 
-// choose finds the entry for the first of want's suites and adds to it what
-// the same server has of the others. Of several entries, as when another
-// vendor names his suites like Debian's, the one that looks most like Debian.
+// choose returns the entry for the first of want's suites, with the other suites
+// that the same server has. There may be several such entries, because other
+// vendors use Debian's names of suites. Then choose takes the one that looks most
+// like Debian.
 func choose(entries []Archive, want Archive) (Archive, bool) {
 	best, score := -1, -1
 	for i, e := range entries {
@@ -181,7 +188,7 @@ func choose(entries []Archive, want Archive) (Archive, bool) {
 	return a, true
 }
 
-// inOrder are the elements of order that are also in have.
+// inOrder returns the elements of order that are also in have.
 func inOrder(order, have []string) []string {
 	var out []string
 	for _, s := range order {
@@ -204,12 +211,12 @@ func securitySuites(suite string) []string {
 	case rolling(suite):
 		return nil
 	case suite == "buster":
-		return []string{suite + "/updates"} // as all were named before bullseye
+		return []string{suite + "/updates"} // bullseye changed the form of the name
 	}
 	return []string{suite + "-security"}
 }
 
-// rolling suites get their updates in place.
+// rolling reports whether a suite gets its updates in place.
 func rolling(suite string) bool {
 	return suite == "sid" || suite == "unstable" || suite == "experimental"
 }
@@ -219,8 +226,8 @@ func validSuite(s string) bool {
 		only(s, "abcdefghijklmnopqrstuvwxyz0123456789+-./_")
 }
 
-// check refuses what could not be written into a sources file, or is no
-// archive that apt reads without help.
+// check returns an error if the archive does not fit into a sources file, or if
+// apt cannot read it without a further program.
 func (a Archive) check() error {
 	u, err := url.Parse(a.URL)
 	if err != nil || strings.ContainsAny(a.URL, " \t\r\n[]\"'\\") {
@@ -246,7 +253,7 @@ func (a Archive) check() error {
 	return nil
 }
 
-// asAptSays is the URL in the form in which apt prints it: without the empty
+// asAptSays returns the URL in the form in which apt prints it: without the empty
 // host of a file.
 func (a Archive) asAptSays() string {
 	for _, scheme := range []string{"file:", "copy:"} {
@@ -257,15 +264,16 @@ func (a Archive) asAptSays() string {
 	return a.URL
 }
 
-// signedByDebian stands in the Name of an entry that says so.
+// signedByDebian is the Name of an entry that names Debian's keyring.
 const signedByDebian = "signed by Debian"
 
-// readSources gives the host's binary archives in the order apt reads them.
+// readSources returns the host's archives of binary packages, in the order in
+// which apt reads them.
 func readSources(root string) ([]Archive, error) {
 	dir := filepath.Join(root, "etc/apt")
 	parts, err := os.ReadDir(filepath.Join(dir, "sources.list.d"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the host's apt configuration: %w", err)
+		return nil, fmt.Errorf("read the host's apt configuration: %w", err)
 	}
 	files := []string{filepath.Join(dir, "sources.list")}
 	for _, p := range parts {
@@ -280,11 +288,11 @@ func readSources(root string) ([]Archive, error) {
 			continue
 		}
 		if err != nil || !fi.Mode().IsRegular() || fi.Size() > maxSources {
-			continue // not apt's either
+			continue // apt does not read it either
 		}
 		data, err := os.ReadFile(f)
 		if err != nil {
-			return nil, fmt.Errorf("the host's apt configuration: %w", err)
+			return nil, fmt.Errorf("read the host's apt configuration: %w", err)
 		}
 		var found []Archive
 		if filepath.Ext(f) == ".sources" {
@@ -301,7 +309,7 @@ func readSources(root string) ([]Archive, error) {
 	return all, nil
 }
 
-// parseDeb822Sources reads what it can: a damaged file is apt's to complain of.
+// parseDeb822Sources skips damaged parts: apt itself reports them.
 func parseDeb822Sources(data []byte) (all []Archive) {
 	stanzas(bytes.NewReader(data), func(s stanza) error {
 		enabled := strings.ToLower(s.get("Enabled"))
@@ -351,7 +359,7 @@ func parseOneLineSources(data []byte) (all []Archive) {
 	return all
 }
 
-// signer tells whether an entry with this Signed-By can be Debian's.
+// signer reports whether an entry with this Signed-By can be Debian's.
 func signer(keyring string) (name string, ok bool) {
 	switch {
 	case keyring == "" || strings.Contains(keyring, "BEGIN PGP"):
@@ -369,8 +377,8 @@ func trimSuites(suites []string) []string {
 	return suites
 }
 
-// resolveMirrorList takes the first server of a mirror list kept in a file,
-// apt-transport-mirror(1), as Debian's cloud images have.
+// resolveMirrorList returns the first server of a mirror list in a file,
+// apt-transport-mirror(1). Debian's cloud images have such a list.
 func resolveMirrorList(root, u string) string {
 	name, ok := strings.CutPrefix(u, "mirror+file:")
 	if !ok {
@@ -388,6 +396,7 @@ func resolveMirrorList(root, u string) string {
 	return u
 }
 
-// SnapshotEnv names an archive that still has what a mirror has dropped: the
-// base URL of a snapshot service, below which are ARCHIVE/TIMESTAMP/.
+// SnapshotEnv is the environment variable that names a snapshot service, which
+// still has the packages that a mirror dropped. Its value is a base URL, below
+// which are ARCHIVE/TIMESTAMP/.
 const SnapshotEnv = "MEROS_SNAPSHOT"

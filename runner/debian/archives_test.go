@@ -1,9 +1,11 @@
+// This file tests which archives a suite comes from.
+
 package debian
 
 import "testing"
 
 // Ubuntu has all architectures but the PC's on another server, with their
-// security updates. Both dpkg's names and QEMU's are known.
+// security updates. Archives accepts dpkg's names and QEMU's.
 func TestUbuntuArchives(t *testing.T) {
 	const (
 		pc    = "deb http://archive.ubuntu.com/ubuntu noble main universe\ndeb http://archive.ubuntu.com/ubuntu noble-updates main universe\ndeb http://security.ubuntu.com/ubuntu noble-security main universe\n"
@@ -19,6 +21,6 @@ func TestUbuntuArchives(t *testing.T) {
 	}
 	mirror, err := SourcesList(Ubuntu, "noble", "arm64", "http://mirror.example/u/")
 	if want := "deb http://mirror.example/u noble main\n"; err != nil || mirror != want {
-		t.Errorf("of a mirror: %v\n%s", err, mirror)
+		t.Errorf("with a mirror: %v\n%s", err, mirror)
 	}
 }

@@ -1,3 +1,6 @@
+// This file makes a base system without debootstrap: it unpacks packages in
+// parallel, and lets dpkg only configure them.
+
 package debian
 
 import (
@@ -17,16 +20,18 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
-// Bootstrap makes a base system in an empty tree: it unpacks all packages at
-// once, writes dpkg's database as if dpkg had unpacked them, runs the preinst
-// scripts, and lets dpkg configure everything in one run. The files and dpkg's
-// status are those that mmdebstrap(1) gives for the same packages.
+// Bootstrap makes a base system in an empty tree. It unpacks all packages in
+// parallel, writes dpkg's database as if dpkg had unpacked them, and runs the
+// preinst scripts. Then dpkg configures everything in one run. The files and
+// dpkg's status are the same as from mmdebstrap(1).
 func Bootstrap(ctx context.Context, o BootstrapOptions) error {
 	began := time.Now()
-	done := func(what string) {
-		fmt.Fprintf(o.Log, "%s in %.2f s\n", what, time.Since(began).Seconds())
+	done := func(phase string) {
+		fmt.Fprintf(o.Log, "%s in %.2f s\n", phase, time.Since(began).Seconds())
 		began = time.Now()
 	}
 	debs, err := openAll(ctx, o.Debs, o.jobs())
@@ -39,9 +44,9 @@ func Bootstrap(ctx context.Context, o BootstrapOptions) error {
 		return err
 	}
 	defer t.close()
-	done("opened")
+	done("opened the packages")
 	if err := mergeUsr(ctx, t, debs, o.Arch); err != nil {
-		return fmt.Errorf("make /bin and the like links into /usr: %w", err)
+		return fmt.Errorf("link /bin, /sbin and /lib* into /usr: %w", err)
 	}
 	unpacked, err := unpackAll(ctx, t, debs, o.jobs())
 	if err != nil {
@@ -58,7 +63,7 @@ func Bootstrap(ctx context.Context, o BootstrapOptions) error {
 	if err := o.configure(ctx, t, debs, unpacked); err != nil {
 		return err
 	}
-	done("configured")
+	done("configured the system")
 	return nil
 }
 
@@ -69,8 +74,8 @@ func (o *BootstrapOptions) jobs() int {
 	return runtime.NumCPU()
 }
 
-// openAll opens packages and sorts them: base-files and base-passwd, which
-// the scripts of all others rely on, and then by name.
+// openAll opens packages and sorts them. base-files and base-passwd come first,
+// because the scripts of all others rely on them. The others follow by name.
 func openAll(ctx context.Context, paths []string, jobs int) ([]*deb, error) {
 	debs := make([]*deb, len(paths))
 	g, gctx := errgroup.WithContext(ctx)
@@ -94,7 +99,7 @@ func openAll(ctx context.Context, paths []string, jobs int) ([]*deb, error) {
 	for i := 1; i < len(debs); i++ {
 		if a, b := debs[i-1], debs[i]; a.name() == b.name() && (a.arch() == b.arch() || !multiArchSame(a)) {
 			closeAll(debs)
-			return nil, fmt.Errorf("package %s: %s is another of the same name", b.path, a.path)
+			return nil, fmt.Errorf("package %s: has the same name as %s", b.path, a.path)
 		}
 	}
 	return debs, nil
@@ -108,16 +113,17 @@ func closeAll(debs []*deb) {
 	}
 }
 
-// libDirs are the further directories that debootstrap links into /usr, by
-// architecture, for the releases whose base-files does not have the links.
+// libDirs lists by architecture the further directories that debootstrap links
+// into /usr. Releases whose base-files does not have the links need them.
 var libDirs = map[string][]string{
 	"amd64": {"lib32", "lib64", "libx32"}, "i386": {"lib64", "libx32"}, "x32": {"lib32", "lib64", "libx32"},
 	"mips": {"lib32", "lib64"}, "mipsel": {"lib32", "lib64"}, "mips64el": {"lib32", "lib64", "libo32"}, "loong64": {"lib32", "lib64"},
 	"powerpc": {"lib64"}, "ppc64": {"lib32", "lib64"}, "ppc64el": {"lib64"}, "s390x": {"lib32"}, "sparc64": {"lib32", "lib64"},
 }
 
-// mergeUsr makes the links before anything is unpacked through them: those of
-// base-files, or, where it has none (before Debian 13), debootstrap's.
+// mergeUsr makes the links into /usr, before packages are unpacked through them.
+// They are those of base-files, or debootstrap's if base-files has none, as before
+// Debian 13.
 func mergeUsr(ctx context.Context, t tree, debs []*deb, arch string) error {
 	links := make(map[string]string)
 	for _, d := range debs {
@@ -151,14 +157,14 @@ func mergeUsr(ctx context.Context, t tree, debs []*deb, arch string) error {
 	return nil
 }
 
-// unpacked is what a package's data part was found to hold.
+// unpacked describes the unpacked data of a package.
 type unpacked struct {
-	list []string
+	list []string // as in dpkg's info/NAME.list
 	dirs []dirEntry
 }
 
-// unpackAll unpacks the packages, the largest first, so that the last ones to
-// end end together.
+// unpackAll unpacks the packages in parallel. It starts with the largest, so that
+// all workers finish at about the same time.
 func unpackAll(ctx context.Context, t tree, debs []*deb, jobs int) ([]unpacked, error) {
 	out := make([]unpacked, len(debs))
 	order := make([]int, len(debs))
@@ -182,8 +188,8 @@ func unpackAll(ctx context.Context, t tree, debs []*deb, jobs int) ([]unpacked, 
 	return out, g.Wait()
 }
 
-// settleDirs gives directories owner, mode and time of the first package that
-// has them, as dpkg does.
+// settleDirs sets the owner, mode and time of directories. As with dpkg, those of
+// the first package that has the directory count.
 func settleDirs(t tree, packages []unpacked) error {
 	seen := make(map[uint64]bool)
 	for _, p := range packages {
@@ -220,7 +226,7 @@ func settleDir(t tree, d dirEntry, seen map[uint64]bool) error {
 	return unix.Futimes(fd, []unix.Timeval{ns, ns})
 }
 
-// scriptEnv is the environment of dpkg and of the scripts it runs.
+// scriptEnv returns the environment of dpkg and of the scripts that it runs.
 func scriptEnv(more ...string) []string {
 	return append([]string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "TZ=UTC", "TERM=dumb",
@@ -228,29 +234,29 @@ func scriptEnv(more ...string) []string {
 	}, more...)
 }
 
-// configure runs what is to be run in the new system.
+// configure runs the preinst scripts in the new system, and then dpkg.
 func (o *BootstrapOptions) configure(ctx context.Context, t tree, debs []*deb, packages []unpacked) error {
 	for _, d := range debs {
 		if d.scripts["preinst"] == nil {
 			continue
 		}
-		// As dpkg(1) calls it; the environment is that of section "Internal
-		// environment" there.
+		// dpkg(1) calls the script in this way. The environment is from its
+		// section "Internal environment".
 		env := scriptEnv(epochEnv(o.Epoch), "DPKG_ADMINDIR=/var/lib/dpkg", "DPKG_ROOT=", "DPKG_MAINTSCRIPT_NAME=preinst",
 			"DPKG_MAINTSCRIPT_PACKAGE="+d.name(), "DPKG_MAINTSCRIPT_ARCH="+d.arch(), "DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1", "DPKG_RUNNING_VERSION=1.21.0")
 		if err := o.Run(ctx, []string{"/" + infoFile(d, "preinst"), "install"}, env, nil); err != nil {
-			return fmt.Errorf("package %s: its preinst script: %w", d.name(), err)
+			return fmt.Errorf("package %s: preinst script: %w", d.name(), err)
 		}
 	}
 	if err := checkDiversions(t, debs, packages); err != nil {
 		return err
 	}
-	yes, err := o.isChroot()
+	ischroot, err := o.ischroot()
 	if err != nil {
 		return err
 	}
-	err = o.Run(ctx, []string{"/usr/bin/dpkg", "--force-unsafe-io", "--configure", "-a"}, scriptEnv(epochEnv(o.Epoch)), yes)
-	for _, file := range yes {
+	err = o.Run(ctx, []string{"/usr/bin/dpkg", "--force-unsafe-io", "--configure", "-a"}, scriptEnv(epochEnv(o.Epoch)), ischroot)
+	for _, file := range ischroot {
 		os.Remove(file)
 	}
 	if err != nil {
@@ -259,11 +265,12 @@ func (o *BootstrapOptions) configure(ctx context.Context, t tree, debs []*deb, p
 	return nil
 }
 
-// isChroot makes ischroot(1), by which scripts ask whether there is an init to
-// restart, answer what is true of a tree: that there is none. In namespaces it
-// cannot tell, and libc6 alone then waits a second for telinit(8).
-// The program that says so is ours: one of the tree could have become a link.
-func (o *BootstrapOptions) isChroot() (map[string]string, error) {
+// ischroot returns a program to mount over ischroot(1), by which scripts ask
+// whether there is an init to restart. The program always answers that there is
+// none, as is true of a tree. In namespaces the original cannot tell, and libc6
+// alone then waits a second for telinit(8). The program is a new file of the host,
+// because a file of the tree could be a link by now.
+func (o *BootstrapOptions) ischroot() (map[string]string, error) {
 	const program = "/usr/bin/ischroot"
 	if !exists(filepath.Join(o.Tree, program)) {
 		return nil, nil
@@ -276,8 +283,12 @@ func (o *BootstrapOptions) isChroot() (map[string]string, error) {
 	return map[string]string{program: f.Name()}, errors.Join(err, f.Chmod(0o755), f.Close())
 }
 
-// checkDiversions refuses what unpacking before the preinst scripts ran got
-// wrong: a script diverted a file that another package has.
+// hintDebootstrap is the hint for packages that Bootstrap cannot unpack.
+const hintDebootstrap = "`bootstrap: debootstrap` in the manifest selects another engine, which may be able to do it"
+
+// checkDiversions returns an error if a preinst script diverted a file of another
+// package. The diversion came too late, because all packages are unpacked before
+// the scripts run.
 func checkDiversions(t tree, debs []*deb, packages []unpacked) error {
 	data, err := t.read("var/lib/dpkg/diversions", 1<<20)
 	if errors.Is(err, unix.ENOENT) {
@@ -286,12 +297,13 @@ func checkDiversions(t tree, debs []*deb, packages []unpacked) error {
 	if err != nil {
 		return err
 	}
-	// Three lines each: the file, what it becomes, and who does not follow.
+	// Each diversion has three lines: the file, its new name, and the package
+	// whose own file is not diverted.
 	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
 	for i := 0; i+2 < len(lines); i += 3 {
 		for j, p := range packages {
 			if debs[j].name() != lines[i+2] && slices.Contains(p.list, lines[i]) {
-				return fmt.Errorf("package %s diverts %s of package %s before that is unpacked, which only the other engine can do (bootstrap: debootstrap)", lines[i+2], lines[i], debs[j].name())
+				return hint.Add(fmt.Errorf("package %s diverts %s of package %s before that is unpacked", lines[i+2], lines[i], debs[j].name()), hintDebootstrap)
 			}
 		}
 	}

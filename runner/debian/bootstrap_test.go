@@ -1,3 +1,5 @@
+// This file tests whole base systems, with packages of the real archives.
+
 package debian
 
 import (
@@ -16,7 +18,6 @@ import (
 	"testing"
 
 	"meros/bench/lab"
-
 	"meros/runner/guest"
 )
 
@@ -40,8 +41,8 @@ func bootstrapWith(t *testing.T, engine func(context.Context, BootstrapOptions) 
 	return tree
 }
 
-// listing is what is compared of a tree: type, permissions, owner, content
-// or link target of every file that a package has, and dpkg's own records.
+// listing returns what tests compare: type, permissions, owner, and content or
+// link target of every file that a package has, and of dpkg's own records.
 func listing(t *testing.T, tree string) map[string]string {
 	t.Helper()
 	packaged := make(map[string]bool)
@@ -52,7 +53,7 @@ func listing(t *testing.T, tree string) map[string]string {
 			t.Fatal(err)
 		}
 		for name := range strings.Lines(string(data)) {
-			// Both names of a file that is reached through a link into /usr.
+			// A file may have a second name, through a link into /usr.
 			name = strings.TrimSpace(name)
 			packaged[name], packaged["/usr"+name] = true, true
 		}
@@ -105,7 +106,7 @@ func compareListings(t *testing.T, name string, got, want map[string]string) {
 	}
 	for p, g := range got {
 		if _, ok := want[p]; !ok {
-			diffs = append(diffs, fmt.Sprintf("%s: only here: %s", p, g))
+			diffs = append(diffs, fmt.Sprintf("%s: unexpected: %s", p, g))
 		}
 	}
 	slices.Sort(diffs)
@@ -118,7 +119,7 @@ func compareListings(t *testing.T, name string, got, want map[string]string) {
 	}
 }
 
-// mmdebstrap makes the reference: the same packages, from the same files.
+// mmdebstrap makes the reference system, of the same files.
 func mmdebstrap(t *testing.T, r resolved, suite string) string {
 	t.Helper()
 	lab.Need(t, "mmdebstrap")
@@ -143,8 +144,8 @@ func mmdebstrap(t *testing.T, r resolved, suite string) string {
 	return tree
 }
 
-// What Bootstrap gives has the files, the owners, the permissions and the
-// dpkg status that mmdebstrap gives for the same packages.
+// Bootstrap and mmdebstrap make the same files, owners, permissions and dpkg
+// status of the same packages.
 func TestBootstrapIsMmdebstrap(t *testing.T) {
 	lab.Long(t)
 	lab.NeedRoot(t)
@@ -155,7 +156,7 @@ func TestBootstrapIsMmdebstrap(t *testing.T) {
 		t.Fatalf("only %d files are packaged", len(got))
 	}
 	want := listing(t, mmdebstrap(t, r, suite))
-	// apt, which mmdebstrap runs with the tree as its target, closes these.
+	// mmdebstrap runs apt with the tree as its target, and apt closes these.
 	for _, d := range []string{"/var/cache/apt/archives/partial", "/var/lib/apt/lists/partial"} {
 		delete(got, d)
 		delete(want, d)
@@ -163,8 +164,7 @@ func TestBootstrapIsMmdebstrap(t *testing.T) {
 	compareListings(t, suite, got, want)
 }
 
-// Both engines give a system in which all packages are configured and no
-// packaged file differs.
+// With both engines, all packages are configured, and no packaged file differs.
 func TestEngines(t *testing.T) {
 	lab.Long(t)
 	lab.NeedRoot(t)
@@ -174,7 +174,7 @@ func TestEngines(t *testing.T) {
 		for name, engine := range map[string]func(context.Context, BootstrapOptions) error{"meros": Bootstrap, "debootstrap": Debootstrap} {
 			t.Run(suite+"/"+name, func(t *testing.T) {
 				if suite == "trixie" && name == "debootstrap" {
-					return // the engine is the host's, and of one suite
+					return // the host's debootstrap serves one suite
 				}
 				tree := bootstrapWith(t, engine, r, suite)
 				var out bytes.Buffer
@@ -208,7 +208,7 @@ func installExtra(t *testing.T, tree string, r resolved) {
 		t.Fatal(err)
 	}
 	if keys, _ := filepath.Glob(filepath.Join(tree, "etc/ssh/ssh_host_*")); len(keys) > 0 {
-		t.Errorf("host keys stayed: %v", keys)
+		t.Errorf("the tree still has host keys: %v", keys)
 	}
 	out.Reset()
 	if err := chrootRun(tree, &out)(t.Context(), []string{"apt-mark", "showmanual"}, scriptEnv(), nil); err != nil {

@@ -1,3 +1,5 @@
+// This file removes the traces that an installation of packages leaves in a tree.
+
 package debian
 
 import (
@@ -14,26 +16,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// volatile are the files that only the installation itself needed, or that
-// tell when it was.
-// Each is a path.Match pattern; a directory loses what is in it.
+// volatile lists the files that only the installation itself needs, or that
+// record its time. Each entry is a pattern of path.Match.
 var volatile = []string{
 	"etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-",
 	"var/lib/dpkg/*-old", "var/cache/debconf/*-old", "var/cache/apt/*.bin", "var/cache/apt/archives/*", "var/cache/apt/archives/partial/*",
 	"var/lib/apt/lists/*", "var/log/*.log", "var/log/apt/*", "var/log/journal/*", "run/*", "tmp/*", "var/tmp/*", "dev/*",
 }
 
-// packaged are directories that those patterns match and that packages have.
+// packaged lists directories that match those patterns but belong to packages.
 var packaged = []string{"var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "run/lock"}
 
-// maxShadow bounds what is read of shadow(5), bytes.
+// maxShadow limits the size of shadow(5), bytes.
 const maxShadow = 1 << 20
 
-// lastChange is the index of the day of the last change in shadow(5).
+// lastChange is the index of the field with the day of the last change in
+// shadow(5).
 const lastChange = 2
 
-// Clean removes what installing packages leaves behind and nobody needs.
-// Modification times are left to whoever archives the tree.
+// Clean removes the files that an installation of packages leaves and that nobody
+// needs. It does not change modification times: the caller clamps them when it
+// archives the tree.
 func Clean(tree string, epoch time.Time) error {
 	r, err := os.OpenRoot(tree)
 	if err != nil {
@@ -81,8 +84,8 @@ func removeMatching(r *os.Root, pattern string) error {
 	return nil
 }
 
-// clampShadow sets days of a change after epoch, which are those of the
-// build, to epoch's.
+// clampShadow replaces the days after epoch in etc/shadow, which are days of the
+// build, by epoch's day.
 func clampShadow(r *os.Root, epoch time.Time) error {
 	const name = "etc/shadow"
 	fi, err := r.Lstat(name)
@@ -93,7 +96,7 @@ func clampShadow(r *os.Root, epoch time.Time) error {
 		return err
 	}
 	if !fi.Mode().IsRegular() || fi.Size() > maxShadow {
-		return fmt.Errorf("is no file of at most %d bytes", maxShadow)
+		return fmt.Errorf("is not a regular file of at most %d bytes", maxShadow)
 	}
 	data, err := r.ReadFile(name)
 	if err != nil {

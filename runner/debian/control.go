@@ -1,3 +1,5 @@
+// This file parses control files and other text in the format deb822(5).
+
 package debian
 
 import (
@@ -9,19 +11,20 @@ import (
 )
 
 const (
-	// maxLine and maxStanza bound deb822 text. The longest line in Debian's
-	// indexes is a Depends of 20 KB.
+	// maxLine and maxStanza limit the size of a line and of a paragraph, bytes.
+	// The longest line in Debian's indexes is a Depends of 20 KB.
 	maxLine   = 1 << 20
 	maxStanza = 4 << 20
 )
 
-// field is a name and a value, whose further lines keep their first blank.
+// field is a name and a value. Further lines of the value retain their first
+// blank.
 type field struct{ name, value string }
 
-// stanza is a paragraph of deb822(5), with the order of its fields.
+// stanza is a paragraph, with its fields in the original order.
 type stanza []field
 
-// get is the value of the field, "" if there is none.
+// get returns the value of a field, or "" if there is no such field.
 func (s stanza) get(name string) string {
 	for _, f := range s {
 		if strings.EqualFold(f.name, name) {
@@ -31,8 +34,8 @@ func (s stanza) get(name string) string {
 	return ""
 }
 
-// stanzas parses deb822(5) text strictly and calls f for each paragraph. Lines
-// that begin with # are comments, as in sources.list(5).
+// stanzas parses text strictly and calls f for each paragraph. As in
+// sources.list(5), lines that begin with # are comments.
 func stanzas(r io.Reader, f func(stanza) error) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 64<<10), maxLine)
@@ -62,7 +65,7 @@ func stanzas(r io.Reader, f func(stanza) error) error {
 			err = flush()
 		case line[0] == ' ' || line[0] == '\t':
 			if len(current) == 0 {
-				return fmt.Errorf("line %d: continues no field", n)
+				return fmt.Errorf("line %d: is a continuation without a field", n)
 			}
 			current[len(current)-1].value += "\n" + line
 		default:
@@ -104,13 +107,13 @@ func validFieldName(s string) bool {
 	return strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
 }
 
-// parseControl reads a control file: exactly one paragraph, which names a
-// package, a version and an architecture in the characters they may have.
+// parseControl reads a control file. It must have exactly one paragraph with a
+// valid name, version and architecture.
 func parseControl(r io.Reader) (stanza, error) {
 	var all []stanza
 	err := stanzas(r, func(s stanza) error {
 		if all = append(all, s); len(all) > 1 {
-			return errors.New("a second paragraph")
+			return errors.New("has a second paragraph")
 		}
 		return nil
 	})
@@ -133,12 +136,12 @@ func parseControl(r io.Reader) (stanza, error) {
 	return s, nil
 }
 
-// validPackageName follows Debian Policy 5.6.1.
+// validPackageName reports whether s is a name by Debian Policy 5.6.1.
 func validPackageName(s string) bool {
 	return len(s) >= 2 && len(s) <= 128 && alnum(s[0]) && only(s, "abcdefghijklmnopqrstuvwxyz0123456789+-.")
 }
 
-// validVersion follows Debian Policy 5.6.12.
+// validVersion reports whether s is a version by Debian Policy 5.6.12.
 func validVersion(s string) bool {
 	return s != "" && len(s) <= 256 && alnum(s[0]) &&
 		only(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-:~")

@@ -1,3 +1,5 @@
+// This file writes dpkg's database for packages that dpkg did not unpack itself.
+
 package debian
 
 import (
@@ -8,11 +10,11 @@ import (
 	"strings"
 )
 
-// dpkgDir holds dpkg's database, dpkg(1).
+// dpkgDir is the directory of dpkg's database, dpkg(1).
 const dpkgDir = "var/lib/dpkg"
 
-// writeDatabase writes the database of a dpkg that has unpacked the packages
-// and configured none.
+// writeDatabase writes a database in which all packages are unpacked and none is
+// configured.
 func writeDatabase(t tree, debs []*deb, packages []unpacked) error {
 	for _, d := range []string{"alternatives", "info", "parts", "triggers", "updates"} {
 		if err := t.mkdirs(path.Join(dpkgDir, d)); err != nil {
@@ -54,7 +56,7 @@ func writeDatabase(t tree, debs []*deb, packages []unpacked) error {
 
 func multiArchSame(d *deb) bool { return d.control.get("Multi-Arch") == "same" }
 
-// infoFile is where dpkg keeps a part of a package.
+// infoFile returns the path of the file in which dpkg stores a part of a package.
 func infoFile(d *deb, part string) string {
 	name := d.name()
 	if multiArchSame(d) {
@@ -63,8 +65,8 @@ func infoFile(d *deb, part string) string {
 	return path.Join(dpkgDir, "info", name+"."+part)
 }
 
-// writeStatus writes the paragraph of an unpacked package. "newconffile" is
-// what dpkg notes of a conffile that it has not compared with an older one.
+// writeStatus writes the paragraph of an unpacked package. With "newconffile",
+// dpkg marks a conffile that it has not compared with an older one.
 func writeStatus(w *bytes.Buffer, d *deb) {
 	fmt.Fprintf(w, "Package: %s\nStatus: install ok unpacked\n", d.name())
 	for _, f := range d.control {
@@ -81,7 +83,7 @@ func writeStatus(w *bytes.Buffer, d *deb) {
 	w.WriteByte('\n')
 }
 
-// confFileNames are the lines of deb-conffiles(5) that name a file.
+// confFileNames returns the lines of deb-conffiles(5) that name a file.
 func confFileNames(d *deb) []string {
 	var names []string
 	for line := range strings.Lines(string(d.scripts["conffiles"])) {
@@ -100,8 +102,8 @@ func confFiles(d *deb) map[string]bool {
 	return m
 }
 
-// triggerFiles registers who is interested in which triggers, deb-triggers(5),
-// as dpkg's document triggers.txt describes the files.
+// triggerFiles returns the files that register which packages are interested in
+// which triggers, deb-triggers(5). dpkg's document triggers.txt describes them.
 func triggerFiles(debs []*deb) map[string]string {
 	files := make(map[string]string)
 	var byPath []string
@@ -112,17 +114,17 @@ func triggerFiles(debs []*deb) map[string]string {
 			if len(f) != 2 || !strings.HasPrefix(f[0], "interest") {
 				continue
 			}
-			who := d.name()
+			pkg := d.name()
 			if multiArchSame(d) {
-				who += ":" + d.arch()
+				pkg += ":" + d.arch()
 			}
 			if f[0] == "interest-noawait" {
-				who += "/noawait"
+				pkg += "/noawait"
 			}
 			if strings.HasPrefix(f[1], "/") {
-				byPath = append(byPath, f[1]+" "+who)
+				byPath = append(byPath, f[1]+" "+pkg)
 			} else if validControlName(f[1]) {
-				files["triggers/"+f[1]] += who + "\n"
+				files["triggers/"+f[1]] += pkg + "\n"
 			}
 		}
 	}

@@ -1,3 +1,6 @@
+// This file reads a binary package: its control files, and the entries of its
+// data.
+
 package debian
 
 import (
@@ -15,16 +18,18 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"meros/runner/hint"
 )
 
 const (
-	// maxControlFile and maxControlTotal bound the control part, which is
-	// kept in memory. The largest in Debian have 4 MB of md5sums.
+	// maxControlFile and maxControlTotal limit the control part, which is read
+	// into memory, bytes. The largest in Debian have 4 MB of md5sums.
 	maxControlFile  = 32 << 20
 	maxControlTotal = 64 << 20
 	maxControlFiles = 256
 
-	// maxData bounds the unpacked data of one package.
+	// maxData limits the unpacked data of one package, bytes.
 	maxData = 32 << 30
 )
 
@@ -34,12 +39,12 @@ type deb struct {
 	file    *os.File
 	size    int64
 	control stanza            // the control file
-	scripts map[string][]byte // all files of the control part by name
-	modes   map[string]int64  // and their permissions
+	scripts map[string][]byte // all files of the control part, by name
+	modes   map[string]int64  // their permissions
 	data    member
 }
 
-// openDeb opens a package and reads its control part. Errors name the file.
+// openDeb opens a package and reads its control part. Its errors name the file.
 func openDeb(ctx context.Context, name string) (*deb, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -70,7 +75,7 @@ func (d *deb) open(ctx context.Context) error {
 	}
 	version := make([]byte, min(members[0].size, 4))
 	if _, err := d.file.ReadAt(version, members[0].offset); err != nil || string(version[:min(2, len(version))]) != "2." {
-		return fmt.Errorf("has package format %q, only 2.x is known", version)
+		return fmt.Errorf("has package format %q, but only 2.x is supported", version)
 	}
 	var control member
 	for _, m := range members[1:] {
@@ -82,7 +87,7 @@ func (d *deb) open(ctx context.Context) error {
 			d.data = m
 			return d.readControl(ctx, control)
 		default:
-			return fmt.Errorf("member %q is not expected there", m.name)
+			return fmt.Errorf("member %q is in an unexpected place", m.name)
 		}
 	}
 	return errors.New("has no control.tar followed by a data.tar")
@@ -111,7 +116,7 @@ func (d *deb) readControl(ctx context.Context, m member) (err error) {
 			return fmt.Errorf("control.tar: %q is not a plain file", h.Name)
 		}
 		if _, twice := d.scripts[name]; twice || len(d.scripts) == maxControlFiles || h.Size > maxControlFile {
-			return fmt.Errorf("control.tar: %q is there twice, too large or one of too many", h.Name)
+			return fmt.Errorf("control.tar: %q is a duplicate, too large or one of too many", h.Name)
 		}
 		data, err := io.ReadAll(tr)
 		if err != nil {
@@ -126,7 +131,8 @@ func (d *deb) readControl(ctx context.Context, m member) (err error) {
 	return err
 }
 
-// validControlName keeps the names with which info/NAME.<name> can be built.
+// validControlName reports whether a file info/PACKAGE.s of dpkg's database can
+// have this name.
 func validControlName(s string) bool {
 	return s != "" && len(s) <= 64 && s[0] != '.' && only(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-_")
 }
@@ -134,7 +140,7 @@ func validControlName(s string) bool {
 func (d *deb) name() string { return d.control.get("Package") }
 func (d *deb) arch() string { return d.control.get("Architecture") }
 
-// contents reads the data part entry by entry; f may read the entry's bytes
+// contents calls f for each entry of the data part. f may read the entry's bytes
 // from the reader.
 func (d *deb) contents(ctx context.Context, f func(*tar.Header, io.Reader) error) (err error) {
 	r, err := d.decompress(ctx, d.data, maxData)
@@ -167,11 +173,12 @@ func (d *deb) contents(ctx context.Context, f func(*tar.Header, io.Reader) error
 	}
 }
 
-// errStop ends contents early without an error.
+// errStop makes contents return early without an error.
 var errStop = errors.New("stop")
 
-// ExtractFile reads the first regular file of a package whose path, without
-// ./, matches the pattern of path.Match.
+// ExtractFile calls read for the first regular file of a package whose path,
+// without ./, matches a pattern of path.Match. It returns an error if there is no
+// such file.
 func ExtractFile(ctx context.Context, deb, pattern string, read func(name string, r io.Reader) error) error {
 	d, err := openDeb(ctx, deb)
 	if err != nil {
@@ -196,20 +203,20 @@ func ExtractFile(ctx context.Context, deb, pattern string, read func(name string
 	return err
 }
 
-// plainReader is the decompressed form of a member.
+// plainReader reads a member and decompresses it.
 type plainReader struct {
 	io.Reader
 	limit *io.LimitedReader
-	stop  func()       // ends the decompressor at once; may be nil
-	end   func() error // waits for it; may be nil
-	left  bool         // not read to its end on purpose
+	stop  func()       // kills the decompressor; may be nil
+	end   func() error // waits for the decompressor; may be nil
+	left  bool         // the caller does not read to the end
 }
 
-// drain reads the rest, so that the decompressor checks its sums.
+// drain reads the rest, so that the decompressor verifies its checksums.
 func (r *plainReader) drain() error {
 	_, err := io.Copy(io.Discard, r.Reader)
 	if err == nil && r.limit.N <= 0 {
-		err = errors.New("unpacks to more than is allowed")
+		err = errors.New("unpacks to more than the limit")
 	}
 	return err
 }
@@ -229,7 +236,7 @@ func (r *plainReader) Close() error {
 	return nil
 }
 
-// decompress gives at most limit bytes of the member's plain form.
+// decompress returns a reader of at most limit decompressed bytes of a member.
 func (d *deb) decompress(ctx context.Context, m member, limit int64) (*plainReader, error) {
 	section := io.NewSectionReader(d.file, m.offset, m.size)
 	p := &plainReader{}
@@ -254,7 +261,7 @@ func (d *deb) decompress(ctx context.Context, m member, limit int64) (*plainRead
 	case ".xz", ".lzma":
 		stdin := io.Reader(section)
 		if m.offset+m.size == d.size {
-			// The descriptor itself saves a copy through a pipe of ours.
+			// As the last member, it needs no pipe: xz reads the file itself.
 			f, err := os.Open(d.path)
 			if err != nil {
 				return nil, err
@@ -277,7 +284,7 @@ func (d *deb) decompress(ctx context.Context, m member, limit int64) (*plainRead
 	return p, nil
 }
 
-// startXZ decompresses with xz(1): three times as fast as any decoder in Go.
+// startXZ starts xz(1), which is three times as fast as any decoder in Go.
 func (p *plainReader) startXZ(ctx context.Context, stdin io.Reader, name, suffix string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	format := "--format=" + strings.TrimPrefix(suffix, ".")
@@ -293,7 +300,7 @@ func (p *plainReader) startXZ(ctx context.Context, stdin io.Reader, name, suffix
 	if err != nil {
 		cancel()
 		if errors.Is(err, exec.ErrNotFound) {
-			return fmt.Errorf("%s: the program xz is missing (apt install xz-utils)", name)
+			return hint.Add(fmt.Errorf("%s: xz is not installed", name), "on Debian: `apt install xz-utils`")
 		}
 		return fmt.Errorf("%s: xz: %w", name, err)
 	}

@@ -1,3 +1,5 @@
+// This file tests packages that are damaged or hostile.
+
 package debian
 
 import (
@@ -17,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arFile is an ar archive of the given members: name, content, name, ...
+// arFile returns an ar archive of the given members: name, content, name, ...
 func arFile(members ...string) []byte {
 	var b bytes.Buffer
 	b.WriteString(arMagic)
@@ -31,8 +33,8 @@ func arFile(members ...string) []byte {
 	return b.Bytes()
 }
 
-// tarFile is a tar archive of the given entries, whose contents are their
-// link targets if they are regular files.
+// tarFile returns a tar archive of the given entries. The content of a regular
+// file is in its Linkname.
 func tarFile(t testing.TB, entries ...tar.Header) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -97,16 +99,16 @@ func TestOpenDeb(t *testing.T) {
 		"html":           {[]byte("<!DOCTYPE html><html>"), "not an ar archive"},
 		"no members":     {arFile(), "debian-binary"},
 		"other":          {arFile("x", "y"), "debian-binary"},
-		"old":            {arFile("debian-binary", "0.9\n"), "only 2.x is known"},
+		"old":            {arFile("debian-binary", "0.9\n"), "only 2.x is supported"},
 		"no data":        {arFile("debian-binary", "2.0\n", "control.tar", good), "no control.tar followed by a data.tar"},
-		"order":          {arFile("debian-binary", "2.0\n", "data.tar", data, "control.tar", good), "not expected there"},
+		"order":          {arFile("debian-binary", "2.0\n", "data.tar", data, "control.tar", good), "in an unexpected place"},
 		"compression":    {arFile("debian-binary", "2.0\n", "control.tar.rar", good, "data.tar", data), "unknown compression"},
 		"damaged gzip":   {arFile("debian-binary", "2.0\n", "control.tar.gz", gz(good)[:40], "data.tar", data), "unexpected EOF"},
 		"no control":     {arFile("debian-binary", "2.0\n", "control.tar", tarFile(t), "data.tar", data), "control: is empty"},
 		"bad name":       {arFile("debian-binary", "2.0\n", "control.tar", tarFile(t, control("Package: ../x\nVersion: 1\nArchitecture: all\n")), "data.tar", data), "bad package name"},
 		"script upwards": {arFile("debian-binary", "2.0\n", "control.tar", tarFile(t, tar.Header{Name: "../postinst", Typeflag: tar.TypeReg}), "data.tar", data), "not a plain file"},
 		"script link":    {arFile("debian-binary", "2.0\n", "control.tar", tarFile(t, tar.Header{Name: "postinst", Typeflag: tar.TypeSymlink, Linkname: "/etc/shadow"}), "data.tar", data), "not a plain file"},
-		"twice":          {arFile("debian-binary", "2.0\n", "control.tar", tarFile(t, control(goodControl), control(goodControl)), "data.tar", data), "there twice"},
+		"twice":          {arFile("debian-binary", "2.0\n", "control.tar", tarFile(t, control(goodControl), control(goodControl)), "data.tar", data), "is a duplicate"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, err := openBytes(t, test.file)
@@ -131,17 +133,17 @@ func TestOpenDeb(t *testing.T) {
 			}
 		})
 	}
-	// Every prefix of a package is an error and not a smaller package.
+	// A truncated package is an error, wherever it is cut.
 	whole := arFile("debian-binary", "2.0\n", "control.tar.gz", gz(good), "data.tar.gz", gz(data))
 	for n := range whole {
 		if d, err := openBytes(t, whole[:n]); err == nil {
 			d.close()
-			t.Fatalf("%d of %d bytes are a package", n, len(whole))
+			t.Fatalf("%d of %d bytes were accepted as a package", n, len(whole))
 		}
 	}
 }
 
-// A package's data stays in its tree, and clashes are not silent.
+// A package's data stays in its tree, and a conflict is an error.
 func TestHostilePackage(t *testing.T) {
 	outside := t.TempDir()
 	for name, test := range map[string]struct {
@@ -174,7 +176,7 @@ func TestHostilePackage(t *testing.T) {
 				t.Errorf("%v, want %q", err, test.err)
 			}
 			if found, _ := os.ReadDir(outside); len(found) > 0 {
-				t.Errorf("%v were made outside", found)
+				t.Errorf("%v were created outside", found)
 			}
 		})
 	}
@@ -203,8 +205,8 @@ func TestParseApt(t *testing.T) {
 	}
 }
 
-// What is installed leaves no trace of when and by whom, and a link in the
-// tree is not followed.
+// An installation leaves no trace of its time, and Clean follows no link in the
+// tree.
 func TestClean(t *testing.T) {
 	tree, outside := t.TempDir(), t.TempDir()
 	gone := []string{"var/log/apt/term.log", "var/log/dpkg.log", "var/lib/apt/lists/x", "var/cache/apt/pkgcache.bin", "tmp/x/y", "etc/passwd-"}
@@ -252,7 +254,7 @@ func FuzzDeb(f *testing.F) {
 	f.Add(arFile("debian-binary", "2.0\n", "control.tar.gz", gz(tarFile(f, control(goodControl))), "data.tar.zst", zst(data)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if bytes.Contains(b, []byte(".xz")) || bytes.Contains(b, []byte(".lzma")) {
-			return // another program's parser
+			return // xz, another program, parses these
 		}
 		d, err := openBytes(t, b)
 		if err != nil {
@@ -274,7 +276,7 @@ func FuzzDeb(f *testing.F) {
 			return u.entry(h, r)
 		})
 		if found, _ := os.ReadDir(filepath.Dir(dir)); len(found) > 3 {
-			t.Errorf("%v are beside the tree", found)
+			t.Errorf("found %v beside the tree", found)
 		}
 	})
 }

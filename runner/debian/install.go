@@ -1,3 +1,5 @@
+// This file installs further packages in a system by its own apt.
+
 package debian
 
 import (
@@ -8,14 +10,14 @@ import (
 	"slices"
 )
 
-// debDir is where [Install] shows packages inside the system.
+// debDir is the directory of packages inside the system, while [Install] runs.
 const debDir = "/run/meros-packages"
 
-// Install adds packages to a system that has apt: apt orders what must be
-// configured before what is unpacked. No index is read and nothing fetched.
+// Install adds packages to a system that has apt. apt knows which packages it must
+// configure before it unpacks others. It reads no index and fetches nothing.
 func Install(ctx context.Context, o InstallOptions) error {
 	if !exists(filepath.Join(o.Root, "usr/bin/apt-get")) {
-		return errors.New("the system has no apt-get, which installs further packages")
+		return errors.New("install packages: the system has no apt-get")
 	}
 	files := make(map[string]string)
 	argv := []string{

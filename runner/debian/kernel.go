@@ -1,3 +1,5 @@
+// This file extracts a kernel and some of its modules from a package.
+
 package debian
 
 import (
@@ -20,17 +22,17 @@ import (
 )
 
 const (
-	// maxModule and maxKernel bound one file of a kernel package.
+	// maxModule and maxKernel limit one file of a kernel package, bytes.
 	maxModule = 64 << 20
 	maxKernel = 256 << 20
 )
 
-// ExtractKernel reads a linux-image package. It writes the files vmlinuz,
-// config and release (the kernel's release as uname -r has it) to the
-// directory dest, and, with all that they depend on, the named modules to
-// dest/modules/, plain and with their names in the order of loading in the
-// file order. missing are the names that are neither built in nor in the
-// package. work is an existing directory for files that need not stay.
+// ExtractKernel reads a linux-image package. It writes the files vmlinuz, config
+// and release (as uname -r prints it) to the directory dest. It writes the named
+// modules and all their dependencies to dest/modules/, decompressed. The file
+// dest/modules/order lists them in the order of loading. missing has the names
+// that are neither built in nor in the package. work is an existing directory for
+// temporary files.
 func ExtractKernel(ctx context.Context, deb string, modules []string, dest, work string) (missing []string, err error) {
 	d, err := openDeb(ctx, deb)
 	if err != nil {
@@ -41,8 +43,9 @@ func ExtractKernel(ctx context.Context, deb string, modules []string, dest, work
 	return ExtractKernelFrom(ctx, deb, contents, modules, dest, work)
 }
 
-// ExtractKernelFrom is [ExtractKernel] for a package of any kind, called name:
-// contents calls what it is given for each of its files.
+// ExtractKernelFrom does the work of [ExtractKernel] for a package of any format.
+// contents must call its argument for each file of the package. name appears in
+// errors.
 func ExtractKernelFrom(ctx context.Context, name string, contents func(func(*tar.Header, io.Reader) error) error, modules []string, dest, work string) (missing []string, err error) {
 	k := &kernelPackage{dest: dest, work: work, files: make(map[string]string), builtin: make(map[string]bool)}
 	if err := contents(k.entry); err != nil {
@@ -52,7 +55,7 @@ func ExtractKernelFrom(ctx context.Context, name string, contents func(func(*tar
 		return nil, fmt.Errorf("package %s: there is no boot/vmlinuz-* in it", name)
 	}
 	if k.release == "" {
-		k.release = k.flavour // one without modules
+		k.release = k.flavour // the package has no modules
 	}
 	if err := os.WriteFile(filepath.Join(dest, "release"), []byte(k.release+"\n"), 0o644); err != nil {
 		return nil, err
@@ -72,23 +75,23 @@ func ExtractKernelFrom(ctx context.Context, name string, contents func(func(*tar
 	return missing, os.WriteFile(filepath.Join(dest, "modules", "order"), []byte(order), 0o644)
 }
 
-var errNoModule = errors.New("there is no such module")
+var errNoModule = errors.New("no such module")
 
-// kernelPackage is what was found in the package.
+// kernelPackage collects the files of a package.
 type kernelPackage struct {
 	dest, work string
-	flavour    string            // what the kernel's file is called: Debian's is the release
-	release    string            // by the directory of its modules
-	files      map[string]string // module name to file in work, as packed
-	builtin    map[string]bool
-	order      []string // file names in dest/modules
-	loaded     []string
+	flavour    string            // the suffix of the kernel's file; with Debian, the release
+	release    string            // the name of the directory of modules
+	files      map[string]string // compressed files in work, by module name
+	builtin    map[string]bool   // by module name
+	order      []string          // file names in dest/modules
+	loaded     []string          // module names
 }
 
-// moduleName is the kernel's own form of a name: - and _ are the same.
+// moduleName returns the kernel's own form of a name: - and _ are the same.
 func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
-// entry sorts out one file of the package.
+// entry extracts one file of the package, if it is needed.
 func (k *kernelPackage) entry(h *tar.Header, r io.Reader) error {
 	name := path.Clean(h.Name)
 	if h.Typeflag != tar.TypeReg {
@@ -141,7 +144,7 @@ func writeFile(name string, r io.Reader, limit int64) error {
 	return f.Close()
 }
 
-// load puts a module behind all that it needs.
+// load adds a module to the order, after all its dependencies.
 func (k *kernelPackage) load(ctx context.Context, name string, depth int) error {
 	if k.builtin[name] || slices.Contains(k.loaded, name) {
 		return nil
@@ -171,7 +174,7 @@ func (k *kernelPackage) load(ctx context.Context, name string, depth int) error 
 	return os.WriteFile(filepath.Join(k.dest, "modules", name+".ko"), plain, 0o644)
 }
 
-// plainModule is a module's file, decompressed.
+// plainModule reads and decompresses the file of a module.
 func plainModule(ctx context.Context, file string) ([]byte, error) {
 	switch path.Ext(file) {
 	case ".xz":
@@ -186,7 +189,7 @@ func plainModule(ctx context.Context, file string) ([]byte, error) {
 		b, err := io.ReadAll(io.LimitReader(out, maxModule+1))
 		if len(b) > maxModule {
 			cmd.Process.Kill()
-			err = fmt.Errorf("it unpacks to more than %d bytes", maxModule)
+			err = fmt.Errorf("unpacks to more than %d bytes", maxModule)
 		}
 		if werr := cmd.Wait(); err == nil && werr != nil {
 			err = fmt.Errorf("xz: %w", werr)
@@ -204,7 +207,7 @@ func plainModule(ctx context.Context, file string) ([]byte, error) {
 		}
 		b, err := io.ReadAll(io.LimitReader(z, maxModule+1))
 		if len(b) > maxModule {
-			err = fmt.Errorf("it unpacks to more than %d bytes", maxModule)
+			err = fmt.Errorf("unpacks to more than %d bytes", maxModule)
 		}
 		return b, err
 	case ".zst":

@@ -1,3 +1,6 @@
+// This file makes an archive of local packages, for programs that only read
+// archives.
+
 package debian
 
 import (
@@ -14,9 +17,9 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// LocalArchive makes an archive in dir out of packages on the local disk, for
-// programs that only read archives. It is not signed: their digests have been
-// checked by whoever gave them. It returns the names of the packages.
+// LocalArchive makes an archive in dir of packages on the local disk. It returns
+// the names of the packages. It does not sign the archive, because the caller has
+// checked the digests of the packages.
 func LocalArchive(ctx context.Context, dir, suite, arch string, debs []string, date time.Time) (names []string, err error) {
 	pool := filepath.Join(dir, "pool")
 	binary := filepath.Join(dir, "dists", suite, "main", "binary-"+arch)
@@ -54,7 +57,7 @@ func LocalArchive(ctx context.Context, dir, suite, arch string, debs []string, d
 	return names, os.WriteFile(filepath.Join(dir, "dists", suite, "Release"), []byte(release.String()), 0o644)
 }
 
-// addToPool links the package into the pool and writes its index entry.
+// addToPool links a package into the pool and writes its entry to the index.
 func addToPool(ctx context.Context, index io.Writer, pool, name string) (stanza, error) {
 	abs, err := filepath.Abs(name)
 	if err != nil {
@@ -80,7 +83,7 @@ func addToPool(ctx context.Context, index io.Writer, pool, name string) (stanza,
 	return d.control, nil
 }
 
-// debFileName is the name a package has in archives and in apt's cache.
+// debFileName returns a package's file name in archives and in apt's cache.
 func debFileName(c stanza) string {
 	return c.get("Package") + "_" + strings.ReplaceAll(c.get("Version"), ":", "%3a") + "_" + c.get("Architecture") + ".deb"
 }

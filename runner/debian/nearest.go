@@ -1,23 +1,28 @@
+// This file suggests the names of packages for a misspelt one.
+
 package debian
 
 import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"meros/runner/hint"
 )
 
-// unknownName is the error for a package that is in no archive, with the
-// names that look most like it.
+// unknownName returns an error for a package that no archive has. Its hint has the
+// most similar names.
 func unknownName(name, suite string, known map[string]struct{}) error {
-	near := nearest(name, known)
-	if len(near) == 0 {
-		return fmt.Errorf("%s has no package %q", suite, name)
+	err := fmt.Errorf("%s has no package %q", suite, name)
+	if near := nearest(name, known); len(near) > 0 {
+		return hint.Add(err, "did you mean %s instead of %s?", strings.Join(near, ", "), name)
 	}
-	return fmt.Errorf("%s has no package %q (did you mean %s?)", suite, name, strings.Join(near, ", "))
+	return err
 }
 
-// nearest are up to three names within a third of the letters of name, or
-// two, the nearest first.
+// nearest returns up to three similar names, the nearest first. Their distance is
+// at most a third of the length of name, and names at a distance of two always
+// count.
 func nearest(name string, known map[string]struct{}) []string {
 	type candidate struct {
 		name     string
@@ -45,7 +50,7 @@ func nearest(name string, known map[string]struct{}) []string {
 	return names
 }
 
-// distance is Levenshtein's, in bytes.
+// distance returns the distance of Levenshtein, in bytes.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

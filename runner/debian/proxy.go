@@ -1,3 +1,5 @@
+// This file reads the proxies in the host's apt configuration.
+
 package debian
 
 import (
@@ -7,24 +9,24 @@ import (
 	"strings"
 )
 
-// DirectProxy is apt's word for no proxy, apt-transport-http(1).
+// DirectProxy is apt's name for no proxy, apt-transport-http(1).
 const DirectProxy = "DIRECT"
 
 var proxyOption = regexp.MustCompile(`^Acquire::(https?)::Proxy(?:::([^" ]+))? "([^"]*)";$`)
 
 var archiveFile = regexp.MustCompile(`\.u?deb$|/dists/.+/(InRelease|Release|Release\.gpg|Packages)(\.[a-z0-9]+)?$`)
 
-// OfArchive tells whether a URL is of a package or an index of an archive of
-// Debian or Ubuntu, by the name of the file: the host's apt configuration is
-// for no others.
+// OfArchive reports whether a URL is of a package or an index of Debian or Ubuntu,
+// by the name of the file. The host's apt configuration applies only to these.
 func OfArchive(u *url.URL) bool { return archiveFile.MatchString(u.Path) }
 
-// HostProxy tells through which proxy the host's apt would reach a URL:
-// [DirectProxy], a URL, or "" if its configuration does not say.
+// HostProxy returns a function that returns the proxy through which the host's apt
+// would reach a URL: [DirectProxy], a URL, or "" if apt's configuration names
+// none.
 func HostProxy(ctx context.Context) func(*url.URL) string {
 	transport, err := hostTransport(ctx)
 	if err != nil {
-		return func(*url.URL) string { return "" } // the download fails, and says why
+		return func(*url.URL) string { return "" } // the download fails, and reports why
 	}
 	return parseProxies(transport)
 }
@@ -37,7 +39,7 @@ func parseProxies(transport string) func(*url.URL) string {
 		}
 	}
 	return func(u *url.URL) string {
-		// https without a setting of its own takes that of http.
+		// Without a setting for https, that of http counts.
 		for _, key := range []string{u.Scheme + " " + u.Hostname(), u.Scheme, "http"} {
 			if p := set[key]; p != "" {
 				return p

@@ -1,3 +1,5 @@
+// This file tests how apt's proxies are read.
+
 package debian
 
 import (

@@ -1,3 +1,5 @@
+// This file asks apt which packages make a system.
+
 package debian
 
 import (
@@ -16,9 +18,9 @@ import (
 	"meros/runner/arch"
 )
 
-// Base are the packages of a minimal system: those that are Essential or of
-// Priority required, apt, and what they depend on; no recommendations. In the
-// order in which apt would unpack them.
+// Base returns the packages of a minimal system, in the order in which apt would
+// unpack them: all that are Essential or of Priority required, apt, and their
+// dependencies. It leaves out recommendations.
 func (r *Resolver) Base(ctx context.Context) ([]Package, error) {
 	if r.base != nil {
 		return slices.Clone(r.base), nil
@@ -28,8 +30,8 @@ func (r *Resolver) Base(ctx context.Context) ([]Package, error) {
 	if err != nil {
 		return nil, err
 	}
-	// init-system-helpers wants "usrmerge | usr-is-merged": the first converts
-	// a system, the second says that it needs no conversion.
+	// init-system-helpers depends on "usrmerge | usr-is-merged". The first
+	// converts a system, the second states that it needs no conversion.
 	if _, ok := names["usr-is-merged"]; ok {
 		want = append(want, "usr-is-merged")
 	}
@@ -40,7 +42,7 @@ func (r *Resolver) Base(ctx context.Context) ([]Package, error) {
 	if len(packages) == 0 {
 		return nil, fmt.Errorf("the base system of %s: the archives have no essential packages for %s", r.opts.Suite, r.opts.Arch)
 	}
-	// From now on these are installed for apt.
+	// From now on, apt takes these as installed.
 	if err := r.writeStatus(ctx, packages); err != nil {
 		return nil, err
 	}
@@ -48,9 +50,10 @@ func (r *Resolver) Base(ctx context.Context) ([]Package, error) {
 	return slices.Clone(packages), nil
 }
 
-// Extra are the packages that names need beyond those of Base, in the order
-// in which apt would unpack them; no recommendations. If names are unknown,
-// the error names each of them and what they may have meant.
+// Extra returns the named packages and their dependencies without those of
+// [Resolver.Base], in the order in which apt would unpack them. It leaves out
+// recommendations. The error has all unknown names, and its hints have similar
+// ones.
 func (r *Resolver) Extra(ctx context.Context, names []string) ([]Package, error) {
 	if _, err := r.Base(ctx); err != nil {
 		return nil, err
@@ -78,12 +81,12 @@ func (r *Resolver) Extra(ctx context.Context, names []string) ([]Package, error)
 	return packages, nil
 }
 
-// kernelImage is a dependency on a package that holds a kernel: the version
-// is part of its name.
+// kernelImage matches the name of a package that holds a kernel: it has the
+// kernel's version.
 var kernelImage = regexp.MustCompile(`^linux-image-[0-9]+\.`)
 
-// Kernel is the one package that holds the kernel of the suite for virtual
-// machines; what it depends on is not needed to boot it.
+// Kernel returns the one package with the suite's kernel for virtual machines. The
+// kernel boots without the package's dependencies.
 func (r *Resolver) Kernel(ctx context.Context) ([]Package, error) {
 	name := "linux-image-" + r.opts.Arch
 	if a, ok := arch.FindDebian(r.opts.Arch); ok {
@@ -92,7 +95,7 @@ func (r *Resolver) Kernel(ctx context.Context) ([]Package, error) {
 	if r.opts.Ubuntu {
 		name = "linux-image-virtual"
 	}
-	for range 4 { // linux-image-arch, -version-arch, and in some suites one between
+	for range 4 { // linux-image-ARCH, linux-image-VERSION-ARCH, and in some suites one between them
 		if kernelImage.MatchString(name) {
 			return r.download(ctx, name)
 		}
@@ -113,11 +116,11 @@ func (r *Resolver) Kernel(ctx context.Context) ([]Package, error) {
 			return nil, err
 		}
 		if next == "" {
-			return nil, fmt.Errorf("the kernel of %s: package %s depends on no kernel image", r.opts.Suite, name)
+			return nil, fmt.Errorf("the kernel of %s: package %s does not depend on a kernel image", r.opts.Suite, name)
 		}
 		name = next
 	}
-	return nil, fmt.Errorf("the kernel of %s: package %s leads to no kernel image", r.opts.Suite, name)
+	return nil, fmt.Errorf("the kernel of %s: found no kernel image in the dependencies up to package %s", r.opts.Suite, name)
 }
 
 // Package returns one package without its dependencies.
@@ -136,7 +139,7 @@ func (r *Resolver) Package(ctx context.Context, name string) (Package, error) {
 	return found[0], nil
 }
 
-// dependencyName is the package of the first alternative of a dependency.
+// dependencyName returns the package of a dependency's first alternative.
 func dependencyName(d string) string {
 	d, _, _ = strings.Cut(d, "|")
 	d, _, _ = strings.Cut(strings.TrimSpace(d), " ")
@@ -145,7 +148,7 @@ func dependencyName(d string) string {
 	return d
 }
 
-// download is one package alone.
+// download returns one package without its dependencies.
 func (r *Resolver) download(ctx context.Context, name string) ([]Package, error) {
 	out, err := r.apt(ctx, "apt-get", "download", "--print-uris", name)
 	if err != nil {
@@ -171,8 +174,9 @@ func mapValues(m map[string]Package) func(func(Package) bool) {
 	}
 }
 
-// install asks apt what an installation of the names (or patterns) on the
-// system in the status file would fetch, and in which order unpack.
+// install returns the packages that apt would fetch to install the names or
+// patterns on the system in the status file. They are in the order in which apt
+// would unpack them.
 func (r *Resolver) install(ctx context.Context, names []string) ([]Package, error) {
 	args := append([]string{"apt-get", "install", "--yes", "--no-install-recommends", "--no-remove"}, names...)
 	out, err := r.apt(ctx, append(slices.Clone(args), "--print-uris", "-qq")...)
@@ -194,18 +198,18 @@ func (r *Resolver) install(ctx context.Context, names []string) ([]Package, erro
 		}
 		p, ok := found[key]
 		if !ok {
-			return nil, fmt.Errorf("apt would install %s, but not fetch it", key)
+			return nil, fmt.Errorf("apt would install %s without fetching it", key)
 		}
 		delete(found, key)
 		packages = append(packages, p)
 	}
 	for key := range found {
-		return nil, fmt.Errorf("apt would fetch %s, but not install it", key)
+		return nil, fmt.Errorf("apt would fetch %s without installing it", key)
 	}
 	return packages, nil
 }
 
-// inst is a line of apt-get --simulate: Inst NAME[:ARCH] [OLD] (VERSION ORIGIN... [ARCH]).
+// inst matches a line of apt-get --simulate: Inst NAME[:ARCH] [OLD] (VERSION ORIGIN... [ARCH]).
 var inst = regexp.MustCompile(`^Inst ([^ :]+)(?::[^ ]+)? (?:\[[^]]*\] )?\(([^ ]+) [^\[]*\[([^]]+)\]`)
 
 func parseInst(line string) (key string, ok bool) {
@@ -216,10 +220,10 @@ func parseInst(line string) (key string, ok bool) {
 	return m[1] + " " + m[2] + " " + m[3], true
 }
 
-// uri is a line of apt-get --print-uris: 'URL' FILE SIZE HASH:DIGEST.
+// uri matches a line of apt-get --print-uris: 'URL' FILE SIZE HASH:DIGEST.
 var uri = regexp.MustCompile(`^'([^']+)' ([^ ]+)_([^ _]+)_([^ _]+)\.deb ([0-9]+) SHA256:([0-9a-f]{64})\s*$`)
 
-// parseURIs gives the packages by name, version and architecture.
+// parseURIs returns the packages by "NAME VERSION ARCH".
 func (r *Resolver) parseURIs(out []byte) (map[string]Package, error) {
 	found := map[string]Package{}
 	for line := range strings.Lines(string(out)) {
@@ -228,7 +232,7 @@ func (r *Resolver) parseURIs(out []byte) (map[string]Package, error) {
 		}
 		p, err := r.parseURI(line)
 		if err != nil {
-			return nil, fmt.Errorf("apt names a package as %q: %w", strings.TrimSpace(line), err)
+			return nil, fmt.Errorf("apt printed the package %q: %w", strings.TrimSpace(line), err)
 		}
 		found[p.Name+" "+p.Version+" "+p.Arch] = p
 	}
@@ -238,7 +242,7 @@ func (r *Resolver) parseURIs(out []byte) (map[string]Package, error) {
 func (r *Resolver) parseURI(line string) (p Package, err error) {
 	m := uri.FindStringSubmatch(line)
 	if m == nil {
-		return p, errors.New("not in the form 'URL' FILE SIZE SHA256:DIGEST (an archive without SHA256 cannot be used)")
+		return p, errors.New("not in the form 'URL' FILE SIZE SHA256:DIGEST; meros needs an archive with SHA256")
 	}
 	p.Name, p.Arch, p.SHA256 = m[2], m[4], m[6]
 	if p.Version, err = url.PathUnescape(m[3]); err != nil {
@@ -256,12 +260,12 @@ func (r *Resolver) parseURI(line string) (p Package, err error) {
 		}
 	}
 	if p.Archive == "" || !filepath.IsLocal(p.Filename) || !validPackageName(p.Name) || !validVersion(p.Version) || !validArch(p.Arch) {
-		return p, errors.New("which is in none of the archives, or has a bad name")
+		return p, errors.New("not in one of the archives, or with an invalid name")
 	}
 	return p, nil
 }
 
-// writeStatus makes packages the installed ones for all later questions.
+// writeStatus makes packages the installed ones for all later calls of apt.
 func (r *Resolver) writeStatus(ctx context.Context, packages []Package) error {
 	args := []string{"apt-cache", "show"}
 	want := map[string]bool{}
@@ -294,12 +298,12 @@ func (r *Resolver) writeStatus(ctx context.Context, packages []Package) error {
 		return fmt.Errorf("apt-cache show: %w", err)
 	}
 	for key := range want {
-		return fmt.Errorf("apt-cache show says nothing of %s", key)
+		return fmt.Errorf("apt-cache show does not print %s", key)
 	}
 	return os.WriteFile(filepath.Join(r.opts.Dir, "status"), status.Bytes(), 0o644)
 }
 
-// names are all packages of the archives, virtual ones too.
+// names returns the names of all packages of the archives, including virtual ones.
 func (r *Resolver) names(ctx context.Context) (map[string]struct{}, error) {
 	out, err := r.apt(ctx, "apt-cache", "pkgnames")
 	if err != nil {

@@ -1,3 +1,6 @@
+// This file runs the host's apt with a configuration of its own, and reads the
+// indexes that apt has verified.
+
 package debian
 
 import (
@@ -18,28 +21,31 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
 type keyring struct{ file, pkg string }
 
-// keyrings are where packages of Debian have the keys of a distribution.
+// keyrings has the keyring of each distribution, and the package of Debian that
+// installs it.
 var keyrings = map[string]keyring{
 	"":     {"/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"},
 	Ubuntu: {"/usr/share/keyrings/ubuntu-archive-keyring.gpg", "ubuntu-archive-keyring"},
 }
 
-// ResolverOptions say which archives are asked.
+// ResolverOptions describe the archives that a [Resolver] asks.
 type ResolverOptions struct {
-	Dir      string // all of apt's files are below it; it is made if missing
+	Dir      string // the directory of all of apt's files; created if it is missing
 	Archives []Archive
 	Suite    string
 	Ubuntu   bool      // the archives are those of Ubuntu
-	Arch     string    // as dpkg names it
-	Keyrings []string  // files with the keys that may sign, armored ones named *.asc; none: the distribution's, as installed on the host
-	Log      io.Writer // what apt says; may be nil
+	Arch     string    // dpkg's name
+	Keyrings []string  // files with the keys that may sign, armored ones named *.asc; empty means the distribution's, as installed on the host
+	Log      io.Writer // gets apt's errors and warnings; may be nil
 }
 
-// keys are those of the distribution.
+// keys returns the keyring of the distribution.
 func (o ResolverOptions) keys() keyring {
 	if o.Ubuntu {
 		return keyrings[Ubuntu]
@@ -47,16 +53,15 @@ func (o ResolverOptions) keys() keyring {
 	return keyrings[""]
 }
 
-// Resolver answers which packages of the archives make a system. It is the
-// host's apt with a configuration, a state and trusted keys of its own: of the
-// host's it takes only how to reach a network (proxies and their like, and
-// whether an archive may be older than it says it should be). An archive whose
-// signature is missing or wrong is never used.
+// Resolver answers which packages of the archives make a system. It runs the host's
+// apt with a configuration, a state and trusted keys of its own. From the host's
+// configuration it takes only how to reach a network, and whether an archive may
+// be out of date. It never uses an archive whose signature is missing or wrong.
 type Resolver struct {
 	opts    ResolverOptions
 	indexes []Index
 	date    time.Time
-	base    []Package // once asked for
+	base    []Package // set by the first call of Base
 }
 
 // OpenResolver fetches and verifies the indexes of all the archives.
@@ -70,11 +75,11 @@ func OpenResolver(ctx context.Context, o ResolverOptions) (*Resolver, error) {
 	}
 	for _, k := range o.Keyrings {
 		if _, err := os.Stat(k); err != nil {
-			return nil, fmt.Errorf("the keys of the archive: %w (apt install %s; or a keyring among the manifest's \"keys\")", err, keys.pkg)
+			return nil, hint.Add(fmt.Errorf("the keys of the archive: %w", err), "on Debian: `apt install %s`; or name a keyring in the manifest's `keys`", keys.pkg)
 		}
 	}
 	if !validArch(o.Arch) || !validSuite(o.Suite) || len(o.Archives) == 0 || strings.ContainsAny(strings.Join(o.Keyrings, ""), " \t\n,") {
-		return nil, fmt.Errorf("resolver: bad architecture %q, suite %q or keyring among %q, or no archive", o.Arch, o.Suite, o.Keyrings)
+		return nil, fmt.Errorf("resolver: invalid architecture %q, suite %q or keyring in %q, or no archive", o.Arch, o.Suite, o.Keyrings)
 	}
 	dir, err := filepath.Abs(o.Dir)
 	if err != nil {
@@ -94,13 +99,13 @@ func OpenResolver(ctx context.Context, o ResolverOptions) (*Resolver, error) {
 	return r, r.readIndexes(ctx)
 }
 
-// Date is when the newest of the indexes was made.
+// Date returns the date of the newest index.
 func (r *Resolver) Date() time.Time { return r.date }
 
-// Indexes are the signed indexes that all answers rest on.
+// Indexes returns the signed indexes from which all answers come.
 func (r *Resolver) Indexes() []Index { return slices.Clone(r.indexes) }
 
-// configure writes apt's configuration and makes the directories it wants.
+// configure writes apt's configuration and creates apt's directories.
 func (r *Resolver) configure(ctx context.Context) error {
 	dir := r.opts.Dir
 	for _, d := range []string{"etc/sources.d", "etc/empty", "lists/partial", "cache/archives/partial", "log", "tmp"} {
@@ -135,8 +140,8 @@ func (r *Resolver) configure(ctx context.Context) error {
 	return nil
 }
 
-// readIndexes takes the digest and the date of each signed index, and makes
-// sure that there is one for every suite.
+// readIndexes reads the digest and the date of each signed index. It returns an
+// error if a suite has no index.
 func (r *Resolver) readIndexes(ctx context.Context) error {
 	out, err := r.apt(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT) $(FILENAME)", "Created-By: Packages")
 	if err != nil {
@@ -161,7 +166,7 @@ func (r *Resolver) readIndexes(ctx context.Context) error {
 			}
 			data, err := os.ReadFile(stem + "_InRelease")
 			if errors.Is(err, os.ErrNotExist) {
-				data, err = os.ReadFile(stem + "_Release") // its signature is detached
+				data, err = os.ReadFile(stem + "_Release") // with a detached signature
 			}
 			if err != nil {
 				return fmt.Errorf("archive %s: suite %s: %w", a.URL, suite, err)
@@ -190,7 +195,7 @@ func releaseDate(release []byte) (time.Time, error) {
 		}
 		t, err := time.Parse("Mon, 2 Jan 2006 15:04:05 MST", strings.TrimSpace(v))
 		if err != nil {
-			return t, fmt.Errorf("the date of the index: %w", err)
+			return t, fmt.Errorf("read the date of the index: %w", err)
 		}
 		return t.UTC(), nil
 	}
@@ -204,8 +209,8 @@ func (r *Resolver) apt(ctx context.Context, argv ...string) ([]byte, error) {
 	cmd.Dir = r.opts.Dir
 	cmd.Env = aptEnv("APT_CONFIG="+filepath.Join(r.opts.Dir, "apt.conf"), "TMPDIR="+filepath.Join(r.opts.Dir, "tmp"))
 	cmd.WaitDelay = 5 * time.Second
-	// It must not outlive a killed meros. The signal is sent when the thread
-	// that forked ends, not the process.
+	// The program must not outlive a killed meros. The kernel sends the signal
+	// when the thread that forked ends, which may be before the process ends.
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -218,13 +223,14 @@ func (r *Resolver) apt(ctx context.Context, argv ...string) ([]byte, error) {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case errors.Is(err, exec.ErrNotFound):
-		return nil, fmt.Errorf("the program %s is missing: it decides which packages make a system (on Debian and Ubuntu it is always there; elsewhere build from a lock that another machine has made)", argv[0])
+		return nil, hint.Add(fmt.Errorf("%s, which decides which packages make a system, is not installed", argv[0]),
+			"Debian and Ubuntu always have it; on another host, build from a lock that was made on one of them")
 	}
 	return nil, &aptError{argv: argv, err: err, stderr: stderr.String()}
 }
 
-// aptEnv is the environment of all programs of apt: of ours only what says
-// where programs are and how to reach a network.
+// aptEnv returns the environment of all programs of apt. From the environment of
+// meros it has only the paths of programs and the ways to reach a network.
 func aptEnv(more ...string) []string {
 	env := append([]string{"LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"}, more...)
 	for _, name := range []string{"PATH", "HOME", "http_proxy", "https_proxy", "no_proxy", "all_proxy"} {

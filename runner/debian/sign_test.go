@@ -1,3 +1,5 @@
+// This file tests that only signed archives are used.
+
 package debian
 
 import (
@@ -12,13 +14,13 @@ import (
 	"meros/bench/lab"
 )
 
-// signer is a key pair of gpg(1) in a directory of its own.
+// testKey is a key pair of gpg(1) in a directory of its own.
 type testKey struct{ home, keyring string }
 
 func newKey(t *testing.T, name string) testKey {
 	t.Helper()
 	lab.Need(t, "gpg", "gpgv", "apt-get")
-	// Short: gpg-agent has a socket in it, unix(7).
+	// A short name: gpg-agent creates a socket in it, unix(7).
 	home, err := os.MkdirTemp("", "mk")
 	if err != nil {
 		t.Fatal(err)
@@ -31,7 +33,7 @@ func newKey(t *testing.T, name string) testKey {
 	k.gpg(t, "--passphrase", "", "--quick-gen-key", name+"@example.invalid", "ed25519", "sign", "never")
 	k.gpg(t, "--output", k.keyring, "--export")
 	for _, f := range []string{home, k.keyring} {
-		if err := os.Chmod(f, 0o755); err != nil { // apt's downloaders are another user
+		if err := os.Chmod(f, 0o755); err != nil { // apt's downloaders run as another user
 			t.Fatal(err)
 		}
 	}
@@ -46,8 +48,8 @@ func (k testKey) gpg(t *testing.T, args ...string) {
 	}
 }
 
-// signedArchive is an archive with one package, signed by k, and the path of
-// its signed index.
+// signedArchive makes an archive with one package, signed by k. It returns the
+// archive and the path of its signed index.
 func signedArchive(t *testing.T, k testKey) (dir, inRelease string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -74,8 +76,8 @@ func signedArchive(t *testing.T, k testKey) (dir, inRelease string) {
 	return dir, inRelease
 }
 
-// Only what a known key has signed is believed, and all that follows from it
-// is checked.
+// A resolver believes only indexes that a known key has signed, and checks all
+// files that they list.
 func TestSignatures(t *testing.T) {
 	known, stranger := newKey(t, "known"), newKey(t, "stranger")
 	change := func(file, from, to string) func(*testing.T, string) {
@@ -98,7 +100,7 @@ func TestSignatures(t *testing.T) {
 	for name, test := range map[string]struct {
 		signedBy testKey
 		damage   func(*testing.T, string)
-		says     string // "" is success
+		err      string // "" is success
 	}{
 		"good":     {known, nil, ""},
 		"stranger": {stranger, nil, "signed with a key that is not in"},
@@ -136,14 +138,14 @@ func TestSignatures(t *testing.T) {
 				Archives: []Archive{{Name: "debian", URL: "file://" + dir, Suites: []string{"bookworm"}, Components: []string{"main"}}},
 			})
 			switch {
-			case test.says == "" && err != nil:
+			case test.err == "" && err != nil:
 				t.Error(err)
-			case test.says == "":
+			case test.err == "":
 				if want := "[{debian bookworm "; !strings.HasPrefix(fmt.Sprint(r.Indexes()), want) || !r.Date().Equal(releaseEpoch) {
 					t.Errorf("%v of %v", r.Indexes(), r.Date())
 				}
-			case err == nil || !strings.Contains(err.Error(), test.says):
-				t.Errorf("%v, want %q", err, test.says)
+			case err == nil || !strings.Contains(err.Error(), test.err):
+				t.Errorf("%v, want %q", err, test.err)
 			}
 		})
 	}

@@ -1,3 +1,5 @@
+// This file gives tests packages of the real archives, and a chroot to run them.
+
 package debian
 
 import (
@@ -20,10 +22,10 @@ import (
 	"meros/bench/lab"
 )
 
-// extraNames are what the tests install on top of a base system.
+// extraNames lists the packages that tests install in addition to a base system.
 var extraNames = []string{"openssh-server", "iputils-ping"}
 
-// resolved is one answer of the archives, kept between runs of the tests.
+// resolved has the answers of a resolver. Tests cache them between runs.
 type resolved struct {
 	Archives            []Archive
 	Date                time.Time
@@ -35,7 +37,7 @@ func (r resolved) all() []Package {
 	return append(append(append([]Package{}, r.Base...), r.Extra...), r.Kernel...)
 }
 
-var resolveOnce sync.Map // of suite: func() (resolved, error)
+var resolveOnce sync.Map // from suite to func() (resolved, error)
 
 func cacheDir(t testing.TB) string {
 	t.Helper()
@@ -50,8 +52,8 @@ func cacheDir(t testing.TB) string {
 	return dir
 }
 
-// resolve asks the archives that the host uses, or takes the answer of the
-// last hours.
+// resolve asks the archives that the host uses, unless the cached answers are
+// younger than twelve hours.
 func resolve(t testing.TB, suite string) resolved {
 	t.Helper()
 	lab.Need(t, "apt-get", "xz")
@@ -111,7 +113,7 @@ func resolveCached(dir, suite string) (r resolved, err error) {
 	return r, os.WriteFile(file, data, 0o644)
 }
 
-// fetchDeb lets apt fetch a package into dir.
+// fetchDeb makes apt fetch a package into dir.
 func fetchDeb(ctx context.Context, rs *Resolver, dir string, p Package) error {
 	to := filepath.Join(dir, p.SHA256+".deb")
 	if _, err := os.Stat(to); err == nil {
@@ -127,7 +129,7 @@ func fetchDeb(ctx context.Context, rs *Resolver, dir string, p Package) error {
 	}
 	sum := sha256.Sum256(data)
 	if hex.EncodeToString(sum[:]) != p.SHA256 || int64(len(data)) != p.Size {
-		return fmt.Errorf("%s is not what the resolver said: %d bytes, sha256 %x", p.Name, len(data), sum)
+		return fmt.Errorf("%s does not match the resolver's answer: %d bytes, sha256 %x", p.Name, len(data), sum)
 	}
 	tmp := fmt.Sprintf("%s.%d", to, os.Getpid())
 	if err := os.WriteFile(tmp, data, 0o644); err != nil {
@@ -154,13 +156,13 @@ func debPaths(t testing.TB, packages []Package) []string {
 	return paths
 }
 
-// chrootRun is a Run for tests: a chroot in mount, pid and network namespaces
-// of its own with /proc and a /dev of six nodes.
+// chrootRun returns a Run for tests: a chroot in new mount, pid and network
+// namespaces, with /proc and a /dev of six nodes.
 func chrootRun(tree string, out io.Writer) Run {
 	return func(ctx context.Context, argv, env []string, files map[string]string) error {
 		var mounts strings.Builder
 		for inside, host := range files {
-			// The targets below /run are on a tmpfs of their own.
+			// The targets below /run are on a tmpfs.
 			if strings.HasPrefix(inside, "/run/") {
 				fmt.Fprintf(&mounts, "[ -e '%[1]s/run/.tmpfs' ] || { mount -t tmpfs run '%[1]s/run'; : >'%[1]s/run/.tmpfs'; }\nmkdir -p '%[1]s%[2]s'; : >'%[1]s%[3]s'\n", tree, filepath.Dir(inside), inside)
 			}

@@ -1,3 +1,6 @@
+// This file writes the hostile entries of a package into a tree, and nothing
+// outside of it.
+
 package debian
 
 import (
@@ -12,11 +15,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
-// tree is a directory that untrusted entries are written into. Symbolic links
-// met on the way to an entry are followed as if the tree were the root
-// directory; the entry itself never is one that is followed.
+// tree is a directory for untrusted entries. On the way to an entry, the kernel
+// follows symbolic links as if the tree were the root directory. It never follows
+// the entry itself.
 type tree struct{ fd int }
 
 func openTree(dir string) (tree, error) {
@@ -34,24 +39,24 @@ func (t tree) open(name string, flags uint64, perm uint64) (int, error) {
 	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Mode: perm, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	for range 1000 {
 		fd, err := unix.Openat2(t.fd, name, &how)
-		// EAGAIN: the kernel could not rule out a race of a rename with "..".
+		// With EAGAIN, a rename may have raced with "..", and the kernel gave up.
 		if err == unix.EAGAIN || err == unix.EINTR {
 			continue
 		}
 		if err == unix.ENOSYS {
-			return -1, errors.New("openat2(2) is missing: Linux 5.6 or newer is needed, and no filter that hides it")
+			return -1, hint.Add(errors.New("the kernel has no openat2(2)"), "meros needs Linux 5.6 or newer, and no seccomp filter that hides this call")
 		}
 		return fd, err
 	}
 	return -1, unix.EAGAIN
 }
 
-// dir opens a directory of the tree, O_PATH.
+// dir opens a directory of the tree with O_PATH.
 func (t tree) dir(name string) (int, error) {
 	return t.open(name, unix.O_PATH|unix.O_DIRECTORY, 0)
 }
 
-// mkdirs makes the directory and its parents, 0755, as far as they are missing.
+// mkdirs creates the directory and its parents with mode 0755, if they are missing.
 func (t tree) mkdirs(name string) error {
 	fd, err := t.dir(name)
 	if err == nil {
@@ -73,7 +78,7 @@ func (t tree) mkdirs(name string) error {
 	return nil
 }
 
-// write makes or replaces a file of the database; its directory exists.
+// write creates or replaces a file of the database. Its directory must exist.
 func (t tree) write(name string, data []byte, perm uint32) error {
 	fd, err := t.dir(path.Dir(name))
 	if err != nil {
@@ -128,30 +133,29 @@ func writeAll(fd int, data []byte) error {
 // unpacker writes the data part of one package into a tree.
 type unpacker struct {
 	tree      tree
-	conffiles map[string]bool // these get dpkgNew at the end of their names
+	conffiles map[string]bool // files whose names get the suffix dpkgNew
 	buffer    []byte
 
 	list []string   // all names, as dpkg lists them: "/.", "/usr", "/usr/bin/x"
-	dirs []dirEntry // directories and what they shall become
+	dirs []dirEntry // directories with their final metadata
 
 	parentName string
 	parentFD   int
 }
 
-// dirEntry is a directory as a package has it.
+// dirEntry is the entry of a directory in a package.
 type dirEntry struct {
 	name     string
 	mode     uint32
 	uid, gid int
 	mtime    time.Time
-	made     bool // by this package
 }
 
 const (
 	dpkgNew = ".dpkg-new"
 
-	// maxEntries bounds the entries of one package; the largest in Debian
-	// has some 200,000.
+	// maxEntries limits the entries of one package. The largest in Debian has
+	// some 200,000.
 	maxEntries = 2_000_000
 	maxName    = 4096
 )
@@ -183,7 +187,7 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	}
 	if err := u.create(name, h, r); err != nil {
 		if err == unix.EEXIST {
-			err = errors.New("exists already, from another package (another bootstrap engine may know what to do: bootstrap: debootstrap)")
+			err = hint.Add(errors.New("exists already, from another package"), hintDebootstrap)
 		}
 		return fmt.Errorf("%q: %w", h.Name, err)
 	}
@@ -217,7 +221,8 @@ func (u *unpacker) create(name string, h *tar.Header, r io.Reader) error {
 	return fmt.Errorf("is of type %q, which a package must not have", h.Typeflag)
 }
 
-// parent is the descriptor of a directory, kept for the entries after it.
+// parent returns the descriptor of a directory, and retains it for the next
+// entries.
 func (u *unpacker) parent(name string) (int, error) {
 	if u.parentFD >= 0 && u.parentName == name {
 		return u.parentFD, nil
@@ -236,8 +241,8 @@ func (u *unpacker) parent(name string) (int, error) {
 	return fd, nil
 }
 
-// mkdir makes a directory. Its metadata is set when all packages are there:
-// several may have it, at the same time.
+// mkdir creates a directory. settleDirs sets its metadata later, because several
+// packages may have the directory and are unpacked at the same time.
 func (u *unpacker) mkdir(name string, h *tar.Header) error {
 	d := dirEntry{name: name, mode: uint32(h.Mode & 0o7777), uid: h.Uid, gid: h.Gid, mtime: h.ModTime}
 	if name != "." {
@@ -247,13 +252,11 @@ func (u *unpacker) mkdir(name string, h *tar.Header) error {
 		}
 		err = unix.Mkdirat(parent, path.Base(name), 0o700)
 		if err == unix.EEXIST {
-			// A symbolic link to a directory stays, as with dpkg.
+			// As with dpkg, a symbolic link to a directory remains.
 			var fd int
 			if fd, err = u.tree.dir(name); err == nil {
 				unix.Close(fd)
 			}
-		} else {
-			d.made = err == nil
 		}
 		if err != nil {
 			return err
@@ -295,7 +298,8 @@ func (u *unpacker) file(parent int, base string, h *tar.Header, r io.Reader) err
 	return setTime(parent, base, h.ModTime)
 }
 
-// setXattrs sets what a package may have: capabilities and user attributes.
+// setXattrs sets the attributes that a package may have: capabilities and user
+// attributes.
 func setXattrs(fd int, h *tar.Header) error {
 	for record, value := range h.PAXRecords {
 		name, ok := strings.CutPrefix(record, "SCHILY.xattr.")
@@ -312,7 +316,7 @@ func setXattrs(fd int, h *tar.Header) error {
 func symlink(parent int, base string, h *tar.Header) error {
 	err := unix.Symlinkat(h.Linkname, parent, base)
 	if err == unix.EEXIST {
-		// The same link, as base-files has those of the merged /usr.
+		// The same link is not a conflict: base-files has those of the merged /usr.
 		target := make([]byte, maxName+1)
 		n, rerr := unix.Readlinkat(parent, base, target)
 		if rerr != nil || string(target[:n]) != h.Linkname {
