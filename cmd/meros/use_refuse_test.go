@@ -43,9 +43,9 @@ head -c 5M /dev/urandom > random; qemu-img convert -f raw -O qcow2 random cut.qc
 	}
 	for image, words := range map[string][]string{
 		"garbage.qcow2": {"used/m base image"}, "empty.raw": {"neither a file system nor a partition table", "hint: check that the image is not empty"}, "data.raw": {"not a root file system"},
-		"backed.qcow2": {"a difference to another file", "/etc/shadow"}, "datafile.qcow2": {"its content is in another file", "outside.raw"}, "encrypted.qcow2": {"base image: encrypted"}, "luks.qcow2": {"base image: encrypted"},
+		"backed.qcow2": {"a difference to another file", "/etc/shadow"}, "datafile.qcow2": {"the content is in another file", "outside.raw"}, "encrypted.qcow2": {"base image: encrypted"}, "luks.qcow2": {"base image: encrypted"},
 		"lvm.raw": {"LVM", "plain partition"}, "luks.raw": {"LUKS"}, "arm.raw": {"/usr/bin/dash is a program of aarch64", "the machine is of x86_64"}, "damaged.qcow2": {"used/m base image", "damaged or truncated"},
-		"host.vmdk": {"its content is in another file", "/usr/bin/qemu-img"}, "cut.qcow2": {"damaged or truncated: qemu-img check finds"},
+		"host.vmdk": {"the content is in another file", "/usr/bin/qemu-img"}, "cut.qcow2": {"damaged or truncated: qemu-img check finds"},
 	} {
 		t.Run(image, func(t *testing.T) {
 			fails(t, p.Run(t, "build", "used", "m", "--rootfs-only", "--use", p.Path(image)), 1, words...)
@@ -54,7 +54,7 @@ head -c 5M /dev/urandom > random; qemu-img convert -f raw -O qcow2 random cut.qc
 	}
 	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: data.raw, packages: [nginx]}\n")
 	fails(t, p.Run(t, "build", "used", "--rootfs-only", "--locked"), 2, "packages are not installed into an image that is there already")
-	for image, words := range map[string]string{"host.vmdk": "its content is in another file", "cut.qcow2": "damaged or truncated"} {
+	for image, words := range map[string]string{"host.vmdk": "the content is in another file", "cut.qcow2": "damaged or truncated"} {
 		p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, disks: [{label: d, base: "+image+"}]}\n")
 		fails(t, p.Run(t, "build", "used", "--rootfs-only", "--keep-going"), 1, "disk d of "+image, words) // its hooks fail, too
 	}

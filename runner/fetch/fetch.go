@@ -1,8 +1,8 @@
 // Package fetch downloads files over http and https, and copies local ones.
 //
 // [To] downloads a file with a known digest, and continues an interrupted download.
-// [Open] reads a file about which nothing is known. The package does not know what the
-// files are for.
+// [Open] reads a file about which nothing is known. The package does not
+// know the purpose of the files.
 package fetch
 
 import (
@@ -20,7 +20,7 @@ import (
 	"meros/runner/hint"
 )
 
-// Options say what to fetch and from where.
+// Options describe a download.
 type Options struct {
 	URLs    []string // tried in this order; http, https and file
 	SHA256  string   // 64 hexadecimal digits
@@ -113,10 +113,10 @@ func verify(part *os.File, o Options) error {
 		return err
 	}
 	if n != o.Size {
-		return fmt.Errorf("has %d bytes, but the lock says %d", n, o.Size)
+		return fmt.Errorf("%d bytes, but the lock says %d", n, o.Size)
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != o.SHA256 {
-		return fmt.Errorf("has the digest sha256:%s, but the lock says sha256:%s", got, o.SHA256)
+		return fmt.Errorf("digest sha256:%s, but the lock says sha256:%s", got, o.SHA256)
 	}
 	return nil
 }

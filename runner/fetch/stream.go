@@ -197,8 +197,8 @@ type GoneError struct{ Status string }
 func (e GoneError) Error() string { return "the server says " + e.Status }
 
 // validator returns a value that differs between versions of a file, RFC 9110 section
-// 13.1.5: a strong entity tag, or the date of the last change if it is old enough. It
-// returns "" if the server sends neither.
+// 13.1.5. It is a strong entity tag, or the date of the last change if that is old
+// enough. It is "" if the server sends neither.
 func validator(h http.Header) string {
 	if tag := h.Get("ETag"); strings.HasPrefix(tag, `"`) {
 		return tag

@@ -183,10 +183,10 @@ func hide(final map[string]change, base tree, name string) error {
 	})
 }
 
-// canReuse reports whether only metadata changed. Such a file keeps its inode, and
-// with it the metadata that a foreign image has and a layer does not, such as
-// the labels of a security module. A file with several names is not reused, for
-// its other names would change too.
+// canReuse reports whether only metadata changed. Such a file keeps its inode.
+// With the inode it keeps metadata that layers lack, such as the labels of a
+// security module. A file with several names is not reused, because its other
+// names would change too.
 func (c change) canReuse() (bool, error) {
 	if c.file == "" || c.exists == nil || c.fi.Mode().Type() != c.exists.Mode().Type() {
 		return false, nil

@@ -129,7 +129,7 @@ var errNoExport = errors.New("this host cannot export images through FUSE")
 
 // applyExported runs debugfs on a qcow2 overlay that qemu-storage-daemon(1) shows
 // as a raw file. However large the image, it writes only the changed clusters.
-// It also reads only those, except with [Options.Patch].
+// Except with [Options.Patch], it also reads only what it changes.
 func applyExported(ctx context.Context, base string, size int64, cmds string, o Options) (*qcow2, error) {
 	if !canExport() {
 		return nil, errNoExport
@@ -352,7 +352,7 @@ func Chain(file, base string) ([]string, error) {
 }
 
 // Overlay writes an empty image with the size of base to out. The image does not
-// name base: whoever opens the two has to connect them.
+// name base: the program that opens the two has to connect them.
 func Overlay(out *os.File, base string) error {
 	q, err := openQcow2(base)
 	if err != nil {

@@ -180,7 +180,7 @@ func isRoot(ctx context.Context, raw string, l *Layout) error {
 		for line := range strings.Lines(said.String()) {
 			if !slices.ContainsFunc(harmless, func(w string) bool { return strings.Contains(line, w) }) {
 				if strings.Contains(line, "unsupported feature") {
-					return hint.Add(fmt.Errorf("the file system is newer than e2fsprogs here: debugfs: %s", strings.TrimSpace(line)), "a newer e2fsprogs reads it")
+					return hint.Add(fmt.Errorf("the file system is newer than this e2fsprogs: debugfs: %s", strings.TrimSpace(line)), "a newer e2fsprogs reads it")
 				}
 				return hint.Add(fmt.Errorf("damaged file system: debugfs: %s", strings.TrimSpace(line)), "`e2fsck -f` on a copy may repair it")
 			}

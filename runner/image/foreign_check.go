@@ -22,7 +22,7 @@ import (
 )
 
 // formats lists the known image formats by magic number; any other file is raw.
-// meros names the format to QEMU instead of letting QEMU detect it: images of some
+// meros names the format to QEMU instead of letting QEMU detect it. Images of some
 // formats name other files, which QEMU would open.
 var formats = []struct {
 	name  string
@@ -108,7 +108,7 @@ func vmdkSelfContained(f *os.File) error {
 
 // elsewhere refuses an image whose content is in the file name.
 func elsewhere(name string) error {
-	return hint.Add(fmt.Errorf("its content is in another file: %q", name), "make one file of it with `qemu-img convert -O qcow2`")
+	return hint.Add(fmt.Errorf("the content is in another file: %q", name), "make one file of it with `qemu-img convert -O qcow2`")
 }
 
 // notInstalled says that a program is missing from this host, its purpose, and

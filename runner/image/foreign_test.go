@@ -68,7 +68,7 @@ qemu-img create -q -f qcow2 -o data_file=outside.raw,data_file_raw=on data.qcow2
 			}
 		})
 	}
-	const elsewhere = "its content is in another file: "
+	const elsewhere = "the content is in another file: "
 	for name, words := range map[string][]string{
 		"whole.qcow": {"image format qcow\n", "hint: convert it with `qemu-img convert -O qcow2`"}, "whole.vpc": {"image format vhd\n"}, "whole.qed": {"image format qed\n"}, "whole.parallels": {"image format parallels\n"}, "disk.dmg": {"image format dmg\n"},
 		"monolithicFlat.vmdk": {elsewhere + `"monolithicFlat-flat.vmdk"`, "hint: make one file of it with `qemu-img convert -O qcow2`"}, "twoGbMaxExtentFlat.vmdk": {elsewhere + `"twoGbMaxExtentFlat-f001.vmdk"`},

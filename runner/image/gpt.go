@@ -28,8 +28,8 @@ const (
 // 0FC63DAF-8483-4772-8E79-3D69D8477DE4, in its order on disk.
 var linuxFilesystem = [16]byte{0xAF, 0x3D, 0xC6, 0x0F, 0x83, 0x84, 0x72, 0x47, 0x8E, 0x79, 0x3D, 0x69, 0xD8, 0x47, 0x7D, 0xE4}
 
-// UUID is a version 8 (vendor-defined content, RFC 9562) UUID derived from a
-// purpose and a seed, so that an image's identifiers follow from its content.
+// UUID is a UUID of version 8 (vendor-defined content, RFC 9562). It is derived from a
+// purpose and a seed, so an image's identifiers follow from its content.
 type UUID [16]byte
 
 // NewUUID derives a UUID.
@@ -52,9 +52,9 @@ func (u UUID) guid() [16]byte {
 	return [16]byte{u[3], u[2], u[1], u[0], u[5], u[4], u[7], u[6], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]}
 }
 
-// WriteGPT writes a protective MBR and both copies of a GUID partition table
-// (UEFI specification 2.10, chapter 5) with one Linux partition from
-// [PartitionOffset] to 1 MiB before the end of a disk of size bytes.
+// WriteGPT writes a protective MBR and both copies of a GUID partition table (UEFI
+// specification 2.10, chapter 5) to a disk of size bytes. The table has one Linux
+// partition, from [PartitionOffset] to 1 MiB before the end of the disk.
 func WriteGPT(w io.WriterAt, size int64, seed, label string) error {
 	const (
 		entries    = 128

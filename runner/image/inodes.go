@@ -53,8 +53,8 @@ const (
 )
 
 // settleInodes sets all times of every inode in the ext4 file system of f to the
-// inode's modification time. mke2fs -d copies the time of the last status change,
-// which nobody can set, so two equal trees would give different images.
+// inode's modification time. mke2fs -d copies the time of the last status change, which
+// nobody can set. Two equal trees would give different images.
 func settleInodes(f *os.File) error {
 	sb := make([]byte, superblockSize)
 	if _, err := f.ReadAt(sb, PartitionOffset+superblockOffset); err != nil {

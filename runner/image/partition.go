@@ -150,9 +150,9 @@ func readTable(ctx context.Context, disk *os.File) ([]Layout, error) {
 	return all, nil
 }
 
-// unopened refuses what, a disk or a partition, for its content.
-func unopened(kind, what string) error {
-	return hint.Add(fmt.Errorf("%s holds %s, which meros cannot open", what, kind), "copy its root file system into a plain partition")
+// unopened refuses a disk or a partition whose content meros cannot read.
+func unopened(kind, place string) error {
+	return hint.Add(fmt.Errorf("%s holds %s, which meros cannot open", place, kind), "copy its root file system into a plain partition")
 }
 
 // fileSystem returns the kind of the file system at a place, by its magic number, or

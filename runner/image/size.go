@@ -222,7 +222,7 @@ func (o Options) noteLargeDirectories(program string, entries map[string]int) {
 }
 
 // manyEntries is the number of new entries in a directory from which on a copy of the
-// image is faster: through FUSE, reading the directory for each entry costs more.
+// image is faster. Through FUSE, reading the directory for each entry costs more.
 const manyEntries = 1000
 
 // hasManyEntries reports whether a directory has manyEntries or more.

@@ -12,7 +12,7 @@
 //     file .wh..wh..opq. These are the whiteouts of the OCI image specification.
 //
 // The same tree always gives the same bytes, so the digest of the bytes names the
-// layer. The package does not know what layers are for, or where they are stored.
+// layer. The package knows neither the purpose of layers nor their storage.
 package layer
 
 import (
@@ -45,8 +45,8 @@ const (
 // directory of an overlay (mounted with userxattr), its removals become whiteouts.
 // Entries newer than epoch get epoch as their time.
 //
-// With settle, Capture also changes the tree into what unpacking the layer would
-// give: it sets the times, and removes sockets and attributes that layers lack.
+// With settle, Capture also makes the tree equal to the unpacked layer. It sets the
+// times, and removes the sockets and attributes that layers lack.
 func Capture(ctx context.Context, w io.Writer, dir string, epoch time.Time, settle bool) error {
 	return (&capture{ctx: ctx, epoch: epoch, settle: settle}).tree(w, dir)
 }
@@ -55,8 +55,8 @@ func Capture(ctx context.Context, w io.Writer, dir string, epoch time.Time, sett
 // nodes, because a machine or sandbox makes its own.
 //
 // It returns the omissions. Labels of a security module are not among them: the host
-// may have labelled all its files. In the mode of a file with an access list, the
-// group bits are the maximum for everybody in the list, acl(5), so they are cleared.
+// may have labelled all its files. For a file with an access list, the group
+// bits of the mode limit everybody in the list, acl(5). They are cleared.
 func CaptureSystem(ctx context.Context, w io.Writer, dir string, epoch time.Time) ([]Omission, error) {
 	c := &capture{ctx: ctx, epoch: epoch, system: true}
 	err := c.tree(w, dir)
@@ -246,8 +246,8 @@ func (c *capture) header(name, file string, fi fs.FileInfo, st *syscall.Stat_t) 
 }
 
 // withoutList returns the mode of a file without its access list, such that nobody
-// gains access. It ignores the group's entry in the list: in a user namespace the
-// entry cannot be read through fuse2fs, and root must get the same layer as a user.
+// gains access. It ignores the group's entry in the list: fuse2fs does not show the
+// entry in a user namespace, and root must get the same layer as a user.
 func withoutList(file string, mode int64) (int64, error) {
 	names, err := listXattrs(file)
 	if slices.Contains(names, accessLists[0]) {
@@ -270,7 +270,7 @@ func (c *capture) content(file string, size int64) error {
 	return err
 }
 
-// isWhiteout reports whether an overlay marks a removed file by this one.
+// isWhiteout reports whether a file stands for a removed path in an overlay.
 func isWhiteout(fi fs.FileInfo, st *syscall.Stat_t) bool {
 	return fi.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0
 }

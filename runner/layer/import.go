@@ -289,7 +289,7 @@ func (i *importer) follow(name string) (string, error) {
 		}
 		rest := path.Join(append([]string{strings.TrimPrefix(path.Clean(to), "/")}, parts[k+1:]...)...)
 		if followed++; followed > maxFollowed || rest == "" {
-			return "", errors.New("its path leads through links to nowhere")
+			return "", errors.New("the path leads through links to nowhere")
 		}
 		parts, k = strings.Split(rest, "/"), -1
 	}

@@ -47,7 +47,7 @@ func NewReceiver(dir string, asked []string, note func(string)) *Receiver {
 }
 
 // Receive unpacks the tar archive in r. It fails if the archive ends early or
-// names a file that was not requested; what it unpacked until then stays.
+// names a file that was not requested; the files unpacked until then stay.
 func (a *Receiver) Receive(ctx context.Context, r io.Reader) (err error) {
 	if a.root, err = os.OpenRoot(a.dir); err != nil {
 		return err

@@ -95,14 +95,14 @@ func foreignXattr(name string) bool {
 	return !preservedXattr(name) && !strings.HasPrefix(name, "security.")
 }
 
-// removeXattrs removes the extended attributes of a file for which which returns true.
-func removeXattrs(file string, which func(name string) bool) error {
+// removeXattrs removes the extended attributes of a file that match.
+func removeXattrs(file string, match func(name string) bool) error {
 	names, err := listXattrs(file)
 	if err != nil {
 		return err
 	}
 	for _, n := range names {
-		if !which(n) {
+		if !match(n) {
 			continue
 		}
 		if err := unix.Lremovexattr(file, n); err != nil && !errors.Is(err, unix.ENODATA) {

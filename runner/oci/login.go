@@ -97,7 +97,7 @@ func (l logins) find(of name.Repository) login {
 	return none
 }
 
-// usable reports whether credentials are complete.
+// usable reports whether c holds any credentials.
 func usable(c types.AuthConfig) bool {
 	return c.Username != "" || c.IdentityToken != "" || c.RegistryToken != ""
 }
