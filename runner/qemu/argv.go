@@ -11,9 +11,11 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 
+	"meros/runner/arch"
 	"meros/runner/hint"
 )
 
@@ -75,40 +77,25 @@ type NIC struct {
 	MAC   string
 }
 
-// board is what differs between architectures.
-type board struct {
-	machine, console string
-	bus              string // suffix of virtio devices
-}
-
-var boards = map[string]board{
-	"x86_64":  {"q35", "ttyS0", "pci"},
-	"i386":    {"q35", "ttyS0", "pci"},
-	"aarch64": {"virt", "ttyAMA0", "pci"},
-	"arm":     {"virt,highmem=off", "ttyAMA0", "pci"}, // a processor of 32 bits reaches no more
-	"riscv64": {"virt", "ttyS0", "pci"},
-	"ppc64":   {"pseries", "hvc0", "pci"},
-	"s390x":   {"s390-ccw-virtio", "ttysclp0", "ccw"},
-}
-
 // Argv returns the command line.
 func (m Machine) Argv() ([]string, error) {
-	b, ok := boards[m.Arch]
-	if !ok {
-		return nil, fmt.Errorf("no machine type is known for %q", m.Arch)
+	a, err := arch.Find(m.Arch)
+	if err != nil {
+		return nil, err
 	}
+	b := a.Board
 	if len(m.Disks) == 0 {
 		return nil, errors.New("the machine has no disk")
 	}
 	argv := []string{
-		"qemu-system-" + m.Arch, "-nodefaults", "-no-user-config", "-name", m.Name, "-machine", b.machine,
+		"qemu-system-" + m.Arch, "-nodefaults", "-no-user-config", "-name", m.Name, "-machine", b.Machine,
 	}
 	if m.Once {
 		argv = append(argv, "-no-reboot")
 	}
 	if m.Display != "" {
-		card := "virtio-gpu-" + b.bus
-		if b.machine == "q35" {
+		card := "virtio-gpu-" + b.Bus
+		if b.Machine == "q35" {
 			card = "virtio-vga"
 		}
 		argv = append(argv, "-vnc", "unix:"+escape(m.Display), "-device", card, "-device", "qemu-xhci", "-device", "usb-tablet", "-device", "usb-kbd")
@@ -122,7 +109,7 @@ func (m Machine) Argv() ([]string, error) {
 		argv = append(argv, "-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", m.Memory>>20), "-machine", "memory-backend=memory")
 	}
 	if m.Kernel != "" {
-		argv = append(argv, "-kernel", m.Kernel, "-append", strings.TrimSpace("console="+b.console+" root=/dev/vda1 rw "+m.Append))
+		argv = append(argv, "-kernel", m.Kernel, "-append", strings.TrimSpace("console="+b.Console+" root=/dev/vda1 rw "+m.Append))
 		if m.Initrd != "" {
 			argv = append(argv, "-initrd", m.Initrd)
 		}
@@ -135,11 +122,11 @@ func (m Machine) Argv() ([]string, error) {
 		"-chardev", console, "-serial", "chardev:console",
 		"-chardev", "socket,id=qmp,server=on,wait=off,path="+escape(m.QMP), "-mon", "chardev=qmp,mode=control")
 	if m.Bulk != "" {
-		argv = append(argv, "-device", "virtio-serial-"+b.bus, "-chardev", "socket,id=bulk,server=on,wait=off,path="+escape(m.Bulk),
+		argv = append(argv, "-device", "virtio-serial-"+b.Bus, "-chardev", "socket,id=bulk,server=on,wait=off,path="+escape(m.Bulk),
 			"-device", "virtserialport,chardev=bulk,name="+BulkPort)
 	}
 	if len(m.Ports) > 0 {
-		argv = append(argv, "-device", "virtio-serial-"+b.bus)
+		argv = append(argv, "-device", "virtio-serial-"+b.Bus)
 		for i, p := range m.Ports {
 			argv = append(argv, "-chardev", fmt.Sprintf("file,id=port%d,path=%s", i, escape(p.File)), "-device", fmt.Sprintf("virtserialport,chardev=port%d,name=%s", i, p.Name))
 		}
@@ -156,9 +143,9 @@ func (m Machine) Argv() ([]string, error) {
 			return nil, err
 		}
 		argv = append(argv, nodes...)
-		argv = append(argv, "-device", fmt.Sprintf("virtio-blk-%s,drive=disk%d-0", b.bus, i))
+		argv = append(argv, "-device", fmt.Sprintf("virtio-blk-%s,drive=disk%d-0", b.Bus, i))
 	}
-	net := fmt.Sprintf("virtio-net-%s,netdev=net0", b.bus)
+	net := fmt.Sprintf("virtio-net-%s,netdev=net0", b.Bus)
 	if m.Network.MAC != "" {
 		net += ",mac=" + m.Network.MAC
 	}
@@ -176,13 +163,13 @@ func (m Machine) Argv() ([]string, error) {
 	for i, n := range m.NICs {
 		model := n.Model
 		if model == "virtio" {
-			model = "virtio-net-" + b.bus
+			model = "virtio-net-" + b.Bus
 		}
 		argv = append(argv, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i+1, n.FD), "-device", fmt.Sprintf("%s,netdev=net%d,mac=%s", model, i+1, n.MAC))
 	}
 	for i, s := range m.Shares {
 		argv = append(argv, "-chardev", fmt.Sprintf("socket,id=share%d,path=%s", i, escape(s.Socket)),
-			"-device", fmt.Sprintf("vhost-user-fs-%s,chardev=share%d,tag=%s", b.bus, i, s.Tag))
+			"-device", fmt.Sprintf("vhost-user-fs-%s,chardev=share%d,tag=%s", b.Bus, i, s.Tag))
 	}
 	privileges := "deny"
 	if m.RunAs != "" {
@@ -190,7 +177,7 @@ func (m Machine) Argv() ([]string, error) {
 		privileges = "allow"
 		argv = append(argv, "-runas", m.RunAs)
 	}
-	argv = append(argv, "-device", "virtio-rng-"+b.bus,
+	argv = append(argv, "-device", "virtio-rng-"+b.Bus,
 		"-sandbox", "on,obsolete=deny,elevateprivileges="+privileges+",spawn=deny,resourcecontrol=deny")
 	return append(argv, m.Extra...), nil
 }
@@ -223,30 +210,30 @@ func blockdevs(name string, chain []string) ([]string, error) {
 	return argv, nil
 }
 
-// emulatedCPUs are processors for emulation where QEMU has no "max", or has it
-// since version 8.2 only.
-var emulatedCPUs = map[string]string{"riscv64": "rv64", "ppc64": "power9"}
-
 // parallelTCG is the accelerator that emulates each processor in its own thread.
 const parallelTCG = "tcg,thread=multi"
 
 // Accel chooses between hardware virtualization and emulation, and returns the
-// reason in one line. mode is auto, on or off. Hardware virtualization needs an
-// accessible /dev/kvm and the processor flag svm or vmx: without the flag,
-// guests hang.
-func Accel(mode, arch, cpuinfo string, kvmOpens error) (args []string, reason string, err error) {
-	tcg := []string{"-accel", parallelTCG, "-cpu", cmp.Or(emulatedCPUs[arch], "max")}
+// reason in one line. mode is auto, on or off. machine and host are
+// architectures by QEMU's names. Hardware virtualization needs an accessible
+// /dev/kvm and the processor flag svm or vmx: without the flag, guests hang.
+func Accel(mode, machine, host, cpuinfo string, kvmOpens error) (args []string, reason string, err error) {
+	cpu := "max"
+	if a, err := arch.Find(machine); err == nil {
+		cpu = a.Board.CPU
+	}
+	tcg := []string{"-accel", parallelTCG, "-cpu", cpu}
 	why, fix := "", ""
 	switch {
 	case mode == "off":
 		return tcg, "kvm is off in the manifest: software emulation", nil
-	case arch != hostArch() && (arch != "i386" || hostArch() != "x86_64"): // one has the other's instructions
-		why = "the machine is " + arch + ", the host " + hostArch()
+	case machine != host && (machine != "i386" || host != "x86_64"): // one has the other's instructions
+		why = "the machine is " + machine + ", the host " + host
 	case errors.Is(kvmOpens, fs.ErrPermission):
 		why, fix = "no permission to open /dev/kvm", "`usermod --append --groups kvm USER` gives a user access"
 	case kvmOpens != nil:
 		why = kvmOpens.Error()
-	case hostArch() == "x86_64" && !hasFlag(cpuinfo, "svm") && !hasFlag(cpuinfo, "vmx"):
+	case host == "x86_64" && !hasFlag(cpuinfo, "svm") && !hasFlag(cpuinfo, "vmx"):
 		why = "/dev/kvm exists, but the processor has neither svm nor vmx"
 	default:
 		return []string{"-accel", "kvm", "-cpu", "host"}, "hardware virtualization (KVM)", nil
@@ -262,7 +249,7 @@ func Accel(mode, arch, cpuinfo string, kvmOpens error) (args []string, reason st
 }
 
 // HostAccel is [Accel] for this host and a machine with this many processors.
-func HostAccel(ctx context.Context, mode, arch string, cpus int) (args []string, reason string, err error) {
+func HostAccel(ctx context.Context, mode, machine string, cpus int) (args []string, reason string, err error) {
 	f, kvmErr := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if kvmErr == nil {
 		f.Close()
@@ -271,12 +258,12 @@ func HostAccel(ctx context.Context, mode, arch string, cpus int) (args []string,
 	if err != nil {
 		return nil, "", err
 	}
-	args, reason, err = Accel(mode, arch, string(cpuinfo), kvmErr)
+	args, reason, err = Accel(mode, machine, hostArch(runtime.GOARCH), string(cpuinfo), kvmErr)
 	if err != nil || cpus == 1 || args[1] != parallelTCG {
 		return args, reason, err
 	}
 	// If the program is missing, starting it reports that.
-	version, _ := exec.CommandContext(ctx, "qemu-system-"+arch, "--version").Output()
+	version, _ := exec.CommandContext(ctx, "qemu-system-"+machine, "--version").Output()
 	if stale(string(version)) {
 		args[1] = "tcg,thread=single"
 		reason += fmt.Sprintf("; its %d processors take turns, because QEMU before %d.%d may run stale code in parallel: `cpus: 1` is faster", cpus, fresh[0], fresh[1])

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
-	"runtime"
 	"strconv"
 )
 
@@ -59,10 +58,10 @@ func parseVersion(text string) (major, minor int, ok bool) {
 	return major, minor, err == nil && merr == nil
 }
 
-// hostArch is QEMU's name for this program's architecture.
-func hostArch() string {
-	if a, ok := map[string]string{"amd64": "x86_64", "arm64": "aarch64", "386": "i386"}[runtime.GOARCH]; ok {
+// hostArch is QEMU's name for an architecture of Go.
+func hostArch(goarch string) string {
+	if a, ok := map[string]string{"amd64": "x86_64", "arm64": "aarch64", "386": "i386"}[goarch]; ok {
 		return a
 	}
-	return runtime.GOARCH
+	return goarch
 }

@@ -192,30 +192,27 @@ func TestAccel(t *testing.T) {
 	const with, without = "processor: 0\nflags\t: fpu vmx sse\n", "processor: 0\nflags\t: fpu sse\n"
 	no := errors.New("open /dev/kvm: permission denied")
 	for _, test := range []struct {
-		mode, arch, cpuinfo string
-		kvm                 error
-		accel, why          string // accel "" is an error
+		mode, machine, goarch, cpuinfo string
+		kvm                            error
+		accel, why                     string // accel "" is an error
 	}{
-		{"auto", "x86_64", with, nil, "kvm", "hardware virtualization"},
-		{"auto", "x86_64", without, nil, "tcg,thread=multi", "neither svm nor vmx"},
-		{"auto", "x86_64", with, no, "tcg,thread=multi", "permission denied"},
-		{"off", "x86_64", with, nil, "tcg,thread=multi", "off in the manifest"},
-		{"on", "x86_64", with, nil, "kvm", "hardware"},
-		{"on", "x86_64", without, nil, "", "neither svm nor vmx"},
-		{"on", "x86_64", with, no, "", "permission denied"},
-		{"auto", "s390x", with, nil, "tcg,thread=multi", "the machine is s390x"},
-		{"auto", "riscv64", with, nil, "tcg,thread=multi", "the machine is riscv64"}, // QEMU 7 lacks its "max" processor
-		{"auto", "i386", with, nil, "kvm", "hardware"},                               // an x86_64 runs its instructions
-		{"auto", "i386", without, nil, "tcg,thread=multi", "neither svm nor vmx"},
+		{"auto", "x86_64", "amd64", with, nil, "kvm", "hardware virtualization"},
+		{"auto", "x86_64", "amd64", without, nil, "tcg,thread=multi", "neither svm nor vmx"},
+		{"auto", "x86_64", "amd64", with, no, "tcg,thread=multi", "permission denied"},
+		{"off", "x86_64", "amd64", with, nil, "tcg,thread=multi", "off in the manifest"},
+		{"on", "x86_64", "amd64", with, nil, "kvm", "hardware"},
+		{"on", "x86_64", "amd64", without, nil, "", "neither svm nor vmx"},
+		{"on", "x86_64", "amd64", with, no, "", "permission denied"},
+		{"auto", "s390x", "amd64", with, nil, "tcg,thread=multi", "the machine is s390x"},
+		{"auto", "riscv64", "amd64", with, nil, "tcg,thread=multi", "the machine is riscv64"}, // QEMU 7 lacks its "max" processor
+		{"auto", "i386", "amd64", with, nil, "kvm", "hardware"},                               // an x86_64 runs its instructions
+		{"auto", "i386", "amd64", without, nil, "tcg,thread=multi", "neither svm nor vmx"},
 	} {
-		args, why, err := Accel(test.mode, test.arch, test.cpuinfo, test.kvm)
-		if hostArch() != "x86_64" {
-			lab.Skip(t, "the table assumes an x86_64 host")
-		}
+		args, why, err := Accel(test.mode, test.machine, hostArch(test.goarch), test.cpuinfo, test.kvm)
 		switch {
 		case test.accel == "" && (err == nil || !strings.Contains(err.Error(), test.why)):
 			t.Errorf("%+v: %v", test, err)
-		case slices.Contains(args, "max") != (test.arch != "riscv64" && test.accel != "kvm") && test.accel != "":
+		case slices.Contains(args, "max") != (test.machine != "riscv64" && test.accel != "kvm") && test.accel != "":
 			t.Errorf("%+v: %q", test, args)
 		case test.accel != "" && (err != nil || args[1] != test.accel || !strings.Contains(why, test.why)):
 			t.Errorf("%+v: %q, %q, %v", test, args, why, err)
