@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -258,7 +257,7 @@ func HostAccel(ctx context.Context, mode, machine string, cpus int) (args []stri
 	if err != nil {
 		return nil, "", err
 	}
-	args, reason, err = Accel(mode, machine, hostArch(runtime.GOARCH), string(cpuinfo), kvmErr)
+	args, reason, err = Accel(mode, machine, arch.Host(), string(cpuinfo), kvmErr)
 	if err != nil || cpus == 1 || args[1] != parallelTCG {
 		return args, reason, err
 	}

@@ -57,11 +57,3 @@ func parseVersion(text string) (major, minor int, ok bool) {
 	minor, merr := strconv.Atoi(m[2])
 	return major, minor, err == nil && merr == nil
 }
-
-// hostArch is QEMU's name for an architecture of Go.
-func hostArch(goarch string) string {
-	if a, ok := map[string]string{"amd64": "x86_64", "arm64": "aarch64", "386": "i386"}[goarch]; ok {
-		return a
-	}
-	return goarch
-}

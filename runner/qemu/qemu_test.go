@@ -20,6 +20,7 @@ import (
 	"github.com/digitalocean/go-qemu/qmp/raw"
 
 	"meros/bench/lab"
+	"meros/runner/arch"
 )
 
 func machine() Machine {
@@ -207,12 +208,21 @@ func TestAccel(t *testing.T) {
 		{"auto", "riscv64", "amd64", with, nil, "tcg,thread=multi", "the machine is riscv64"}, // QEMU 7 lacks its "max" processor
 		{"auto", "i386", "amd64", with, nil, "kvm", "hardware"},                               // an x86_64 runs its instructions
 		{"auto", "i386", "amd64", without, nil, "tcg,thread=multi", "neither svm nor vmx"},
+		{"auto", "ppc64", "ppc64le", without, nil, "kvm", "hardware"}, // QEMU's name covers both byte orders
+		{"on", "ppc64", "ppc64le", without, nil, "kvm", "hardware"},
+		{"auto", "ppc64", "ppc64le", without, no, "tcg,thread=multi", "permission denied"},
+		{"auto", "x86_64", "ppc64le", without, nil, "tcg,thread=multi", "the machine is x86_64, the host ppc64"},
+		{"auto", "aarch64", "arm64", without, nil, "kvm", "hardware"},
+		{"auto", "arm", "arm64", without, nil, "tcg,thread=multi", "the machine is arm, the host aarch64"},
+		{"auto", "s390x", "s390x", without, nil, "kvm", "hardware"},
+		{"auto", "riscv64", "riscv64", without, nil, "kvm", "hardware"},
+		{"auto", "i386", "386", without, nil, "kvm", "hardware"},
 	} {
-		args, why, err := Accel(test.mode, test.machine, hostArch(test.goarch), test.cpuinfo, test.kvm)
+		args, why, err := Accel(test.mode, test.machine, arch.FromGo(test.goarch), test.cpuinfo, test.kvm)
 		switch {
 		case test.accel == "" && (err == nil || !strings.Contains(err.Error(), test.why)):
 			t.Errorf("%+v: %v", test, err)
-		case slices.Contains(args, "max") != (test.machine != "riscv64" && test.accel != "kvm") && test.accel != "":
+		case slices.Contains(args, "max") != (test.machine != "riscv64" && test.machine != "ppc64" && test.accel != "kvm") && test.accel != "":
 			t.Errorf("%+v: %q", test, args)
 		case test.accel != "" && (err != nil || args[1] != test.accel || !strings.Contains(why, test.why)):
 			t.Errorf("%+v: %q, %q, %v", test, args, why, err)
