@@ -19,25 +19,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Host is a guest's sshd and how to get in.
+// Host is a guest's sshd, with the address and the keys for a login.
 type Host struct {
-	Name    string                                  // for messages and as the key's alias
+	Name    string                                  // for messages, and the alias of the host key
 	Address string                                  // host:port
-	Dial    func(context.Context) (net.Conn, error) // if set, how it is reached instead
+	Dial    func(context.Context) (net.Conn, error) // if set, replaces a connection to Address
 	User    string
-	Control string // file: socket by which ssh(1) shares a connection that is open for a while; or ""
-	Key     *Key   // ours
-	HostKey *Key   // the guest's: no other is accepted
+	Control string // socket file by which calls of ssh(1) share a connection, or ""
+	Key     *Key   // the user's
+	HostKey *Key   // the guest's, the only accepted one
 }
 
-// handshakeWait is how long a server that is there has for its first line, and
-// then for keys and login. Emulated guests need a second or more for each.
-const handshakeWait = 20 * time.Second
+// handshakeTimeout is the longest time for a server's first line, and then again
+// for keys and login. Emulated guests need a second or more for each.
+const handshakeTimeout = 20 * time.Second
 
-// Banner asks who is there, without logging in, and returns sshd's first line,
-// which has to come before wait is over.
-func (h *Host) Banner(ctx context.Context, wait time.Duration) (string, error) {
-	conn, line, err := h.dial(ctx, wait)
+// Banner returns sshd's first line without logging in. It fails if the line does
+// not arrive within timeout.
+func (h *Host) Banner(ctx context.Context, timeout time.Duration) (string, error) {
+	conn, line, err := h.dial(ctx, timeout)
 	if err != nil {
 		return "", err
 	}
@@ -45,7 +45,7 @@ func (h *Host) Banner(ctx context.Context, wait time.Duration) (string, error) {
 	return line, nil
 }
 
-// peeked gives back what was read ahead.
+// peeked is a connection whose first bytes are buffered in r.
 type peeked struct {
 	net.Conn
 	r io.Reader
@@ -53,8 +53,8 @@ type peeked struct {
 
 func (p *peeked) Read(b []byte) (int, error) { return p.r.Read(b) }
 
-func (h *Host) dial(ctx context.Context, wait time.Duration) (net.Conn, string, error) {
-	end := time.Now().Add(wait)
+func (h *Host) dial(ctx context.Context, timeout time.Duration) (net.Conn, string, error) {
+	end := time.Now().Add(timeout)
 	dial := h.Dial
 	if dial == nil {
 		d := net.Dialer{Deadline: end}
@@ -69,7 +69,7 @@ func (h *Host) dial(ctx context.Context, wait time.Duration) (net.Conn, string, 
 	r := bufio.NewReader(conn)
 	line, err := r.Peek(4)
 	if err == nil && string(line) != "SSH-" {
-		err = fmt.Errorf("%s answers %q, which is not ssh", h.Name, line)
+		err = fmt.Errorf("%s answers %q instead of an ssh greeting", h.Name, line)
 	}
 	if err != nil {
 		conn.Close()
@@ -86,24 +86,26 @@ func (h *Host) dial(ctx context.Context, wait time.Duration) (net.Conn, string, 
 	return &peeked{conn, r}, string(first), nil
 }
 
-// ErrHostKey is the failure of a server that shows another key than the
-// guest's: something else answers.
+// ErrHostKey means that a server presented another key than the guest's, so that
+// the server is not the guest.
 var ErrHostKey = errors.New("the server's key is not the machine's")
 
-// errDropped is the failure of a connection that ends before a server greets.
-// sshd does that at random while it has many whose login is not over, MaxStartups
-// of sshd_config(5): as those are by which it was tried whether a guest is ready.
-var errDropped = errors.New("the server closed the connection before it said anything")
+// errDropped means that the server closed the connection before its greeting.
+// sshd does that at random while too many connections are not logged in,
+// MaxStartups of sshd_config(5). Attempts to find out whether a guest is ready
+// are such connections.
+var errDropped = errors.New("the server closed the connection before its greeting")
 
-// How long a server that is there is tried again, and the pause between two tries.
+// The time for which dropped connections are retried, and the pause before each
+// attempt.
 const (
-	dropPatience = 15 * time.Second
-	dropPause    = 250 * time.Millisecond
+	dropTimeout = 15 * time.Second
+	dropPause   = 250 * time.Millisecond
 )
 
-// whileDropped tries until it is not for a dropped connection that it fails.
+// whileDropped repeats try as long as it fails by errDropped.
 func whileDropped(ctx context.Context, try func() error) error {
-	for end := time.Now().Add(dropPatience); ; {
+	for end := time.Now().Add(dropTimeout); ; {
 		err := try()
 		if !errors.Is(err, errDropped) || time.Now().After(end) {
 			return err
@@ -116,37 +118,39 @@ func whileDropped(ctx context.Context, try func() error) error {
 	}
 }
 
-// Connect logs in to a server that is there.
+// Connect logs in to a running server. It tries again if the server drops the
+// connection.
 func (h *Host) Connect(ctx context.Context) (c *ssh.Client, err error) {
 	err = whileDropped(ctx, func() (err error) {
-		c, err = h.Try(ctx, handshakeWait)
+		c, err = h.Try(ctx, handshakeTimeout)
 		return err
 	})
 	return c, err
 }
 
-// Greeted gives a connection of a server that is there, on which it has said
-// something that is still to be read, or takes more than its time to.
+// Greeted returns a connection to a running server whose greeting has arrived and
+// is still to be read. If the greeting takes too long, it returns the connection
+// anyway. It tries again if the server drops the connection.
 func Greeted(ctx context.Context, dial func() (*os.File, error)) (f *os.File, err error) {
 	err = whileDropped(ctx, func() (err error) {
-		f.Close() // of the try before, if any
+		f.Close() // from the last attempt, may be nil
 		if f, err = dial(); err != nil {
 			return err
 		}
-		if err := greets(f, handshakeWait); errors.Is(err, errDropped) {
+		if err := greets(f, handshakeTimeout); errors.Is(err, errDropped) {
 			return err
 		}
 		return nil
 	})
 	if err == nil || errors.Is(err, errDropped) {
-		return f, nil // ssh(1) finds out what else there is
+		return f, nil // ssh(1) reports any other failure
 	}
 	f.Close()
 	return nil, err
 }
 
-// greets waits until something can be read.
-func greets(f *os.File, wait time.Duration) error {
+// greets waits until the connection has a byte to read. It leaves the byte there.
+func greets(f *os.File, timeout time.Duration) error {
 	c, err := net.FileConn(f)
 	if err != nil {
 		return err
@@ -160,7 +164,7 @@ func greets(f *os.File, wait time.Duration) error {
 	if err != nil {
 		return err
 	}
-	c.SetReadDeadline(time.Now().Add(wait))
+	c.SetReadDeadline(time.Now().Add(timeout))
 	n, perr := 0, error(nil)
 	err = raw.Read(func(fd uintptr) bool {
 		n, _, perr = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK)
@@ -172,14 +176,14 @@ func greets(f *os.File, wait time.Duration) error {
 	return errors.Join(err, perr)
 }
 
-// Try logs in if the server greets before wait is over: QEMU's forwarder accepts
-// connections long before there is a guest to answer.
-func (h *Host) Try(ctx context.Context, wait time.Duration) (*ssh.Client, error) {
-	conn, _, err := h.dial(ctx, wait)
+// Try logs in once. The server's greeting must arrive within timeout: QEMU's
+// forwarder accepts connections long before the guest can answer.
+func (h *Host) Try(ctx context.Context, timeout time.Duration) (*ssh.Client, error) {
+	conn, _, err := h.dial(ctx, timeout)
 	if err != nil {
 		return nil, fmt.Errorf("ssh %s: %w", h.Name, err)
 	}
-	conn.SetDeadline(time.Now().Add(handshakeWait))
+	conn.SetDeadline(time.Now().Add(handshakeTimeout))
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	want := h.HostKey.signer.PublicKey()
@@ -201,7 +205,7 @@ func (h *Host) Try(ctx context.Context, wait time.Duration) (*ssh.Client, error)
 	return ssh.NewClient(c, chans, reqs), nil
 }
 
-// Run logs in, runs a command line there and returns what it prints.
+// Run logs in, runs a command line and returns its standard output.
 func (h *Host) Run(ctx context.Context, command string) ([]byte, error) {
 	c, err := h.Connect(ctx)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package ssh is how meros and its user talk to a guest: keys, a client for
-// meros itself, and the command line of the user's ssh(1).
+// Package ssh connects to guests: it holds the keys, a client for meros itself,
+// and the command line of the user's ssh(1). It does not know machines or groups.
 package ssh
 
 import (
@@ -13,16 +13,18 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
 // Key is an ed25519 key pair.
 type Key struct {
-	File   string // of the private half, OpenSSH's format
+	File   string // the private key, in OpenSSH's format
 	signer ssh.Signer
 }
 
-// EnsureKey reads the key in file and makes it first if it is not there. The
-// file is never readable for anyone but its owner, and never half-written.
+// EnsureKey reads the key in file, and makes it first if the file is missing.
+// Only its owner can read the file, and it is never half-written.
 func EnsureKey(file, comment string) (*Key, error) {
 	k, err := readKey(file)
 	if !errors.Is(err, os.ErrNotExist) {
@@ -37,12 +39,12 @@ func EnsureKey(file, comment string) (*Key, error) {
 		return nil, err
 	}
 	defer lock.Close()
-	// Of two that make it at once, the first one's stays.
+	// Another process may have made the key first.
 	if k, err := readKey(file); !errors.Is(err, os.ErrNotExist) {
 		return k, err
 	}
 	unfinished := filepath.Join(dir, ".new-"+filepath.Base(file))
-	if err := os.Remove(unfinished); err != nil && !errors.Is(err, os.ErrNotExist) { // a dead run's
+	if err := os.Remove(unfinished); err != nil && !errors.Is(err, os.ErrNotExist) { // left by a killed process
 		return nil, err
 	}
 	_, private, err := ed25519.GenerateKey(rand.Reader)
@@ -67,8 +69,8 @@ func EnsureKey(file, comment string) (*Key, error) {
 	return readKey(file)
 }
 
-// lockDirectory waits for an flock(2) on the directory, which ends with the file
-// that is returned.
+// lockDirectory waits for an flock(2) on the directory. Closing the returned file
+// releases the lock.
 func lockDirectory(dir string) (*os.File, error) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -92,7 +94,8 @@ func readKey(file string) (*Key, error) {
 		return nil, err
 	}
 	if fi.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("key %s can be read by others (chmod 600 it, or remove it to get a new one)", file)
+		err := fmt.Errorf("key %s can be read by others", file)
+		return nil, hint.Add(err, "`chmod 600 %s` protects it; remove it to get a new one", file)
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -100,13 +103,14 @@ func readKey(file string) (*Key, error) {
 	}
 	signer, err := ssh.ParsePrivateKey(b)
 	if err != nil {
-		return nil, fmt.Errorf("key %s: %w (remove it to get a new one)", file, err)
+		return nil, hint.Add(fmt.Errorf("key %s: %w", file, err), "remove it to get a new one")
 	}
 	return &Key{file, signer}, nil
 }
 
-// Private is the content of the file.
+// Private returns the content of the private key's file.
 func (k *Key) Private() ([]byte, error) { return os.ReadFile(k.File) }
 
-// Public is the line of an authorized_keys file, sshd(8), with a newline.
+// Public returns the key's line of an authorized_keys file, sshd(8), with a
+// newline.
 func (k *Key) Public() []byte { return ssh.MarshalAuthorizedKey(k.signer.PublicKey()) }

@@ -8,18 +8,19 @@ import (
 	"strings"
 )
 
-// KnownHost is the line of a known_hosts file, sshd(8), for the host's alias.
+// KnownHost returns the host's line of a known_hosts file, sshd(8). It names the
+// host by its alias.
 func (h *Host) KnownHost() []byte {
 	return fmt.Appendf(nil, "%s %s", h.Name, h.HostKey.Public())
 }
 
-// maxControl is how long the path of a control socket may be: ssh(1) adds 17
-// bytes while it makes it, and an address has 108, unix(7).
+// maxControl is the longest path of a control socket in bytes. ssh(1) appends 17
+// bytes while it makes the socket, and an address has 108, unix(7).
 const maxControl = 90
 
-// options are what ssh(1) is told of the host, ssh_config(5), and nothing that
-// the user's configuration says. proxy is the argument vector of a program that
-// hands its standard output a connection to the host, ProxyUseFdpass.
+// options returns the host's options of ssh_config(5). Nothing in them depends on
+// the user's configuration. proxy is the argument vector of a program that passes
+// a connection to the host over its standard output, ProxyUseFdpass.
 func (h *Host) options(knownHosts string, proxy []string) [][2]string {
 	all := [][2]string{{"ControlPath", "none"}}
 	if h.Control != "" && len(h.Control) <= maxControl {
@@ -43,7 +44,7 @@ func (h *Host) options(knownHosts string, proxy []string) [][2]string {
 	return all
 }
 
-// Config is the host's part of an ssh_config(5), for commands such as
+// Config returns the host's section of an ssh_config(5), for commands such as
 // ssh -F FILE NAME, scp and rsync.
 func (h *Host) Config(knownHosts string, proxy []string) string {
 	short, _, _ := strings.Cut(h.Name, ".")
@@ -54,12 +55,13 @@ func (h *Host) Config(knownHosts string, proxy []string) string {
 	return text
 }
 
-// Argv is a call of ssh(1) that takes nothing from the user's configuration.
-// knownHosts holds the line of [Host.KnownHost]. One word of command is a
-// line for the remote shell, several are an argument vector, kept as it is.
-// more are options of ssh that count more than its own.
+// Argv returns the argument vector of ssh(1), which ignores the user's
+// configuration. knownHosts is a file with the line of [Host.KnownHost]. A
+// command of one word is a line for the remote shell. Several words reach the
+// command unchanged, as its argument vector. The options in more override
+// meros' own.
 func (h *Host) Argv(knownHosts string, proxy, more, command []string) []string {
-	argv := append([]string{"ssh", "-F", "none"}, more...) // the first of two values is taken
+	argv := append([]string{"ssh", "-F", "none"}, more...) // ssh uses the first of two values
 	for _, o := range h.options(knownHosts, proxy) {
 		argv = append(argv, "-o", o[0]+"="+o[1])
 	}
@@ -73,7 +75,7 @@ func (h *Host) Argv(knownHosts string, proxy, more, command []string) []string {
 	return append(argv, "--", Line(command))
 }
 
-// Line is an argument vector as a line of a POSIX shell.
+// Line returns an argument vector as a line of a POSIX shell.
 func Line(argv []string) string {
 	words := make([]string, len(argv))
 	for i, w := range argv {
@@ -82,7 +84,7 @@ func Line(argv []string) string {
 	return strings.Join(words, " ")
 }
 
-// Quote makes one word of a POSIX shell of s, whatever is in it.
+// Quote returns s as one word of a POSIX shell, for any bytes but NUL.
 func Quote(s string) string {
 	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-") == "" {
 		return s

@@ -19,16 +19,16 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"meros/bench/lab"
+	"meros/runner/hint"
 )
 
-// Of many that want a key at once all get the same, and nobody else can read
-// it.
+// Concurrent calls all get the same key, and only its owner can read it.
 func TestEnsureKey(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "keys", "id")
 	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(filepath.Dir(file), ".new-id"), []byte("of a run that was killed"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(filepath.Dir(file), ".new-id"), []byte("left by a killed process"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	publics := make([]string, 10)
@@ -53,7 +53,7 @@ func TestEnsureKey(t *testing.T) {
 		t.Errorf("%v, %v", fi, err)
 	}
 	if left, _ := os.ReadDir(filepath.Dir(file)); len(left) != 1 {
-		t.Errorf("there are %v", left)
+		t.Errorf("the directory holds %v", left)
 	}
 	if _, err := exec.LookPath("ssh-keygen"); err == nil {
 		out, err := exec.Command("ssh-keygen", "-y", "-f", file).Output()
@@ -62,14 +62,14 @@ func TestEnsureKey(t *testing.T) {
 		}
 	}
 	os.Chmod(file, 0o644)
-	if _, err := EnsureKey(file, ""); err == nil || !strings.Contains(err.Error(), "can be read by others") {
-		t.Errorf("a key for everybody: %v", err)
+	if _, err := EnsureKey(file, ""); err == nil || !strings.Contains(err.Error(), "can be read by others") || !strings.Contains(hint.Of(err), "`chmod 600 "+file+"`") {
+		t.Errorf("a key that everybody can read: %v, hint %q", err, hint.Of(err))
 	}
 	if err := os.WriteFile(file+"2", []byte("no key"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := EnsureKey(file+"2", ""); err == nil || !strings.Contains(err.Error(), "remove it to get a new one") {
-		t.Errorf("%v", err)
+	if _, err := EnsureKey(file+"2", ""); err == nil || hint.Of(err) != "remove it to get a new one" {
+		t.Errorf("a damaged key: %v, hint %q", err, hint.Of(err))
 	}
 }
 
@@ -103,7 +103,7 @@ func TestArgv(t *testing.T) {
 			t.Errorf("%q", argv)
 		}
 	}
-	// ssh(1) itself understands them.
+	// ssh(1) itself parses the options.
 	lab.Need(t, "ssh")
 	argv := h.Argv("/a path/known%hosts", []string{"meros"}, nil, nil)
 	out, err := exec.Command("ssh", append([]string{"-G"}, argv[1:]...)...).CombinedOutput()
@@ -115,10 +115,11 @@ func TestArgv(t *testing.T) {
 			return
 		}
 	}
-	t.Errorf("ssh reads\n%s", out)
+	t.Errorf("ssh parses the options as\n%s", out)
 }
 
-// serve is an ssh server that knows the host's keys and answers "hello".
+// serve starts an ssh server with the host's key that accepts the client's. It
+// answers every command with "hello". It returns the server's address.
 func serve(t *testing.T, key *Key, client *Key) string {
 	t.Helper()
 	config := &ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, k ssh.PublicKey) (*ssh.Permissions, error) {
@@ -173,8 +174,8 @@ func answer(c net.Conn, config *ssh.ServerConfig) {
 	}
 }
 
-// A server that drops connections is tried again; what it says on the one that it
-// keeps is still to be read.
+// The client tries again if the server drops connections. The greeting on the
+// connection that lasts is still to be read.
 func TestDropped(t *testing.T) {
 	h := newHost(t)
 	inner := serve(t, h.HostKey, h.Key)
@@ -194,8 +195,8 @@ func TestDropped(t *testing.T) {
 				c.Close()
 				continue
 			} else if n%3 == 2 {
-				time.Sleep(50 * time.Millisecond) // until it is connected there
-				c.(*net.TCPConn).SetLinger(0)     // a reset
+				time.Sleep(50 * time.Millisecond) // the client is connected by then
+				c.(*net.TCPConn).SetLinger(0)     // closes by a reset
 				c.Close()
 				continue
 			}
@@ -245,7 +246,7 @@ func TestRun(t *testing.T) {
 	if _, err := h.Run(t.Context(), "fail"); err == nil || !strings.Contains(err.Error(), "m.lab") {
 		t.Errorf("%v", err)
 	}
-	// Another server on the port, a stranger at the door, and nobody there.
+	// Another server, a client whose key is unknown, and a closed port.
 	other := newHost(t)
 	h.Address = serve(t, other.HostKey, h.Key)
 	if _, err := h.Connect(t.Context()); !errors.Is(err, ErrHostKey) {
@@ -253,15 +254,15 @@ func TestRun(t *testing.T) {
 	}
 	h.Address = serve(t, h.HostKey, other.Key)
 	if _, err := h.Connect(t.Context()); err == nil || errors.Is(err, ErrHostKey) {
-		t.Errorf("a key that is not accepted: %v", err)
+		t.Errorf("an unknown client key: %v", err)
 	}
 	h.Address = "127.0.0.1:1"
 	if _, err := h.Connect(t.Context()); err == nil {
-		t.Error("nobody answers, and it connects")
+		t.Error("Connect succeeded on a closed port")
 	}
 }
 
-// A forwarder that accepts and says nothing, and one that says nonsense.
+// A forwarder that accepts and stays silent, and a server of another protocol.
 func TestSilence(t *testing.T) {
 	h := newHost(t)
 	for _, says := range []string{"", "HTTP/1.1 400 Bad Request\r\n"} {
@@ -282,7 +283,7 @@ func TestSilence(t *testing.T) {
 		}()
 		h.Address = l.Addr().String()
 		if _, err := h.Banner(t.Context(), 100*time.Millisecond); err == nil {
-			t.Errorf("%q is a server of ssh", says)
+			t.Errorf("Banner accepted %q", says)
 		}
 		cause := errors.New("enough")
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, cause)
@@ -302,14 +303,14 @@ func TestLate(t *testing.T) {
 		return &late{c}, err
 	}
 	if _, err := h.Try(t.Context(), 50*time.Millisecond); err == nil {
-		t.Error("it greeted within 50 ms")
+		t.Error("Try succeeded within 50 ms")
 	}
 	if out, err := h.Run(t.Context(), "x"); string(out) != "hello\n" || err != nil {
 		t.Errorf("%q, %v", out, err)
 	}
 }
 
-// late waits before its reads.
+// late is a connection that waits 100 ms before each read.
 type late struct{ net.Conn }
 
 func (l *late) Read(b []byte) (int, error) {
@@ -317,14 +318,14 @@ func (l *late) Read(b []byte) (int, error) {
 	return l.Conn.Read(b)
 }
 
-// The shell gets the word that was meant.
+// The shell reads back the quoted word unchanged.
 func FuzzQuote(f *testing.F) {
 	for _, s := range []string{"", "plain", "a b", "it's", "$(reboot)", "-n", "\n", "\\", "ü", "~", "*"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		if strings.ContainsRune(s, 0) {
-			return // no argument holds it
+			return // an argument cannot hold NUL
 		}
 		out, err := exec.Command("sh", "-c", "printf %s "+Quote(s)+"x").Output()
 		if err != nil || string(out) != s+"x" {
