@@ -18,6 +18,7 @@ import (
 	"meros/runner"
 	"meros/runner/arch"
 	"meros/runner/debian"
+	"meros/runner/host"
 	"meros/runner/qemu"
 	"meros/runner/sandbox"
 	"meros/stages/pin"
@@ -204,8 +205,8 @@ func lookAtRoom(e *env) []finding {
 			disk.Status, disk.Without = findingLimited, fmt.Sprintf("only %d inodes are free: unpacked layers take tens of thousands each", st.Ffree)
 		}
 	}
-	memory := finding{Name: "memory", Status: findingOK, Detail: bytesText(memoryAvailable()) + " available"}
-	if n := memoryAvailable(); n > 0 && n < wantedMemory {
+	memory := finding{Name: "memory", Status: findingOK, Detail: bytesText(host.MemoryAvailable()) + " available"}
+	if n := host.MemoryAvailable(); n > 0 && n < wantedMemory {
 		memory.Status, memory.Without = findingLimited, "a bootstrap takes up to "+bytesText(wantedMemory)
 	}
 	clock := finding{Name: "clock", Status: findingOK, Detail: time.Now().Format(time.RFC3339)}

@@ -1,19 +1,17 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
 	"sync"
 
 	"meros/graph"
 	"meros/graph/record"
 	"meros/runner"
+	"meros/runner/host"
 	"meros/runner/layer"
 	"meros/stages/pin"
 	"meros/stages/step"
@@ -82,7 +80,7 @@ func (w *workspace) graphOptions(jobs int, watch func(*graph.Job) runner.Stdio) 
 	sandboxed := graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}
 	return graph.Options{
 		Store: w.store, Runner: &fetchesOfLayers{sandboxed, sync.OnceValues(pin.NewRegistries)}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
-		Budget: graph.Budget{CPU: jobs, Memory: memoryAvailable(), Downloads: 8}, History: w.history,
+		Budget: graph.Budget{CPU: jobs, Memory: host.MemoryAvailable(), Downloads: 8}, History: w.history,
 	}, err
 }
 
@@ -106,21 +104,4 @@ func sameProgram(run func(context.Context, runner.Spec, runner.Stdio) error) fun
 		}
 		return nil
 	}
-}
-
-// memoryAvailable is what may be used without swapping, proc_meminfo(5), in
-// bytes; 0 if it is not known.
-func memoryAvailable() int64 {
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		if f := strings.Fields(s.Text()); len(f) >= 2 && f[0] == "MemAvailable:" {
-			kib, _ := strconv.ParseInt(f[1], 10, 64)
-			return kib << 10
-		}
-	}
-	return 0
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"meros/runner/host"
 	"meros/runner/vm"
 
 	"meros/bench/lab"
@@ -115,13 +116,13 @@ func TestTalk(t *testing.T) {
 }
 
 func TestLoad(t *testing.T) {
-	u, err := usageOf(os.Getpid())
-	if err != nil || u.memory < 1<<20 {
+	u, err := host.UsageOf(os.Getpid())
+	if err != nil || u.Memory < 1<<20 {
 		t.Fatalf("%+v, %v", u, err)
 	}
 	at := time.Unix(100, 0)
-	before := usage{at: at, cpu: 1, read: 1000, sent: 50}
-	now := usage{at: at.Add(2 * time.Second), cpu: 2.5, read: 5000, sent: 50, memory: 7}
+	before := usage{Usage: host.Usage{At: at, CPU: 1, Read: 1000}, sent: 50}
+	now := usage{Usage: host.Usage{At: at.Add(2 * time.Second), CPU: 2.5, Read: 5000, Memory: 7}, sent: 50}
 	if l := loadOf(vm.Status{Machine: "m"}, before, now); l.CPU != 75 || l.Read != 2000 || l.Sent != 0 || l.Memory != 7 {
 		t.Errorf("%+v", l)
 	}

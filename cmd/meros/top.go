@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/term"
 
+	"meros/runner/host"
 	"meros/runner/vm"
 )
 
@@ -20,13 +20,10 @@ type topCmd struct {
 	JSON          bool          `name:"json" help:"Print a JSON array of objects, once."`
 }
 
-// usage is what a machine has used of the host up to a moment.
+// usage is what a machine has used up to a moment.
 type usage struct {
-	at             time.Time
-	cpu            float64 // seconds of processors
-	read, written  int64   // bytes of disks
-	received, sent int64   // bytes of networks
-	memory         int64   // bytes that are in memory now
+	host.Usage
+	received, sent int64 // bytes of networks
 }
 
 // load is what a machine uses.
@@ -88,14 +85,14 @@ func loadTable(loads []load) string {
 }
 
 func loadOf(s vm.Status, before, now usage) load {
-	l := load{Machine: s.Machine, State: s.State, Memory: now.memory}
-	took := now.at.Sub(before.at).Seconds()
-	if before.at.IsZero() || took <= 0 || now.cpu < before.cpu {
+	l := load{Machine: s.Machine, State: s.State, Memory: now.Memory}
+	took := now.At.Sub(before.At).Seconds()
+	if before.At.IsZero() || took <= 0 || now.CPU < before.CPU {
 		return l
 	}
 	rate := func(a, b int64) int64 { return int64(max(float64(b-a)/took, 0)) }
-	l.CPU = (now.cpu - before.cpu) / took * 100
-	l.Read, l.Written = rate(before.read, now.read), rate(before.written, now.written)
+	l.CPU = (now.CPU - before.CPU) / took * 100
+	l.Read, l.Written = rate(before.Read, now.Read), rate(before.Written, now.Written)
 	l.Received, l.Sent = rate(before.received, now.received), rate(before.sent, now.sent)
 	return l
 }
@@ -112,44 +109,11 @@ func (c *topCmd) measure(e *env) (map[string]usage, []vm.Status, error) {
 	}
 	all := make(map[string]usage)
 	for _, s := range states {
-		u, err := usageOf(s.PID)
+		u, err := host.UsageOf(s.PID)
 		if err != nil {
-			continue // it has just ended
+			continue // the machine has just ended
 		}
-		u.received, u.sent = s.Received, s.Sent
-		all[s.Machine] = u
+		all[s.Machine] = usage{u, s.Received, s.Sent}
 	}
 	return all, states, nil
-}
-
-// usageOf reads proc_pid_stat(5), proc_pid_statm(5) and proc_pid_io(5).
-func usageOf(pid int) (usage, error) {
-	u := usage{at: time.Now()}
-	dir := fmt.Sprintf("/proc/%d/", pid)
-	stat, err := os.ReadFile(dir + "stat")
-	if err != nil {
-		return u, err
-	}
-	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(f) < 22 {
-		return u, fmt.Errorf("%sstat is too short", dir)
-	}
-	number := func(s string) float64 { n, _ := strconv.ParseFloat(s, 64); return n }
-	const ticks = 100 // USER_HZ, fixed on all of Linux' architectures that QEMU runs on
-	u.cpu = (number(f[11]) + number(f[12])) / ticks
-	u.memory = int64(number(f[21])) * int64(os.Getpagesize())
-	io, err := os.ReadFile(dir + "io") // of another user's process only root may
-	if err != nil {
-		return u, nil
-	}
-	for line := range strings.Lines(string(io)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		switch name {
-		case "read_bytes":
-			u.read = int64(number(value))
-		case "write_bytes":
-			u.written = int64(number(value))
-		}
-	}
-	return u, nil
 }

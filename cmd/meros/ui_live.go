@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"meros/graph"
+	"meros/runner/host"
 )
 
 // redraw is how often the live region changes at the most, and tickLive how
@@ -28,7 +29,7 @@ type live struct {
 	ran      int
 	cached   int
 	jobs     int
-	cpu      cpuMeter
+	cpu      host.CPUMeter
 	blocks   bool // the terminal knows Unicode
 	stop     chan struct{}
 }
@@ -171,7 +172,7 @@ func (u *ui) footer(running int, now time.Time) string {
 	if left := u.left(now); left >= time.Second {
 		line += fmt.Sprintf(", about %d s left", int(left.Seconds()+0.5))
 	}
-	if cpu, ok := l.cpu.busy(now); ok {
+	if cpu, ok := l.cpu.Busy(now); ok {
 		line += fmt.Sprintf(", cpu %d%%", cpu)
 	}
 	return line
@@ -215,42 +216,4 @@ func unicodeTerminal() bool {
 		}
 	}
 	return false
-}
-
-// cpuMeter tells how busy the host's processors are, proc_stat(5).
-type cpuMeter struct {
-	at          time.Time
-	idle, total float64
-	percent     int
-	known       bool
-}
-
-// meterTime is how long the meter looks before it tells.
-const meterTime = time.Second
-
-func (c *cpuMeter) busy(now time.Time) (percent int, ok bool) {
-	if now.Sub(c.at) < meterTime {
-		return c.percent, c.known
-	}
-	b, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0, false
-	}
-	line, _, _ := strings.Cut(string(b), "\n")
-	var idle, total float64
-	for i, f := range strings.Fields(strings.TrimPrefix(line, "cpu")) {
-		var v float64
-		fmt.Sscan(f, &v)
-		if i == 3 || i == 4 { // idle, and waiting for a disk
-			idle += v
-		}
-		if i < 8 { // what guests use is in what users use
-			total += v
-		}
-	}
-	if c.total > 0 && total > c.total {
-		c.percent, c.known = int(100*(1-(idle-c.idle)/(total-c.total))+0.5), true
-	}
-	c.at, c.idle, c.total = now, idle, total
-	return c.percent, c.known
 }
