@@ -1,21 +1,15 @@
 package main
 
 import (
-	"archive/tar"
-	"bufio"
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 
 	"meros/cache"
 	"meros/graph"
+	"meros/runner/layer"
 	"meros/stages/step"
 )
 
@@ -83,7 +77,7 @@ func (c *checker) compare(plan *graph.Plan, second *graph.Result) error {
 			if a.Digest == b.Digest || a.Digest == "" || b.Digest == "" {
 				continue
 			}
-			where, err := differAt(c.store.Path(a.Digest), c.again.Path(b.Digest))
+			where, err := layer.DifferAt(c.store.Path(a.Digest), c.again.Path(b.Digest))
 			if err != nil {
 				where = err.Error()
 			}
@@ -92,105 +86,6 @@ func (c *checker) compare(plan *graph.Plan, second *graph.Result) error {
 		}
 	}
 	return nil
-}
-
-// differAt tells where two files differ: of layers, in which of their files.
-func differAt(one, other string) (string, error) {
-	a, err := os.Open(one)
-	if err != nil {
-		return "", err
-	}
-	defer a.Close()
-	b, err := os.Open(other)
-	if err != nil {
-		return "", err
-	}
-	defer b.Close()
-	if where := differInTar(a, b); where != "" {
-		return where, nil
-	}
-	for _, f := range []*os.File{a, b} {
-		if _, err := f.Seek(0, io.SeekStart); err != nil {
-			return "", err
-		}
-	}
-	at, err := firstDifference(a, b)
-	return fmt.Sprintf("first at byte %d", at), err
-}
-
-// differInTar compares two archives entry by entry, or returns "" if they are
-// none.
-func differInTar(a, b io.Reader) string {
-	x, y := tar.NewReader(a), tar.NewReader(b)
-	for {
-		h, errX := x.Next()
-		g, errY := y.Next()
-		switch {
-		case errX == io.EOF && errY == nil:
-			return g.Name + " is there the second time only"
-		case errY == io.EOF && errX == nil:
-			return h.Name + " is there the first time only"
-		case errX != nil || errY != nil:
-			return ""
-		case h.Name < g.Name:
-			return h.Name + " is there the first time only"
-		case h.Name > g.Name:
-			return g.Name + " is there the second time only"
-		}
-		if text := differInHeader(h, g); text != "" {
-			return h.Name + ": " + text
-		}
-		var one, other bytes.Buffer
-		sx, sy := sha256.New(), sha256.New()
-		io.Copy(io.MultiWriter(sx, &head{&one}), x)
-		io.Copy(io.MultiWriter(sy, &head{&other}), y)
-		if p, q := hex.EncodeToString(sx.Sum(nil)), hex.EncodeToString(sy.Sum(nil)); p != q {
-			at, _ := firstDifference(&one, &other)
-			return fmt.Sprintf("%s: its content differs, first at byte %d", h.Name, at)
-		}
-	}
-}
-
-// head keeps the beginning of what is written to it.
-type head struct{ *bytes.Buffer }
-
-func (h *head) Write(b []byte) (int, error) {
-	if room := 16<<20 - h.Len(); room > 0 {
-		h.Buffer.Write(b[:min(room, len(b))])
-	}
-	return len(b), nil
-}
-
-func differInHeader(h, g *tar.Header) string {
-	for _, f := range []struct{ name, one, other string }{
-		{"type", string(h.Typeflag), string(g.Typeflag)}, {"mode", fmt.Sprintf("%o", h.Mode), fmt.Sprintf("%o", g.Mode)},
-		{"owner", fmt.Sprintf("%d:%d", h.Uid, h.Gid), fmt.Sprintf("%d:%d", g.Uid, g.Gid)}, {"link", h.Linkname, g.Linkname},
-		{"time", h.ModTime.UTC().String(), g.ModTime.UTC().String()}, {"size", fmt.Sprint(h.Size), fmt.Sprint(g.Size)},
-		{"attributes", fmt.Sprint(h.PAXRecords), fmt.Sprint(g.PAXRecords)},
-	} {
-		if f.one != f.other {
-			return fmt.Sprintf("its %s was %s and is %s", f.name, strings.TrimSpace(f.one), strings.TrimSpace(f.other))
-		}
-	}
-	return ""
-}
-
-// firstDifference is the number of bytes that two files begin with in common.
-func firstDifference(a, b io.Reader) (int64, error) {
-	x, y := bufio.NewReaderSize(a, 1<<20), bufio.NewReaderSize(b, 1<<20)
-	for at := int64(0); ; at++ {
-		c, errX := x.ReadByte()
-		d, errY := y.ReadByte()
-		if errX != nil || errY != nil || c != d {
-			if errX == io.EOF {
-				errX = nil
-			}
-			if errY == io.EOF {
-				errY = nil
-			}
-			return at, errors.Join(errX, errY)
-		}
-	}
 }
 
 // check builds all that a build has given once more, in fresh directories, and

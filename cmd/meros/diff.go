@@ -1,7 +1,6 @@
 package main
 
 import (
-	"archive/tar"
 	"bufio"
 	"bytes"
 	"cmp"
@@ -11,8 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/opencontainers/go-digest"
 
 	"meros/cache"
 	"meros/graph"
@@ -36,13 +33,7 @@ func (c *diffCmd) args() []string {
 type machineDiff struct {
 	Machine  string             `json:"machine,omitempty"`
 	Packages []graph.Difference `json:"packages"`
-	Files    []fileDiff         `json:"files"`
-}
-
-type fileDiff struct {
-	Path   string   `json:"path"`
-	Change string   `json:"change"`
-	What   []string `json:"what,omitempty"` // of a changed one: type, mode, owner, size, content, link, attributes
+	Files    []layer.Change     `json:"files"`
 }
 
 // Run implements the verb.
@@ -157,8 +148,9 @@ func (c *diffCmd) compare(e *env, a, b systems) ([]machineDiff, error) {
 	return all, nil
 }
 
+// differ compares two trees that layers make.
 func differ(e *env, before, after []string) (*machineDiff, error) {
-	d := &machineDiff{Packages: []graph.Difference{}, Files: []fileDiff{}}
+	d := &machineDiff{Packages: []graph.Difference{}, Files: []layer.Change{}}
 	if slices.Equal(before, after) {
 		return d, nil
 	}
@@ -170,56 +162,8 @@ func differ(e *env, before, after []string) (*machineDiff, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.Packages = differInPackages(packagesIn(a), packagesIn(b))
-	for _, name := range slices.Sorted(maps.Keys(a.Entries)) {
-		was := a.Entries[name]
-		is, ok := b.Entries[name]
-		if !ok {
-			d.Files = append(d.Files, fileDiff{Path: "/" + name, Change: "removed"})
-		} else if what := differInEntry(was, is); len(what) > 0 {
-			d.Files = append(d.Files, fileDiff{"/" + name, "changed", what})
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(b.Entries)) {
-		if _, ok := a.Entries[name]; !ok {
-			d.Files = append(d.Files, fileDiff{Path: "/" + name, Change: "added"})
-		}
-	}
-	slices.SortStableFunc(d.Files, func(x, y fileDiff) int { return strings.Compare(x.Path, y.Path) })
+	d.Packages, d.Files = differInPackages(packagesIn(a), packagesIn(b)), layer.Changes(a, b)
 	return d, nil
-}
-
-// types are how people call what a tar header has.
-var types = map[byte]string{tar.TypeReg: "file", tar.TypeDir: "directory", tar.TypeSymlink: "link", tar.TypeLink: "hard link", tar.TypeFifo: "pipe"}
-
-func differInEntry(a, b layer.Entry) []string {
-	var what []string
-	add := func(name string, one, other any) {
-		if one != other {
-			what = append(what, fmt.Sprintf("%s %v -> %v", name, one, other))
-		}
-	}
-	if add("type", types[a.Type], types[b.Type]); what != nil {
-		return what
-	}
-	if a.Type != tar.TypeSymlink {
-		add("mode", fmt.Sprintf("%04o", a.Mode), fmt.Sprintf("%04o", b.Mode))
-	}
-	add("owner", fmt.Sprintf("%d:%d", a.UID, a.GID), fmt.Sprintf("%d:%d", b.UID, b.GID))
-	add("size", a.Size, b.Size)
-	add("link", a.Link, b.Link)
-	add("attributes", a.Attributes, b.Attributes)
-	if a.Content != b.Content {
-		add("content", short(a.Content), short(b.Content))
-	}
-	return what
-}
-
-func short(sum string) string {
-	if d := digest.NewDigestFromEncoded(digest.SHA256, sum); d.Validate() != nil {
-		return "none"
-	}
-	return sum[:12]
 }
 
 // packagesIn are the versions of what is installed, by name.
