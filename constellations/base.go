@@ -1,3 +1,6 @@
+// This file checks how a manifest names an existing image. It does not look whether
+// the image exists.
+
 package constellations
 
 import (
@@ -9,64 +12,66 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// base reads what a machine is made of.
+// base reads the existing image that a machine is made of.
 func (l *loader) base(n ast.Node) string {
 	s := l.text(n)
-	if problem, right := BaseProblem(s); problem != "" {
-		l.addAt(placeOf(n), right, "%s", problem)
+	if problem, example := BaseProblem(s); problem != "" {
+		l.addAt(placeOf(n), "write it as "+example, "%s", problem)
 	}
 	return s
 }
 
-// diskBase reads what a further disk is made of.
+// diskBase reads the existing image that a further disk is made of.
 func (l *loader) diskBase(n ast.Node) string {
 	s := l.text(n)
-	switch problem, right := BaseProblem(s); {
+	switch problem, example := BaseProblem(s); {
 	case OfRegistry(s) || strings.HasPrefix(s, "oci:"):
-		l.addAt(placeOf(n), "https://host/image.qcow2", "a disk is made of the image of a disk, not of containers")
+		l.addAt(placeOf(n), "write the path or URL of an image, such as https://host/image.qcow2", "a disk needs a disk image, not a container image")
 	case problem != "":
-		l.addAt(placeOf(n), right, "%s", problem)
+		l.addAt(placeOf(n), "write it as "+example, "%s", problem)
 	}
 	return s
 }
 
-// BaseProblem tells what is wrong with how a base is written, and how one that
-// is right looks; both are "" if nothing is. Whether it is there is not asked.
-func BaseProblem(s string) (problem, right string) {
+// BaseProblem returns the mistake in how a base is written, and a correct
+// example. Both are "" if there is no mistake. It does not look whether the
+// image exists.
+func BaseProblem(s string) (problem, example string) {
 	if ref, ok := RegistryReference(s); ok {
 		if registryReference.MatchString(ref) {
 			return "", ""
 		}
-		return "this is no reference to an image of a registry", "docker://debian:12 or docker://host/path/name:tag"
+		return "not a valid reference to an image in a registry", "docker://debian:12 or docker://host/path/name:tag"
 	}
 	if path, ok := strings.CutPrefix(s, "oci:"); ok && (path == "" || path[0] == ':') {
-		return "there is no path behind oci:", "oci:PATH or oci:PATH:TAG"
+		return "there is no path after oci:", "oci:PATH or oci:PATH:TAG"
 	}
 	if strings.Contains(s, "://") && !strings.HasPrefix(s, "oci:") && !ImageURL(s) {
-		return "this is no URL of an image: https, http or file, without a password and spaces", "https://host/image.qcow2"
+		return "not a valid URL of an image: https, http or file, without password and spaces", "https://host/image.qcow2"
 	}
 	return "", ""
 }
 
-// registryPrefix begins a base that is an image of containers in a registry.
+// registryPrefix begins a base that is a container image in a registry.
 const registryPrefix = "docker://"
 
-// registryReference is what a registry may be asked for: host, path, tag and
-// digest, as of the distribution specification of OCI.
+// registryReference matches a reference to an image: host, path, tag and digest,
+// as in OCI's distribution specification.
 var registryReference = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._:/@-]*$`)
 
-// RegistryReference is what a base asks a registry for, if it does.
+// RegistryReference returns the reference of a base that is in a registry. ok
+// reports whether it is.
 func RegistryReference(base string) (ref string, ok bool) {
 	return strings.CutPrefix(base, registryPrefix)
 }
 
-// OfRegistry tells whether a base is an image of a registry.
+// OfRegistry reports whether a base is an image in a registry.
 func OfRegistry(base string) bool {
 	_, ok := RegistryReference(base)
 	return ok
 }
 
-// ImageURL tells whether s is the URL of an image that can be pinned.
+// ImageURL reports whether s is the URL of an image that can be pinned.
 func ImageURL(s string) bool {
 	u, err := url.Parse(s)
 	if err != nil || strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) || u.User != nil || u.Fragment != "" {

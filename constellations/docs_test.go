@@ -1,3 +1,5 @@
+// This file compares docs/manifest.md and the JSON Schema with the loader.
+
 package constellations
 
 import (
@@ -15,8 +17,8 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// keysRead are the keys that the loader knows, by the mapping they stand in:
-// one far from all others is answered with those that there are.
+// keysRead returns the keys that the loader knows, by kind of mapping. The hint for
+// an unknown key that resembles no other lists the known ones.
 func keysRead(t *testing.T) map[string][]string {
 	t.Helper()
 	_, err := Parse("x", "manifest.yml", []byte(`
@@ -46,11 +48,11 @@ virtual_machines:
 	return read
 }
 
-// What is described is what is read.
+// TestKeys checks that the described keys are the keys that the loader knows.
 func TestKeys(t *testing.T) {
 	read := keysRead(t)
 	if len(read) != len(KeySections())+1 {
-		t.Errorf("%d mappings are read: %v", len(read), read)
+		t.Errorf("the loader knows %d kinds of mappings: %v", len(read), read)
 	}
 	var top []string
 	for _, s := range KeySections() {
@@ -60,18 +62,18 @@ func TestKeys(t *testing.T) {
 				top = append(top, k.Name)
 			}
 			if k.Help == "" {
-				t.Errorf("%s of a %s: nobody says what it is", k.Name, s.Name)
+				t.Errorf("key %s of a %s has no description", k.Name, s.Name)
 			}
 		}
 		slices.Sort(described)
 		if !slices.Equal(described, read[s.Name]) {
-			t.Errorf("a %s: described are %v, read are %v", s.Name, described, read[s.Name])
+			t.Errorf("a %s: the description has %v, the loader %v", s.Name, described, read[s.Name])
 		}
 	}
 	top = append(top, "bridges", "virtual_machines")
 	slices.Sort(top)
 	if !slices.Equal(top, read["manifest"]) {
-		t.Errorf("the top: described are %v, read are %v", top, read["manifest"])
+		t.Errorf("the top: the description has %v, the loader %v", top, read["manifest"])
 	}
 }
 
@@ -169,18 +171,18 @@ func compiledSchema(t *testing.T) *jsonschema.Schema {
 	return s
 }
 
-// What the loader takes, the schema takes, and what has a key that nobody knows
-// neither does.
+// TestSchema checks that the schema accepts manifests that load, and refuses
+// unknown keys and wrong types.
 func TestSchema(t *testing.T) {
 	s := compiledSchema(t)
 	examples, _ := filepath.Glob("*/*.yml")
 	if len(examples) < 4 {
 		t.Fatalf("there are only %d examples", len(examples))
 	}
-	texts := map[string]string{"the ancestor's lab": ancestorLab, "a name alone": "virtual_machines: {m: }"}
+	texts := map[string]string{"the lab of the Python version": pythonLab, "a name alone": "virtual_machines: {m: }"}
 	for _, f := range examples {
 		if strings.HasPrefix(f, "testdata/") {
-			continue // what is wrong with them is their purpose
+			continue // these have mistakes on purpose
 		}
 		text, err := os.ReadFile(f)
 		if err != nil {
@@ -200,7 +202,7 @@ func TestSchema(t *testing.T) {
 		"ready": "virtual_machines: {m: {ready: [{tpc: 80}]}}",
 	} {
 		if s.Validate(valueOf(t, text)) == nil {
-			t.Errorf("%s: the schema takes it", name)
+			t.Errorf("%s: the schema accepts it", name)
 		}
 	}
 }

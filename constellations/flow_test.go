@@ -1,3 +1,5 @@
+// This file tests the values of egress, ingress and ports.
+
 package constellations
 
 import "testing"
@@ -13,7 +15,7 @@ func TestFlows(t *testing.T) {
 	}
 	for _, s := range []string{"", "10.1.2.3/33", ":0", ":70000", ":+1", ":1x", ":01", "fe80::1", "example.org", "10.0.0.0/8/icmp", "::1/128"} {
 		if f, err := ParseFlow(s); err == nil {
-			t.Errorf("%q is taken for %v", s, f)
+			t.Errorf("%q was accepted as %v", s, f)
 		}
 	}
 }
@@ -29,7 +31,7 @@ func TestForwards(t *testing.T) {
 	}
 	for _, s := range []string{"", "->80", "80->", "0->1", "1->0", "localhost:80", "127.0.0.1:0->1", "1->2->3", "127.0.0.1->80", "99999"} {
 		if f, err := ParseForward(s); err == nil {
-			t.Errorf("%q is taken for %v", s, f)
+			t.Errorf("%q was accepted as %v", s, f)
 		}
 	}
 }

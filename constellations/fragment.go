@@ -1,3 +1,6 @@
+// This file reads fragments of a kernel configuration and merges them. It does not
+// know which options a kernel has.
+
 package constellations
 
 import (
@@ -10,14 +13,14 @@ import (
 type Option struct {
 	Name  string // without CONFIG_
 	Value string // "y", "m", "n", a number, or a string with its quotes
-	File  string // as errors call it
+	File  string // as in errors
 	Line  int
 }
 
-// Place is where the option is asked for.
+// Place returns the file and line that set the option.
 func (o Option) Place() string { return fmt.Sprintf("%s:%d", o.File, o.Line) }
 
-// String is the option as .config has it.
+// String returns the option as a line of .config.
 func (o Option) String() string {
 	if o.Value == "n" {
 		return "# CONFIG_" + o.Name + " is not set"
@@ -31,13 +34,14 @@ var (
 	optionValue = regexp.MustCompile(`^(y|m|n|-?[0-9]+|0[xX][0-9a-fA-F]+|"([^"\\]|\\.)*")$`)
 )
 
-// maxOptions bounds a fragment; a distribution's kernel sets about 10,000.
+// maxOptions is the most options of a fragment. A distribution's kernel sets about
+// 10,000.
 const maxOptions = 100_000
 
-// ParseFragment reads a fragment of a kernel configuration, the format of
-// .config: "CONFIG_X=y", "# CONFIG_X is not set", comments and empty lines. An
-// option that is given twice with different values is a mistake. file is what
-// errors and the options' places call it.
+// ParseFragment parses a fragment of a kernel configuration in the format of
+// .config: "CONFIG_X=y", "# CONFIG_X is not set", comments and empty lines. Two
+// different values for one option are a mistake. file is its name in errors and
+// in the options' places.
 func ParseFragment(file string, src []byte) ([]Option, error) {
 	ps := newProblems(file, src)
 	var options []Option
@@ -48,7 +52,7 @@ func ParseFragment(file string, src []byte) ([]Option, error) {
 		if m := optionSet.FindStringSubmatch(line); m != nil {
 			o.Name, o.Value = m[1], strings.TrimSpace(m[2])
 			if !optionValue.MatchString(o.Value) {
-				ps.add(o.Line, len(m[1])+len("CONFIG_=")+1, `y, m, n, a number, or a string in double quotes`, "%q is no value of CONFIG_%s", o.Value, o.Name)
+				ps.add(o.Line, len(m[1])+len("CONFIG_=")+1, "a value is y, m, n, a number, or a string in double quotes", "%q is not a value for CONFIG_%s", o.Value, o.Name)
 				continue
 			}
 		} else if m := optionUnset.FindStringSubmatch(line); m != nil {
@@ -56,11 +60,11 @@ func ParseFragment(file string, src []byte) ([]Option, error) {
 		} else if line == "" || line[0] == '#' {
 			continue
 		} else {
-			ps.add(o.Line, 1, "write CONFIG_NAME=y, or # CONFIG_NAME is not set", "this is no option of a kernel")
+			ps.add(o.Line, 1, "write CONFIG_NAME=y, or # CONFIG_NAME is not set", "not a kernel option")
 			continue
 		}
 		if before, ok := seen[o.Name]; ok && before.Value != o.Value {
-			ps.add(o.Line, 1, "", "CONFIG_%s is %s here and %s in line %d", o.Name, o.Value, before.Value, before.Line)
+			ps.add(o.Line, 1, "", "CONFIG_%s is %s here, but %s in line %d", o.Name, o.Value, before.Value, before.Line)
 			continue
 		}
 		if seen[o.Name] = o; len(options) == maxOptions {
@@ -72,8 +76,8 @@ func ParseFragment(file string, src []byte) ([]Option, error) {
 	return options, ps.err()
 }
 
-// MergeFragments is what several fragments ask for together, by option. That
-// two of them differ is a mistake.
+// MergeFragments returns the options of several fragments, by name. Two different
+// values for one option are a mistake.
 func MergeFragments(fragments ...[]Option) (map[string]Option, error) {
 	merged := make(map[string]Option)
 	ps := new(problems)
@@ -81,7 +85,7 @@ func MergeFragments(fragments ...[]Option) (map[string]Option, error) {
 		for _, o := range options {
 			if before, ok := merged[o.Name]; ok && before.Value != o.Value {
 				ps.list = append(ps.list, Problem{File: o.File, Line: o.Line, Column: 1, Source: o.String(),
-					Message: fmt.Sprintf("CONFIG_%s is %s here and %s in %s", o.Name, o.Value, before.Value, before.Place())})
+					Message: fmt.Sprintf("CONFIG_%s is %s here, but %s in %s", o.Name, o.Value, before.Value, before.Place())})
 				continue
 			}
 			merged[o.Name] = o

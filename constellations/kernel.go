@@ -1,3 +1,6 @@
+// This file reads the kernel of a machine from a manifest. It does not look whether
+// its source exists.
+
 package constellations
 
 import (
@@ -9,7 +12,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// KernelKind says where a machine's kernel comes from.
+// KernelKind is the origin of a machine's kernel.
 type KernelKind string
 
 const (
@@ -21,30 +24,30 @@ const (
 	KernelDebian  KernelKind = "debian"  // built from a source package
 )
 
-// Kernel is what a machine boots. Paths are as they are written: relative to
-// the root directory or to the constellation.
+// Kernel is the kernel that a machine boots. Paths are as in the manifest:
+// relative to the root directory or to the constellation.
 type Kernel struct {
 	Kind     KernelKind
 	Location string // path of the image or directory, URL, or name of the package
 
-	// The rest is for kernels that are built.
+	// The remaining fields are for kernels that are built.
 	Ref       string   // of git: a branch, a tag or a commit
-	SHA256    string   // of the tarball; "": as it was when the lock was written
+	SHA256    string   // of the tarball; "" accepts the one in the lock
 	Key       string   // path of a keyring whose key signed the tarball, or ""
 	Base      string   // "tiny", "defconfig", "running", or the path of a .config
-	Fragments []string // paths, in the order in which they count
+	Fragments []string // paths, in the manifest's order
 	Patches   []string // paths, in the order in which they are applied
 	Toolchain string   // "gcc" or "clang"
 	Debug     bool     // keep vmlinux with its symbols
-	Headers   bool     // the image has what modules are compiled with
+	Headers   bool     // the image has the files that compile modules
 	Line      int      // in the manifest
 }
 
-// Built tells whether the kernel is made from source.
+// Built reports whether the kernel is built from source.
 func (k Kernel) Built() bool { return k.Kind != KernelDistro && k.Kind != KernelImage }
 
-// UpstreamKernel is the repository that a kernel is from where nothing else
-// is said, and UpstreamRef its branch.
+// UpstreamKernel is the default repository of a kernel, and UpstreamRef its
+// default branch.
 const (
 	UpstreamKernel = "https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git"
 	UpstreamRef    = "master"
@@ -54,8 +57,8 @@ var (
 	gitRef = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/+-]{0,200}$`) // git-check-ref-format(1), and stricter
 )
 
-// kernel is a path, "distro", or how a kernel is built; the ancestor's null is
-// the default.
+// kernel reads a path, "distro", or a mapping that says how to build a kernel.
+// Manifests of the Python version may have null, which means the default.
 func (l *loader) kernel(n ast.Node) Kernel {
 	switch l.resolve(n).(type) {
 	case *ast.MappingNode, *ast.MappingValueNode:
@@ -89,7 +92,7 @@ func (l *loader) builtKernel(n ast.Node) Kernel {
 	})
 	for key, kind := range map[string]KernelKind{"ref": KernelGit, "sha256": KernelTarball, "key": KernelTarball} {
 		if n := places[key]; n != nil && k.Kind != kind {
-			l.addAt(placeOf(n), "", "%q is for a source of the kind %s, this one is of the kind %s", key, kind, k.Kind)
+			l.addAt(placeOf(n), "", "%q is a key for a source of kind %s, but this source is of kind %s", key, kind, k.Kind)
 		}
 	}
 	if k.Kind == KernelGit && k.Ref == "" {
@@ -101,19 +104,19 @@ func (l *loader) builtKernel(n ast.Node) Kernel {
 	return k
 }
 
-// kernelSource reads where a kernel's source is.
+// kernelSource reads the value of source.
 func (l *loader) kernelSource(n ast.Node) (KernelKind, string) {
 	kind, location, problem := ParseKernelSource(l.text(n))
 	if problem != "" {
-		l.addAt(placeOf(n), "git, a URL that ends in .git or in .tar.xz, debian:linux-source-6.1, or the path of a directory", "%s", problem)
+		l.addAt(placeOf(n), "write git, a URL that ends in .git or .tar.xz, debian:linux-source-6.1, or the path of a directory", "%s", problem)
 	}
 	return kind, location
 }
 
-// ParseKernelSource reads where a kernel's source is: "git" is upstream's
-// repository, "git+URL" or a URL that ends in .git another, a URL of a tar
-// archive, "debian:PACKAGE", or the path of a directory. problem is empty or
-// says what is wrong.
+// ParseKernelSource parses the source of a kernel: "git" for the upstream
+// repository, "git+URL" or a URL that ends in .git for another one, the URL of a
+// tar archive, "debian:PACKAGE", or the path of a directory. problem is the
+// mistake, or empty.
 func ParseKernelSource(s string) (kind KernelKind, location, problem string) {
 	plain, isGit := strings.CutPrefix(s, "git+")
 	u, err := url.Parse(plain)
@@ -121,28 +124,28 @@ func ParseKernelSource(s string) (kind KernelKind, location, problem string) {
 	name, isDebian := strings.CutPrefix(s, "debian:")
 	switch {
 	case s == "" || strings.ContainsAny(s, " \t\n\x00"):
-		return KernelDir, s, "this is no source of a kernel"
+		return KernelDir, s, "not a valid source of a kernel"
 	case s == "git":
 		return KernelGit, UpstreamKernel, ""
 	case isDebian && packageName.MatchString(name):
 		return KernelDebian, name, ""
 	case isDebian:
-		return KernelDebian, name, "this cannot be the name of a package"
+		return KernelDebian, name, "not a valid name of a package"
 	case isGit || remote && strings.HasSuffix(u.Path, ".git") || u != nil && u.Scheme == "git":
 		if strings.HasPrefix(plain, "-") {
-			return KernelGit, plain, "this is no repository"
+			return KernelGit, plain, "not a valid URL of a repository"
 		}
 		return KernelGit, plain, ""
 	case remote && TarCompression(path.Base(u.Path)) != "":
 		return KernelTarball, s, ""
 	case remote:
-		return KernelTarball, s, "this URL ends neither in .git nor in .tar, .tar.xz, .tar.gz or .tar.zst"
+		return KernelTarball, s, "the URL ends neither in .git nor in .tar, .tar.xz, .tar.gz or .tar.zst"
 	}
 	return KernelDir, s, ""
 }
 
-// TarCompression is how the tar archive of that name is compressed: "none",
-// "xz", "gz", "zst", "bz2", or "" if it is no tar archive.
+// TarCompression returns the compression of the tar archive with that name:
+// "none", "xz", "gz", "zst", "bz2", or "" if it is not a tar archive.
 func TarCompression(name string) string {
 	for suffix, c := range map[string]string{".tar": "none", ".tar.xz": "xz", ".tar.gz": "gz", ".tgz": "gz", ".tar.zst": "zst", ".tar.bz2": "bz2"} {
 		if strings.HasSuffix(name, suffix) {

@@ -1,3 +1,5 @@
+// This file tests kernels of a manifest and configuration fragments.
+
 package constellations
 
 import (
@@ -58,7 +60,7 @@ func TestParseKernelSource(t *testing.T) {
 	}
 	for _, s := range []string{"", "a b", "https://x.example/linux", "debian:X", "git+--upload-pack=x"} {
 		if _, _, problem := ParseKernelSource(s); problem == "" {
-			t.Errorf("%q was taken", s)
+			t.Errorf("%q was accepted", s)
 		}
 	}
 }
@@ -79,8 +81,8 @@ func TestParseFragment(t *testing.T) {
 	}
 	_, err = ParseFragment("f.config", []byte("CONFIG_A=y\nVIRTIO=y\nCONFIG_B=yes\nCONFIG_A=n\nCONFIG_C=\"x\n"))
 	for _, w := range []string{
-		"f.config:2:1: this is no option of a kernel\n    2 | VIRTIO=y\n      | ^\nhint: write CONFIG_NAME=y", `f.config:3:10: "yes" is no value of CONFIG_B`,
-		"f.config:4:1: CONFIG_A is n here and y in line 1", `f.config:5:10: "\"x" is no value`,
+		"f.config:2:1: not a kernel option\n    2 | VIRTIO=y\n      | ^\nhint: write CONFIG_NAME=y", `f.config:3:10: "yes" is not a value for CONFIG_B`,
+		"f.config:4:1: CONFIG_A is n here, but y in line 1", `f.config:5:10: "\"x" is not a value`,
 	} {
 		if err == nil || !strings.Contains(err.Error(), w) {
 			t.Errorf("no %q in\n%v", w, err)
@@ -88,7 +90,7 @@ func TestParseFragment(t *testing.T) {
 	}
 }
 
-// Of two that ask for different things both are named.
+// TestMergeFragments checks that an error names both of two contradicting options.
 func TestMergeFragments(t *testing.T) {
 	parse := func(file, src string) []Option {
 		t.Helper()
@@ -104,7 +106,7 @@ func TestMergeFragments(t *testing.T) {
 	}
 	_, err := MergeFragments(a, b, c)
 	var errs *Errors
-	if !errors.As(err, &errs) || !strings.Contains(err.Error(), "c:1:1: CONFIG_Y is m here and y in a:2") {
+	if !errors.As(err, &errs) || !strings.Contains(err.Error(), "c:1:1: CONFIG_Y is m here, but y in a:2") {
 		t.Errorf("%v", err)
 	}
 }

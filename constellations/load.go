@@ -1,3 +1,6 @@
+// This file reads the machines of a manifest. Each key has one reading function;
+// validate.go checks values against each other.
+
 package constellations
 
 import (
@@ -13,9 +16,10 @@ import (
 	"github.com/goccy/go-yaml/ast"
 
 	"meros/runner/arch"
+	"meros/runner/hint"
 )
 
-// Words that a manifest may use.
+// Accepted values of keys.
 var (
 	arches        = arch.Words()
 	distributions = []string{"debian", "alpine", "ubuntu"}
@@ -24,7 +28,7 @@ var (
 	models        = []string{"virtio", "virtio-net-pci", "virtio-net-device", "e1000", "e1000e", "rtl8139", "vmxnet3"}
 )
 
-// Bounds of what a machine may ask for.
+// Bounds of the values of a machine, in bytes unless noted.
 const (
 	minMemory   = 16 << 20
 	maxMemory   = 16 << 40
@@ -34,8 +38,8 @@ const (
 	defaultFree = 512 // MiB
 )
 
-// Load reads the manifest in dir: manifest.yml, or <name of dir>.yml as the
-// ancestor had it. Mistakes in it are an *[Errors] with all of them.
+// Load reads the manifest in dir: manifest.yml, or <name of dir>.yml, the name in
+// the Python version. It reports all mistakes together, as an *[Errors].
 func Load(dir string) (*Manifest, error) {
 	name := filepath.Base(dir)
 	file := filepath.Join(dir, "manifest.yml")
@@ -47,7 +51,7 @@ func Load(dir string) (*Manifest, error) {
 			file, err = old, nil
 		}
 	} else if _, both := os.Lstat(old); both == nil && err == nil {
-		return nil, fmt.Errorf("%s and %s are both there (remove the one that is not meant)", file, old)
+		return nil, hint.Add(fmt.Errorf("there are two manifests, %s and %s", file, old), "remove one of them")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load constellation %s: %w", name, err)
@@ -77,10 +81,13 @@ func List(root string) ([]string, error) {
 	return names, nil
 }
 
+// nameHint describes the names that [IsName] accepts.
+const nameHint = "a name has small letters, digits, hyphens and underscores, at most 63"
+
 // Find loads the constellation called name below root.
 func Find(root, name string) (*Manifest, error) {
 	if !IsName(name) {
-		return nil, fmt.Errorf("%q cannot be the name of a constellation: small letters, digits, hyphens and underscores", name)
+		return nil, hint.Add(fmt.Errorf("%q cannot be the name of a constellation", name), nameHint)
 	}
 	dir := filepath.Join(root, "constellations", name)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
@@ -88,14 +95,14 @@ func Find(root, name string) (*Manifest, error) {
 		if err != nil {
 			return nil, err
 		}
-		return nil, fmt.Errorf("there is no constellation %q%s", name, suggest(name, known))
+		return nil, hint.Add(fmt.Errorf("there is no constellation %q", name), "%s", suggest(name, known))
 	}
 	return Load(dir)
 }
 
-// IsName tells whether s may be a host name, a part of one, and a file name:
-// RFC 1123, section 2.1, in small letters, and with the underscore that names
-// of the ancestor's machines have.
+// IsName reports whether s may be a host name, a part of one, and a file name:
+// RFC 1123, section 2.1, in small letters. It also accepts underscores, which
+// names of the Python version's machines have.
 func IsName(s string) bool {
 	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
 		return false
@@ -113,14 +120,14 @@ type loader struct {
 	*document
 	m       *Manifest
 	bridges map[string]place
-	depends map[string]place // of each machine's depends_on
+	depends map[string]place // of depends_on, by machine
 }
 
-// Parse reads the text of a manifest. file is only what errors call it.
+// Parse parses the text of a manifest. file is its name in errors.
 func Parse(name, file string, src []byte) (*Manifest, error) {
 	ps := newProblems(file, src)
 	if !IsName(name) {
-		ps.add(0, 0, "rename its directory", "%q cannot be the name of a constellation: small letters, digits, hyphens and underscores", name)
+		ps.add(0, 0, "rename its directory: "+nameHint, "%q cannot be the name of a constellation", name)
 	}
 	d, body := parseDocument(ps, src)
 	if err := ps.err(); err != nil && body == nil {
@@ -135,7 +142,7 @@ func Parse(name, file string, src []byte) (*Manifest, error) {
 	return l.m, nil
 }
 
-// DefaultMachine is a machine of which a manifest says nothing but its name.
+// DefaultMachine returns a machine with all defaults. Its name is empty.
 func DefaultMachine() Machine {
 	return Machine{
 		Arch: "x86_64", Distribution: "debian", Suite: "bookworm", Kernel: Kernel{Kind: KernelDistro}, Memory: 2 << 30, CPUs: 2,
@@ -143,8 +150,8 @@ func DefaultMachine() Machine {
 	}
 }
 
-// top reads the whole file. The bridges and the defaults are read before the
-// machines, wherever they stand.
+// top reads the whole file. It reads bridges and defaults before the machines,
+// whatever their order in the file.
 func (l *loader) top(body ast.Node) {
 	defaults := DefaultMachine()
 	var machines ast.Node
@@ -153,7 +160,7 @@ func (l *loader) top(body ast.Node) {
 	fields["virtual_machines"] = func(n ast.Node) { machines = n }
 	l.fields(body, "a manifest", fields)
 	if machines == nil {
-		l.addAt(placeOf(body), "virtual_machines: {NAME: {...}}", "it has no virtual_machines")
+		l.addAt(placeOf(body), "add `virtual_machines: {NAME: {}}`", "the manifest has no virtual_machines")
 		return
 	}
 	ps, _ := l.mapping(machines, "virtual_machines")
@@ -165,8 +172,8 @@ func (l *loader) top(body ast.Node) {
 	}
 }
 
-// buildFields are the keys that may stand at a machine, and at the top for all
-// of them.
+// buildFields returns the readers of the keys that may stand at a machine, and at
+// the top for all machines.
 func (l *loader) buildFields(vm *Machine) map[string]func(ast.Node) {
 	return map[string]func(ast.Node){
 		"suite": func(n ast.Node) { vm.Suite = l.pattern(n, "suite", suiteName) },
@@ -191,7 +198,7 @@ func (l *loader) buildFields(vm *Machine) map[string]func(ast.Node) {
 	}
 }
 
-// placed notes where some of the fields are, as they are read.
+// placed records the places of the named fields as they are read.
 func placed(fields map[string]func(ast.Node), names ...string) map[string]place {
 	at := make(map[string]place)
 	for _, name := range names {
@@ -206,10 +213,10 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 	vm.Name, vm.Line = p.key, p.at.line
 	vm.Packages = slices.Clone(defaults.Packages)
 	if !IsName(p.key) || strings.Contains(p.key, "_") && len(p.key) > 63 {
-		l.addAt(p.at, "", "%q cannot be a machine's name, which is its host name: small letters, digits, hyphens and underscores, at most 63", p.key)
+		l.addAt(p.at, nameHint, "%q cannot be the name of a machine", p.key)
 	}
 	if p.key == "common" {
-		l.addAt(p.at, "", "a machine cannot be called common: that directory is for all machines")
+		l.addAt(p.at, "the directory common/ has the files of all machines", "a machine cannot be called common")
 	}
 	var qemuArgs, extraArgs []string
 	var own *place // of the machine's packages
@@ -257,30 +264,30 @@ func (l *loader) readMachine(p pair, defaults Machine) {
 			vm.Suite = "latest-stable"
 		}
 		if vm.Bootstrap != "meros" {
-			l.addAt(p.at, "", "bootstrap: %s is of Debian; machine %s is of Alpine", vm.Bootstrap, vm.Name)
+			l.addAt(p.at, "leave bootstrap out", "bootstrap: %s is for Debian and Ubuntu, but machine %s is an Alpine machine", vm.Bootstrap, vm.Name)
 		}
 		if suite, ok := at["suite"]; ok {
-			l.addAt(suite, "release: latest-stable, edge or a branch such as v3.20", "suite is of Debian and Ubuntu; machine %s is of Alpine", vm.Name)
+			l.addAt(suite, "write release: latest-stable, edge or a branch such as v3.20", "suite is for Debian and Ubuntu, but machine %s is an Alpine machine", vm.Name)
 		}
 	} else if release, ok := at["release"]; ok {
-		l.addAt(release, "suite: "+vm.Suite+" (or distribution: alpine)", "release is of Alpine; machine %s is of %s", vm.Name, vm.Distribution)
+		l.addAt(release, "write suite: "+vm.Suite+", or add distribution: alpine", "release is for Alpine, but the distribution of machine %s is %s", vm.Name, vm.Distribution)
 	}
 	if vm.Base != "" {
 		if own != nil {
-			l.addAt(*own, `"hooks: {network: true}" and a hook that installs them`, "packages are not installed into an image that is there already, which is the base of machine %s", vm.Name)
+			l.addAt(*own, "install them in a hook, with `hooks: {network: true}`", "machine %s has a base, and meros does not install packages into existing images", vm.Name)
 		}
-		vm.Packages = nil // those given at the top are of the other machines
+		vm.Packages = nil // those at the top are for the other machines
 	}
 	if vm.Format == "erofs" && vm.Compress != "" {
-		l.addAt(p.at, "squashfs is", "erofs is not compressed with zstd by the mkfs.erofs of most distributions; machine %s has both", vm.Name)
+		l.addAt(p.at, "squashfs can be compressed with zstd", "machine %s has format: erofs with compress: zstd, which mkfs.erofs of most distributions lacks", vm.Name)
 	}
 	if vm.BaseSHA256 != "" && !ImageURL(vm.Base) {
-		l.addAt(p.at, "", "base_sha256 is of a base that is a URL; machine %s has none", vm.Name)
+		l.addAt(p.at, "leave base_sha256 out", "base_sha256 is for a base from a URL, which machine %s does not have", vm.Name)
 	}
 	l.m.Machines = append(l.m.Machines, vm)
 }
 
-// kvm is a truth value, as in the ancestor, or a word.
+// kvm reads a boolean, as in the Python version, or a word.
 func (l *loader) kvm(n ast.Node) KVM {
 	if b, ok := l.resolve(n).(*ast.BoolNode); ok {
 		if b.Value {
@@ -307,10 +314,10 @@ func (l *loader) disks(n ast.Node) []Disk {
 		if d.Base == "" {
 			d.Size, d.FSType = cmp.Or(d.Size, 2<<30), cmp.Or(d.FSType, "ext4")
 			if d.Partition > 0 {
-				l.addAt(placeOf(e), "", "an empty disk has no partitions, one with a base may")
+				l.addAt(placeOf(e), "leave partition out, or add a base", "an empty disk has no partitions")
 			}
 			if least := leastDisk[d.FSType]; d.Size > 0 && d.Size < least {
-				l.addAt(sizeAt, fmt.Sprintf("size_gb: %dM", least>>20), "a file system of type %s has at least %d MiB", d.FSType, least>>20)
+				l.addAt(sizeAt, fmt.Sprintf("write size_gb: %dM", least>>20), "the disk is too small for %s, which needs at least %d MiB", d.FSType, least>>20)
 			}
 		}
 		if d.Label == "" {
@@ -321,7 +328,7 @@ func (l *loader) disks(n ast.Node) []Disk {
 		switch {
 		case d.MountPoint == "":
 		case d.MountPoint == "/" || d.FSType == "swap":
-			l.addAt(mountAt, "", "a disk of %s cannot be mounted at %s", d.FSType, d.MountPoint)
+			l.addAt(mountAt, "", "a disk with %s cannot be mounted at %s", d.FSType, d.MountPoint)
 		case slices.ContainsFunc(ds, func(o Disk) bool { return o.MountPoint == d.MountPoint }):
 			l.addAt(mountAt, "", "two disks are mounted at %s", d.MountPoint)
 		}
@@ -332,17 +339,17 @@ func (l *loader) disks(n ast.Node) []Disk {
 	return ds
 }
 
-// leastDisk is what the file systems need that need much, bytes: mkfs.xfs(8),
-// and mkfs.btrfs(8) with blocks of 4096 bytes.
+// leastDisk has the minimum sizes of file systems in bytes, where they are large:
+// mkfs.xfs(8), and mkfs.btrfs(8) with blocks of 4096 bytes.
 var leastDisk = map[string]int64{"xfs": 300 << 20, "btrfs": 109 << 20}
 
-// maxDisks is how many letters there are for /dev/vdb and those after it.
+// maxDisks is the number of letters from /dev/vdb to /dev/vdz.
 const maxDisks = 'z' - 'b' + 1
 
 func (l *loader) mountPoint(n ast.Node) string {
 	s := l.text(n)
 	if s != "" && (!strings.HasPrefix(s, "/") || strings.ContainsAny(s, " \t\n\\") || filepath.Clean(s) != s) {
-		l.addAt(placeOf(n), "", "%q is no absolute path without spaces", s)
+		l.addAt(placeOf(n), "write an absolute path without spaces and without ..", "%q cannot be a mount point", s)
 	}
 	return s
 }
@@ -358,9 +365,9 @@ func (l *loader) mounts(n ast.Node) []Mount {
 		})
 		switch {
 		case m.Source == "" || m.Target == "":
-			l.addAt(placeOf(e), "{source: ./site, target: /srv/site}", "a mount needs a source and a target")
+			l.addAt(placeOf(e), "write {source: ./site, target: /srv/site}", "a mount needs a source and a target")
 		case m.Target == "/":
-			l.addAt(placeOf(e), "", "nothing can be mounted over the machine's root")
+			l.addAt(placeOf(e), "", "a mount cannot replace the root of the machine")
 		case slices.ContainsFunc(ms, func(o Mount) bool { return o.Target == m.Target }):
 			l.addAt(placeOf(e), "", "two mounts have the target %s", m.Target)
 		}
@@ -369,7 +376,7 @@ func (l *loader) mounts(n ast.Node) []Mount {
 	return ms
 }
 
-// probes are what shows that a machine is ready; ssh always is one of them.
+// probes reads the conditions for a machine to be ready. ssh is always one.
 func (l *loader) probes(n ast.Node) []Probe {
 	var ps []Probe
 	for _, e := range l.sequence(n) {
@@ -382,7 +389,7 @@ func (l *loader) probes(n ast.Node) []Probe {
 			"exec": func(n ast.Node) { p.Exec = l.text(n) },
 		})
 		if p.TCP != 0 && p.Exec != "" {
-			l.addAt(placeOf(e), "ssh, {tcp: 80} or {exec: \"test -e /run/up\"}", "a probe is either a port or a command")
+			l.addAt(placeOf(e), "write two elements: {tcp: 80} and {exec: \"test -e /run/up\"}", "a probe is either a port or a command, not both")
 			continue
 		}
 		ps = append(ps, p)
@@ -390,7 +397,7 @@ func (l *loader) probes(n ast.Node) []Probe {
 	return ps
 }
 
-// args are the words of a list of strings, or of one.
+// args reads a string, or a list of strings, and splits each into words.
 func (l *loader) args(n ast.Node) []string {
 	var words []string
 	for _, e := range l.sequence(n) {

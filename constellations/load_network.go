@@ -1,3 +1,5 @@
+// This file reads the bridges and the networks of a manifest.
+
 package constellations
 
 import (
@@ -27,13 +29,13 @@ func (l *loader) readBridges(n ast.Node) {
 			"auto_create":   func(n ast.Node) { b.AutoCreate = l.boolean(n) },
 		})
 		if !b.Subnet.IsValid() && subnet == p.at {
-			b.Subnet = netip.MustParsePrefix("10.10.10.0/24") // the ancestor's default
+			b.Subnet = netip.MustParsePrefix("10.10.10.0/24") // the Python version's default
 		}
 		if b.Policy == Isolated && !icmp {
 			b.AllowICMP = false
 		}
 		if b.Policy == Isolated && len(b.Egress) > 0 {
-			l.addAt(egress, "allowed_ips says where else machines of an isolated bridge may go", "egress is of bridges with policy_type: host-access")
+			l.addAt(egress, "use allowed_ips to let machines on an isolated bridge reach other addresses", "egress is for bridges with policy_type: host-access")
 		}
 		l.checkSubnet(b, subnet)
 		l.m.Bridges = append(l.m.Bridges, b)
@@ -53,7 +55,7 @@ func (l *loader) networks(n ast.Node) []Network {
 			"mac":     func(n ast.Node) { x.MAC, macAt = l.mac(n), placeOf(n) },
 		})
 		if x.Label == "" {
-			l.addAt(at, "", "a network needs a label, the name of its interface on the side of the bridge")
+			l.addAt(at, "the label names the interface on the bridge's side", "a network needs a label")
 		} else {
 			l.checkInterface(labelAt, "network label", x.Label)
 		}
@@ -68,11 +70,11 @@ func (l *loader) flows(n ast.Node) []Flow {
 	for _, e := range l.sequence(n) {
 		s := l.text(e)
 		if s == "" {
-			continue // said already
+			continue // text has reported it
 		}
 		f, err := ParseFlow(s)
 		if err != nil {
-			l.addAt(placeOf(e), "NETWORK, NETWORK:PORT or :PORT, with /tcp or /udp", "%v", err)
+			l.addAt(placeOf(e), "write NETWORK, NETWORK:PORT or :PORT, optionally with /tcp or /udp", "%v", err)
 			continue
 		}
 		fs = append(fs, f)
@@ -101,9 +103,9 @@ func (l *loader) mac(n ast.Node) string {
 	hw, err := net.ParseMAC(s)
 	switch {
 	case err != nil || len(hw) != 6:
-		l.addAt(placeOf(n), "write it as 52:54:00:12:34:56", "%q is no MAC address", s)
+		l.addAt(placeOf(n), "write it as 52:54:00:12:34:56", "%q is not a MAC address", s)
 	case hw[0]&1 != 0:
-		l.addAt(placeOf(n), "the second digit must be even", "%s is a multicast address, which no interface can have", s)
+		l.addAt(placeOf(n), "the second digit must be even", "%s is a multicast address; an interface cannot have one", s)
 	default:
 		return hw.String()
 	}
@@ -115,10 +117,10 @@ func (l *loader) addr(n ast.Node) netip.Addr {
 	if s == "" {
 		return netip.Addr{}
 	}
-	host, _, _ := strings.Cut(s, "/") // some write the prefix length here too
+	host, _, _ := strings.Cut(s, "/") // some manifests have the prefix length here, too
 	a, err := netip.ParseAddr(host)
 	if err != nil {
-		l.addAt(placeOf(n), "", "%q is no IP address", s)
+		l.addAt(placeOf(n), "write it as 10.0.10.11", "%q is not an IP address", s)
 	}
 	return a
 }
@@ -127,13 +129,13 @@ func (l *loader) prefix(n ast.Node) netip.Prefix {
 	s := l.text(n)
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
-		l.addAt(placeOf(n), "write it as 10.0.10.0/24", "%q is no subnet", s)
+		l.addAt(placeOf(n), "write it as 10.0.10.0/24", "%q is not a subnet", s)
 		return netip.Prefix{}
 	}
 	return p.Masked()
 }
 
-// prefixes are networks or single addresses, in a list or separated by commas.
+// prefixes reads networks or single addresses, in a list or separated by commas.
 func (l *loader) prefixes(n ast.Node) []netip.Prefix {
 	var ps []netip.Prefix
 	for _, e := range l.sequence(n) {
@@ -146,7 +148,7 @@ func (l *loader) prefixes(n ast.Node) []netip.Prefix {
 			case err != nil:
 				l.addAt(placeOf(e), "", "%q is neither an IP address nor a network", s)
 			case !p.Addr().Is4():
-				l.addAt(placeOf(e), "", "%q is not of IPv4 (IPv6 does not leave a bridge)", s)
+				l.addAt(placeOf(e), "IPv6 works within a bridge and does not leave it", "%q is not an IPv4 address or network", s)
 			default:
 				ps = append(ps, p.Masked())
 			}

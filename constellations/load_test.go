@@ -1,3 +1,6 @@
+// This file tests the loader: its mistakes against golden files, and manifests of the
+// Python version.
+
 package constellations
 
 import (
@@ -9,11 +12,14 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"meros/runner/hint"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// TestMistakes: every testdata/*.yml has mistakes, all of which are told.
+// TestMistakes checks the reported mistakes of every testdata/*.yml. It also checks
+// that each is short and keeps its next step in the hint.
 func TestMistakes(t *testing.T) {
 	files, _ := filepath.Glob("testdata/*.yml")
 	if len(files) == 0 {
@@ -29,8 +35,17 @@ func TestMistakes(t *testing.T) {
 			if err == nil {
 				t.Fatalf("no mistake found in %+v", m)
 			}
-			if _, ok := err.(*Errors); !ok {
+			errs, ok := err.(*Errors)
+			if !ok {
 				t.Fatalf("got a %T: %v", err, err)
+			}
+			for _, p := range errs.Problems {
+				if n := len([]rune(p.Text())); n > 160 {
+					t.Errorf("%d characters, at most 160 are wanted: %s", n, p.Text())
+				}
+				if strings.Contains(p.Message, "did you mean") || strings.HasSuffix(p.Message, ")") {
+					t.Errorf("a hint within the message: %s", p.Message)
+				}
 			}
 			golden(t, strings.TrimSuffix(file, ".yml")+".golden", err.Error()+"\n")
 		})
@@ -53,8 +68,8 @@ func golden(t *testing.T, file, got string) {
 	}
 }
 
-// The shapes below are those of the ancestor's own manifests.
-const ancestorLab = `
+// pythonLab has the shapes of manifests of the Python version.
+const pythonLab = `
 bridges:
   lab_br0:
     subnet: "10.0.10.0/24"
@@ -84,8 +99,8 @@ virtual_machines:
     qemu_args: -no-reboot
 `
 
-func TestAncestorsManifestLoads(t *testing.T) {
-	m, err := Parse("lab", "lab.yml", []byte(ancestorLab))
+func TestPythonManifestsLoad(t *testing.T) {
+	m, err := Parse("lab", "lab.yml", []byte(pythonLab))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,21 +174,21 @@ func TestFindSuggests(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"lba":    `did you mean "lab"?`,
-		"zzzzzz": "there are: demo, lab",
+		"lba":    "there is no constellation \"lba\"\ndid you mean \"lab\"?",
+		"zzzzzz": "there is no constellation \"zzzzzz\"\nthere are: demo, lab",
 		"../lab": "cannot be the name",
 		"a/b":    "cannot be the name",
 	} {
-		if _, err := Find(root, name); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", name, err)
+		if _, err := Find(root, name); err == nil || !strings.Contains(err.Error()+"\n"+hint.Of(err), want) {
+			t.Errorf("%s: %v, hint %q", name, err, hint.Of(err))
 		}
 	}
 	m, err := Find(root, "lab")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Machine("wbe"); err == nil || !strings.Contains(err.Error(), `did you mean "web"?`) {
-		t.Errorf("machine: %v", err)
+	if _, err := m.Machine("wbe"); err == nil || hint.Of(err) != `did you mean "web"?` {
+		t.Errorf("machine: %v, hint %q", err, hint.Of(err))
 	}
 }
 
@@ -204,7 +219,7 @@ func TestSplitWords(t *testing.T) {
 	}
 	for _, in := range []string{`'a`, `"a`, `a\`} {
 		if _, err := splitWords(in); err == nil {
-			t.Errorf("%q is no error", in)
+			t.Errorf("%q was accepted", in)
 		}
 	}
 }
@@ -228,7 +243,7 @@ func FuzzParse(f *testing.F) {
 		src, _ := os.ReadFile(file)
 		f.Add(src)
 	}
-	f.Add([]byte(ancestorLab))
+	f.Add([]byte(pythonLab))
 	f.Add([]byte("a: &a [*a]\nvirtual_machines: {b: {<<: *a}}"))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		m, err := Parse("fuzz", "manifest.yml", src)

@@ -1,3 +1,6 @@
+// This file describes a lock and reads it. It does not know where the pins come
+// from, and it fetches nothing.
+
 package constellations
 
 import (
@@ -10,12 +13,12 @@ import (
 	"time"
 )
 
-// Lock pins every byte of a constellation that comes from a network. It names
-// no mirror: the same lock serves whoever fetches from wherever.
+// Lock pins every download of a constellation. It names no default mirror, so the
+// same lock works with every mirror.
 //
-// The file is lines of words separated by a space, in a fixed order, so that
-// a change of one package is a change of one line. Sections and lists begin
-// with a line of their own:
+// The file has lines of words separated by a space, in a fixed order. So a change
+// of one package changes one line. Sections and lists begin with a line of their
+// own:
 //
 //	meros-lock 1
 //	debian SUITE ARCH [MIRROR]      or ubuntu, or alpine RELEASE ARCH [MIRROR]
@@ -39,23 +42,23 @@ type Lock struct {
 	Sources  []Source
 }
 
-// SectionLock pins what machines of one suite and architecture are made of.
+// SectionLock pins the packages for machines of one suite and architecture.
 type SectionLock struct {
 	Distribution string    // "debian", "ubuntu" or "alpine"
 	Suite, Arch  string    // of Alpine, the suite is the release
-	Mirror       string    // the manifest's own, if it names one; it only tells sections apart
-	Date         time.Time // of the newest index; stands for now in all that is built from here
+	Mirror       string    // of the manifest, or ""; it only distinguishes sections
+	Date         time.Time // of the newest index; builds use it as the present time
 	Indexes      []Index
 	Base         []Package
 	Sets         []PackageSet
-	Single       []Package // without what they depend on
+	Single       []Package // packages without their dependencies
 	Kernel       []Package
 }
 
-// Index is a signed archive index that was verified when the lock was made.
+// Index is a signed index of an archive, verified at the time of locking.
 type Index struct{ Archive, Suite, SHA256 string }
 
-// Digests are the sha256 digests of all files that the lock pins, 64
+// Digests returns the sha256 digests of all files that the lock pins, 64
 // hexadecimal digits each.
 func (l *Lock) Digests() []string {
 	var all []string
@@ -83,25 +86,26 @@ func (l *Lock) Digests() []string {
 	return all
 }
 
-// PackageSet is what a list of packages needs beyond the base system.
+// PackageSet pins a list of packages and their dependencies, without the base
+// system.
 type PackageSet struct {
-	Names    []string // as asked for, sorted
+	Names    []string // of the list, sorted
 	Packages []Package
 }
 
-// Package pins one .deb file.
+// Package pins the file of one package.
 type Package struct {
 	Name, Version, Arch string
-	Archive             string // which archive of the suite: "debian", "security"
+	Archive             string // archive of the suite: "debian", "security"
 	Filename            string // relative to the archive's base URL
 	Size                int64  // bytes
 	SHA256              string // 64 hexadecimal digits
 }
 
-// Section is the name of the section.
+// Section returns the name of the section.
 func (d *SectionLock) Section() Section { return Section{d.Distribution, d.Suite, d.Arch, d.Mirror} }
 
-// Section finds what pins the machines of a suite, or nil.
+// Section returns the section of that name, or nil.
 func (l *Lock) Section(s Section) *SectionLock {
 	for i := range l.Sections {
 		if d := &l.Sections[i]; d.Section() == s {
@@ -111,7 +115,7 @@ func (l *Lock) Section(s Section) *SectionLock {
 	return nil
 }
 
-// Set finds what pins a sorted list of packages, or nil.
+// Set returns the pins of a sorted list of packages, or nil.
 func (d *SectionLock) Set(names []string) *PackageSet {
 	for i := range d.Sets {
 		if slices.Equal(d.Sets[i].Names, names) {
@@ -121,8 +125,8 @@ func (d *SectionLock) Set(names []string) *PackageSet {
 	return nil
 }
 
-// ReadLock reads a lock. A file that is not there is an os.ErrNotExist,
-// mistakes in it are an *[Errors].
+// ReadLock reads a lock. The error is os.ErrNotExist if there is no such file, and
+// an *[Errors] if it has mistakes.
 func ReadLock(file string) (*Lock, error) {
 	src, err := os.ReadFile(file)
 	if err != nil {
@@ -143,11 +147,11 @@ var (
 type lockReader struct {
 	*problems
 	lock *Lock
-	into *[]Package // the list that package lines go to
+	into *[]Package // the list that the next package line extends
 	n    int        // number of the line
 }
 
-// ParseLock reads the text of a lock. file is only what errors call it.
+// ParseLock parses the text of a lock. file is its name in errors.
 func ParseLock(file string, src []byte) (*Lock, error) {
 	r := &lockReader{problems: newProblems(file, src), lock: new(Lock)}
 	versioned := false
@@ -159,7 +163,7 @@ func ParseLock(file string, src []byte) (*Lock, error) {
 		}
 		if !versioned {
 			if versioned = len(f) == 2 && f[0] == "meros-lock" && f[1] == "1"; !versioned {
-				r.bad("this is no lock of this version of meros")
+				r.bad("not a lock of this version of meros")
 				break
 			}
 			continue
@@ -171,7 +175,7 @@ func ParseLock(file string, src []byte) (*Lock, error) {
 	}
 	for _, d := range r.lock.Sections {
 		if len(d.Base) == 0 || d.Date.IsZero() {
-			r.add(0, 0, r.hint(), "the section %s %s %s is not complete", d.Distribution, d.Suite, d.Arch)
+			r.add(0, 0, r.hint(), "the section %s %s %s is incomplete", d.Distribution, d.Suite, d.Arch)
 		}
 	}
 	if err := r.err(); err != nil {
@@ -180,13 +184,13 @@ func ParseLock(file string, src []byte) (*Lock, error) {
 	return r.lock, nil
 }
 
-// hint says how to get a lock that can be read.
+// hint returns the way to get a readable lock.
 func (r *lockReader) hint() string {
 	dir := filepath.Dir(r.file)
 	if filepath.Base(dir) == "constellations" && filepath.Base(filepath.Dir(dir)) != "constellations" {
-		return "remove it; it pins kernels of no constellation, which the next kernel-build pins anew"
+		return "remove the file; the next `meros kernel-build` pins its kernels again"
 	}
-	return "meros update " + filepath.Base(dir) + " writes a new one"
+	return "`meros update " + filepath.Base(dir) + "` writes a new lock"
 }
 
 func (r *lockReader) bad(format string, a ...any) { r.add(r.n, 1, r.hint(), format, a...) }
@@ -204,7 +208,7 @@ func (r *lockReader) line(f []string) {
 		return
 	}
 	if len(r.lock.Sections) == 0 {
-		r.bad("%q stands before any section", f[0])
+		r.bad("%q stands before the first section", f[0])
 		return
 	}
 	d := &r.lock.Sections[len(r.lock.Sections)-1]
@@ -212,13 +216,13 @@ func (r *lockReader) line(f []string) {
 	case f[0] == "date" && len(f) == 2:
 		t, err := time.Parse(time.RFC3339, f[1])
 		if err != nil || t.Unix() <= 0 {
-			r.bad("%q is no date", f[1])
+			r.bad("%q is not a date", f[1])
 			t = time.Unix(1, 0)
 		}
 		d.Date = t.UTC()
 	case f[0] == "index" && len(f) == 4:
 		if !archiveName.MatchString(f[1]) || !plainWord.MatchString(f[2]) || !hexDigest.MatchString(f[3]) {
-			r.bad("this is no index")
+			r.bad("the line is not a valid index")
 			return
 		}
 		d.Indexes = append(d.Indexes, Index{f[1], f[2], f[3]})
@@ -244,7 +248,7 @@ func (r *lockReader) section(distribution string, f []string) {
 		pattern = releaseName
 	}
 	if len(f) < 2 || len(f) > 3 || !pattern.MatchString(f[0]) || !slices.Contains(arches, f[1]) {
-		r.bad("a section is \"%s SUITE ARCH [MIRROR]\"", distribution)
+		r.bad("a section must be \"%s SUITE ARCH [MIRROR]\"", distribution)
 		return
 	}
 	d := SectionLock{Distribution: distribution, Suite: f[0], Arch: f[1]}
@@ -252,14 +256,14 @@ func (r *lockReader) section(distribution string, f []string) {
 		d.Mirror = f[2]
 	}
 	if r.lock.Section(d.Section()) != nil {
-		r.bad("the section %s %s %s is there twice", distribution, d.Suite, d.Arch)
+		r.bad("duplicate section %s %s %s", distribution, d.Suite, d.Arch)
 	}
 	r.lock.Sections = append(r.lock.Sections, d)
 }
 
 func (r *lockReader) source(f []string) {
 	if len(f) != 4 {
-		r.bad("a source is \"source git URL REF COMMIT\", \"source tarball URL SIZE SHA256\" or the same of an image")
+		r.bad("a source must be \"source git URL REF COMMIT\", or \"source KIND URL SIZE SHA256\"")
 		return
 	}
 	s := Source{Kind: KernelKind(f[0]), URL: f[1]}
@@ -269,40 +273,40 @@ func (r *lockReader) source(f []string) {
 		s.Ref, s.Commit = f[2], f[3]
 	case s.Kind == SourceRegistry && plainWord.MatchString(f[2]) && hexDigest.MatchString(f[3]):
 		if ref, ok := RegistryReference(s.URL); !ok || !registryReference.MatchString(ref) {
-			r.bad("%q is no image of a registry", s.URL)
+			r.bad("%q is not an image in a registry", s.URL)
 			return
 		}
 		s.Ref, s.SHA256 = f[2], f[3]
 	case (s.Kind == KernelTarball && kind == KernelTarball && problem == "" || s.Kind == SourceImage && ImageURL(s.URL)) && hexDigest.MatchString(f[3]):
 		size, err := strconv.ParseInt(f[2], 10, 64)
 		if err != nil || size <= 0 {
-			r.bad("%q is no size", f[2])
+			r.bad("%q is not a size", f[2])
 			return
 		}
 		s.Size, s.SHA256 = size, f[3]
 	default:
-		r.bad("this source is damaged")
+		r.bad("the line is not a valid source")
 		return
 	}
 	if r.lock.Source(s.Kind, s.URL, s.Ref) != nil {
-		r.bad("the source %s %s is there twice", s.URL, s.Ref)
+		r.bad("duplicate source %s %s", s.URL, s.Ref)
 	}
 	r.lock.Sources = append(r.lock.Sources, s)
 }
 
-// layer belongs to the source before it.
+// layer reads a layer, which belongs to the source before it.
 func (r *lockReader) layer(f []string) {
 	var of *Source
 	if n := len(r.lock.Sources); n > 0 {
 		of = &r.lock.Sources[n-1]
 	}
 	if of == nil || of.Kind != SourceRegistry || len(f) != 3 || !hexDigest.MatchString(f[0]) || !hexDigest.MatchString(f[2]) {
-		r.bad("a layer is \"layer SHA256 SIZE DIFF-ID\", after an image of a registry")
+		r.bad("a layer must be \"layer SHA256 SIZE DIFF-ID\", after an image in a registry")
 		return
 	}
 	size, err := strconv.ParseInt(f[1], 10, 64)
 	if err != nil || size <= 0 {
-		r.bad("%q is no size", f[1])
+		r.bad("%q is not a size", f[1])
 		return
 	}
 	of.Layers = append(of.Layers, SourceLayer{f[0], size, f[2]})
@@ -311,11 +315,11 @@ func (r *lockReader) layer(f []string) {
 func (r *lockReader) set(d *SectionLock, names []string) {
 	for _, n := range names {
 		if !packageName.MatchString(n) {
-			r.bad("%q cannot be a package's name", n)
+			r.bad("%q cannot be the name of a package", n)
 		}
 	}
 	if !slices.IsSorted(names) || d.Set(names) != nil {
-		r.bad("this set is not sorted, or is there twice")
+		r.bad("the set is not sorted, or is a duplicate")
 	}
 	d.Sets = append(d.Sets, PackageSet{Names: names})
 	r.into = &d.Sets[len(d.Sets)-1].Packages
@@ -325,15 +329,15 @@ func (r *lockReader) pkg(f []string) {
 	size, err := strconv.ParseInt(f[5], 10, 64)
 	switch {
 	case r.into == nil:
-		r.bad("a package stands before any list")
+		r.bad("a package stands before the first list")
 	case !packageName.MatchString(f[0]) || !plainWord.MatchString(f[1]) || !plainWord.MatchString(f[2]) || !archiveName.MatchString(f[3]):
-		r.bad("package %q: its name, version, architecture or archive is damaged", f[0])
+		r.bad("package %q: the name, version, architecture or archive is not valid", f[0])
 	case !poolName.MatchString(f[4]) || strings.Contains(f[4], ".."):
-		r.bad("package %s: %q is no path within an archive", f[0], f[4])
+		r.bad("package %s: %q is not a path within an archive", f[0], f[4])
 	case err != nil || size <= 0 || size > 8<<30:
-		r.bad("package %s: %q is no size", f[0], f[5])
+		r.bad("package %s: %q is not a size", f[0], f[5])
 	case !hexDigest.MatchString(f[6]):
-		r.bad("package %s: %q is no sha256 digest", f[0], f[6])
+		r.bad("package %s: %q is not a sha256 digest", f[0], f[6])
 	default:
 		*r.into = append(*r.into, Package{f[0], f[1], f[2], f[3], f[4], size, f[6]})
 	}

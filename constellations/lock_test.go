@@ -1,3 +1,5 @@
+// This file tests reading, writing and damaging a lock.
+
 package constellations
 
 import (
@@ -59,7 +61,7 @@ func TestLockRoundTrip(t *testing.T) {
 		t.Errorf("mode %v", fi.Mode())
 	}
 	if got.Section(Section{"debian", "bookworm", "x86_64", ""}).Set([]string{"nginx", "openssh-server"}) == nil {
-		t.Error("the set is not found")
+		t.Error("Set does not find the set")
 	}
 }
 
@@ -104,16 +106,16 @@ func FuzzParseLock(f *testing.F) {
 		}
 		again, err := ParseLock("meros.lock", l.Encode())
 		if err != nil {
-			t.Fatalf("what was read is written as something that cannot be read: %v", err)
+			t.Fatalf("the written lock cannot be read: %v", err)
 		}
 		if !bytes.Equal(again.Encode(), l.Encode()) {
-			t.Error("reading and writing changes it")
+			t.Error("reading and writing changes the lock")
 		}
 	})
 }
 
-// A writer that is killed leaves the lock whole, and what it has not finished
-// is found.
+// TestWriteLockKilled checks that a killed writer leaves the lock whole, and that
+// UnfinishedLocks finds its temporary file.
 func TestWriteLockKilled(t *testing.T) {
 	const where = "MEROS_TEST_LOCK"
 	lock := &Lock{Sources: []Source{{Kind: KernelTarball, URL: "https://example.org/linux.tar.xz", Size: 1, SHA256: strings.Repeat("0", 64)}}}
@@ -149,5 +151,5 @@ func TestWriteLockKilled(t *testing.T) {
 		}
 		os.Remove(file)
 	}
-	t.Error("it was never killed while it wrote")
+	t.Error("no writer was killed during a write")
 }

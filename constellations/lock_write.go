@@ -1,3 +1,5 @@
+// This file writes a lock, and finds writers that did not finish.
+
 package constellations
 
 import (
@@ -15,7 +17,7 @@ const lockHeader = `# Written by meros, which reads it again: edit the manifest,
 meros-lock 1
 `
 
-// Encode is the lock's file: the same lock always gives the same bytes.
+// Encode returns the text of the lock. Equal locks give equal bytes.
 func (l *Lock) Encode() []byte {
 	var b bytes.Buffer
 	b.WriteString(lockHeader)
@@ -79,10 +81,10 @@ func writePackages(b *bytes.Buffer, ps []Package) {
 	}
 }
 
-// unfinishedLock begins the names of what [WriteLock] has not renamed yet.
+// unfinishedLock begins the names of files that [WriteLock] has not renamed yet.
 const unfinishedLock = ".meros.lock-"
 
-// WriteLock replaces file by the lock, all of it or not at all.
+// WriteLock replaces file with the lock atomically.
 func WriteLock(file string, l *Lock) error {
 	f, err := os.CreateTemp(filepath.Dir(file), unfinishedLock+"*")
 	if err != nil {
@@ -108,9 +110,9 @@ func WriteLock(file string, l *Lock) error {
 	return nil
 }
 
-// UnfinishedLocks are the files in a directory that who wrote its lock has not
-// come to rename: one that is at work, or was killed. It has to be in that
-// directory, which may be of another file system than all else.
+// UnfinishedLocks returns the temporary files of [WriteLock] in a directory. Their
+// writers are at work, or were killed. The files are beside the lock, because that
+// directory may be on a file system of its own.
 func UnfinishedLocks(dir string) []string {
 	entries, _ := os.ReadDir(dir)
 	var files []string

@@ -1,16 +1,18 @@
-// Package constellations holds what a user writes: the manifest of a group of
-// machines ([Load]) and the lock beside it that pins what they are made of
-// ([ReadLock]). It reads strictly: a key nobody knows is an error with its
-// place, not a setting that silently does nothing.
+// Package constellations reads the manifest of a group of machines ([Load]) and
+// the lock beside it ([ReadLock]), which pins every download. It reads strictly:
+// an unknown key is an error with its place. It does not know how a machine is
+// built or started.
 package constellations
 
 import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"meros/runner/hint"
 )
 
-// Manifest is a constellation as its manifest.yml describes it.
+// Manifest describes a constellation.
 type Manifest struct {
 	Name     string // of its directory
 	Dir      string
@@ -18,7 +20,7 @@ type Manifest struct {
 	Machines []Machine // in the file's order
 }
 
-// Policy is what the guests of a bridge may reach.
+// Policy says which addresses the machines on a bridge may reach.
 type Policy string
 
 const (
@@ -34,19 +36,19 @@ type Bridge struct {
 	AllowedPorts  []uint16
 	AllowedIPs    []netip.Prefix
 	AllowICMP     bool
-	PeersIsolated bool   // machines here do not see each other
-	Egress        []Flow // what of the world they may reach; empty: all
-	Ingress       []Flow // of other bridges, who may reach machines here
+	PeersIsolated bool   // machines here cannot reach each other
+	Egress        []Flow // the part of the world that they may reach; empty means all of it
+	Ingress       []Flow // machines on other bridges that may reach machines here
 	AutoCreate    bool
 	Line          int
 }
 
-// KVM says whether a machine uses hardware virtualization.
+// KVM is a machine's use of hardware virtualization.
 type KVM string
 
 const (
 	KVMAuto KVM = "auto" // where it works
-	KVMOn   KVM = "on"   // or fail
+	KVMOn   KVM = "on"   // fail where it does not work
 	KVMOff  KVM = "off"
 )
 
@@ -56,26 +58,26 @@ type Machine struct {
 	Arch         string // as in qemu-system-ARCH
 	Distribution string
 	Suite        string   // of Debian; of Alpine, its release
-	Mirror       string   // base URL; "" is the host's own, or the default one
-	Base         string   // path or URL of an image that it is made of, or ""
-	BaseSHA256   string   // of a URL's; "": as it was when the lock was written
-	Keys         []string // paths of further keys that sign what is in the mirror
-	Setup        string   // of Alpine: "openrc", "busybox", or "" for what its packages bring
+	Mirror       string   // base URL; "" means the host's own, or the default one
+	Base         string   // path or URL of an existing image to start from, or ""
+	BaseSHA256   string   // of a base from a URL; "" accepts the one in the lock
+	Keys         []string // paths of further keys that sign the mirror
+	Setup        string   // init system of Alpine: "openrc", "busybox", or "" to follow the packages
 	Kernel       Kernel
-	DiskSize     int64 // bytes; 0 is as large as needed
+	DiskSize     int64 // bytes; 0 means as large as needed
 	Memory       int64 // bytes
 	CPUs         int
 	KVM          KVM
 	Display      bool
-	BuildFreeMB  int    // MiB free in the root file system, where DiskSize is 0
-	Format       string // what it is exported as; "" is qcow2
+	BuildFreeMB  int    // MiB free in the root file system, if DiskSize is 0
+	Format       string // form of its export; "" means qcow2
 	Compress     string // "zstd" or ""
 	Disks        []Disk
 	Networks     []Network
 	Forwards     []Forward // ports of the host
 	Mounts       []Mount
-	DependsOn    []string // machines that are ready before this one starts
-	Ready        []Probe  // besides ssh, what makes it ready
+	DependsOn    []string // machines that must be ready before this one starts
+	Ready        []Probe  // conditions for being ready, besides ssh
 	QEMUArgs     []string // words of qemu_args, then of extra_args
 	Packages     []string // sorted
 	Bootstrap    string   // "meros" or "debootstrap"
@@ -84,13 +86,13 @@ type Machine struct {
 	BootCheck    bool
 	Line         int // in the manifest
 
-	release string // that the manifest names
+	release string // as in the manifest
 }
 
-// Section names what pins the machine's packages in a lock.
+// Section returns the name of the lock's section that pins the machine's packages.
 func (m *Machine) Section() Section { return Section{m.Distribution, m.Suite, m.Arch, m.Mirror} }
 
-// Hooks is how a machine's hooks run.
+// Hooks says how a machine's hooks run.
 type Hooks struct {
 	Network bool
 	In      string // HooksInSandbox or HooksInVM
@@ -99,18 +101,18 @@ type Hooks struct {
 // Where hooks run.
 const (
 	HooksInSandbox = "sandbox"
-	HooksInVM      = "vm" // in the machine itself, booted, before its init would start
+	HooksInVM      = "vm" // in the booted machine, before its init would start
 )
 
-// Disk is a further disk of a machine. It keeps what is written to it until
-// the machine is reset.
+// Disk is a further disk of a machine. It keeps its content until the machine is
+// reset.
 type Disk struct {
 	Label      string // at most 16 bytes, of the file system too
-	Size       int64  // bytes; 0 is that of the image it is made of
-	FSType     string // "" is what the image has
+	Size       int64  // bytes; 0 means the size of the base
+	FSType     string // "" means that of the base
 	MountPoint string // absolute, or ""
-	Base       string // path or URL of an image that it is made of, or ""
-	Partition  int    // of the image, that is mounted; 0 if the file system fills the disk
+	Base       string // path or URL of an existing image to start from, or ""
+	Partition  int    // of the base, to mount; 0 if the file system fills the disk
 }
 
 // Network is an interface of a machine.
@@ -129,16 +131,16 @@ type Mount struct {
 	ReadOnly bool
 }
 
-// Probe is what shows that a machine is ready: one of the two.
+// Probe is a condition for a machine to be ready. It has one of the two fields.
 type Probe struct {
 	TCP  uint16 // a port that accepts connections
-	Exec string // a line for its shell that ends with status 0
+	Exec string // a shell command that must end with status 0
 }
 
-// Host is the host's address on the bridge: the first one.
+// Host returns the host's address on the bridge, which is the first one.
 func (b *Bridge) Host() netip.Addr { return b.Subnet.Masked().Addr().Next() }
 
-// Bridge finds a bridge by its name, or returns nil.
+// Bridge returns the bridge of that name, or nil.
 func (m *Manifest) Bridge(name string) *Bridge {
 	for i := range m.Bridges {
 		if m.Bridges[i].Name == name {
@@ -148,7 +150,7 @@ func (m *Manifest) Bridge(name string) *Bridge {
 	return nil
 }
 
-// Machine finds a machine by its name.
+// Machine returns the machine of that name.
 func (m *Manifest) Machine(name string) (*Machine, error) {
 	var names []string
 	for i := range m.Machines {
@@ -157,16 +159,17 @@ func (m *Manifest) Machine(name string) (*Machine, error) {
 		}
 		names = append(names, m.Machines[i].Name)
 	}
-	return nil, fmt.Errorf("constellation %s has no machine %q%s", m.Name, name, suggest(name, names))
+	return nil, hint.Add(fmt.Errorf("constellation %s has no machine %q", m.Name, name), "%s", suggest(name, names))
 }
 
-// suggest is ", did you mean ...?" or a list of what there is.
+// suggest returns a hint for an unknown name: the most similar known name, or the
+// list of known names.
 func suggest(name string, known []string) string {
 	if n := Nearest(name, known); n != "" {
-		return fmt.Sprintf(" (did you mean %q?)", n)
+		return fmt.Sprintf("did you mean %q?", n)
 	}
 	if len(known) == 0 {
-		return " (there are none)"
+		return "none is defined yet"
 	}
-	return " (there are: " + strings.Join(known, ", ") + ")"
+	return "there are: " + strings.Join(known, ", ")
 }

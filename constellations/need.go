@@ -1,3 +1,5 @@
+// This file compares the downloads that machines need with the pins of a lock.
+
 package constellations
 
 import (
@@ -6,26 +8,27 @@ import (
 	"strings"
 )
 
-// Section names the part of a lock that packages are pinned in.
+// Section names the part of a lock that pins the packages of one suite.
 type Section struct{ Distribution, Suite, Arch, Mirror string }
 
-// Need is something that a machine is made of and that comes from a network.
-// Exactly one of the kinds: a base system (none of the other fields is set),
-// Packages beyond it, one Package without dependencies, or a Source.
+// Need is one download of a machine. It is of exactly one kind: a base system (no
+// other field is set), Packages on top of it, one Package without dependencies,
+// or a Source.
 type Need struct {
 	Section
 	Machine  string
 	Packages []string // sorted
 	Package  string
-	Source   *Source // as the manifest has it: not pinned
+	Source   *Source // as in the manifest, not pinned
 }
 
+// String returns the need as messages name it.
 func (n Need) String() string {
 	switch {
 	case n.ofImage():
 		return fmt.Sprintf("the base image of %s (%s)", n.Machine, n.Source.URL)
 	case n.Source != nil:
-		return fmt.Sprintf("the kernel's source of %s (%s)", n.Machine, strings.TrimSpace(n.Source.URL+" "+n.Source.Ref))
+		return fmt.Sprintf("the kernel source of %s (%s)", n.Machine, strings.TrimSpace(n.Source.URL+" "+n.Source.Ref))
 	case n.Package != "":
 		return fmt.Sprintf("the package %s, for %s", n.Package, n.Machine)
 	case len(n.Packages) > 0:
@@ -34,7 +37,7 @@ func (n Need) String() string {
 	return fmt.Sprintf("the base system of %s %s, for %s", n.Suite, n.Arch, n.Machine)
 }
 
-// of tells whether it is the source that is needed.
+// of reports whether the need is this source.
 func (n Need) of(s Source) bool {
 	return n.Source != nil && n.Source.Kind == s.Kind && n.Source.URL == s.URL && n.Source.Ref == s.Ref
 }
@@ -43,41 +46,40 @@ func (n Need) ofImage() bool {
 	return n.Source != nil && (n.Source.Kind == SourceImage || n.Source.Kind == SourceRegistry)
 }
 
-// OfKernel tells whether it is a kernel's source that is needed.
+// OfKernel reports whether the need is the source of a kernel.
 func (n Need) OfKernel() bool { return n.Source != nil && !n.ofImage() }
 
-// Among tells whether the source that is needed is one of the needs.
+// Among reports whether the need is a source, and one of the needs.
 func (n Need) Among(needs []Need) bool {
 	return n.Source != nil && slices.ContainsFunc(needs, func(o Need) bool { return o.of(*n.Source) })
 }
 
-// SourceImage is the kind of a [Source] that is the image of a disk.
+// SourceImage is the kind of a [Source] that is a disk image.
 const SourceImage KernelKind = "image"
 
-// SourceRegistry is the kind of a [Source] that is an image of containers in a
-// registry. Its URL is the base, its Ref the architecture as Go names it.
+// SourceRegistry is the kind of a [Source] that is a container image in a
+// registry. Its URL is the base, its Ref is Go's name of the architecture.
 const SourceRegistry KernelKind = "oci"
 
-// Source is what is pinned besides packages: a kernel's source, which is a
-// commit of a git repository or an archive, or the image of a disk or of
-// containers.
+// Source is a pin that is not a package: the source of a kernel (a commit of a git
+// repository or an archive), a disk image, or a container image.
 type Source struct {
 	Kind     KernelKind // KernelGit, KernelTarball, SourceImage or SourceRegistry
 	URL, Ref string
 	Commit   string        // 40 or 64 hexadecimal digits
 	Size     int64         // of a file, bytes
-	SHA256   string        // of a file, or of the manifest of an image
-	Layers   []SourceLayer // of an image of containers, the lowest first
+	SHA256   string        // of a file, or of the manifest of a container image
+	Layers   []SourceLayer // of a container image, the lowest first
 }
 
 // SourceLayer pins a layer in a registry.
 type SourceLayer struct {
 	SHA256 string
 	Size   int64  // bytes
-	DiffID string // SHA-256 of what it is uncompressed
+	DiffID string // SHA-256 of the uncompressed layer
 }
 
-// Source finds what pins a source, or nil.
+// Source returns the pin of a source, or nil.
 func (l *Lock) Source(kind KernelKind, url, ref string) *Source {
 	for i := range l.Sources {
 		if s := &l.Sources[i]; s.Kind == kind && s.URL == url && s.Ref == ref {
@@ -87,7 +89,7 @@ func (l *Lock) Source(kind KernelKind, url, ref string) *Source {
 	return nil
 }
 
-// Pins tells whether the lock has what is needed.
+// Pins reports whether the lock pins the need.
 func (l *Lock) Pins(n Need) bool {
 	if n.Source != nil {
 		return l.Source(n.Source.Kind, n.Source.URL, n.Source.Ref) != nil
@@ -104,7 +106,7 @@ func (l *Lock) Pins(n Need) bool {
 	return true
 }
 
-// Needs are what all the pins of the lock are for.
+// Needs returns the needs that the lock pins.
 func (l *Lock) Needs() []Need {
 	var needs []Need
 	for _, d := range l.Sections {
@@ -127,17 +129,17 @@ func (l *Lock) Needs() []Need {
 	return needs
 }
 
-// Images are what the pins of images are for.
+// Images returns the needs of images that the lock pins.
 func (l *Lock) Images() []Need {
 	return slices.DeleteFunc(l.Needs(), func(n Need) bool { return !n.ofImage() })
 }
 
-// Unpinned are those of the needs that the lock does not pin.
+// Unpinned returns the needs that the lock does not pin.
 func (l *Lock) Unpinned(needs []Need) []Need {
 	return slices.DeleteFunc(slices.Clone(needs), l.Pins)
 }
 
-// Prune removes what is not among the needs.
+// Prune removes all pins that are not among the needs.
 func (l *Lock) Prune(needs []Need) {
 	l.Sources = slices.DeleteFunc(l.Sources, func(s Source) bool {
 		return !slices.ContainsFunc(needs, func(n Need) bool { return n.of(s) })
@@ -156,8 +158,8 @@ func (l *Lock) Prune(needs []Need) {
 	}
 }
 
-// KeepDates gives sections that pin the same packages as before the date that
-// they had: what is built from them is the same, so nothing is built anew.
+// KeepDates gives a section its former date if it pins the same packages as
+// before. The date is in the keys of stages, so nothing is rebuilt then.
 func (l *Lock) KeepDates(before *Lock) {
 	for i := range l.Sections {
 		d := &l.Sections[i]
@@ -174,12 +176,12 @@ func (l *Lock) KeepDates(before *Lock) {
 	}
 }
 
-// serves tells whether a need is of this section.
+// serves reports whether this section pins needs like n.
 func (d *SectionLock) serves(n Need) bool {
 	return n.Source == nil && n.Section == d.Section()
 }
 
-// Forget removes the pins of the needs, with all of the sections they are in.
+// Forget removes the pins of the needs. It removes whole sections.
 func (l *Lock) Forget(needs []Need) {
 	for _, n := range needs {
 		l.Sections = slices.DeleteFunc(l.Sections, func(d SectionLock) bool { return d.serves(n) })
@@ -187,7 +189,7 @@ func (l *Lock) Forget(needs []Need) {
 	}
 }
 
-// Package finds a package that is pinned alone, or nil.
+// Package returns the pin of a package without dependencies, or nil.
 func (d *SectionLock) Package(name string) *Package {
 	for i := range d.Single {
 		if d.Single[i].Name == name {

@@ -1,3 +1,5 @@
+// This file collects the mistakes of a file and prints them with their places.
+
 package constellations
 
 import (
@@ -10,17 +12,29 @@ import (
 // Problem is one mistake in a file.
 type Problem struct {
 	File    string
-	Line    int // from 1; 0 is the file as a whole
+	Line    int // from 1; 0 means the whole file
 	Column  int // from 1, in characters
 	Message string
-	Hint    string
+	Hint    string // the next step, or ""
 	Source  string // the line itself
 }
+
+// Place returns the file, line and column of the mistake.
+func (p Problem) Place() string {
+	if p.Line == 0 {
+		return p.File
+	}
+	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+}
+
+// Text returns the mistake in one line, without its hint.
+func (p Problem) Text() string { return p.Place() + ": " + p.Message }
 
 // Errors are all the mistakes of one file.
 type Errors struct{ Problems []Problem }
 
-// Error renders each mistake with its line and a caret below the place.
+// Error returns each mistake with its line, a caret below the place, and its hint
+// on a line of its own. Programs read the fields of [Problem] instead.
 func (e *Errors) Error() string {
 	var b strings.Builder
 	for i, p := range e.Problems {
@@ -33,21 +47,18 @@ func (e *Errors) Error() string {
 }
 
 func (p Problem) write(b *strings.Builder) {
-	if p.Line == 0 {
-		fmt.Fprintf(b, "%s: %s", p.File, p.Message)
-	} else {
-		fmt.Fprintf(b, "%s:%d:%d: %s", p.File, p.Line, p.Column, p.Message)
-		if p.Source != "" {
-			gutter := fmt.Sprintf("%5d | ", p.Line)
-			fmt.Fprintf(b, "\n%s%s\n%s| %s^", gutter, p.Source, strings.Repeat(" ", len(gutter)-2), pad(p.Source, p.Column-1))
-		}
+	b.WriteString(p.Text())
+	if p.Line > 0 && p.Source != "" {
+		gutter := fmt.Sprintf("%5d | ", p.Line)
+		fmt.Fprintf(b, "\n%s%s\n%s| %s^", gutter, p.Source, strings.Repeat(" ", len(gutter)-2), pad(p.Source, p.Column-1))
 	}
 	if p.Hint != "" {
 		fmt.Fprintf(b, "\nhint: %s", p.Hint)
 	}
 }
 
-// pad is as wide as the first n characters of line, tabs kept.
+// pad returns white space as wide as the first n characters of line. It preserves
+// tabs.
 func pad(line string, n int) string {
 	var b strings.Builder
 	for _, r := range line {
@@ -62,17 +73,17 @@ func pad(line string, n int) string {
 	return b.String()
 }
 
-// problems collects the mistakes of a file while it is read.
+// problems collects the mistakes of a file during reading.
 type problems struct {
 	file  string
 	lines []string
 	list  []Problem
 }
 
-// maxProblems is how many mistakes of a file are told.
+// maxProblems is the most mistakes reported for one file.
 const maxProblems = 50
 
-// maxSource is how much of a line is shown.
+// maxSource is the most characters shown of one line.
 const maxSource = 200
 
 func newProblems(file string, src []byte) *problems {
@@ -91,12 +102,12 @@ func (ps *problems) add(line, column int, hint, format string, a ...any) {
 			p.Column = min(p.Column, maxSource)
 		}
 	}
-	if !slices.Contains(ps.list, p) { // an alias is read wherever it is used
+	if !slices.Contains(ps.list, p) { // an alias is read at each use
 		ps.list = append(ps.list, p)
 	}
 }
 
-// err is all that was collected, in the file's order.
+// err returns the collected mistakes in the file's order, or nil.
 func (ps *problems) err() error {
 	if len(ps.list) == 0 {
 		return nil
@@ -108,7 +119,8 @@ func (ps *problems) err() error {
 	return &Errors{ps.list}
 }
 
-// Nearest is the word of known that name was probably meant to be, or "".
+// Nearest returns the known word that is most similar to name, or "" if none is
+// similar enough.
 func Nearest(name string, known []string) string {
 	best, at := "", max(len(name)/3, 1)+1
 	for _, k := range known {
@@ -119,8 +131,8 @@ func Nearest(name string, known []string) string {
 	return best
 }
 
-// distance is the number of inserted, removed, replaced or swapped characters
-// between a and b (optimal string alignment).
+// distance returns the number of inserted, removed, replaced or swapped
+// characters between a and b (optimal string alignment).
 func distance(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return 64

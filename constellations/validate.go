@@ -1,3 +1,6 @@
+// This file checks names in a manifest, and values of different machines and
+// bridges against each other.
+
 package constellations
 
 import (
@@ -9,17 +12,19 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"meros/runner/hint"
 )
 
-// What names may look like.
+// Patterns of names.
 var (
-	// packageName is from the Debian Policy Manual, section 5.6.1, with the
-	// underscore that Alpine has.
+	// packageName follows the Debian Policy Manual, section 5.6.1, and also accepts
+	// the underscore, which names of Alpine have.
 	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+._-]+$`)
 	suiteName   = regexp.MustCompile(`^[a-z][a-z0-9-]{1,40}$`)
-	// releaseName is a branch of Alpine, https://alpinelinux.org/releases.
+	// releaseName matches a branch of Alpine, https://alpinelinux.org/releases.
 	releaseName = regexp.MustCompile(`^(latest-stable|edge|v[0-9]+\.[0-9]+)$`)
-	// userName is what useradd(8) of Debian accepts.
+	// userName matches the names that Debian's useradd(8) accepts.
 	userName  = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 	diskLabel = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,15}$`)
 )
@@ -39,17 +44,17 @@ func (l *loader) url(n ast.Node) string {
 	s := strings.TrimRight(l.text(n), "/")
 	u, err := url.Parse(s)
 	if s != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "file" || u.Scheme != "file" && u.Host == "" || strings.ContainsAny(s, " \t\n[]")) {
-		l.addAt(placeOf(n), "write it as http://ftp.debian.org/debian", "%q is no mirror's address", s)
+		l.addAt(placeOf(n), "write it as http://ftp.debian.org/debian", "%q is not the URL of a mirror", s)
 	}
 	return s
 }
 
-// packages adds names to those there are already.
+// packages reads names of packages and adds them to have.
 func (l *loader) packages(n ast.Node, have []string) []string {
 	for _, e := range l.sequence(n) {
 		for name := range strings.FieldsSeq(l.text(e)) {
 			if !packageName.MatchString(name) {
-				l.addAt(placeOf(e), "", "%q cannot be a package's name", name)
+				l.addAt(placeOf(e), "", "%q cannot be the name of a package", name)
 			} else if !slices.Contains(have, name) {
 				have = append(have, name)
 			}
@@ -66,9 +71,9 @@ func (l *loader) checkInterface(at place, what, name string) {
 	})
 	switch {
 	case len(name) > maxInterface:
-		l.addAt(at, fmt.Sprintf("%q would fit", name[:maxInterface]), "%s %q has %d characters; an interface's name has at most %d", what, name, len(name), maxInterface)
+		l.addAt(at, fmt.Sprintf("%q would fit", name[:maxInterface]), "%s %q has %d characters, but the name of an interface has at most %d", what, name, len(name), maxInterface)
 	case name == "" || name == "." || name == ".." || bad >= 0:
-		l.addAt(at, "letters, digits, hyphen, underscore and dot", "%s %q cannot be the name of an interface", what, name)
+		l.addAt(at, "use letters, digits, hyphen, underscore and dot", "%s %q cannot be the name of an interface", what, name)
 	}
 }
 
@@ -77,15 +82,15 @@ func (l *loader) checkSubnet(b Bridge, at place) {
 		return
 	}
 	if !b.Subnet.Addr().Is4() {
-		l.addAt(at, "", "subnet %s of bridge %s is not one of IPv4 (machines of a bridge reach each other by IPv6 without one)", b.Subnet, b.Name)
+		l.addAt(at, "machines on a bridge reach each other by IPv6 without a subnet", "subnet %s of bridge %s is not an IPv4 subnet", b.Subnet, b.Name)
 		return
 	}
 	if free := b.Subnet.Addr().BitLen() - b.Subnet.Bits(); free < 2 {
-		l.addAt(at, "", "subnet %s has no room for machines", b.Subnet)
+		l.addAt(at, "", "subnet %s has no addresses for machines", b.Subnet)
 	}
 	for _, o := range l.m.Bridges {
 		if o.Subnet.IsValid() && o.Subnet.Overlaps(b.Subnet) {
-			l.addAt(at, "", "subnet %s of bridge %s overlaps %s of bridge %s (line %d)", b.Subnet, b.Name, o.Subnet, o.Name, o.Line)
+			l.addAt(at, "", "subnet %s of bridge %s overlaps %s of bridge %s in line %d", b.Subnet, b.Name, o.Subnet, o.Name, o.Line)
 		}
 	}
 }
@@ -101,9 +106,9 @@ func (l *loader) checkNetwork(x Network, bridgeAt, ipAt, macAt place) {
 	}
 	if bridge == nil {
 		if x.Bridge == "" {
-			l.addAt(bridgeAt, "", "a network needs a bridge%s", suggest("", names))
+			l.addAt(bridgeAt, suggest("", names), "a network needs a bridge")
 		} else {
-			l.addAt(bridgeAt, "", "there is no bridge %q%s", x.Bridge, suggest(x.Bridge, names))
+			l.addAt(bridgeAt, suggest(x.Bridge, names), "there is no bridge %q", x.Bridge)
 		}
 		return
 	}
@@ -112,7 +117,7 @@ func (l *loader) checkNetwork(x Network, bridgeAt, ipAt, macAt place) {
 	}
 	switch first := bridge.Subnet.Addr().Next(); {
 	case !bridge.Subnet.Contains(x.IPAddr):
-		l.addAt(ipAt, "", "address %s is outside of %s, the subnet of bridge %s", x.IPAddr, bridge.Subnet, bridge.Name)
+		l.addAt(ipAt, "", "address %s is outside %s, the subnet of bridge %s", x.IPAddr, bridge.Subnet, bridge.Name)
 	case x.IPAddr == bridge.Subnet.Addr():
 		l.addAt(ipAt, "", "%s is the address of the subnet itself", x.IPAddr)
 	case x.IPAddr == first:
@@ -122,7 +127,7 @@ func (l *loader) checkNetwork(x Network, bridgeAt, ipAt, macAt place) {
 	}
 }
 
-// broadcast is the last address of an IPv4 network.
+// broadcast returns the last address of an IPv4 network.
 func broadcast(p netip.Prefix) netip.Addr {
 	b := p.Addr().As4()
 	for i := p.Bits(); i < 32; i++ {
@@ -131,7 +136,7 @@ func broadcast(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-// validate finds what only shows when all machines are known.
+// validate finds mistakes that need all machines to be known.
 func (l *loader) validate() {
 	labels, macs, addrs := make(map[string]string), make(map[string]string), make(map[netip.Addr]string)
 	for _, vm := range l.m.Machines {
@@ -143,7 +148,7 @@ func (l *loader) validate() {
 	}
 	for _, b := range l.m.Bridges {
 		if vm, ok := labels[b.Name]; ok {
-			l.add(b.Line, 1, "", "bridge %s has the name of a network label of machine %s", b.Name, vm)
+			l.add(b.Line, 1, "", "bridge %s has the same name as a network label of machine %s", b.Name, vm)
 		}
 	}
 	listens := make(map[netip.AddrPort]string)
@@ -155,8 +160,8 @@ func (l *loader) validate() {
 	l.checkDependencies()
 }
 
-// checkDependencies finds machines that wait for one that there is not, or for
-// each other.
+// checkDependencies finds machines that depend on a missing machine, or on each
+// other.
 func (l *loader) checkDependencies() {
 	const waits, done = 1, 2
 	state := make(map[string]int)
@@ -172,9 +177,9 @@ func (l *loader) checkDependencies() {
 		for _, name := range vm.DependsOn {
 			other, err := l.m.Machine(name)
 			if err != nil {
-				l.addAt(l.depends[vm.Name], "", "%v", err)
+				l.addAt(l.depends[vm.Name], hint.Of(err), "%v", err)
 			} else if !visit(other) {
-				l.addAt(l.depends[vm.Name], "", "machine %s waits for %s, which waits for it", vm.Name, name)
+				l.addAt(l.depends[vm.Name], "", "machine %s depends on %s, which depends on it", vm.Name, name)
 			}
 		}
 		state[vm.Name] = done
@@ -185,13 +190,13 @@ func (l *loader) checkDependencies() {
 	}
 }
 
-// once notes that value belongs to vm, and a mistake if it is another's.
+// once records that value belongs to vm, and a mistake if another machine has it.
 func once[T comparable](l *loader, seen map[T]string, value T, set bool, vm Machine, what string) {
 	if !set {
 		return
 	}
 	if other, ok := seen[value]; ok {
-		l.add(vm.Line, 1, "", "machine %s has the %s %v, which machine %s has already", vm.Name, what, value, other)
+		l.add(vm.Line, 1, "", "machine %s has the %s %v, but machine %s has it already", vm.Name, what, value, other)
 		return
 	}
 	seen[value] = vm.Name

@@ -1,3 +1,5 @@
+// This file splits the value of qemu_args into words.
+
 package constellations
 
 import (
@@ -28,7 +30,7 @@ func splitWords(s string) ([]string, error) {
 			}
 			next := rs[i+1]
 			if quote == '"' && !strings.ContainsRune("$`\"\\\n", next) {
-				word.WriteRune(r) // within double quotes it escapes only these
+				word.WriteRune(r) // in double quotes a backslash escapes only these
 				inWord = true
 				continue
 			}
@@ -57,7 +59,7 @@ func splitWords(s string) ([]string, error) {
 		}
 	}
 	if quote != 0 {
-		return nil, fmt.Errorf("%q: the quote %c is never closed", s, quote)
+		return nil, fmt.Errorf("%q: the quote %c is not closed", s, quote)
 	}
 	if inWord {
 		words = append(words, word.String())

@@ -1,3 +1,6 @@
+// This file reads values out of a YAML document and reports values of a wrong type.
+// It does not know which keys a manifest has.
+
 package constellations
 
 import (
@@ -14,22 +17,23 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// maxFile bounds a manifest, in bytes; ten thousand machines take 2 MB.
+// maxFile is the largest size of a manifest in bytes. Ten thousand machines take
+// 2 MB.
 const maxFile = 8 << 20
 
-// maxVisits bounds how often nodes are looked at, so that aliases of aliases
-// cannot make a small file a large one.
+// maxVisits is the most visits of nodes, so that aliases of aliases cannot make a
+// small file large.
 const maxVisits = 2_000_000
 
-// document is a YAML file being read. A reader of a value that is of another
-// type than wanted notes the mistake and gives the zero value.
+// document is a YAML file being read. If a value has a wrong type, its reader
+// records the mistake and returns the zero value.
 type document struct {
 	*problems
 	anchors map[string]ast.Node
 	visits  int
 }
 
-// place is where a node begins.
+// place is the position where a node begins, from 1.
 type place struct{ line, column int }
 
 func placeOf(n ast.Node) place {
@@ -63,7 +67,7 @@ func (d *document) addAt(p place, hint, format string, a ...any) {
 func parseDocument(ps *problems, src []byte) (*document, ast.Node) {
 	d := &document{problems: ps, anchors: make(map[string]ast.Node)}
 	if len(src) > maxFile {
-		d.add(0, 0, "", "the file has %d bytes; more than %d are not read", len(src), maxFile)
+		d.add(0, 0, "", "the file has %d bytes, more than the limit of %d", len(src), maxFile)
 		return d, nil
 	}
 	file, err := parser.ParseBytes(src, 0, parser.AllowDuplicateMapKey())
@@ -77,7 +81,7 @@ func parseDocument(ps *problems, src []byte) (*document, ast.Node) {
 			continue
 		}
 		if body != nil {
-			d.addAt(placeOf(doc.Body), "a constellation is one document", "a second YAML document")
+			d.addAt(placeOf(doc.Body), "a manifest is one document", "unexpected second YAML document")
 			return d, nil
 		}
 		body = doc.Body
@@ -104,7 +108,7 @@ func (d *document) resolve(n ast.Node) ast.Node {
 	for {
 		if d.visits++; d.visits > maxVisits {
 			if d.visits == maxVisits+1 {
-				d.addAt(placeOf(n), "", "the aliases of this file unfold to too much")
+				d.addAt(placeOf(n), "", "the aliases of this file expand to too many values")
 			}
 			return nil
 		}
@@ -116,7 +120,7 @@ func (d *document) resolve(n ast.Node) ast.Node {
 			name := x.Value.GetToken().Value
 			v, ok := d.anchors[name]
 			if !ok {
-				d.addAt(placeOf(x.Value), "", "there is no anchor &%s before this", name)
+				d.addAt(placeOf(x.Value), "", "there is no anchor &%s before this alias", name)
 				return nil
 			}
 			n = v
@@ -135,8 +139,8 @@ type pair struct {
 	value ast.Node
 }
 
-// mapping reads the entries of n, those of merge keys (<<) after its own and
-// only where it has none of that name. ok is false if it is no mapping.
+// mapping returns the entries of n, then those of merge keys (<<) whose names n
+// lacks. ok reports whether n is a mapping or null.
 func (d *document) mapping(n ast.Node, what string) (ps []pair, ok bool) {
 	at := placeOf(n)
 	var values []*ast.MappingValueNode
@@ -163,7 +167,7 @@ func (d *document) mapping(n ast.Node, what string) (ps []pair, ok bool) {
 		}
 		key, at := v.Key.GetToken().Value, placeOf(v.Key)
 		if before, dup := seen[key]; dup {
-			d.addAt(at, "", "%q is there twice, first in line %d", key, before.line)
+			d.addAt(at, "", "duplicate key %q, first in line %d", key, before.line)
 			continue
 		}
 		seen[key] = at
@@ -178,7 +182,7 @@ func (d *document) mapping(n ast.Node, what string) (ps []pair, ok bool) {
 	return ps, true
 }
 
-// fields reads a mapping whose keys are those of known.
+// fields reads a mapping with the readers in known, by key.
 func (d *document) fields(n ast.Node, what string, known map[string]func(ast.Node)) {
 	ps, _ := d.mapping(n, what)
 	for _, p := range ps {
@@ -200,7 +204,7 @@ func (d *document) fields(n ast.Node, what string, known map[string]func(ast.Nod
 	}
 }
 
-// sequence reads a list; one value stands for a list of it.
+// sequence returns the elements of a list. A single value counts as a list of one.
 func (d *document) sequence(n ast.Node) []ast.Node {
 	switch x := d.resolve(n).(type) {
 	case *ast.SequenceNode:
@@ -212,7 +216,7 @@ func (d *document) sequence(n ast.Node) []ast.Node {
 	}
 }
 
-// text reads a string; a number is taken as it is written.
+// text returns a string. A number counts as its text.
 func (d *document) text(n ast.Node) string {
 	switch x := d.resolve(n).(type) {
 	case *ast.StringNode:
@@ -224,12 +228,12 @@ func (d *document) text(n ast.Node) string {
 	case *ast.NullNode, nil:
 		return ""
 	default:
-		d.addAt(placeOf(n), "", "this must be a string, not %s", typeName(x))
+		d.addAt(placeOf(n), "", "the value must be a string, not %s", typeName(x))
 		return ""
 	}
 }
 
-// integer reads a whole number between low and high.
+// integer returns a whole number between low and high.
 func (d *document) integer(n ast.Node, low, high int64) int64 {
 	x := d.resolve(n)
 	if x == nil {
@@ -237,11 +241,11 @@ func (d *document) integer(n ast.Node, low, high int64) int64 {
 	}
 	v, err := strconv.ParseInt(x.GetToken().Value, 0, 64)
 	if _, isInt := x.(*ast.IntegerNode); err != nil || !isInt && !isString(x) {
-		d.addAt(placeOf(n), "", "this must be a whole number, not %s", typeName(x))
+		d.addAt(placeOf(n), "", "the value must be a whole number, not %s", typeName(x))
 		return low
 	}
 	if v < low || v > high {
-		d.addAt(placeOf(n), "", "%d is out of bounds: from %d to %d", v, low, high)
+		d.addAt(placeOf(n), "", "%d is out of range, from %d to %d", v, low, high)
 		return low
 	}
 	return v
@@ -249,7 +253,7 @@ func (d *document) integer(n ast.Node, low, high int64) int64 {
 
 func isString(n ast.Node) bool { _, ok := n.(*ast.StringNode); return ok }
 
-// boolean reads true or false, also as YAML 1.1 wrote them.
+// boolean returns true or false, also in the spellings of YAML 1.1.
 func (d *document) boolean(n ast.Node) bool {
 	x := d.resolve(n)
 	switch x := x.(type) {
@@ -265,17 +269,17 @@ func (d *document) boolean(n ast.Node) bool {
 	case nil:
 		return false
 	}
-	d.addAt(placeOf(n), "write true or false", "this must be true or false, not %s", typeName(x))
+	d.addAt(placeOf(n), "write true or false", "the value must be true or false, not %s", typeName(x))
 	return false
 }
 
-// word reads one of known.
+// word returns a string that must be one of known.
 func (d *document) word(n ast.Node, what string, known ...string) string {
 	s := d.text(n)
 	if slices.Contains(known, s) {
 		return s
 	}
-	hint := "known: " + strings.Join(known, ", ")
+	hint := "known values: " + strings.Join(known, ", ")
 	if near := Nearest(s, known); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}
@@ -283,23 +287,24 @@ func (d *document) word(n ast.Node, what string, known ...string) string {
 	return known[0]
 }
 
-// size reads a number of bytes: "2G", "512M", or a plain number of unit.
+// size returns a number of bytes, written as "2G", "512M", or a plain number of
+// units.
 func (d *document) size(n ast.Node, unit, low, high int64) int64 {
 	s := strings.TrimSpace(d.text(n))
 	v, err := ParseSize(s, unit)
 	switch {
 	case err != nil:
-		d.addAt(placeOf(n), "write it as 2G, 512M, or a plain number", "%q is no size", s)
+		d.addAt(placeOf(n), "write it as 2G, 512M, or a plain number", "%q is not a size", s)
 		return low
 	case v < low || v > high:
-		d.addAt(placeOf(n), "", "%s is out of bounds: from %s to %s", s, sizeText(low), sizeText(high))
+		d.addAt(placeOf(n), "", "%s is out of range, from %s to %s", s, sizeText(low), sizeText(high))
 		return low
 	}
 	return v
 }
 
-// ParseSize reads a size in bytes: a number and K, M, G or T, units of 1024, as
-// QEMU has them. A number alone counts units.
+// ParseSize parses a size and returns it in bytes: a number and K, M, G or T, which
+// are powers of 1024 as in QEMU. A plain number counts units.
 func ParseSize(s string, unit int64) (int64, error) {
 	number := strings.TrimRight(s, "kKmMgGtTiIbB")
 	suffix := strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(s[len(number):]), "B"), "I")
@@ -310,7 +315,7 @@ func ParseSize(s string, unit int64) (int64, error) {
 	}
 	f, err := strconv.ParseFloat(number, 64)
 	if err != nil || !ok || f < 0 || math.IsNaN(f) || f*float64(factor) > 1<<60 || strings.ContainsAny(number, "xXpP_") {
-		return 0, fmt.Errorf("%q is no size", s)
+		return 0, fmt.Errorf("%q is not a size", s)
 	}
 	return int64(f * float64(factor)), nil
 }

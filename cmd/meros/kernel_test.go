@@ -388,7 +388,7 @@ func kernelMistakes(t *testing.T, p *lab.Project, manifest func(string), archive
 		words []string
 	}{
 		{[]string{"kernel-build", "k", "x"}, []string{`no machine \"x\"`}},
-		{[]string{"kernel-build", "--source", "a b"}, []string{"--source a b", "no source of a kernel"}},
+		{[]string{"kernel-build", "--source", "a b"}, []string{"--source a b", "not a valid source of a kernel"}},
 		{[]string{"kernel-build", "k", "--source", "debian:linux-source-6.1", "--ref", "v6.1"}, []string{"--ref is for git"}},
 	} {
 		fails(t, p.Run(t, c.args...), 2, c.words...)

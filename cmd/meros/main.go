@@ -169,6 +169,9 @@ type env struct {
 // usageError is a mistake on the command line.
 type usageError struct{ error }
 
+// Unwrap returns the mistake itself, with its hint.
+func (e usageError) Unwrap() error { return e.error }
+
 // exitStatus is the status of a program that was run for the user.
 type exitStatus int
 

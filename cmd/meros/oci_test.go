@@ -248,7 +248,7 @@ func ociRegistry(t *testing.T, p *lab.Project, image v1.Image, disks map[string]
 		fails(t, p.Run(t, "build", "again", "--rootfs-only"), 1, words...)
 	}
 	p.Write(t, "constellations/again/manifest.yml", manifest("docker://-x"))
-	fails(t, p.Run(t, "build", "again", "--rootfs-only"), exitUsage, "no reference to an image of a registry")
+	fails(t, p.Run(t, "build", "again", "--rootfs-only"), exitUsage, "not a valid reference to an image in a registry")
 }
 
 // ociLogin makes a machine of an image in a registry that wants a login, whose

@@ -19,6 +19,7 @@ import (
 	"meros/cache"
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/hint"
 	"meros/stages"
 )
 
@@ -265,8 +266,8 @@ func (r *request) useImage(e *env, machines []*constellations.Machine) error {
 // are relative to the working directory, not to the project. A file must exist;
 // a base on a network is checked when it is locked or fetched.
 func baseFromHere(use string) (string, error) {
-	if problem, right := constellations.BaseProblem(use); problem != "" {
-		return "", fmt.Errorf("%s (such as %s)", problem, right)
+	if problem, example := constellations.BaseProblem(use); problem != "" {
+		return "", hint.Add(errors.New(problem), "write it as %s", example)
 	}
 	if constellations.ImageURL(use) || constellations.OfRegistry(use) {
 		return use, nil

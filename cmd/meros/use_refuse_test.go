@@ -10,6 +10,7 @@ import (
 
 	"meros/bench/lab"
 	"meros/constellations"
+	"meros/runner/hint"
 )
 
 // What is no image, or would reach further than its own file, is refused.
@@ -88,12 +89,12 @@ func TestUseNames(t *testing.T) {
 		"/dev/null":                 "this is no file (qemu-img convert",
 		"a.qcow2/b":                 "not a directory",
 		"oci:c.tar":                 "c.tar does not exist (an image of a registry is docker://NAME:TAG)",
-		"docker://-x":               "no reference to an image of a registry (such as docker://debian:12",
-		"ftp://example.org/a.qcow2": "no URL of an image: https, http or file",
-		"https://example.org/":      "such as https://host/image.qcow2",
+		"docker://-x":               "not a valid reference to an image in a registry\nwrite it as docker://debian:12",
+		"ftp://example.org/a.qcow2": "not a valid URL of an image: https, http or file",
+		"https://example.org/":      "write it as https://host/image.qcow2",
 	} {
-		if _, err := baseFromHere(use); err == nil || !strings.Contains(err.Error(), words) {
-			t.Errorf("%s: %v, want %q", use, err, words)
+		if _, err := baseFromHere(use); err == nil || !strings.Contains(err.Error()+"\n"+hint.Of(err), words) {
+			t.Errorf("%s: %v, hint %q, want %q", use, err, hint.Of(err), words)
 		}
 	}
 }
