@@ -1,3 +1,6 @@
+// This file tests the store: artifacts, entries, locks, trees, scratch directories and
+// deliveries.
+
 package cache
 
 import (
@@ -23,7 +26,7 @@ func open(t testing.TB) *Store {
 	return s
 }
 
-// isMiss expects a miss whose reason has the word.
+// isMiss checks that err is a miss whose reason contains the word.
 func isMiss(t *testing.T, err error, word string) {
 	t.Helper()
 	var m *Miss
@@ -56,7 +59,7 @@ func TestPut(t *testing.T) {
 		t.Fatal(err)
 	}
 	if b, err := s.Put(t.Context(), file); err != nil || b != a {
-		t.Errorf("the same bytes are %v, then %v, %v", a, b, err)
+		t.Errorf("the same bytes gave the artifact %v, then %v, %v", a, b, err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(s.Dir(), "tmp", "*")); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
@@ -67,11 +70,11 @@ func TestPut(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := s.Put(ctx, file); !errors.Is(err, context.Canceled) {
-		t.Errorf("storing when cancelled: %v", err)
+		t.Errorf("storing with a cancelled context: %v", err)
 	}
 }
 
-// Whatever is done to a stored file, it is not taken for what it was.
+// A stored file that was changed in any way is a miss.
 func TestDamagedBlob(t *testing.T) {
 	for name, test := range map[string]struct {
 		do   func(file string) error
@@ -93,11 +96,11 @@ func TestDamagedBlob(t *testing.T) {
 			}
 			isMiss(t, s.Has(a), test.word)
 			if put(t, s, "content") != a || s.Has(a) != nil {
-				t.Error("it cannot be stored again")
+				t.Error("the artifact cannot be stored again")
 			}
 		})
 	}
-	// Touched but not changed is no damage.
+	// A file that was touched but not changed is not damaged.
 	s := open(t)
 	a := put(t, s, "content")
 	now := time.Now()
@@ -114,11 +117,11 @@ func TestEntry(t *testing.T) {
 	key := []byte("key text")
 	id := NewActionID(key)
 	if _, err := s.Lookup(id); err == nil {
-		t.Fatal("an entry before there was one")
+		t.Fatal("there is an entry before it was recorded")
 	}
 	e := Entry{Outputs: map[string]Artifact{"out": put(t, s, "content")}, Node: "n", Stage: "s"}
 	if err := s.Record(id, []byte("another"), e); err == nil {
-		t.Error("a key text of another action was accepted")
+		t.Error("the key text of another action was accepted")
 	}
 	if err := s.Record(id, key, e); err != nil {
 		t.Fatal(err)
@@ -140,7 +143,7 @@ func TestEntry(t *testing.T) {
 		t.Fatal(err)
 	}
 	os.Chmod(file, 0o644)
-	// No bit of an entry can change unseen.
+	// Every changed byte of an entry is noticed.
 	for i := range whole {
 		damaged := append([]byte(nil), whole...)
 		damaged[i] ^= 1
@@ -148,13 +151,13 @@ func TestEntry(t *testing.T) {
 			t.Fatal(err)
 		}
 		if e, err := s.Lookup(id); err == nil && e.Outputs["out"] != got.Outputs["out"] {
-			t.Fatalf("byte %d changed, and the answer is %v", i, e)
+			t.Fatalf("byte %d changed, but the entry is %v", i, e)
 		}
 	}
 }
 
-// One of many gets the lock, the file of a lock does not stay, and the
-// waiting ends with the context.
+// Only one of many holds the lock, its file is removed, and waiting ends with the
+// context.
 func TestLock(t *testing.T) {
 	s := open(t)
 	var inside, most atomic.Int32
@@ -174,7 +177,7 @@ func TestLock(t *testing.T) {
 	}
 	wg.Wait()
 	if most.Load() != 1 {
-		t.Errorf("%d at once", most.Load())
+		t.Errorf("%d held the lock at once", most.Load())
 	}
 	if left, _ := filepath.Glob(filepath.Join(s.Dir(), "locks", "*")); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
@@ -184,13 +187,13 @@ func TestLock(t *testing.T) {
 		t.Fatal("a free lock could not be taken", err)
 	}
 	defer unlock()
-	// A killed process's file is removed, a living one's is not.
+	// The lock file of a killed process is removed, that of a live one stays.
 	if err := os.WriteFile(filepath.Join(s.Dir(), "locks", "dead"), []byte("1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	s.dropStaleLocks()
 	if left, _ := filepath.Glob(filepath.Join(s.Dir(), "locks", "*")); len(left) != 1 || filepath.Base(left[0]) != "x" {
-		t.Errorf("there are the locks %q", left)
+		t.Errorf("lock files: %q", left)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	pid := 0
@@ -199,7 +202,7 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// The view of an artifact is made once and not trusted beyond a boot.
+// An artifact is unpacked once, and its tree is not trusted after a reboot.
 func TestTree(t *testing.T) {
 	s := open(t)
 	a := put(t, s, "content")
@@ -233,7 +236,7 @@ func TestTree(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(s.Dir(), "trees", "*", "*")); len(left) > 0 {
 		t.Errorf("trees of another boot: %q", left)
 	}
-	// Touched by whatever, it is made again, by the next process at the latest.
+	// A tree that was touched is unpacked again, by the next process at the latest.
 	dir, err := s.Tree(t.Context(), a, unpack)
 	if err != nil {
 		t.Fatal(err)
@@ -252,10 +255,10 @@ func TestTree(t *testing.T) {
 		}
 		before := made.Load()
 		if _, err := next.Tree(t.Context(), a, unpack); err != nil || made.Load() != before+1 {
-			t.Errorf("touch %d: %v, made %d times", i, err, made.Load()-before)
+			t.Errorf("touch %d: %v, unpacked %d times", i, err, made.Load()-before)
 		}
 	}
-	// A rotten artifact is not unpacked, whatever its time says.
+	// A damaged artifact is not unpacked, even if its modification time is unchanged.
 	if err := os.RemoveAll(filepath.Join(s.Dir(), "trees", s.boot)); err != nil {
 		t.Fatal(err)
 	}
@@ -267,11 +270,11 @@ func TestTree(t *testing.T) {
 	isMiss(t, err, "is damaged")
 	failing := func(context.Context, string, string) error { return errors.New("no") }
 	if _, err := s.Tree(t.Context(), a, failing); err == nil {
-		t.Error("a tree that could not be made")
+		t.Error("a failed unpack returned a tree")
 	}
 }
 
-// Of runs that come and go at once, none takes a live one's directory away.
+// Runs that begin and end at the same time never remove a live run's directory.
 func TestScratch(t *testing.T) {
 	parent := t.TempDir()
 	var wg sync.WaitGroup
@@ -310,7 +313,7 @@ func TestScratch(t *testing.T) {
 	}
 }
 
-// A file outside of the store that was touched is not what was delivered.
+// A delivered file that was touched is a miss.
 func TestDeliver(t *testing.T) {
 	s := open(t)
 	from := filepath.Join(s.Dir(), "tmp", "x")

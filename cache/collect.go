@@ -30,7 +30,7 @@ type CollectOptions struct {
 	DryRun    bool                  // remove nothing
 }
 
-// Roots are the artifacts and entries that a collection must keep.
+// Roots are the artifacts and entries that a collection must retain.
 type Roots struct {
 	Artifacts map[digest.Digest]string // reason why an artifact stays
 	Entries   map[string]bool          // digits of actions whose entries stay even without their outputs

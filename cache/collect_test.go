@@ -1,3 +1,5 @@
+// This file tests collections and pins.
+
 package cache
 
 import (
@@ -14,8 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// aged stores artifacts of 100 kB that were used one hour after another, the
-// first one the longest time ago.
+// aged stores n artifacts of 100 kB, the last one used an hour ago, and each other one an
+// hour before the next.
 func aged(t *testing.T, s *Store, n int) []Artifact {
 	t.Helper()
 	var all []Artifact
@@ -30,12 +32,12 @@ func aged(t *testing.T, s *Store, n int) []Artifact {
 	return all
 }
 
-// collectable completes options; what is kept is told by why.
-func collectable(o CollectOptions, runs string, kept ...digest.Digest) CollectOptions {
+// collectable returns o with the runs and with the roots, whose reason is "test".
+func collectable(o CollectOptions, runs string, roots ...digest.Digest) CollectOptions {
 	o.Runs = runs
 	o.Roots = func() (Roots, error) {
 		r := Roots{Artifacts: make(map[digest.Digest]string)}
-		for _, d := range kept {
+		for _, d := range roots {
 			r.Artifacts[d] = "test"
 		}
 		return r, nil
@@ -43,6 +45,7 @@ func collectable(o CollectOptions, runs string, kept ...digest.Digest) CollectOp
 	return o
 }
 
+// here returns a letter for each artifact: x if the store has it, else a dot.
 func here(s *Store, all []Artifact) string {
 	var b strings.Builder
 	for _, a := range all {
@@ -58,21 +61,21 @@ func here(s *Store, all []Artifact) string {
 func TestCollect(t *testing.T) {
 	for name, test := range map[string]struct {
 		o       CollectOptions
-		use     int // the artifact that is used before
-		keep    int
+		use     int // index of the artifact to use before, or -1
+		root    int // index of the root, or -1
 		want    string
 		missing bool
 	}{
 		"nothing asked":   {CollectOptions{}, -1, -1, "xxxxx", false},
 		"limit":           {CollectOptions{MaxSize: 320_000}, -1, -1, "..xxx", false},
 		"used again":      {CollectOptions{MaxSize: 320_000}, 0, -1, "x..xx", false},
-		"kept":            {CollectOptions{MaxSize: 320_000}, -1, 1, ".x.xx", false},
+		"root":            {CollectOptions{MaxSize: 320_000}, -1, 1, ".x.xx", false},
 		"older":           {CollectOptions{OlderThan: 210 * time.Minute}, -1, -1, "..xxx", false},
-		"older but kept":  {CollectOptions{OlderThan: 210 * time.Minute}, -1, 0, "x.xxx", false},
+		"older but root":  {CollectOptions{OlderThan: 210 * time.Minute}, -1, 0, "x.xxx", false},
 		"too small":       {CollectOptions{MaxSize: 1}, -1, 2, "..x..", true},
 		"dry run":         {CollectOptions{MaxSize: 320_000, DryRun: true}, -1, -1, "xxxxx", false},
-		"room that is no": {CollectOptions{MinFree: 1 << 60}, -1, -1, ".....", true},
-		"room enough":     {CollectOptions{MinFree: 1}, -1, -1, "xxxxx", false},
+		"too little free": {CollectOptions{MinFree: 1 << 60}, -1, -1, ".....", true},
+		"enough free":     {CollectOptions{MinFree: 1}, -1, -1, "xxxxx", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
@@ -82,19 +85,19 @@ func TestCollect(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			var kept []digest.Digest
-			if test.keep >= 0 {
-				kept = append(kept, all[test.keep].Digest)
+			var roots []digest.Digest
+			if test.root >= 0 {
+				roots = append(roots, all[test.root].Digest)
 			}
-			r, err := s.Collect(t.Context(), collectable(test.o, t.TempDir(), kept...))
+			r, err := s.Collect(t.Context(), collectable(test.o, t.TempDir(), roots...))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if got := here(s, all); got != test.want || r.Missing > 0 != test.missing {
 				t.Errorf("%s, want %s; %+v", got, test.want, r)
 			}
-			if test.keep >= 0 && r.Retained["test"] < 100_000 {
-				t.Errorf("kept %v", r.Retained)
+			if test.root >= 0 && r.Retained["test"] < 100_000 {
+				t.Errorf("retained %v", r.Retained)
 			}
 			if after := r.Before - int64(len(r.Removed))*int64(r.Before/5); r.After > after+20_000 {
 				t.Errorf("%d bytes before, %d after, %d removed", r.Before, r.After, len(r.Removed))
@@ -149,11 +152,11 @@ func TestCollectAreas(t *testing.T) {
 	}
 }
 
-// An entry goes with the last of its outputs, and its log with it.
+// An entry is removed with the last of its outputs, and its log with it.
 func TestCollectEntries(t *testing.T) {
 	s := open(t)
 	all := aged(t, s, 3)
-	log := put(t, s, "what it said")
+	log := put(t, s, "the log")
 	keys := [][]byte{[]byte("one"), []byte("two")}
 	for i, outputs := range []map[string]Artifact{{"a": all[0], "b": all[1]}, {"a": all[0], "b": all[2]}} {
 		if err := s.Record(NewActionID(keys[i]), keys[i], Entry{Outputs: outputs, Log: &log}); err != nil {
@@ -167,11 +170,11 @@ func TestCollectEntries(t *testing.T) {
 		t.Errorf("%v, %s", err, here(s, all))
 	}
 	if _, err := s.Lookup(NewActionID(keys[1])); err != nil || s.Has(log) != nil {
-		t.Errorf("an entry with an output left: %v, its log: %v", err, s.Has(log))
+		t.Errorf("an entry with a remaining output: %v, its log: %v", err, s.Has(log))
 	}
 }
 
-// What a run has looked for since it began stays as long as the run lives.
+// An artifact that a live run has used stays as long as the run lives.
 func TestCollectBesideARun(t *testing.T) {
 	s := open(t)
 	all := aged(t, s, 3)
@@ -193,12 +196,12 @@ func TestCollectBesideARun(t *testing.T) {
 	}
 	scratch.Close()
 	if _, err := other.Collect(t.Context(), collectable(CollectOptions{MaxSize: 1}, runs)); err != nil || here(s, all) != "..." {
-		t.Errorf("after its end: %v, %s", err, here(s, all))
+		t.Errorf("after the end of the run: %v, %s", err, here(s, all))
 	}
 }
 
-// An artifact that a run was told is there is there when it opens it, whoever
-// collects meanwhile.
+// An artifact that a run has found still exists when the run opens it, even if another
+// process collects meanwhile.
 func TestCollectRace(t *testing.T) {
 	s := open(t)
 	runs := t.TempDir()
@@ -249,12 +252,12 @@ func TestCollectRace(t *testing.T) {
 	cancel()
 	collected.Wait()
 	if found == 0 {
-		t.Error("all was collected before it was looked for: this proves nothing")
+		t.Error("everything was collected before the first look-up: the test proves nothing")
 	}
 	t.Logf("%d of %d were found", found, len(all))
 }
 
-// An unpacked layer is collected like others, and made again.
+// An unpacked tree is collected like other items.
 func TestCollectTrees(t *testing.T) {
 	s := open(t)
 	runs := t.TempDir()
@@ -285,7 +288,7 @@ func TestCollectTrees(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(dir); err != nil {
-		t.Errorf("beside a run that uses it: %v", err)
+		t.Errorf("beside a run that uses the tree: %v", err)
 	}
 	if _, err := other.Collect(t.Context(), collectable(CollectOptions{MaxSize: 1}, t.TempDir())); err != nil {
 		t.Fatal(err)
@@ -297,9 +300,8 @@ func TestCollectTrees(t *testing.T) {
 	}
 }
 
-// A run that began and ended while a collection went on has left roots that are
-// asked for again.
-func TestCollectAsksAgain(t *testing.T) {
+// A collection reads the roots again if a run began and ended meanwhile.
+func TestCollectReadsRootsAgain(t *testing.T) {
 	s := open(t)
 	all := aged(t, s, collectBatch+2)
 	runs := t.TempDir()
@@ -318,12 +320,12 @@ func TestCollectAsksAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := here(s, all[len(all)-1:]); asked < 2 || got != "x" {
-		t.Errorf("asked %d times, the root is %s", asked, got)
+		t.Errorf("the roots were read %d times, the new one is %s", asked, got)
 	}
 }
 
-// A clock that is set back while a run is alive does not make what it uses look
-// older than it.
+// A clock that is set back during a run does not make its artifacts look older than the
+// run.
 func TestCollectClockSetBack(t *testing.T) {
 	s := open(t)
 	all := aged(t, s, 2)
@@ -350,7 +352,7 @@ func TestCollectClockSetBack(t *testing.T) {
 	}
 }
 
-// The layer's tree is not the layer: it goes alone.
+// A tree is collected without its artifact.
 func TestCollectTreeAlone(t *testing.T) {
 	s := open(t)
 	a := put(t, s, "layer")
@@ -373,7 +375,7 @@ func TestCollectTreeAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if all, err := Contents(s.Dir()); err != nil || len(all) == 0 {
-		t.Fatal(err) // it has read the look, which is no use of the tree
+		t.Fatal(err) // a scan reads the fingerprint, which is not a use of the tree
 	}
 	if s, err = Open(s.Dir(), Options{NoSync: true}); err != nil {
 		t.Fatal(err)
@@ -389,8 +391,8 @@ func TestCollectTreeAlone(t *testing.T) {
 	}
 }
 
-// An entry that names no artifacts is passed over, and one of a wrong size costs
-// no artifact.
+// An entry with invalid digests is a miss, and asking for a wrong size does not drop the
+// artifact.
 func TestHostileEntries(t *testing.T) {
 	s := open(t)
 	a := put(t, s, "whole")
@@ -400,17 +402,17 @@ func TestHostileEntries(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := s.Lookup(NewActionID(key)); err == nil {
-			t.Error("it was taken for an entry")
+			t.Error("an entry with an invalid digest was accepted")
 		}
 	}
 	if _, err := s.Collect(t.Context(), collectable(CollectOptions{OlderThan: time.Hour}, t.TempDir())); err != nil {
 		t.Error(err)
 	}
 	if err := s.Has(Artifact{a.Digest, a.Size + 1}); err == nil {
-		t.Error("an artifact of another size is there")
+		t.Error("the store has an artifact of another size")
 	}
 	if err := s.Has(a); err != nil {
-		t.Errorf("asking for another size has cost it: %v", err)
+		t.Errorf("asking for another size dropped the artifact: %v", err)
 	}
 }
 

@@ -84,7 +84,7 @@ func (s *Store) deliver(ctx context.Context, name, path string) (Artifact, error
 	return a, s.writeFile(s.deliveryPath(path), b, 0o644)
 }
 
-// deliverCopy writes a copy of the file to path, and keeps its holes.
+// deliverCopy writes a copy of the file to path, and preserves its holes.
 func (s *Store) deliverCopy(ctx context.Context, f *os.File, path string) (delivery, error) {
 	fi, err := f.Stat()
 	if err != nil {

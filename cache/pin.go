@@ -1,4 +1,4 @@
-// This file records pins: named lists of artifacts that a user wants to keep. It does
+// This file records pins: named lists of artifacts that a user wants to retain. It does
 // not protect them: the caller of [Store.Collect] hands them in as roots.
 
 package cache

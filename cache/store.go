@@ -1,7 +1,7 @@
 // Package cache stores the results of a build: artifacts by the digests of their
 // bytes, and an index from action keys to artifacts. It knows nothing of stages,
 // graphs or projects: the caller names the directories it wants counted and the
-// artifacts it wants to keep.
+// artifacts it wants to retain.
 //
 // # Layout
 //
@@ -81,9 +81,9 @@
 //
 // # Pins and roots
 //
-// A pin is a named list of artifacts that a user wants to keep, made by
+// A pin is a named list of artifacts that a user wants to retain, made by
 // `meros cache pin`. The store only remembers it. A root is an artifact or entry that
-// one collection must keep. The caller of [Store.Collect] hands in all roots: the pins, the
+// one collection must retain. The caller of [Store.Collect] hands in all roots: the pins, the
 // current images, the locks, the disks of running machines. The collector asks for
 // them again if a run has begun or ended meanwhile.
 //

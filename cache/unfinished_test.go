@@ -1,3 +1,5 @@
+// This file tests unfinished files and deliveries to other file systems.
+
 package cache
 
 import (
@@ -13,7 +15,7 @@ import (
 	"meros/bench/lab"
 )
 
-// otherFileSystem is a directory that is not on the file system of the others.
+// otherFileSystem returns a directory on another file system than t.TempDir.
 func otherFileSystem(t *testing.T) string {
 	t.Helper()
 	dir := lab.InMemory(t)
@@ -47,7 +49,7 @@ func TestDeliverElsewhere(t *testing.T) {
 	}
 	dir := otherFileSystem(t)
 	dead := filepath.Join(dir, unfinishedPrefix+"1")
-	if err := os.WriteFile(dead, []byte("of a run that was killed"), 0o600); err != nil {
+	if err := os.WriteFile(dead, []byte("of a killed process"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	alive, err := NewUnfinished(filepath.Join(dir, "other"))
@@ -64,7 +66,7 @@ func TestDeliverElsewhere(t *testing.T) {
 	}
 	got, err := os.ReadFile(to)
 	if err != nil || len(got) != size || string(got[32<<20:][:7]) != "content" || len(bytes.Trim(got, "\x00")) != 7 {
-		t.Errorf("%d bytes are there, %v", len(got), err)
+		t.Errorf("%d bytes were delivered, %v", len(got), err)
 	}
 	fi, err := os.Stat(to)
 	if err != nil {
@@ -74,15 +76,15 @@ func TestDeliverElsewhere(t *testing.T) {
 		t.Errorf("mode %v, %d bytes allocated", fi.Mode(), allocated)
 	}
 	if _, err := os.Stat(dead); !os.IsNotExist(err) {
-		t.Errorf("what a dead run left: %v", err)
+		t.Errorf("the file of a dead process: %v", err)
 	}
 	if err := alive.Finish(0o600); err != nil {
-		t.Errorf("what another run writes: %v", err)
+		t.Errorf("the file of another writer: %v", err)
 	}
 	if err := alive.Close(); err != nil {
 		t.Error(err)
 	}
-	// A full disk leaves nothing.
+	// A full disk leaves no file behind.
 	const small = 4 << 20
 	full := filepath.Join(t.TempDir(), "full")
 	if err := os.Mkdir(full, 0o755); err != nil {
@@ -100,11 +102,11 @@ func TestDeliverElsewhere(t *testing.T) {
 		t.Error("4 MiB fit into 64 KiB")
 	}
 	if left, err := os.ReadDir(full); err != nil || len(left) > 0 {
-		t.Errorf("left on the full disk: %v, %v", left, err)
+		t.Errorf("left behind on the full disk: %v, %v", left, err)
 	}
 }
 
-// What is no regular file stays what it is, for who writes into it.
+// Only a regular file, or a link to one, is replaced.
 func TestReplaces(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -139,14 +141,14 @@ func TestReplaces(t *testing.T) {
 			case err != nil:
 				t.Error(err)
 			case replaced && !after.Mode().IsRegular(), !replaced && !os.SameFile(before, after):
-				t.Errorf("it is %v now", after.Mode())
+				t.Errorf("its mode is now %v", after.Mode())
 			}
 		})
 	}
 	if left, _ := filepath.Glob(at(unfinishedPrefix + "*")); len(left) > 0 {
-		t.Errorf("left: %v", left)
+		t.Errorf("left behind: %v", left)
 	}
-	// It came while the file was written.
+	// A FIFO that was created while the file was written is not replaced.
 	u, err := NewUnfinished(at("late"))
 	if err != nil {
 		t.Fatal(err)

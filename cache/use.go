@@ -1,4 +1,4 @@
-// This file records when artifacts and trees were last used, and keeps a collection
+// This file records when artifacts and trees were last used, and prevents a collection
 // from removing them in that moment.
 
 package cache

@@ -1,3 +1,5 @@
+// This file tests the search for damage, and read-only stores.
+
 package cache
 
 import (
@@ -8,7 +10,7 @@ import (
 	"testing"
 )
 
-// Every kind of damage is found and told, and only what is damaged goes.
+// Every kind of damage is found and reported, and only damaged files are removed.
 func TestVerifyAll(t *testing.T) {
 	s := open(t)
 	var ids []ActionID
@@ -39,7 +41,7 @@ func TestVerifyAll(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		os.Chtimes(file, fi.ModTime(), fi.ModTime()) // as a disk does that flips a bit
+		os.Chtimes(file, fi.ModTime(), fi.ModTime()) // as if the disk had flipped a bit
 	}
 	spoil(s.Path(arts[0].Digest), "ONE")
 	spoil(s.actionPath(ids[1]), "{}")
@@ -52,7 +54,7 @@ func TestVerifyAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.Has(arts[0]); err != nil {
-		t.Fatalf("the test shows nothing: a look-up sees the damage: %v", err)
+		t.Fatalf("the test proves nothing: a look-up sees the damage: %v", err)
 	}
 	for _, repair := range []bool{false, true} {
 		v, err = s.VerifyAll(t.Context(), repair)
@@ -66,7 +68,7 @@ func TestVerifyAll(t *testing.T) {
 		want := []string{"its content has the digest", "is damaged: its checksum differs", "its content has the digest", "its name is not a digest"}
 		for _, w := range want {
 			if !slices.ContainsFunc(got, func(g string) bool { return strings.Contains(g, w) }) {
-				t.Errorf("repair %v: nobody says %q: %q", repair, w, got)
+				t.Errorf("repair %v: no reason contains %q: %q", repair, w, got)
 			}
 		}
 		if len(got) != len(want) {
@@ -77,14 +79,14 @@ func TestVerifyAll(t *testing.T) {
 		t.Errorf("after the repair: %+v, %v", v, err)
 	}
 	if err := s.Has(arts[0]); err == nil {
-		t.Error("what was damaged is still there")
+		t.Error("a damaged artifact is still there")
 	}
 	if _, err := s.Lookup(ids[3]); err != nil {
-		t.Errorf("what was whole is gone: %v", err)
+		t.Errorf("an undamaged entry is gone: %v", err)
 	}
 }
 
-// A store that is opened to be looked at stays as it is.
+// A store that is opened read-only does not change.
 func TestReadOnly(t *testing.T) {
 	s := open(t)
 	a, err := s.PutBytes(t.Context(), []byte("content"))
@@ -102,7 +104,7 @@ func TestReadOnly(t *testing.T) {
 	}
 	isMiss(t, r.Has(a), "is damaged")
 	if _, err := os.Stat(file); err != nil {
-		t.Errorf("it was removed: %v", err)
+		t.Errorf("the file was removed: %v", err)
 	}
 	none := filepath.Join(t.TempDir(), "none")
 	if r, err = Open(none, Options{ReadOnly: true}); err != nil {
@@ -110,6 +112,6 @@ func TestReadOnly(t *testing.T) {
 	}
 	isMiss(t, r.Has(a), "not in the store")
 	if _, err := os.Stat(none); err == nil {
-		t.Error("a store was made")
+		t.Error("the store was created")
 	}
 }
