@@ -10,6 +10,16 @@ import (
 	"meros/graph"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	ParamBranch = "branch" // release branch, such as v3.20
+	ParamSetup  = "setup"  // init system that the packages are set up for
+
+	InApk    = "apk"    // package
+	InKey    = "key "   // begins the name of a key that signs packages
+	InRootFS = "rootfs" // mini root file system, an archive
+)
+
 const (
 	alpineRevision = 2
 	apkRevision    = 5
@@ -22,12 +32,12 @@ func (pl *planner) alpineBase(vm *constellations.Machine, section *constellation
 	branch, _, _ := strings.Cut(rootfs.Filename, "/")
 	base := &graph.Node{
 		Stage: "alpine", Revision: alpineRevision, Name: baseName(vm) + " mini root file system",
-		Params:  []graph.Param{epoch(section), {Name: "branch", Value: branch}},
-		Inputs:  []graph.Input{{Name: "rootfs", Node: pl.fetch(section, rootfs), Output: "file"}},
-		Outputs: []string{"layer", "accounts"},
+		Params:  []graph.Param{epoch(section), {Name: ParamBranch, Value: branch}},
+		Inputs:  []graph.Input{{Name: InRootFS, Node: pl.fetch(section, rootfs), Output: OutFile}},
+		Outputs: []string{OutLayer, OutAccounts},
 	}
 	if vm.Mirror != "" {
-		base.Params = append(base.Params, graph.Param{Name: "mirror", Value: vm.Mirror})
+		base.Params = append(base.Params, graph.Param{Name: ParamMirror, Value: vm.Mirror})
 	}
 	for _, k := range vm.Keys {
 		if !strings.HasSuffix(k, ".pub") {
@@ -37,7 +47,7 @@ func (pl *planner) alpineBase(vm *constellations.Machine, section *constellation
 		if err != nil {
 			return nil, err
 		}
-		l, err := pl.file("key "+filepath.Base(k), file)
+		l, err := pl.file(InKey+filepath.Base(k), file)
 		if err != nil {
 			return nil, err
 		}
@@ -55,13 +65,13 @@ func (pl *planner) alpineBase(vm *constellations.Machine, section *constellation
 	}
 	apk := &graph.Node{
 		Stage: "apk", Revision: apkRevision, Name: fmt.Sprintf("%s packages (%d)", baseName(vm), len(set.Packages)),
-		Params:  []graph.Param{epoch(section), {Name: "names", Value: strings.Join(set.Names, " ")}, {Name: "setup", Value: vm.Setup}},
-		Inputs:  trees("lower", lower),
-		Outputs: []string{"layer", "accounts"},
+		Params:  []graph.Param{epoch(section), {Name: ParamNames, Value: strings.Join(set.Names, " ")}, {Name: ParamSetup, Value: vm.Setup}},
+		Inputs:  trees(InLower, lower),
+		Outputs: []string{OutLayer, OutAccounts},
 	}
 	apk.Params = append(apk.Params, pl.foreign(vm)...)
 	for _, p := range set.Packages {
-		apk.Inputs = append(apk.Inputs, graph.Input{Name: "apk", Node: pl.fetch(section, p), Output: "file"})
+		apk.Inputs = append(apk.Inputs, graph.Input{Name: InApk, Node: pl.fetch(section, p), Output: OutFile})
 	}
 	return append(lower, pl.plan.Add(apk)), nil
 }

@@ -9,6 +9,18 @@ import (
 	"meros/graph"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	ParamHostname = "hostname"
+	ParamKVM      = "kvm"  // as the manifest has it, unless it is auto
+	ParamQEMUArgs = "args" // further arguments, separated by zero bytes
+	ParamUser     = "user" // that logs in
+
+	InDisk = "disk " // begins the name of a further disk, before its label
+
+	OutVerdict = "verdict" // JSON of a vm.Verdict
+)
+
 const bootRevision = 1
 
 // boot is the check that a machine comes up: a cached verdict.
@@ -16,32 +28,32 @@ func (pl *planner) boot(pm *Machine) (*graph.Node, error) {
 	n := &graph.Node{
 		Stage: "boot", Revision: bootRevision, Name: pl.name(pm.Machine, "boot check"),
 		Params: append([]graph.Param{
-			{Name: "arch", Value: pm.Arch}, {Name: "memory", Value: strconv.FormatInt(pm.Memory, 10)},
-			{Name: "cpus", Value: strconv.Itoa(pm.CPUs)}, {Name: "user", Value: pm.User}, {Name: "hostname", Value: pm.Name},
-			{Name: "args", Value: strings.Join(pm.QEMUArgs, "\x00")},
+			{Name: ParamArch, Value: pm.Arch}, {Name: ParamMemory, Value: strconv.FormatInt(pm.Memory, 10)},
+			{Name: ParamCPUs, Value: strconv.Itoa(pm.CPUs)}, {Name: ParamUser, Value: pm.User}, {Name: ParamHostname, Value: pm.Name},
+			{Name: ParamQEMUArgs, Value: strings.Join(pm.QEMUArgs, "\x00")},
 		}, pl.tools("qemu-system-"+pm.Arch)...),
-		Hints: []graph.Param{{Name: "kvm", Value: string(pm.KVM)}},
+		Hints: []graph.Param{{Name: HintKVM, Value: string(pm.KVM)}},
 		Inputs: []graph.Input{
-			{Name: "image", Node: pm.Image, Output: "image"}, {Name: "base", Node: pm.Base, Output: "image"},
-			{Name: "initrd", Node: pm.Initrd, Output: "initrd"},
+			{Name: InImage, Node: pm.Image, Output: OutImage}, {Name: InBase, Node: pm.Base, Output: OutImage},
+			{Name: InInitrd, Node: pm.Initrd, Output: OutInitrd},
 		},
-		Outputs: []string{"verdict", "console"},
+		Outputs: []string{OutVerdict, OutConsole},
 		Devices: []string{"/dev/kvm"},
 		Needs:   graph.Needs{CPU: pm.CPUs, Memory: pm.Memory + 256<<20},
 	}
 	if pm.KVM != constellations.KVMAuto {
-		n.Params = append(n.Params, graph.Param{Name: "kvm", Value: string(pm.KVM)}) // "auto" is for each host to decide
+		n.Params = append(n.Params, graph.Param{Name: ParamKVM, Value: string(pm.KVM)}) // "auto" is for each host to decide
 	}
 	if pm.Used {
-		n.Inputs = append(n.Inputs, graph.Input{Name: "layout", Node: pm.Base, Output: "layout"})
+		n.Inputs = append(n.Inputs, graph.Input{Name: InLayout, Node: pm.Base, Output: OutLayout})
 	}
 	for _, d := range pm.Disks {
-		n.Inputs = append(n.Inputs, graph.Input{Name: "disk " + d.Label, Node: d.Image, Output: "image"})
+		n.Inputs = append(n.Inputs, graph.Input{Name: InDisk + d.Label, Node: d.Image, Output: OutImage})
 	}
 	if pm.Kernel != nil {
-		n.Inputs = append(n.Inputs, graph.Input{Name: "kernel", Node: pm.Kernel, Output: "kernel"})
+		n.Inputs = append(n.Inputs, graph.Input{Name: InKernel, Node: pm.Kernel, Output: OutKernel})
 	} else {
-		l, err := pl.file("kernel", pm.KernelPath)
+		l, err := pl.file(InKernel, pm.KernelPath)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,13 @@ import (
 	"meros/graph"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	ParamDistribution = "distribution" // "" is Debian
+	ParamEngine       = "engine"       // "meros" or "debootstrap"
+	ParamSuite        = "suite"        // of the distribution
+)
+
 const bootstrapRevision = 3
 
 // bootstrapMemory is what unpacking and configuring a base system takes at
@@ -62,12 +69,12 @@ func (pl *planner) makeBase(vm *constellations.Machine, section *constellations.
 
 // bootstrap is the base system of a suite.
 func (pl *planner) bootstrap(vm *constellations.Machine, section *constellations.SectionLock) *graph.Node {
-	params := []graph.Param{{Name: "engine", Value: vm.Bootstrap}, {Name: "suite", Value: vm.Suite}, {Name: "arch", Value: vm.Arch}, epoch(section)}
+	params := []graph.Param{{Name: ParamEngine, Value: vm.Bootstrap}, {Name: ParamSuite, Value: vm.Suite}, {Name: ParamArch, Value: vm.Arch}, epoch(section)}
 	if vm.Mirror != "" {
-		params = append(params, graph.Param{Name: "mirror", Value: vm.Mirror})
+		params = append(params, graph.Param{Name: ParamMirror, Value: vm.Mirror})
 	}
 	if vm.Distribution == "ubuntu" {
-		params = append(params, graph.Param{Name: "distribution", Value: vm.Distribution})
+		params = append(params, graph.Param{Name: ParamDistribution, Value: vm.Distribution})
 	}
 	if vm.Bootstrap == "debootstrap" {
 		params = append(params, pl.tools("debootstrap")...)
@@ -75,7 +82,7 @@ func (pl *planner) bootstrap(vm *constellations.Machine, section *constellations
 	params = append(params, pl.foreign(vm)...)
 	return pl.plan.Add(&graph.Node{
 		Stage: "bootstrap", Revision: bootstrapRevision, Name: baseName(vm) + " bootstrap",
-		Params: params, Inputs: pl.fetchAll(section, section.Base), Outputs: []string{"layer", "accounts"},
+		Params: params, Inputs: pl.fetchAll(section, section.Base), Outputs: []string{OutLayer, OutAccounts},
 		Needs: graph.Needs{CPU: 2, Memory: bootstrapMemory},
 	})
 }

@@ -4,12 +4,17 @@ import (
 	"meros/graph"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	InFile = "file"
+)
+
 const copyRevision = 1
 
 // Copy adds a node that puts an output where the user looks for it.
 func Copy(p *graph.Plan, from *graph.Node, output, name, file string) *graph.Node {
 	return p.Add(&graph.Node{
 		Stage: "copy", Revision: copyRevision, Name: name,
-		Inputs: []graph.Input{{Name: "file", Node: from, Output: output}}, Outputs: []string{"file"}, Deliver: file,
+		Inputs: []graph.Input{{Name: InFile, Node: from, Output: output}}, Outputs: []string{OutFile}, Deliver: file,
 	})
 }

@@ -12,6 +12,12 @@ import (
 	"meros/graph"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	ParamFileSystem = "fs"   // kind of the file system
+	ParamUUID       = "uuid" // of the file system
+)
+
 const (
 	formatRevision  = 2
 	convertRevision = 2
@@ -43,17 +49,17 @@ func (pl *planner) disks(vm *constellations.Machine) ([]Disk, error) {
 		n := &graph.Node{
 			Stage: "format", Revision: formatRevision, Name: fmt.Sprintf("empty disk %s (%s, %d MiB)", d.Label, d.FSType, d.Size>>20),
 			Params: append([]graph.Param{
-				{Name: "fs", Value: d.FSType}, {Name: "size", Value: strconv.FormatInt(d.Size, 10)}, {Name: "label", Value: d.Label},
-				{Name: "uuid", Value: fileSystemID(d)},
+				{Name: ParamFileSystem, Value: d.FSType}, {Name: ParamSize, Value: strconv.FormatInt(d.Size, 10)}, {Name: ParamLabel, Value: d.Label},
+				{Name: ParamUUID, Value: fileSystemID(d)},
 			}, pl.tools(formatters[d.FSType])...),
-			Outputs: []string{"image"},
+			Outputs: []string{OutImage},
 			Impure:  d.FSType == "btrfs", // mkfs.btrfs draws ids that it takes no argument for
 		}
 		if d.Base != "" {
 			n = &graph.Node{
 				Stage: "convert", Revision: convertRevision, Name: fmt.Sprintf("disk %s of %s", d.Label, path.Base(d.Base)),
-				Params:  append([]graph.Param{{Name: "size", Value: strconv.FormatInt(d.Size, 10)}}, pl.tools("qemu-img")...),
-				Outputs: []string{"image"},
+				Params:  append([]graph.Param{{Name: ParamSize, Value: strconv.FormatInt(d.Size, 10)}}, pl.tools("qemu-img")...),
+				Outputs: []string{OutImage},
 			}
 			if err := pl.imageOf(n, "the base of disk "+d.Label, d.Base, ""); err != nil {
 				return nil, err

@@ -6,6 +6,11 @@ import (
 	"meros/graph"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	ParamCompress = "compress" // "zstd" or ""
+)
+
 const exportRevision = 1
 
 // exportFormats are the forms in which a machine can be given to others, with
@@ -41,22 +46,22 @@ func ExportTool(format string) string { return exportTools[format] }
 func Export(p *graph.Plan, pm *Machine, o Options, format, compress, file string) *graph.Node {
 	n := &graph.Node{
 		Stage: "export", Revision: exportRevision, Name: pm.Constellation + "/" + pm.Name + " as " + format,
-		Params:  []graph.Param{{Name: "format", Value: format}, {Name: "compress", Value: compress}, {Name: "epoch", Value: pm.Image.Param("epoch")}},
-		Outputs: []string{"file"}, Deliver: file,
+		Params:  []graph.Param{{Name: ParamFormat, Value: format}, {Name: ParamCompress, Value: compress}, {Name: ParamEpoch, Value: pm.Image.Param(ParamEpoch)}},
+		Outputs: []string{OutFile}, Deliver: file,
 	}
 	if t := ExportTool(format); t != "" {
-		n.Params = append(n.Params, graph.Param{Name: "tool-" + t, Value: o.Tools[t]})
+		n.Params = append(n.Params, graph.Param{Name: ParamTool + t, Value: o.Tools[t]})
 	}
 	switch format {
 	case "qcow2", "raw":
-		n.Inputs = []graph.Input{{Name: "image", Node: pm.Image, Output: "image"}, {Name: "base", Node: pm.Base, Output: "image"}}
+		n.Inputs = []graph.Input{{Name: InImage, Node: pm.Image, Output: OutImage}, {Name: InBase, Node: pm.Base, Output: OutImage}}
 	case "oci":
-		n.Params = append(n.Params, graph.Param{Name: "arch", Value: pm.Arch})
+		n.Params = append(n.Params, graph.Param{Name: ParamArch, Value: pm.Arch})
 		for _, l := range pm.Layers {
-			n.Inputs = append(n.Inputs, graph.Input{Name: "layer", Node: l, Output: "layer"})
+			n.Inputs = append(n.Inputs, graph.Input{Name: InLayer, Node: l, Output: OutLayer})
 		}
 	default:
-		n.Inputs = trees("layer", pm.Layers)
+		n.Inputs = trees(InLayer, pm.Layers)
 	}
 	return p.Add(n)
 }

@@ -14,6 +14,13 @@ import (
 	"meros/runner"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	HintDigest = "digest" // that the file must have
+	HintSize   = "size"   // that the file must have, bytes
+	HintURLs   = "urls"   // of one file, a JSON array
+)
+
 const fetchRevision = 1
 
 // fetch is one file of an archive. Its digest is known, so its outputs are.
@@ -24,7 +31,7 @@ func (pl *planner) fetch(section *constellations.SectionLock, p constellations.P
 func (pl *planner) fetchAll(section *constellations.SectionLock, ps []constellations.Package) []graph.Input {
 	in := make([]graph.Input, len(ps))
 	for i, p := range ps {
-		in[i] = graph.Input{Name: "deb", Node: pl.fetch(section, p), Output: "file"}
+		in[i] = graph.Input{Name: InDeb, Node: pl.fetch(section, p), Output: OutFile}
 	}
 	return in
 }
@@ -44,9 +51,9 @@ func (pl *planner) fetchURLs(name string, urls []string, sum string, size int64)
 	}
 	n := &graph.Node{
 		Stage: "fetch", Revision: fetchRevision, Name: "fetch " + name,
-		Outputs: []string{"file"},
-		Fixed:   map[string]graph.Artifact{"file": {Digest: d, Size: size}},
-		Hints:   []graph.Param{{Name: "urls", Value: string(text)}, {Name: "digest", Value: d.String()}, {Name: "size", Value: fmt.Sprint(size)}},
+		Outputs: []string{OutFile},
+		Fixed:   map[string]graph.Artifact{OutFile: {Digest: d, Size: size}},
+		Hints:   []graph.Param{{Name: HintURLs, Value: string(text)}, {Name: HintDigest, Value: d.String()}, {Name: HintSize, Value: fmt.Sprint(size)}},
 		Network: runner.HostNetwork,
 		Needs:   graph.Needs{Download: true},
 		Shared:  shared,

@@ -17,6 +17,9 @@ import (
 // files are copied into the root file system.
 const Includes = "includes.chroot"
 
+// Owners is the file, beside [Includes], that says who owns included files.
+const Owners = "owners"
+
 // sources are the directories of a constellation that a machine is made of,
 // the later over the earlier.
 func sources(vm *constellations.Machine) []string { return []string{"common", vm.Name} }

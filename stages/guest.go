@@ -12,19 +12,19 @@ func (pl *planner) inGuest(pm *Machine, n *graph.Node) error {
 		return nil
 	}
 	n.Impure = true
-	if n.Param("arch") == "" {
-		n.Params = append(n.Params, graph.Param{Name: "arch", Value: pm.Arch})
+	if n.Param(ParamArch) == "" {
+		n.Params = append(n.Params, graph.Param{Name: ParamArch, Value: pm.Arch})
 	}
 	n.Params = append(n.Params, pl.tools("qemu-system-"+pm.Arch)...)
-	n.Hints = append(n.Hints, graph.Param{Name: "kvm", Value: string(pm.KVM)})
+	n.Hints = append(n.Hints, graph.Param{Name: HintKVM, Value: string(pm.KVM)})
 	n.Devices = append(n.Devices, "/dev/kvm")
 	n.Needs.Memory += guestMemory
-	n.Inputs = append(n.Inputs, graph.Input{Name: "initrd", Node: pm.Initrd, Output: "initrd"})
+	n.Inputs = append(n.Inputs, graph.Input{Name: InInitrd, Node: pm.Initrd, Output: OutInitrd})
 	if pm.Kernel != nil {
-		n.Inputs = append(n.Inputs, graph.Input{Name: "kernel", Node: pm.Kernel, Output: "kernel"})
+		n.Inputs = append(n.Inputs, graph.Input{Name: InKernel, Node: pm.Kernel, Output: OutKernel})
 		return nil
 	}
-	l, err := pl.file("kernel", pm.KernelPath)
+	l, err := pl.file(InKernel, pm.KernelPath)
 	if err == nil {
 		n.Locals = append(n.Locals, *l)
 	}

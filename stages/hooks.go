@@ -23,12 +23,12 @@ func (pl *planner) hooks(vm *constellations.Machine, section *constellations.Sec
 	n := &graph.Node{
 		Stage: "hooks", Revision: hooksRevision, Name: pl.name(vm, "hooks"),
 		Params:  append([]graph.Param{epoch(section)}, pl.foreign(vm)...),
-		Hints:   []graph.Param{{Name: "timeout", Value: pl.Timeout}},
-		Inputs:  trees("lower", below),
-		Outputs: []string{"layer", "accounts", "directories"},
+		Hints:   []graph.Param{{Name: HintTimeout, Value: pl.Timeout}},
+		Inputs:  trees(InLower, below),
+		Outputs: []string{OutLayer, OutAccounts, OutDirectories},
 	}
 	if vm.Hooks.Network {
-		n.Params = append(n.Params, graph.Param{Name: "network", Value: "user"})
+		n.Params = append(n.Params, graph.Param{Name: ParamNetwork, Value: "user"})
 		n.Impure, n.Network = true, runner.HostNetwork
 		n.Devices = []string{"/dev/net/tun"}
 	}

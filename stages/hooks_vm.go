@@ -35,29 +35,29 @@ func (pl *planner) hooksInMachine(pm *Machine, section *constellations.SectionLo
 	n := &graph.Node{
 		Stage: "hooks-vm", Revision: hooksVMRevision, Name: pl.name(pm.Machine, "hooks in the machine"),
 		Params: append([]graph.Param{
-			epoch(section), {Name: "arch", Value: pm.Arch},
-			{Name: "memory", Value: strconv.FormatInt(pm.Memory, 10)}, {Name: "cpus", Value: strconv.Itoa(pm.CPUs)}, // hooks see them
+			epoch(section), {Name: ParamArch, Value: pm.Arch},
+			{Name: ParamMemory, Value: strconv.FormatInt(pm.Memory, 10)}, {Name: ParamCPUs, Value: strconv.Itoa(pm.CPUs)}, // hooks see them
 		}, pl.tools("qemu-system-"+pm.Arch)...),
-		Hints: []graph.Param{{Name: "timeout", Value: pl.Timeout}, {Name: "kvm", Value: string(pm.KVM)}},
+		Hints: []graph.Param{{Name: HintTimeout, Value: pl.Timeout}, {Name: HintKVM, Value: string(pm.KVM)}},
 		Inputs: []graph.Input{
-			{Name: "image", Node: pm.Image, Output: "image"}, {Name: "base", Node: pm.Base, Output: "image"},
-			{Name: "initrd", Node: pm.Initrd, Output: "initrd"},
+			{Name: InImage, Node: pm.Image, Output: OutImage}, {Name: InBase, Node: pm.Base, Output: OutImage},
+			{Name: InInitrd, Node: pm.Initrd, Output: OutInitrd},
 		},
-		Locals: scripts, Outputs: []string{"image", "console"}, Impure: true,
+		Locals: scripts, Outputs: []string{OutImage, OutConsole}, Impure: true,
 		Devices: []string{"/dev/kvm"}, Needs: graph.Needs{CPU: pm.CPUs, Memory: pm.Memory + 256<<20},
 	}
 	if pm.Used {
-		n.Inputs = append(n.Inputs, graph.Input{Name: "layout", Node: pm.Base, Output: "layout"})
+		n.Inputs = append(n.Inputs, graph.Input{Name: InLayout, Node: pm.Base, Output: OutLayout})
 	}
 	if pm.Hooks.Network {
-		n.Params = append(n.Params, graph.Param{Name: "network", Value: "user"})
+		n.Params = append(n.Params, graph.Param{Name: ParamNetwork, Value: "user"})
 		n.Network = runner.HostNetwork
 		n.Devices = append(n.Devices, "/dev/net/tun")
 	}
 	if pm.Kernel != nil {
-		n.Inputs = append(n.Inputs, graph.Input{Name: "kernel", Node: pm.Kernel, Output: "kernel"})
+		n.Inputs = append(n.Inputs, graph.Input{Name: InKernel, Node: pm.Kernel, Output: OutKernel})
 	} else {
-		l, err := pl.file("kernel", pm.KernelPath)
+		l, err := pl.file(InKernel, pm.KernelPath)
 		if err != nil {
 			return err
 		}

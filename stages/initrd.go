@@ -14,23 +14,30 @@ import (
 	"meros/runner/arch"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	InInit    = "init"     // program of the machine's first process
+	InLibrary = "library " // begins the name of a library of that program
+	InModules = "modules"  // modules of the kernel
+)
+
 const initrdRevision = 1
 
 // initrd adds what brings up the machine's root, with the modules of a
 // distribution's kernel.
 func (pl *planner) initrd(pm *Machine) error {
 	initrd := &graph.Node{
-		Stage: "initrd", Revision: initrdRevision, Name: "initrd without modules", Outputs: []string{"initrd"},
+		Stage: "initrd", Revision: initrdRevision, Name: "initrd without modules", Outputs: []string{OutInitrd},
 	}
 	if pm.Machine.Kernel.Kind == constellations.KernelDistro {
 		initrd.Name = baseSystem(pm.Machine) + " initrd"
-		initrd.Inputs = []graph.Input{{Name: "modules", Node: pm.Kernel, Output: "modules", Form: graph.Tree}}
+		initrd.Inputs = []graph.Input{{Name: InModules, Node: pm.Kernel, Output: OutModules, Form: graph.Tree}}
 	}
 	program, err := pl.program(pm.Arch)
 	if err != nil {
 		return err
 	}
-	self, err := pl.file("init", program)
+	self, err := pl.file(InInit, program)
 	if err != nil {
 		return err
 	}
@@ -40,7 +47,7 @@ func (pl *planner) initrd(pm *Machine) error {
 		return fmt.Errorf("the libraries of %s: %w", program, err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(libraries)) {
-		l, err := pl.file("library "+name, libraries[name])
+		l, err := pl.file(InLibrary+name, libraries[name])
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,11 @@ import (
 	"meros/graph"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	ParamModules = "modules" // kernel modules that the machine needs, separated by spaces
+)
+
 const kernelRevision = 1
 
 // kernelModules are what a machine of ours needs to find its disk, its
@@ -27,12 +32,12 @@ func (pl *planner) kernel(pm *Machine, section *constellations.SectionLock) erro
 		}
 		node := &graph.Node{
 			Stage: "kernel", Revision: kernelRevision, Name: baseSystem(pm.Machine) + " kernel",
-			Params:  []graph.Param{epoch(section), {Name: "modules", Value: modules(pm.Machine)}},
+			Params:  []graph.Param{epoch(section), {Name: ParamModules, Value: modules(pm.Machine)}},
 			Inputs:  pl.fetchAll(section, section.Kernel),
-			Outputs: []string{"kernel", "modules", "release", "config"},
+			Outputs: []string{OutKernel, OutModules, OutRelease, OutConfig},
 		}
 		if pm.Distribution == "alpine" {
-			node.Params = append(node.Params, graph.Param{Name: "format", Value: "apk"})
+			node.Params = append(node.Params, graph.Param{Name: ParamFormat, Value: "apk"})
 		}
 		pm.Kernel = pl.plan.Add(node)
 	case constellations.KernelImage:

@@ -87,13 +87,13 @@ func (pl *planner) buildKernel(vm *constellations.Machine) (*BuiltKernel, error)
 		return nil, err
 	}
 	// From here on every step sees the tools, and the source as it is compiled.
-	inputs := append(trees("tools", base), graph.Input{Name: "source", Node: source, Output: "source", Form: graph.Tree})
+	inputs := append(trees(InTools, base), graph.Input{Name: InSource, Node: source, Output: OutSource, Form: graph.Tree})
 	patch, err := pl.kernelPatch(vm, inputs)
 	if err != nil {
 		return nil, err
 	}
 	if patch != nil {
-		inputs = append(inputs, graph.Input{Name: "source", Node: patch, Output: "layer", Form: graph.Tree})
+		inputs = append(inputs, graph.Input{Name: InSource, Node: patch, Output: OutLayer, Form: graph.Tree})
 	}
 	b := new(BuiltKernel)
 	if b.Config, b.Modules, err = pl.kernelConfig(vm, inputs); err != nil {

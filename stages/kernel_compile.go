@@ -11,6 +11,14 @@ import (
 	"meros/runner"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	ParamHeaders = "headers" // "true" if the layer has the headers
+
+	OutSystemMap = "system-map"
+	OutVmlinux   = "vmlinux" // kernel with debugging symbols
+)
+
 const kernelCompileRevision = 1
 
 // kernelMemory is what a compilation takes for each of its jobs, bytes.
@@ -25,17 +33,17 @@ func (pl *planner) kernelCompile(vm *constellations.Machine, config *graph.Node,
 	}
 	n := &graph.Node{
 		Stage: "kernel-compile", Revision: kernelCompileRevision, Name: kernelName(vm.Kernel) + " kernel",
-		Params:  []graph.Param{{Name: "arch", Value: vm.Arch}, {Name: "toolchain", Value: vm.Kernel.Toolchain}},
-		Inputs:  append(slices.Clone(inputs), graph.Input{Name: "config", Node: config, Output: "config"}),
-		Outputs: []string{"kernel", "layer", "release", "system-map"},
+		Params:  []graph.Param{{Name: ParamArch, Value: vm.Arch}, {Name: ParamToolchain, Value: vm.Kernel.Toolchain}},
+		Inputs:  append(slices.Clone(inputs), graph.Input{Name: InConfig, Node: config, Output: OutConfig}),
+		Outputs: []string{OutKernel, OutLayer, OutRelease, OutSystemMap},
 		Needs:   graph.Needs{CPU: allCPUs, Memory: 2 * kernelMemory},
 		Shared:  []runner.Mount{shared("ccache"), shared("objects")},
 	}
 	if vm.Kernel.Headers {
-		n.Params = append(n.Params, graph.Param{Name: "headers", Value: "true"})
+		n.Params = append(n.Params, graph.Param{Name: ParamHeaders, Value: "true"})
 	}
 	if vm.Kernel.Debug {
-		n.Outputs = append(n.Outputs, "vmlinux")
+		n.Outputs = append(n.Outputs, OutVmlinux)
 	}
 	return pl.plan.Add(n)
 }

@@ -12,6 +12,20 @@ import (
 	"meros/graph"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	ParamBaseConfig = "base"    // "tiny" or a goal of the kernel's makefile
+	ParamMenu       = "menu"    // goal of the kernel's makefile that shows a menu
+	ParamOptions    = "options" // that the fragments ask for, one a line
+
+	HintOrigins = "origins" // JSON object of the place that asks for each option
+	HintTerm    = "term"    // kind of the user's terminal
+
+	InBaseConfig = "base" // file of the configuration to start from
+
+	OutFragment = "fragment" // options that the user changed
+)
+
 const kernelConfigRevision = 1
 
 // vmConfigs are meros' own fragments: what a kernel needs to run a machine, on
@@ -53,20 +67,20 @@ func (pl *planner) kernelConfig(vm *constellations.Machine, inputs []graph.Input
 	n = &graph.Node{
 		Stage: "kernel-config", Revision: kernelConfigRevision, Name: kernelName(vm.Kernel) + " config",
 		Params: []graph.Param{
-			{Name: "arch", Value: vm.Arch}, {Name: "toolchain", Value: vm.Kernel.Toolchain}, {Name: "options", Value: options.String()},
+			{Name: ParamArch, Value: vm.Arch}, {Name: ParamToolchain, Value: vm.Kernel.Toolchain}, {Name: ParamOptions, Value: options.String()},
 		},
-		Hints: []graph.Param{{Name: "origins", Value: string(places)}}, Inputs: inputs, Outputs: []string{"config"},
+		Hints: []graph.Param{{Name: HintOrigins, Value: string(places)}}, Inputs: inputs, Outputs: []string{OutConfig},
 	}
 	switch base := vm.Kernel.Base; base {
 	case "tiny", "defconfig":
-		n.Params = append(n.Params, graph.Param{Name: "base", Value: base})
+		n.Params = append(n.Params, graph.Param{Name: ParamBaseConfig, Value: base})
 		modules = modules || base == "defconfig"
 	default:
 		file, err := pl.baseConfig(base)
 		if err != nil {
 			return nil, false, err
 		}
-		l, err := pl.file("base", file)
+		l, err := pl.file(InBaseConfig, file)
 		if err != nil {
 			return nil, false, err
 		}
@@ -142,9 +156,9 @@ func (pl *planner) kernelOptions(vm *constellations.Machine) ([]constellations.O
 // to. menu is a target of the kernel's makefile, term the kind of terminal.
 func KernelMenu(b *BuiltKernel, menu, term string) *graph.Node {
 	return &graph.Node{
-		Stage: "kernel-menu", Name: "kernel configuration", Params: append(slices.Clone(b.Config.Params), graph.Param{Name: "menu", Value: menu}),
-		Hints:   []graph.Param{{Name: "term", Value: term}},
-		Inputs:  append(slices.Clone(b.Config.Inputs), graph.Input{Name: "config", Node: b.Config, Output: "config"}),
-		Outputs: []string{"fragment"},
+		Stage: "kernel-menu", Name: "kernel configuration", Params: append(slices.Clone(b.Config.Params), graph.Param{Name: ParamMenu, Value: menu}),
+		Hints:   []graph.Param{{Name: HintTerm, Value: term}},
+		Inputs:  append(slices.Clone(b.Config.Inputs), graph.Input{Name: InConfig, Node: b.Config, Output: OutConfig}),
+		Outputs: []string{OutFragment},
 	}
 }

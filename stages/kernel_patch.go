@@ -16,7 +16,7 @@ func (pl *planner) kernelPatch(vm *constellations.Machine, inputs []graph.Input)
 	}
 	n := &graph.Node{
 		Stage: "kernel-patch", Revision: kernelPatchRevision, Name: kernelName(vm.Kernel) + " patches",
-		Inputs: inputs, Outputs: []string{"layer"},
+		Inputs: inputs, Outputs: []string{OutLayer},
 	}
 	for _, p := range vm.Kernel.Patches {
 		file, err := pl.find("patch", p)

@@ -12,6 +12,20 @@ import (
 	"meros/runner"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	ParamCommit      = "commit"      // of the repository
+	ParamCompression = "compression" // of the tarball
+	ParamKind        = "kind"        // constellations.KernelKind of the source
+	ParamSkip        = "skip"        // patterns of files that are no part of the source, separated by spaces
+
+	HintConstellation = "constellation" // name, for errors
+	HintRef           = "ref"           // branch or tag that the lock resolved
+	HintURL           = "url"           // of the repository
+
+	InTarball = "tarball"
+)
+
 const kernelSourceRevision = 1
 
 // kernelName is what people call the source of a kernel.
@@ -28,8 +42,8 @@ func kernelName(k constellations.Kernel) string {
 func (pl *planner) kernelSource(vm *constellations.Machine, section *constellations.SectionLock) (*graph.Node, error) {
 	k := vm.Kernel
 	n := &graph.Node{
-		Stage: "kernel-source", Revision: kernelSourceRevision, Name: kernelName(k) + " source", Outputs: []string{"source"},
-		Params: []graph.Param{{Name: "kind", Value: string(k.Kind)}}, Needs: graph.Needs{Memory: 512 << 20},
+		Stage: "kernel-source", Revision: kernelSourceRevision, Name: kernelName(k) + " source", Outputs: []string{OutSource},
+		Params: []graph.Param{{Name: ParamKind, Value: string(k.Kind)}}, Needs: graph.Needs{Memory: 512 << 20},
 	}
 	locked := pl.lock.Source(k.Kind, k.Location, k.Ref)
 	switch k.Kind {
@@ -38,7 +52,7 @@ func (pl *planner) kernelSource(vm *constellations.Machine, section *constellati
 		if p == nil {
 			return nil, fmt.Errorf("the lock does not have the package %s (meros lock %s)", k.Location, pl.m.Name)
 		}
-		n.Inputs = []graph.Input{{Name: "deb", Node: pl.fetch(section, *p), Output: "file"}}
+		n.Inputs = []graph.Input{{Name: InDeb, Node: pl.fetch(section, *p), Output: OutFile}}
 	case constellations.KernelTarball:
 		if locked == nil {
 			return nil, fmt.Errorf("the lock does not have %s (meros lock %s)", k.Location, pl.m.Name)
@@ -46,14 +60,14 @@ func (pl *planner) kernelSource(vm *constellations.Machine, section *constellati
 		if k.SHA256 != "" && k.SHA256 != locked.SHA256 {
 			return nil, fmt.Errorf("line %d: %s has the digest %s in the manifest and %s in the lock (meros update %s)", k.Line, k.Location, k.SHA256, locked.SHA256, pl.m.Name)
 		}
-		n.Params = append(n.Params, graph.Param{Name: "compression", Value: constellations.TarCompression(path.Base(k.Location))})
-		n.Inputs = []graph.Input{{Name: "tarball", Node: pl.fetchURLs(path.Base(k.Location), []string{k.Location}, locked.SHA256, locked.Size), Output: "file"}}
+		n.Params = append(n.Params, graph.Param{Name: ParamCompression, Value: constellations.TarCompression(path.Base(k.Location))})
+		n.Inputs = []graph.Input{{Name: InTarball, Node: pl.fetchURLs(path.Base(k.Location), []string{k.Location}, locked.SHA256, locked.Size), Output: OutFile}}
 	case constellations.KernelGit:
 		if locked == nil {
 			return nil, fmt.Errorf("the lock does not have the commit of %s %s (meros lock %s)", k.Location, k.Ref, pl.m.Name)
 		}
-		n.Params = append(n.Params, graph.Param{Name: "commit", Value: locked.Commit})
-		n.Hints = []graph.Param{{Name: "url", Value: k.Location}, {Name: "ref", Value: k.Ref}, {Name: "constellation", Value: pl.m.Name}}
+		n.Params = append(n.Params, graph.Param{Name: ParamCommit, Value: locked.Commit})
+		n.Hints = []graph.Param{{Name: HintURL, Value: k.Location}, {Name: HintRef, Value: k.Ref}, {Name: HintConstellation, Value: pl.m.Name}}
 		n.Network, n.Needs.Download = runner.HostNetwork, true
 		if dir := localRepository(k.Location); dir != "" {
 			n.Shared = []runner.Mount{{Source: dir, Target: dir}}
@@ -63,12 +77,12 @@ func (pl *planner) kernelSource(vm *constellations.Machine, section *constellati
 		if err != nil {
 			return nil, err
 		}
-		l, err := pl.file("source", dir, notSource...)
+		l, err := pl.file(InSource, dir, notSource...)
 		if err != nil {
 			return nil, err
 		}
 		n.Locals = []graph.Local{*l}
-		n.Params = append(n.Params, graph.Param{Name: "skip", Value: strings.Join(notSource, " ")})
+		n.Params = append(n.Params, graph.Param{Name: ParamSkip, Value: strings.Join(notSource, " ")})
 	}
 	return pl.plan.Add(n), nil
 }

@@ -9,6 +9,12 @@ import (
 	"meros/runner/arch"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	ParamDiffID = "diff-id" // SHA-256 of the uncompressed layer
+	ParamEntry  = "entry"   // name of the layer in its archive, or ""
+)
+
 const ociRevision = 3
 
 // OCIPrefix begins a base that is an image of containers: oci:PATH[:TAG].
@@ -35,15 +41,15 @@ func (pl *planner) oci(vm *constellations.Machine, section *constellations.Secti
 	}
 	var nodes []*graph.Node
 	for i, l := range layers {
-		local, err := pl.file("layer", l.File)
+		local, err := pl.file(InLayer, l.File)
 		if err != nil {
 			return nil, err
 		}
 		nodes = append(nodes, pl.plan.Add(&graph.Node{
 			Stage: "oci", Revision: ociRevision, Name: fmt.Sprintf("%s layer %d", filepath.Base(file), i+1),
-			Params: []graph.Param{epoch(section), {Name: "diff-id", Value: l.DiffID}, {Name: "entry", Value: l.Entry}},
-			Inputs: trees("lower", nodes), Locals: []graph.Local{*local},
-			Outputs: []string{"layer", "accounts"},
+			Params: []graph.Param{epoch(section), {Name: ParamDiffID, Value: l.DiffID}, {Name: ParamEntry, Value: l.Entry}},
+			Inputs: trees(InLower, nodes), Locals: []graph.Local{*local},
+			Outputs: []string{OutLayer, OutAccounts},
 		}))
 	}
 	return nodes, nil
@@ -60,9 +66,9 @@ func (pl *planner) registry(vm *constellations.Machine, section *constellations.
 		name := fmt.Sprintf("%s layer %d", reference, i+1)
 		nodes = append(nodes, pl.plan.Add(&graph.Node{
 			Stage: "oci", Revision: ociRevision, Name: name,
-			Params:  []graph.Param{epoch(section), {Name: "diff-id", Value: l.DiffID}, {Name: "entry"}},
-			Inputs:  append([]graph.Input{{Name: "layer", Node: pl.fetchURLs(name, []string{vm.Base}, l.SHA256, l.Size), Output: "file"}}, trees("lower", nodes)...),
-			Outputs: []string{"layer", "accounts"},
+			Params:  []graph.Param{epoch(section), {Name: ParamDiffID, Value: l.DiffID}, {Name: ParamEntry}},
+			Inputs:  append([]graph.Input{{Name: InLayer, Node: pl.fetchURLs(name, []string{vm.Base}, l.SHA256, l.Size), Output: OutFile}}, trees(InLower, nodes)...),
+			Outputs: []string{OutLayer, OutAccounts},
 		}))
 	}
 	return nodes, nil

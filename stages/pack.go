@@ -7,6 +7,13 @@ import (
 	"meros/graph"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	InUpper = "upper" // layers above the base, unpacked
+
+	OutDisk = "disk" // self-contained image
+)
+
 const (
 	packRevision  = 1
 	deltaRevision = 7
@@ -21,9 +28,9 @@ const fuse = "/dev/fuse"
 func geometry(vm *constellations.Machine, section *constellations.SectionLock) []graph.Param {
 	return []graph.Param{
 		epoch(section),
-		{Name: "size", Value: strconv.FormatInt(vm.DiskSize, 10)},
-		{Name: "free-mib", Value: strconv.Itoa(vm.BuildFreeMB)},
-		{Name: "label", Value: "root"},
+		{Name: ParamSize, Value: strconv.FormatInt(vm.DiskSize, 10)},
+		{Name: ParamFreeMiB, Value: strconv.Itoa(vm.BuildFreeMB)},
+		{Name: ParamLabel, Value: "root"},
 	}
 }
 
@@ -32,7 +39,7 @@ func (pl *planner) packBase(vm *constellations.Machine, section *constellations.
 	return pl.plan.Add(&graph.Node{
 		Stage: "pack", Revision: packRevision, Name: baseName(vm) + " base image",
 		Params: append(geometry(vm, section), pl.tools("mke2fs")...),
-		Inputs: trees("lower", lower), Outputs: []string{"image"}, Needs: graph.Needs{Memory: 256 << 20},
+		Inputs: trees(InLower, lower), Outputs: []string{OutImage}, Needs: graph.Needs{Memory: 256 << 20},
 	})
 }
 
@@ -43,17 +50,17 @@ func (pl *planner) packDelta(pm *Machine, section *constellations.SectionLock, l
 	n := &graph.Node{
 		Stage: "delta", Revision: deltaRevision, Name: pl.name(vm, "image"),
 		Params: append(geometry(vm, section), pl.tools("mke2fs", "debugfs")...),
-		Inputs: []graph.Input{{Name: "base", Node: pm.Base, Output: "image"}}, Outputs: []string{"image"},
+		Inputs: []graph.Input{{Name: InBase, Node: pm.Base, Output: OutImage}}, Outputs: []string{OutImage},
 		Devices: []string{fuse}, Needs: graph.Needs{Memory: 256 << 20},
 	}
 	if pm.Used {
-		n.Inputs = append(n.Inputs, graph.Input{Name: "layout", Node: pm.Base, Output: "layout"})
+		n.Inputs = append(n.Inputs, graph.Input{Name: InLayout, Node: pm.Base, Output: OutLayout})
 		n.Params = append(n.Params, pl.tools("e2fsck")...)
 		if err := pl.inGuest(pm, n); err != nil {
 			return nil, err
 		}
 	}
-	n.Inputs = append(append(n.Inputs, trees("lower", lower)...), trees("upper", upper)...)
+	n.Inputs = append(append(n.Inputs, trees(InLower, lower)...), trees(InUpper, upper)...)
 	return pl.plan.Add(n), nil
 }
 
@@ -62,9 +69,9 @@ func (pl *planner) disk(vm *constellations.Machine, pm *Machine) *graph.Node {
 	return pl.plan.Add(&graph.Node{
 		Stage: "disk", Revision: diskRevision, Name: pl.name(vm, "disk"),
 		Inputs: []graph.Input{
-			{Name: "image", Node: pm.Image, Output: "image"},
-			{Name: "base", Node: pm.Base, Output: "image"},
+			{Name: InImage, Node: pm.Image, Output: OutImage},
+			{Name: InBase, Node: pm.Base, Output: OutImage},
 		},
-		Outputs: []string{"disk"}, Deliver: pm.DiskPath,
+		Outputs: []string{OutDisk}, Deliver: pm.DiskPath,
 	})
 }

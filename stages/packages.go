@@ -25,7 +25,7 @@ func (pl *planner) packages(vm *constellations.Machine, section *constellations.
 	}
 	return pl.plan.Add(&graph.Node{
 		Stage: "packages", Revision: packagesRevision, Name: fmt.Sprintf("%s packages (%d)", baseName(vm), len(set.Packages)),
-		Params: append([]graph.Param{epoch(section), {Name: "names", Value: strings.Join(set.Names, " ")}}, pl.foreign(vm)...), Inputs: append(trees("lower", lower), pl.fetchAll(section, set.Packages)...),
-		Outputs: []string{"layer", "accounts"}, Needs: graph.Needs{CPU: 1, Memory: bootstrapMemory},
+		Params: append([]graph.Param{epoch(section), {Name: ParamNames, Value: strings.Join(set.Names, " ")}}, pl.foreign(vm)...), Inputs: append(trees(InLower, lower), pl.fetchAll(section, set.Packages)...),
+		Outputs: []string{OutLayer, OutAccounts}, Needs: graph.Needs{CPU: 1, Memory: bootstrapMemory},
 	}), nil
 }

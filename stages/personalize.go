@@ -15,6 +15,14 @@ import (
 	"meros/graph"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	ParamMachine = "machine" // JSON of a [Personality]
+
+	InAccounts    = "accounts"    // of a layer below
+	InDirectories = "directories" // of the layers below
+)
+
 const personalizeRevision = 7
 
 // Personality is what the personalize stage writes, as JSON in its parameter
@@ -110,28 +118,28 @@ func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock,
 	p.Mounts = mounts(vm)
 	node := &graph.Node{
 		Stage: "personalize", Revision: personalizeRevision, Name: pl.name(vm, "personalize"),
-		Outputs: []string{"layer"},
+		Outputs: []string{OutLayer},
 	}
 	if vm.User != "root" {
 		p.User = vm.User
 	}
 	if vm.User != "root" || len(p.Mounts) > 0 || p.Base || ownHosts {
 		for _, n := range below {
-			if slices.Contains(n.Outputs, "accounts") { // a kernel's headers have none
-				node.Inputs = append(node.Inputs, graph.Input{Name: "accounts", Node: n, Output: "accounts"})
+			if slices.Contains(n.Outputs, OutAccounts) { // a kernel's headers have none
+				node.Inputs = append(node.Inputs, graph.Input{Name: InAccounts, Node: n, Output: OutAccounts})
 			}
 		}
 	}
 	if own != nil {
-		node.Inputs = append(node.Inputs, graph.Input{Name: "directories", Node: own, Output: "directories"})
+		node.Inputs = append(node.Inputs, graph.Input{Name: InDirectories, Node: own, Output: OutDirectories})
 	} else if vm.Base != "" {
-		node.Inputs = append(node.Inputs, trees("lower", below)...)
+		node.Inputs = append(node.Inputs, trees(InLower, below)...)
 	}
 	b, err := json.Marshal(p)
 	if err != nil {
 		panic(err) // it holds nothing that does not marshal
 	}
-	node.Params = []graph.Param{{Name: "machine", Value: string(b)}, epoch(section)}
+	node.Params = []graph.Param{{Name: ParamMachine, Value: string(b)}, epoch(section)}
 	return pl.plan.Add(node)
 }
 

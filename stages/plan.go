@@ -268,7 +268,7 @@ func (pl *planner) name(vm *constellations.Machine, what string) string {
 func trees(name string, nodes []*graph.Node) []graph.Input {
 	in := make([]graph.Input, len(nodes))
 	for i, n := range nodes {
-		in[i] = graph.Input{Name: name, Node: n, Output: "layer", Form: graph.Tree}
+		in[i] = graph.Input{Name: name, Node: n, Output: OutLayer, Form: graph.Tree}
 	}
 	return in
 }
@@ -276,7 +276,7 @@ func trees(name string, nodes []*graph.Node) []graph.Input {
 // epoch is the time that stands for now in everything built from a section of
 // a lock, in seconds since 1970: that of its newest archive index.
 func epoch(section *constellations.SectionLock) graph.Param {
-	return graph.Param{Name: "epoch", Value: strconv.FormatInt(section.Date.Unix(), 10)}
+	return graph.Param{Name: ParamEpoch, Value: strconv.FormatInt(section.Date.Unix(), 10)}
 }
 
 // foreign are the parameters of a stage that runs programs of the machine: none
@@ -285,17 +285,14 @@ func (pl *planner) foreign(vm *constellations.Machine) []graph.Param {
 	if vm.Arch == pl.Host {
 		return nil
 	}
-	return append([]graph.Param{{Name: "foreign", Value: vm.Arch}}, pl.tools(emulator+vm.Arch)...)
+	return append([]graph.Param{{Name: ParamForeign, Value: vm.Arch}}, pl.tools(emulator+vm.Arch)...)
 }
 
 // tools are the identities of host programs, as parameters.
 func (pl *planner) tools(names ...string) []graph.Param {
 	var ps []graph.Param
 	for _, n := range names {
-		ps = append(ps, graph.Param{Name: "tool-" + n, Value: pl.Tools[n]})
+		ps = append(ps, graph.Param{Name: ParamTool + n, Value: pl.Tools[n]})
 	}
 	return ps
 }
-
-// HintShell is the hint by which a stage that fails opens a shell.
-const HintShell = "shell"

@@ -12,9 +12,6 @@ import (
 	"meros/constellations"
 )
 
-// owners is the file, beside [Includes], that says who owns included files.
-const owners = "owners"
-
 // Unread tells of what lies where a constellation's files and hooks do, and is
 // used for no machine: most likely its name is not what its author meant.
 func Unread(m *constellations.Manifest) ([]string, error) {
@@ -27,7 +24,7 @@ func Unread(m *constellations.Manifest) ([]string, error) {
 		return nil, err
 	}
 	var all []string
-	files := false // what owners says of common/ is of all machines' files, and the reverse
+	files := false // what Owners says of common/ is of all machines' files, and the reverse
 	for _, name := range known {
 		if _, err := os.Lstat(filepath.Join(m.Dir, name, Includes)); err == nil {
 			files = true
@@ -52,7 +49,7 @@ func Unread(m *constellations.Manifest) ([]string, error) {
 
 // unreadIn is [Unread] of one directory of the constellation.
 func unreadIn(dir, name string, machine, files bool, machines []string) ([]string, error) {
-	parts := []string{Includes, "hooks", owners}
+	parts := []string{Includes, "hooks", Owners}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -72,8 +69,8 @@ func unreadIn(dir, name string, machine, files bool, machines []string) ([]strin
 			all = append(all, fmt.Sprintf("%s is not used%s", filepath.Join(name, e.Name()), meant(e.Name(), parts)))
 		}
 	}
-	if has(owners) && !files {
-		all = append(all, fmt.Sprintf("%s is not used: there is no %s", filepath.Join(name, owners), Includes))
+	if has(Owners) && !files {
+		all = append(all, fmt.Sprintf("%s is not used: there is no %s", filepath.Join(name, Owners), Includes))
 	}
 	hooks, err := os.ReadDir(filepath.Join(dir, "hooks"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -12,6 +12,11 @@ import (
 	"meros/graph"
 )
 
+// Names of the plan and the step, see names.go.
+const (
+	OutOmitted = "omitted" // JSON of the layer.Omission that the layer does not have
+)
+
 const useRevision = 8
 
 // useTools are the programs by which an image is opened.
@@ -22,10 +27,10 @@ var useTools = []string{"qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs"}
 func Read(p *graph.Plan, file string, stats *graph.StatCache) (*graph.Node, error) {
 	var tools []graph.Param
 	for _, t := range useTools {
-		tools = append(tools, graph.Param{Name: "tool-" + t, Value: ToolIdentity(t, stats)})
+		tools = append(tools, graph.Param{Name: ParamTool + t, Value: ToolIdentity(t, stats)})
 	}
-	n := useNode("image "+filepath.Base(file), graph.Param{Name: "epoch", Value: "0"}, 0, 0, tools)
-	l, err := graph.ReadLocal("image", file, nil, stats)
+	n := useNode("image "+filepath.Base(file), graph.Param{Name: ParamEpoch, Value: "0"}, 0, 0, tools)
+	l, err := graph.ReadLocal(InImage, file, nil, stats)
 	if err != nil {
 		return nil, err
 	}
@@ -39,9 +44,9 @@ func useNode(name string, epoch graph.Param, size int64, freeMiB int, tools []gr
 	return &graph.Node{
 		Stage: "use", Revision: useRevision, Name: name,
 		Params: append([]graph.Param{
-			epoch, {Name: "size", Value: strconv.FormatInt(size, 10)}, {Name: "free-mib", Value: strconv.Itoa(freeMiB)},
+			epoch, {Name: ParamSize, Value: strconv.FormatInt(size, 10)}, {Name: ParamFreeMiB, Value: strconv.Itoa(freeMiB)},
 		}, tools...),
-		Outputs: []string{"image", "layout", "layer", "accounts", "omitted"},
+		Outputs: []string{OutImage, OutLayout, OutLayer, OutAccounts, OutOmitted},
 		Devices: []string{fuse}, Needs: graph.Needs{Memory: 256 << 20},
 	}
 }
@@ -51,7 +56,7 @@ func useNode(name string, epoch graph.Param, size int64, freeMiB int, tools []gr
 func (pl *planner) use(pm *Machine, section *constellations.SectionLock) (*graph.Node, error) {
 	vm := pm.Machine
 	n := useNode(pl.name(vm, "base image"), epoch(section), vm.DiskSize, vm.BuildFreeMB, pl.tools(useTools...))
-	n.Params = append(n.Params, graph.Param{Name: "arch", Value: pm.Arch})
+	n.Params = append(n.Params, graph.Param{Name: ParamArch, Value: pm.Arch})
 	if err := pl.inGuest(pm, n); err != nil {
 		return nil, err
 	}
@@ -92,7 +97,7 @@ func (pl *planner) imageOf(n *graph.Node, what, base, sha256 string) error {
 		if sha256 != "" && sha256 != locked.SHA256 {
 			return fmt.Errorf("%s has the digest %s in the manifest and %s in the lock (meros update %s)", base, sha256, locked.SHA256, pl.m.Name)
 		}
-		n.Inputs = append(n.Inputs, graph.Input{Name: "image", Node: pl.fetchURLs(path.Base(base), []string{base}, locked.SHA256, locked.Size), Output: "file"})
+		n.Inputs = append(n.Inputs, graph.Input{Name: InImage, Node: pl.fetchURLs(path.Base(base), []string{base}, locked.SHA256, locked.Size), Output: OutFile})
 		return nil
 	}
 	file, err := pl.find(what, base)
@@ -102,7 +107,7 @@ func (pl *planner) imageOf(n *graph.Node, what, base, sha256 string) error {
 	if err := ImageFile(file, what == baseImage); err != nil {
 		return fmt.Errorf("%s %s: %w", what, base, err)
 	}
-	l, err := pl.file("image", file)
+	l, err := pl.file(InImage, file)
 	if err == nil {
 		n.Locals = append(n.Locals, *l)
 	}

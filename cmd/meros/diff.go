@@ -97,7 +97,7 @@ func systemsIn(b *record.Build, store *cache.Store, only string) (systems, error
 			continue
 		}
 		for _, i := range s.Inputs {
-			a, ok := b.Stages[i].Outputs["layer"]
+			a, ok := b.Stages[i].Outputs[stages.OutLayer]
 			if !ok {
 				continue
 			}
@@ -263,5 +263,5 @@ func (w *workspace) imageLayers(e *env, file string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []string{w.store.Path(r.Outputs[n]["layer"].Digest)}, nil
+	return []string{w.store.Path(r.Outputs[n][stages.OutLayer].Digest)}, nil
 }

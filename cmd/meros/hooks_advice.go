@@ -35,7 +35,7 @@ func adviseHooks(e *env, machines []*stages.Machine, r *graph.Result) {
 
 // tellOmitted tells what is in the machine's disk and in no tree of its files.
 func tellOmitted(e *env, w *workspace, pm *stages.Machine, format string, r *graph.Result) error {
-	a := r.Outputs[pm.Base]["omitted"]
+	a := r.Outputs[pm.Base][stages.OutOmitted]
 	if !stages.OfTree(format) || a.Digest == "" {
 		return nil
 	}

@@ -65,7 +65,7 @@ func (c *kernelBuildCmd) Run(e *env) error {
 	if err := checkInputs(file, m, plan.Nodes); err != nil {
 		return err
 	}
-	image := stages.Copy(plan, kernel.Compile, "kernel", filepath.Base(file), file)
+	image := stages.Copy(plan, kernel.Compile, stages.OutKernel, filepath.Base(file), file)
 	if _, err := w.execute(e, plan, []*graph.Node{image}, execution{name: m.Name, verb: "kernel-build", machines: []string{vm.Name}, jobs: c.Jobs}); err != nil {
 		return err
 	}

@@ -104,5 +104,5 @@ func (c *kernelConfigCmd) edit(e *env, w *workspace, build *kernelRequest, m *co
 	if err := (&graph.Sandboxed{Self: self, Run: runner.Run, Watch: terminal}).RunJob(e.ctx, job); err != nil {
 		return nil, fmt.Errorf("make %s: %w", c.Menu, err)
 	}
-	return os.ReadFile(filepath.Join(job.Out, "fragment"))
+	return os.ReadFile(filepath.Join(job.Out, stages.OutFragment))
 }

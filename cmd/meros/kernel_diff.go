@@ -7,6 +7,7 @@ import (
 
 	"meros/graph"
 	"meros/runner/kernel"
+	"meros/stages"
 )
 
 // Run implements the verb.
@@ -60,5 +61,5 @@ func kernelConfigFile(e *env, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return w.store.Path(result.Outputs[built.Config]["config"].Digest), nil
+	return w.store.Path(result.Outputs[built.Config][stages.OutConfig].Digest), nil
 }

@@ -28,7 +28,7 @@ func (f *fetchesOfLayers) RunJob(ctx context.Context, j *graph.Job) error {
 	if len(references) == 0 {
 		return f.Sandboxed.RunJob(ctx, j)
 	}
-	body, err := f.open(ctx, references, j.Node.Fixed["file"].Digest.Encoded())
+	body, err := f.open(ctx, references, j.Node.Fixed[stages.OutFile].Digest.Encoded())
 	if err != nil {
 		return err
 	}

@@ -303,7 +303,7 @@ func keepsInputs(disks string, plan *graph.Plan) error {
 	for _, n := range plan.Nodes {
 		var read []string
 		for _, l := range n.Locals {
-			if l.Name == "image" {
+			if l.Name == stages.InImage {
 				read = append(read, l.Path)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 
 	"meros/graph"
 	"meros/runner/fetch"
+	"meros/stages"
 	"meros/stages/pin"
 )
 
@@ -49,7 +50,7 @@ func (s *servers) env(ctx context.Context, j *graph.Job) []string {
 // urlsOf are the places that a node fetches from.
 func urlsOf(n *graph.Node) (urls []string) {
 	for _, h := range n.Hints {
-		if h.Name == "urls" {
+		if h.Name == stages.HintURLs {
 			json.Unmarshal([]byte(h.Value), &urls) // what is damaged the fetch finds
 		}
 	}
@@ -62,7 +63,7 @@ func repositoryOf(n *graph.Node) *url.URL {
 		return nil
 	}
 	for _, h := range n.Hints {
-		if u, err := url.Parse(h.Value); h.Name == "url" && err == nil && (u.Scheme == "http" || u.Scheme == "https") {
+		if u, err := url.Parse(h.Value); h.Name == stages.HintURL && err == nil && (u.Scheme == "http" || u.Scheme == "https") {
 			return u
 		}
 	}

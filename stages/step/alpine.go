@@ -12,17 +12,18 @@ import (
 	"meros/runner/alpine"
 	"meros/runner/guest"
 	"meros/runner/layer"
+	"meros/stages"
 )
 
 // stepAlpine unpacks a mini root file system.
 func stepAlpine(ctx context.Context, s *step) error {
 	tree := filepath.Join(s.Work, "tree")
-	if err := UnpackRootFS(ctx, s.paths("rootfs")[0], tree, s.Work); err != nil {
+	if err := UnpackRootFS(ctx, s.paths(stages.InRootFS)[0], tree, s.Work); err != nil {
 		return err
 	}
 	keys := make(map[string][]byte)
 	for _, l := range s.Locals {
-		if name, ok := strings.CutPrefix(l.Name, "key "); ok {
+		if name, ok := strings.CutPrefix(l.Name, stages.InKey); ok {
 			b, err := os.ReadFile(l.Path)
 			if err != nil {
 				return err
@@ -30,7 +31,7 @@ func stepAlpine(ctx context.Context, s *step) error {
 			keys[name] = b
 		}
 	}
-	if err := errors.Join(alpine.Trust(tree, alpine.Mirror(s.Params["mirror"]), s.Params["branch"], keys), guest.Settle(tree)); err != nil {
+	if err := errors.Join(alpine.Trust(tree, alpine.Mirror(s.Params[stages.ParamMirror]), s.Params[stages.ParamBranch], keys), guest.Settle(tree)); err != nil {
 		return err
 	}
 	return s.outputLayer(ctx, tree, true)
@@ -38,19 +39,19 @@ func stepAlpine(ctx context.Context, s *step) error {
 
 // stepApk installs packages and what boots the system.
 func stepApk(ctx context.Context, s *step) error {
-	root, upper, err := s.writable(s.paths("lower"))
+	root, upper, err := s.writable(s.paths(stages.InLower))
 	if err != nil {
 		return err
 	}
-	if apks := s.paths("apk"); len(apks) > 0 {
+	if apks := s.paths(stages.InApk); len(apks) > 0 {
 		w := s.watchPackages(len(apks))
 		defer w.flush()
-		run := Apk(root, s.Params["foreign"], []string{"SOURCE_DATE_EPOCH=" + s.Params["epoch"]})
-		if err := alpine.Install(ctx, run, root, s.Work, apks, strings.Fields(s.Params["names"]), s.log); err != nil {
+		run := Apk(root, s.Params[stages.ParamForeign], []string{"SOURCE_DATE_EPOCH=" + s.Params[stages.ParamEpoch]})
+		if err := alpine.Install(ctx, run, root, s.Work, apks, strings.Fields(s.Params[stages.ParamNames]), s.log); err != nil {
 			return err
 		}
 	}
-	if err := errors.Join(alpine.Setup(root, s.Params["setup"]), guest.Settle(root)); err != nil {
+	if err := errors.Join(alpine.Setup(root, s.Params[stages.ParamSetup]), guest.Settle(root)); err != nil {
 		return err
 	}
 	return s.outputUpper(ctx, root, upper)

@@ -17,24 +17,24 @@ import (
 
 // stepBoot boots the machine once on a throw-away disk.
 func stepBoot(ctx context.Context, s *step) error {
-	memory, err := strconv.ParseInt(s.Params["memory"], 10, 64)
+	memory, err := strconv.ParseInt(s.Params[stages.ParamMemory], 10, 64)
 	if err != nil {
 		return err
 	}
-	cpus, err := strconv.Atoi(s.Params["cpus"])
+	cpus, err := strconv.Atoi(s.Params[stages.ParamCPUs])
 	if err != nil {
 		return err
 	}
-	images, err := image.Chain(s.paths("image")[0], s.paths("base")[0])
+	images, err := image.Chain(s.paths(stages.InImage)[0], s.paths(stages.InBase)[0])
 	if err != nil {
 		return err
 	}
 	m := &vm.Machine{
-		Name: s.Params["hostname"], Arch: s.Params["arch"], Memory: memory, CPUs: cpus, KVM: constellations.KVM(s.Hints["kvm"]), User: s.Params["user"],
-		Initrd: s.paths("initrd")[0], Images: images, MAC: stages.ManagementMAC("", s.Params["hostname"]),
+		Name: s.Params[stages.ParamHostname], Arch: s.Params[stages.ParamArch], Memory: memory, CPUs: cpus, KVM: constellations.KVM(s.Hints[stages.HintKVM]), User: s.Params[stages.ParamUser],
+		Initrd: s.paths(stages.InInitrd)[0], Images: images, MAC: stages.ManagementMAC("", s.Params[stages.ParamHostname]),
 	}
 	for _, in := range s.Inputs {
-		if label, ok := strings.CutPrefix(in.Name, "disk "); ok {
+		if label, ok := strings.CutPrefix(in.Name, stages.InDisk); ok {
 			m.Disks = append(m.Disks, vm.Disk{Label: label, Image: in.Path})
 		}
 	}
@@ -45,10 +45,10 @@ func stepBoot(ctx context.Context, s *step) error {
 	if layout != nil {
 		m.Root = layout.Arguments()
 	}
-	if args := s.Params["args"]; args != "" {
+	if args := s.Params[stages.ParamQEMUArgs]; args != "" {
 		m.Extra = strings.Split(args, "\x00")
 	}
-	m.Kernel = s.given("kernel")
+	m.Kernel = s.given(stages.InKernel)
 	g := &vm.Group{Name: "check", State: filepath.Join(s.Work, "state"), Keys: filepath.Join(s.Work, "keys"), SSH: filepath.Join(s.Work, "keys", "ssh")}
 	v, err := vm.CheckBoot(ctx, g, m, stages.BootTimeout)
 	if err != nil {
@@ -59,8 +59,8 @@ func stepBoot(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(s.Out, "verdict"), append(b, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(s.Out, stages.OutVerdict), append(b, '\n'), 0o644); err != nil {
 		return err
 	}
-	return moveFile(g.Console(m.Name), filepath.Join(s.Out, "console"))
+	return moveFile(g.Console(m.Name), filepath.Join(s.Out, stages.OutConsole))
 }

@@ -11,25 +11,26 @@ import (
 	"meros/runner"
 	"meros/runner/arch"
 	"meros/runner/debian"
+	"meros/stages"
 )
 
 func stepBootstrap(ctx context.Context, s *step) error {
-	tree := filepath.Join(s.Out, "layer.tree")
+	tree := filepath.Join(s.Out, stages.OutLayer+".tree")
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return err
 	}
-	names, err := arch.Find(s.Params["arch"])
+	names, err := arch.Find(s.Params[stages.ParamArch])
 	if err != nil {
 		return err
 	}
-	w := s.watchPackages(len(s.paths("deb")))
+	w := s.watchPackages(len(s.paths(stages.InDeb)))
 	defer w.flush()
 	o := debian.BootstrapOptions{
-		Tree: tree, Debs: s.paths("deb"), Arch: names.Debian, Suite: s.Params["suite"], Epoch: s.epoch(), Jobs: s.CPU, Log: s.log,
+		Tree: tree, Debs: s.paths(stages.InDeb), Arch: names.Debian, Suite: s.Params[stages.ParamSuite], Epoch: s.epoch(), Jobs: s.CPU, Log: s.log,
 		Run: s.runIn(tree),
 	}
 	engine := debian.Bootstrap
-	if s.Params["engine"] == "debootstrap" {
+	if s.Params[stages.ParamEngine] == "debootstrap" {
 		engine = debian.Debootstrap
 	}
 	if err := engine(ctx, o); err != nil {
@@ -41,7 +42,7 @@ func stepBootstrap(ctx context.Context, s *step) error {
 	if err := s.settle(tree); err != nil {
 		return err
 	}
-	sources, err := debian.SourcesList(s.Params["distribution"], s.Params["suite"], names.Debian, s.Params["mirror"])
+	sources, err := debian.SourcesList(s.Params[stages.ParamDistribution], s.Params[stages.ParamSuite], names.Debian, s.Params[stages.ParamMirror])
 	if err != nil {
 		return err
 	}

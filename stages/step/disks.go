@@ -6,25 +6,26 @@ import (
 	"strconv"
 
 	"meros/runner/image"
+	"meros/stages"
 )
 
 // stepFormat makes an empty disk.
 func stepFormat(ctx context.Context, s *step) error {
-	size, err := strconv.ParseInt(s.Params["size"], 10, 64)
+	size, err := strconv.ParseInt(s.Params[stages.ParamSize], 10, 64)
 	if err != nil {
 		return err
 	}
-	o := image.FormatOptions{Kind: s.Params["fs"], Size: size, Label: s.Params["label"], UUID: s.Params["uuid"], Work: s.Work}
-	return s.output("image", func(f *os.File) error { return image.Format(ctx, f, o) })
+	o := image.FormatOptions{Kind: s.Params[stages.ParamFileSystem], Size: size, Label: s.Params[stages.ParamLabel], UUID: s.Params[stages.ParamUUID], Work: s.Work}
+	return s.output(stages.OutImage, func(f *os.File) error { return image.Format(ctx, f, o) })
 }
 
 // stepConvert makes a further disk of an image.
 func stepConvert(ctx context.Context, s *step) error {
-	size, err := strconv.ParseInt(s.Params["size"], 10, 64)
+	size, err := strconv.ParseInt(s.Params[stages.ParamSize], 10, 64)
 	if err != nil {
 		return err
 	}
-	disk, err := image.OpenForeign(ctx, s.given("image"), image.Options{Work: s.Work})
+	disk, err := image.OpenForeign(ctx, s.given(stages.InImage), image.Options{Work: s.Work})
 	if err != nil {
 		return err
 	}
@@ -34,5 +35,5 @@ func stepConvert(ctx context.Context, s *step) error {
 			return err
 		}
 	}
-	return s.output("image", disk.Write)
+	return s.output(stages.OutImage, disk.Write)
 }

@@ -21,33 +21,34 @@ import (
 	"meros/runner/arch"
 	"meros/runner/image"
 	"meros/runner/layer"
+	"meros/stages"
 )
 
 // stepExport puts a machine into a file.
 func stepExport(ctx context.Context, s *step) error {
-	out := filepath.Join(s.Out, "file")
-	zstd := s.Params["compress"] == "zstd"
-	switch format := s.Params["format"]; format {
+	out := filepath.Join(s.Out, stages.OutFile)
+	zstd := s.Params[stages.ParamCompress] == "zstd"
+	switch format := s.Params[stages.ParamFormat]; format {
 	case "qcow2", "raw":
 		return s.exportDisk(ctx, out, format, zstd)
 	case "oci":
-		return s.output("file", func(f *os.File) error { return s.exportOCI(f, zstd) })
+		return s.output(stages.OutFile, func(f *os.File) error { return s.exportOCI(f, zstd) })
 	case "tar":
 		tree, err := s.merged()
 		if err != nil {
 			return err
 		}
-		return s.output("file", func(f *os.File) error {
+		return s.output(stages.OutFile, func(f *os.File) error {
 			return compressed(f, zstd, func(w io.Writer) error { return layer.Capture(ctx, w, tree, s.epoch(), false) })
 		})
 	case "squashfs":
-		argv := []string{"mksquashfs", "TREE", out, "-noappend", "-no-progress", "-quiet", "-all-time", s.Params["epoch"], "-mkfs-time", s.Params["epoch"], "-reproducible"}
+		argv := []string{"mksquashfs", "TREE", out, "-noappend", "-no-progress", "-quiet", "-all-time", s.Params[stages.ParamEpoch], "-mkfs-time", s.Params[stages.ParamEpoch], "-reproducible"}
 		if zstd {
 			argv = append(argv, "-comp", "zstd")
 		}
 		return s.exportTree(ctx, argv, "squashfs-tools")
 	case "erofs":
-		argv := []string{"mkfs.erofs", "--quiet", "-T", s.Params["epoch"], "-U", "00000000-0000-0000-0000-000000000001", out, "TREE"}
+		argv := []string{"mkfs.erofs", "--quiet", "-T", s.Params[stages.ParamEpoch], "-U", "00000000-0000-0000-0000-000000000001", out, "TREE"}
 		return s.exportTree(ctx, argv, "erofs-utils")
 	default:
 		return fmt.Errorf("there is no format %q", format)
@@ -56,7 +57,7 @@ func stepExport(ctx context.Context, s *step) error {
 
 // exportDisk writes the machine's disk.
 func (s *step) exportDisk(ctx context.Context, out, format string, zstd bool) error {
-	chain, err := image.Chain(s.paths("image")[0], s.paths("base")[0])
+	chain, err := image.Chain(s.paths(stages.InImage)[0], s.paths(stages.InBase)[0])
 	if err != nil {
 		return err
 	}
@@ -86,7 +87,7 @@ func (s *step) exportDisk(ctx context.Context, out, format string, zstd bool) er
 		return err
 	}
 	defer in.Close()
-	return s.output("file", func(f *os.File) error {
+	return s.output(stages.OutFile, func(f *os.File) error {
 		return compressed(f, true, func(w io.Writer) error { _, err := io.Copy(w, in); return err })
 	})
 }
@@ -109,7 +110,7 @@ func (s *step) merged() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	layers := s.paths("layer")
+	layers := s.paths(stages.InLayer)
 	if len(layers) == 1 {
 		return layers[0], nil
 	}
@@ -147,13 +148,13 @@ func (s *step) command(ctx context.Context, argv []string, pkg string) error {
 // layers as they are, and with zstd compressed.
 func (s *step) exportOCI(w io.Writer, compress bool) error {
 	o := &ociWriter{tw: tar.NewWriter(w), time: s.epoch()}
-	config := v1.Image{Created: &o.time, Platform: v1.Platform{Architecture: arch.Go(s.Params["arch"]), OS: "linux"}, RootFS: v1.RootFS{Type: "layers"}}
+	config := v1.Image{Created: &o.time, Platform: v1.Platform{Architecture: arch.Go(s.Params[stages.ParamArch]), OS: "linux"}, RootFS: v1.RootFS{Type: "layers"}}
 	config.Config.Cmd = []string{"/bin/sh"}
 	manifest := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest}
 	if err := o.file("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
 		return err
 	}
-	for _, in := range s.All("layer") {
+	for _, in := range s.All(stages.InLayer) {
 		file, kind := in.Path, v1.MediaTypeImageLayer
 		if compress {
 			kind, file = v1.MediaTypeImageLayerZstd, filepath.Join(s.Work, "layer.zst")

@@ -16,19 +16,20 @@ import (
 	"meros/constellations"
 	"meros/runner/debian"
 	"meros/runner/fetch"
+	"meros/stages"
 )
 
 func stepFetch(ctx context.Context, s *step) error {
 	var urls []string
-	if err := json.Unmarshal([]byte(s.Hints["urls"]), &urls); err != nil {
+	if err := json.Unmarshal([]byte(s.Hints[stages.HintURLs]), &urls); err != nil {
 		return err
 	}
-	size, err := strconv.ParseInt(s.Hints["size"], 10, 64)
+	size, err := strconv.ParseInt(s.Hints[stages.HintSize], 10, 64)
 	if err != nil {
 		return err
 	}
 	if slices.ContainsFunc(urls, constellations.OfRegistry) {
-		return s.output("file", func(f *os.File) error { // see fetchesOfLayers
+		return s.output(stages.OutFile, func(f *os.File) error { // see fetchesOfLayers
 			_, err := io.Copy(&counted{Writer: f, total: size, report: s.report}, os.Stdin)
 			return err
 		})
@@ -38,8 +39,8 @@ func stepFetch(ctx context.Context, s *step) error {
 		return err
 	}
 	last := time.Now()
-	err = fetch.To(ctx, filepath.Join(s.Out, "file"), fetch.Options{
-		URLs: urls, SHA256: strings.TrimPrefix(s.Hints["digest"], "sha256:"), Size: size, Partial: "/partial", Servers: servers,
+	err = fetch.To(ctx, filepath.Join(s.Out, stages.OutFile), fetch.Options{
+		URLs: urls, SHA256: strings.TrimPrefix(s.Hints[stages.HintDigest], "sha256:"), Size: size, Partial: "/partial", Servers: servers,
 		Report: func(done, total int64) {
 			if time.Since(last) > 200*time.Millisecond {
 				last = time.Now()

@@ -19,6 +19,7 @@ import (
 	"meros/runner/initrd"
 	"meros/runner/layer"
 	"meros/runner/qemu"
+	"meros/stages"
 )
 
 // Inside is what the first process of a guest needs to know.
@@ -52,7 +53,7 @@ func guestOverlay(dir, over string) (string, error) {
 // guestMachine is a machine that does something for a stage, and ends.
 func (s *step) guestMachine(memory int64, cpus int, disk []string) *qemu.Machine {
 	return &qemu.Machine{
-		Name: s.Stage, Kernel: s.given("kernel"), Arch: s.Params["arch"], Memory: memory, CPUs: cpus, Initrd: guestInitrd, Once: true, Disks: [][]string{disk},
+		Name: s.Stage, Kernel: s.given(stages.InKernel), Arch: s.Params[stages.ParamArch], Memory: memory, CPUs: cpus, Initrd: guestInitrd, Once: true, Disks: [][]string{disk},
 		Console: guestConsole, QMP: "qmp", Append: "quiet panic=-1", Clock: s.epoch().UTC().Format("2006-01-02T15:04:05"),
 		Ports: []qemu.Port{{Name: initrd.HooksResultPort, File: guestResult}},
 	}
@@ -64,7 +65,7 @@ var errSilent = errors.New("the machine ended and did not say how")
 // runGuest runs QEMU in a sandbox of its own, and reads what the guest says of
 // the end into result.
 func (s *step) runGuest(ctx context.Context, dir string, q *qemu.Machine, out io.Writer, result any) error {
-	accel, why, err := qemu.HostAccel(ctx, s.Hints["kvm"], q.Arch, q.CPUs)
+	accel, why, err := qemu.HostAccel(ctx, s.Hints[stages.HintKVM], q.Arch, q.CPUs)
 	if err != nil {
 		return err
 	}
@@ -76,7 +77,7 @@ func (s *step) runGuest(ctx context.Context, dir string, q *qemu.Machine, out io
 	}
 	spec := runner.Spec{
 		Argv: argv, Dir: dir, Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + dir, "TMPDIR=" + dir},
-		Network: runner.Network(s.Params["network"]), Groups: true, Mounts: []runner.Mount{{Source: dir, Target: dir, Writable: true}},
+		Network: runner.Network(s.Params[stages.ParamNetwork]), Groups: true, Mounts: []runner.Mount{{Source: dir, Target: dir, Writable: true}},
 	}
 	for _, in := range append(s.Inputs, s.Locals...) {
 		spec.Mounts = append(spec.Mounts, runner.Mount{Source: in.Path, Target: in.Path})

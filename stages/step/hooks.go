@@ -17,7 +17,7 @@ import (
 const resolvConf = "resolv.conf"
 
 func stepHooks(ctx context.Context, s *step) error {
-	root, upper, err := s.writable(s.paths("lower"))
+	root, upper, err := s.writable(s.paths(stages.InLower))
 	if err != nil {
 		return err
 	}
@@ -26,20 +26,20 @@ func stepHooks(ctx context.Context, s *step) error {
 		return err
 	}
 	_, lerr := os.Lstat(filepath.Join(root, "etc/resolv.conf"))
-	if s.Params["network"] != "" {
+	if s.Params[stages.ParamNetwork] != "" {
 		file := filepath.Join(s.Work, resolvConf)
 		if err := os.WriteFile(file, []byte("nameserver "+runner.UserResolver+"\n"), 0o644); err != nil {
 			return err
 		}
 	}
-	timeout, _ := time.ParseDuration(s.Hints["timeout"])
+	timeout, _ := time.ParseDuration(s.Hints[stages.HintTimeout])
 	for _, hook := range s.Locals {
 		fmt.Fprintf(s.log, "== %s\n", hook.Name)
 		if err := s.hook(ctx, root, hook.Name, hook.Path, timeout); err != nil {
 			return err
 		}
 	}
-	if s.Params["network"] != "" && lerr != nil {
+	if s.Params[stages.ParamNetwork] != "" && lerr != nil {
 		os.Remove(filepath.Join(root, "etc/resolv.conf")) // it was only mounted upon
 	}
 	if err := after(); err != nil {
@@ -71,7 +71,7 @@ func (s *step) hook(ctx context.Context, root, name, file string, timeout time.D
 	err = s.inside(ctx, root, []string{inside}, nil, func(spec *runner.Spec) {
 		spec.Dir, spec.Timeout = "/", timeout
 		spec.Mounts = []runner.Mount{{Target: "/run"}, {Source: script, Target: inside}}
-		if n := s.Params["network"]; n != "" {
+		if n := s.Params[stages.ParamNetwork]; n != "" {
 			spec.Network = runner.Network(n)
 			spec.Mounts = append(spec.Mounts, runner.Mount{Source: filepath.Join(s.Work, resolvConf), Target: resolvTarget(root)})
 		}
@@ -80,7 +80,7 @@ func (s *step) hook(ctx context.Context, root, name, file string, timeout time.D
 		return fmt.Errorf("%s: %w (--timeout gives it more)", name, err)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w%s", name, err, adviseInstall(b, s.Params["network"] != ""))
+		return fmt.Errorf("%s: %w%s", name, err, adviseInstall(b, s.Params[stages.ParamNetwork] != ""))
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ func stepHooksVM(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	images, err := image.Chain(s.paths("image")[0], s.paths("base")[0])
+	images, err := image.Chain(s.paths(stages.InImage)[0], s.paths(stages.InBase)[0])
 	if err != nil {
 		return err
 	}
@@ -58,14 +58,14 @@ func stepHooksVM(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(s.Out, "console"), console, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(s.Out, stages.OutConsole), console, 0o644); err != nil {
 		return err
 	}
-	return s.output("image", func(out *os.File) error {
+	return s.output(stages.OutImage, func(out *os.File) error {
 		if len(images) == 1 { // a whole one
 			return image.Flatten(ctx, out, []string{disk, images[0]})
 		}
-		base := s.All("base")[0]
+		base := s.All(stages.InBase)[0]
 		return image.Merge(out, []string{disk, images[0]}, base.Path, imageName(base))
 	})
 }
@@ -73,7 +73,7 @@ func stepHooksVM(ctx context.Context, s *step) error {
 func (s *step) hooks() []graph.StepInput {
 	var all []graph.StepInput
 	for _, l := range s.Locals {
-		if l.Name != "kernel" {
+		if l.Name != stages.InKernel {
 			all = append(all, l)
 		}
 	}
@@ -81,8 +81,8 @@ func (s *step) hooks() []graph.StepInput {
 }
 
 func (s *step) hooksInitrd(file string) error {
-	h := initrd.Hooks{Network: s.Params["network"] != "", Env: s.environment()}
-	h.Timeout, _ = time.ParseDuration(s.Hints["timeout"])
+	h := initrd.Hooks{Network: s.Params[stages.ParamNetwork] != "", Env: s.environment()}
+	h.Timeout, _ = time.ParseDuration(s.Hints[stages.HintTimeout])
 	var files []initrd.File
 	for i, hook := range s.hooks() {
 		b, err := readHook(hook.Name, hook.Path)
@@ -93,22 +93,22 @@ func (s *step) hooksInitrd(file string) error {
 		files = append(files, initrd.File{Name: name, Mode: 0o755, Data: b})
 		h.Names, h.Shown = append(h.Names, name), append(h.Shown, hook.Name)
 	}
-	return initrd.WriteHooks(file, s.paths("initrd")[0], h, files)
+	return initrd.WriteHooks(file, s.paths(stages.InInitrd)[0], h, files)
 }
 
 // hooksMachine is the machine that the hooks run in.
 func (s *step) hooksMachine(images []string) (*qemu.Machine, error) {
-	memory, err := strconv.ParseInt(s.Params["memory"], 10, 64)
+	memory, err := strconv.ParseInt(s.Params[stages.ParamMemory], 10, 64)
 	if err != nil {
 		return nil, err
 	}
-	cpus, err := strconv.Atoi(s.Params["cpus"])
+	cpus, err := strconv.Atoi(s.Params[stages.ParamCPUs])
 	if err != nil {
 		return nil, err
 	}
 	q := s.guestMachine(memory, cpus, append([]string{guestDisk}, images...))
 	q.Ports = append(q.Ports, qemu.Port{Name: initrd.HooksLogPort, File: "/proc/self/fd/1"})
-	if s.Params["network"] != "" {
+	if s.Params[stages.ParamNetwork] != "" {
 		q.Network.Open, q.Clock = true, "" // its clock is the world's: archives and certificates would be of the future
 	}
 	layout, err := s.layout()
@@ -134,7 +134,7 @@ func (s *step) runHooksGuest(ctx context.Context, dir string, q *qemu.Machine) e
 			stop(fmt.Errorf("the machine did not come up in %v", stages.BootTimeout))
 		}
 	}()
-	if limit, _ := time.ParseDuration(s.Hints["timeout"]); limit > 0 {
+	if limit, _ := time.ParseDuration(s.Hints[stages.HintTimeout]); limit > 0 {
 		all := stages.BootTimeout + time.Duration(len(s.hooks()))*(limit+time.Minute)
 		t := time.AfterFunc(all, func() { stop(fmt.Errorf("the machine did not end in %v (--timeout gives its hooks more)", all)) })
 		defer t.Stop() // the guest keeps the limit of each hook, as long as its kernel is sound
@@ -154,7 +154,7 @@ func (s *step) runHooksGuest(ctx context.Context, dir string, q *qemu.Machine) e
 func (s *step) adviseGuest(failure string) string {
 	for _, hook := range s.hooks() {
 		if b, err := readHook(hook.Name, hook.Path); err == nil && strings.HasPrefix(failure, hook.Name+":") {
-			return adviseInstall(b, s.Params["network"] != "")
+			return adviseInstall(b, s.Params[stages.ParamNetwork] != "")
 		}
 	}
 	return ""

@@ -6,18 +6,19 @@ import (
 	"strings"
 
 	"meros/runner/initrd"
+	"meros/stages"
 )
 
 func stepInitrd(_ context.Context, s *step) error {
 	modules := ""
-	if in := s.paths("modules"); len(in) > 0 {
+	if in := s.paths(stages.InModules); len(in) > 0 {
 		modules = in[0]
 	}
 	libraries := make(map[string]string)
 	for _, l := range s.Locals {
-		if name, ok := strings.CutPrefix(l.Name, "library "); ok {
+		if name, ok := strings.CutPrefix(l.Name, stages.InLibrary); ok {
 			libraries[name] = l.Path
 		}
 	}
-	return s.output("initrd", func(f *os.File) error { return initrd.Build(f, s.local("init"), modules, libraries) })
+	return s.output(stages.OutInitrd, func(f *os.File) error { return initrd.Build(f, s.local(stages.InInit), modules, libraries) })
 }

@@ -11,6 +11,7 @@ import (
 	"meros/runner/alpine"
 	"meros/runner/debian"
 	"meros/runner/layer"
+	"meros/stages"
 )
 
 // stepKernel takes the kernel out of its package.
@@ -23,9 +24,9 @@ func stepKernel(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	modules, file := strings.Fields(s.Params["modules"]), s.paths("deb")[0]
+	modules, file := strings.Fields(s.Params[stages.ParamModules]), s.paths(stages.InDeb)[0]
 	var missing []string
-	if s.Params["format"] == "apk" {
+	if s.Params[stages.ParamFormat] == "apk" {
 		contents := func(entry func(*tar.Header, io.Reader) error) error { return alpine.Contents(file, entry) }
 		missing, err = debian.ExtractKernelFrom(ctx, file, contents, modules, dest, files)
 	} else {
@@ -37,12 +38,12 @@ func stepKernel(ctx context.Context, s *step) error {
 	if len(missing) > 0 {
 		fmt.Fprintf(s.log, "not in this kernel: %s\n", strings.Join(missing, " "))
 	}
-	for name, file := range map[string]string{"kernel": "vmlinuz", "release": "release", "config": "config"} {
+	for name, file := range map[string]string{stages.OutKernel: "vmlinuz", stages.OutRelease: "release", stages.OutConfig: "config"} {
 		if err := moveFile(filepath.Join(dest, file), filepath.Join(s.Out, name)); err != nil {
 			return err
 		}
 	}
-	return s.outputSparse("modules", func(w io.Writer) error {
+	return s.outputSparse(stages.OutModules, func(w io.Writer) error {
 		return layer.Capture(ctx, w, filepath.Join(dest, "modules"), s.epoch(), false)
 	})
 }

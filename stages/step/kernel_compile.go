@@ -15,6 +15,7 @@ import (
 	"meros/runner"
 	"meros/runner/kernel"
 	"meros/runner/layer"
+	"meros/stages"
 )
 
 // kernelTree is the system of the compiler, writable for as long as the step
@@ -22,10 +23,10 @@ import (
 type kernelTree struct{ root, source string }
 
 func (s *step) kernelTree() (k kernelTree, err error) {
-	if k.root, _, err = s.writable(s.paths("tools")); err != nil {
+	if k.root, _, err = s.writable(s.paths(stages.InTools)); err != nil {
 		return k, err
 	}
-	layers := s.paths("source")
+	layers := s.paths(stages.InSource)
 	if k.source = layers[0]; len(layers) > 1 {
 		if k.source, err = s.workDir("source"); err == nil {
 			err = mountOverlay(k.source, layers, "", "")
@@ -73,19 +74,19 @@ func stepKernelCompile(ctx context.Context, s *step) error {
 	}
 	defer o.close()
 	objects := o.dir
-	if err := replaceConfig(filepath.Join(objects, ".config"), s.paths("config")[0]); err != nil {
+	if err := replaceConfig(filepath.Join(objects, ".config"), s.paths(stages.InConfig)[0]); err != nil {
 		return err
 	}
-	target, err := kernel.TargetFor(s.Params["arch"])
+	target, err := kernel.TargetFor(s.Params[stages.ParamArch])
 	if err != nil {
 		return err
 	}
-	args := append([]string{"-j" + strconv.Itoa(s.CPU), target.Image}, target.Variables(s.Params["toolchain"], "ccache")...)
+	args := append([]string{"-j" + strconv.Itoa(s.CPU), target.Image}, target.Variables(s.Params[stages.ParamToolchain], "ccache")...)
 	config, err := kernel.ReadConfigFile(filepath.Join(objects, ".config"))
 	if err != nil {
 		return err
 	}
-	modules, headers := config.Value("MODULES") == "y", s.Params["headers"] != ""
+	modules, headers := config.Value("MODULES") == "y", s.Params[stages.ParamHeaders] != ""
 	if headers && !modules {
 		return errors.New("headers are wanted, which modules are compiled with, and this kernel loads none: CONFIG_MODULES=y in a fragment, or no \"headers\"")
 	}
@@ -95,7 +96,7 @@ func stepKernelCompile(ctx context.Context, s *step) error {
 	if err := s.compile(ctx, k, objects, args); err != nil {
 		return err
 	}
-	for output, file := range map[string]string{"kernel": target.File, "release": "include/config/kernel.release", "system-map": "System.map", "vmlinux": "vmlinux"} {
+	for output, file := range map[string]string{stages.OutKernel: target.File, stages.OutRelease: "include/config/kernel.release", stages.OutSystemMap: "System.map", stages.OutVmlinux: "vmlinux"} {
 		for _, o := range s.Outputs {
 			if o == output {
 				if err := moveFile(filepath.Join(objects, file), filepath.Join(s.Out, output)); err != nil {
@@ -118,7 +119,7 @@ func stepKernelCompile(ctx context.Context, s *step) error {
 			return err
 		}
 	}
-	if err := s.outputSparse("layer", func(w io.Writer) error { return layer.Capture(ctx, w, tree, sourceTime, false) }); err != nil {
+	if err := s.outputSparse(stages.OutLayer, func(w io.Writer) error { return layer.Capture(ctx, w, tree, sourceTime, false) }); err != nil {
 		return err
 	}
 	return o.keep()
@@ -136,7 +137,7 @@ func replaceConfig(to, from string) error {
 // compile runs make and tells how far it is: as many objects as the last
 // kernel of this place had are expected.
 func (s *step) compile(ctx context.Context, k kernelTree, objects string, args []string) error {
-	counter := path.Join(compilerCache, "objects-"+s.Params["arch"])
+	counter := path.Join(compilerCache, "objects-"+s.Params[stages.ParamArch])
 	expected := int64(0)
 	if b, err := os.ReadFile(counter); err == nil {
 		expected, _ = strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
@@ -167,7 +168,7 @@ func (s *step) installModules(ctx context.Context, k kernelTree, objects, tree s
 	if err := os.RemoveAll(filepath.Join(objects, "modules")); err != nil { // an earlier kernel's
 		return err
 	}
-	args := append([]string{"-s", "modules_install", "INSTALL_MOD_PATH=" + objectDir + "/modules", "INSTALL_MOD_STRIP=1"}, target.Variables(s.Params["toolchain"], "")...)
+	args := append([]string{"-s", "modules_install", "INSTALL_MOD_PATH=" + objectDir + "/modules", "INSTALL_MOD_STRIP=1"}, target.Variables(s.Params[stages.ParamToolchain], "")...)
 	if err := s.make(ctx, k, objects, s.log, nil, nil, args...); err != nil {
 		return fmt.Errorf("make modules_install: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"meros/constellations"
 	"meros/runner"
 	"meros/runner/kernel"
+	"meros/stages"
 )
 
 // stepKernelConfig makes the configuration and checks that all that was asked
@@ -27,25 +28,25 @@ func stepKernelConfig(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	target, err := kernel.TargetFor(s.Params["arch"])
+	target, err := kernel.TargetFor(s.Params[stages.ParamArch])
 	if err != nil {
 		return err
 	}
-	vars := append([]string{"-s"}, target.Variables(s.Params["toolchain"], "")...)
+	vars := append([]string{"-s"}, target.Variables(s.Params[stages.ParamToolchain], "")...)
 	config := filepath.Join(objects, ".config")
-	if base := s.Params["base"]; base != "" {
+	if base := s.Params[stages.ParamBaseConfig]; base != "" {
 		goal := map[string]string{"tiny": "tinyconfig"}[base]
 		if goal == "" {
 			goal = base
 		}
 		err = named(s.make(ctx, k, objects, s.log, nil, nil, append(vars, goal)...), "make "+goal)
 	} else {
-		err = copyConfig(s.local("base"), config)
+		err = copyConfig(s.local(stages.InBaseConfig), config)
 	}
 	if err != nil {
 		return err
 	}
-	want, err := kernel.ReadWanted(strings.NewReader(s.Params["options"]))
+	want, err := kernel.ReadWanted(strings.NewReader(s.Params[stages.ParamOptions]))
 	if err != nil {
 		return err
 	}
@@ -66,7 +67,7 @@ func stepKernelConfig(ctx context.Context, s *step) error {
 	if err := s.refused(kernel.Check(want, got, symbols), symbols); err != nil {
 		return err
 	}
-	return moveFile(config, filepath.Join(s.Out, "config"))
+	return moveFile(config, filepath.Join(s.Out, stages.OutConfig))
 }
 
 // named names what failed.
@@ -112,14 +113,14 @@ func stepKernelMenu(ctx context.Context, s *step) error {
 		return err
 	}
 	config := filepath.Join(objects, ".config")
-	if err := moveFile(s.paths("config")[0], config); err != nil {
+	if err := moveFile(s.paths(stages.InConfig)[0], config); err != nil {
 		return err
 	}
-	target, err := kernel.TargetFor(s.Params["arch"])
+	target, err := kernel.TargetFor(s.Params[stages.ParamArch])
 	if err != nil {
 		return err
 	}
-	vars := append([]string{"-s"}, target.Variables(s.Params["toolchain"], "")...)
+	vars := append([]string{"-s"}, target.Variables(s.Params[stages.ParamToolchain], "")...)
 	chosen := func() (kernel.Config, error) {
 		if err := s.make(ctx, k, objects, os.Stderr, nil, nil, append(vars, "savedefconfig")...); err != nil {
 			return nil, named(err, "make savedefconfig")
@@ -131,8 +132,8 @@ func stepKernelMenu(ctx context.Context, s *step) error {
 		return err
 	}
 	terminal := runner.Stdio{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
-	if err := s.makeWith(ctx, k, objects, terminal, nil, []string{"TERM=" + s.Hints["term"]}, append(vars, s.Params["menu"])...); err != nil {
-		return named(err, "make "+s.Params["menu"])
+	if err := s.makeWith(ctx, k, objects, terminal, nil, []string{"TERM=" + s.Hints[stages.HintTerm]}, append(vars, s.Params[stages.ParamMenu])...); err != nil {
+		return named(err, "make "+s.Params[stages.ParamMenu])
 	}
 	after, err := chosen()
 	if err != nil {
@@ -142,7 +143,7 @@ func stepKernelMenu(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	return s.output("fragment", func(f *os.File) error {
+	return s.output(stages.OutFragment, func(f *os.File) error {
 		for _, change := range kernel.Diff(before, after) {
 			// What is no choice any more may still be on, by default.
 			if _, err := fmt.Fprintln(f, constellations.Option{Name: change.Name, Value: final.Value(change.Name)}); err != nil {
@@ -158,7 +159,7 @@ func stepKernelMenu(ctx context.Context, s *step) error {
 // have other options.
 func (s *step) refused(all []kernel.Refusal, symbols *kernel.Symbols) error {
 	var origins map[string]string
-	if err := json.Unmarshal([]byte(s.Hints["origins"]), &origins); err != nil {
+	if err := json.Unmarshal([]byte(s.Hints[stages.HintOrigins]), &origins); err != nil {
 		return err
 	}
 	var lines []string

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"meros/stages"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -70,9 +72,9 @@ func (s *step) openObjects() (*objects, error) {
 // objectsID is equal where nothing but the configuration differs.
 func (s *step) objectsID() string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s %s\n", s.Params["arch"], s.Params["toolchain"])
+	fmt.Fprintf(h, "%s %s\n", s.Params[stages.ParamArch], s.Params[stages.ParamToolchain])
 	for _, in := range s.Inputs {
-		if in.Name != "config" {
+		if in.Name != stages.InConfig {
 			fmt.Fprintf(h, "%s %s\n", in.Name, in.Digest)
 		}
 	}

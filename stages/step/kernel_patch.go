@@ -9,6 +9,7 @@ import (
 
 	"meros/runner"
 	"meros/runner/layer"
+	"meros/stages"
 )
 
 // hunk is what patch(1) says of a part that does not apply.
@@ -19,7 +20,7 @@ var (
 
 // stepKernelPatch applies patches and keeps what they change.
 func stepKernelPatch(ctx context.Context, s *step) error {
-	tools, _, err := s.writable(s.paths("tools"))
+	tools, _, err := s.writable(s.paths(stages.InTools))
 	if err != nil {
 		return err
 	}
@@ -29,7 +30,7 @@ func stepKernelPatch(ctx context.Context, s *step) error {
 			return err
 		}
 	}
-	if err := mountOverlay(dirs["source"], s.paths("source"), dirs["changes"], dirs["overlay"]); err != nil {
+	if err := mountOverlay(dirs["source"], s.paths(stages.InSource), dirs["changes"], dirs["overlay"]); err != nil {
 		return err
 	}
 	for _, p := range s.Locals {
@@ -38,7 +39,7 @@ func stepKernelPatch(ctx context.Context, s *step) error {
 			return err
 		}
 	}
-	return s.outputSparse("layer", func(w io.Writer) error { return layer.Capture(ctx, w, dirs["changes"], sourceTime, false) })
+	return s.outputSparse(stages.OutLayer, func(w io.Writer) error { return layer.Capture(ctx, w, dirs["changes"], sourceTime, false) })
 }
 
 func (s *step) patch(ctx context.Context, tools, source, name, file string) error {

@@ -17,6 +17,7 @@ import (
 	"meros/runner/fetch"
 	"meros/runner/kernel"
 	"meros/runner/layer"
+	"meros/stages"
 )
 
 // sourceTime is the time of all files of a kernel's source: make only asks
@@ -24,16 +25,16 @@ import (
 var sourceTime = time.Unix(1, 0)
 
 func stepKernelSource(ctx context.Context, s *step) error {
-	dir := filepath.Join(s.Out, "source.tree")
+	dir := filepath.Join(s.Out, stages.OutSource+".tree")
 	t, err := kernel.NewTree(dir)
 	if err != nil {
 		return err
 	}
 	defer t.Close()
 	fromTar := func(r io.Reader) error { return t.FromTar(ctx, r) }
-	switch kind := constellations.KernelKind(s.Params["kind"]); kind {
+	switch kind := constellations.KernelKind(s.Params[stages.ParamKind]); kind {
 	case constellations.KernelDebian:
-		err = debian.ExtractFile(ctx, s.paths("deb")[0], "usr/src/*.tar.*", func(name string, r io.Reader) error {
+		err = debian.ExtractFile(ctx, s.paths(stages.InDeb)[0], "usr/src/*.tar.*", func(name string, r io.Reader) error {
 			return kernel.Decompress(ctx, r, constellations.TarCompression(name), fromTar)
 		})
 	case constellations.KernelTarball:
@@ -41,8 +42,8 @@ func stepKernelSource(ctx context.Context, s *step) error {
 	case constellations.KernelGit:
 		err = s.fromGit(ctx, t)
 	case constellations.KernelDir:
-		skip := strings.Fields(s.Params["skip"])
-		err = t.FromDir(ctx, s.local("source"), func(name string) bool { return graph.Skipped(name, skip) })
+		skip := strings.Fields(s.Params[stages.ParamSkip])
+		err = t.FromDir(ctx, s.local(stages.InSource), func(name string) bool { return graph.Skipped(name, skip) })
 	default:
 		err = fmt.Errorf("there are no sources of the kind %q", kind)
 	}
@@ -52,16 +53,16 @@ func stepKernelSource(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	return s.outputSparse("source", func(w io.Writer) error { return layer.Capture(ctx, w, dir, sourceTime, true) })
+	return s.outputSparse(stages.OutSource, func(w io.Writer) error { return layer.Capture(ctx, w, dir, sourceTime, true) })
 }
 
 func (s *step) fromTarball(ctx context.Context, read func(io.Reader) error) error {
-	f, err := os.Open(s.paths("tarball")[0])
+	f, err := os.Open(s.paths(stages.InTarball)[0])
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return kernel.Decompress(ctx, f, s.Params["compression"], read)
+	return kernel.Decompress(ctx, f, s.Params[stages.ParamCompression], read)
 }
 
 // fromGit fetches one commit and no history; a repository of this host is read
@@ -71,7 +72,7 @@ func (s *step) fromGit(ctx context.Context, t *kernel.Tree) error {
 	if err != nil {
 		return err
 	}
-	commit, from := s.Params["commit"], s.Hints["url"]
+	commit, from := s.Params[stages.ParamCommit], s.Hints[stages.HintURL]
 	local := strings.TrimPrefix(from, "file://")
 	if fi, err := os.Stat(local); err != nil || !fi.IsDir() {
 		local = ""
@@ -111,7 +112,7 @@ func (s *step) fromGit(ctx context.Context, t *kernel.Tree) error {
 		get = []string{"git", "fetch", "--quiet", "--depth=1", "--no-tags", from, commit}
 	}
 	if err := run(ctx, nil, s.log, get...); err != nil {
-		return fmt.Errorf("commit %.12s, which %s was when the lock was written, cannot be had from %s: %w (if the branch was rewritten: meros update %s)", commit, s.Hints["ref"], from, err, s.Hints["constellation"])
+		return fmt.Errorf("commit %.12s, which %s was when the lock was written, cannot be had from %s: %w (if the branch was rewritten: meros update %s)", commit, s.Hints[stages.HintRef], from, err, s.Hints[stages.HintConstellation])
 	}
 	return t.FromGit(ctx, run, commit)
 }

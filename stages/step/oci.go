@@ -9,19 +9,20 @@ import (
 
 	"meros/runner/layer"
 	"meros/runner/oci"
+	"meros/stages"
 )
 
 // stepOCI makes a layer of ours of one of an image of containers.
 func stepOCI(ctx context.Context, s *step) error {
 	lower := ""
-	if below := s.paths("lower"); len(below) > 0 {
+	if below := s.paths(stages.InLower); len(below) > 0 {
 		var err error
 		if lower, err = s.lower(below); err != nil {
 			return err
 		}
 	}
 	tree := filepath.Join(s.Work, "tree")
-	l := oci.Layer{File: s.given("layer"), Entry: s.Params["entry"], DiffID: s.Params["diff-id"]}
+	l := oci.Layer{File: s.given(stages.InLayer), Entry: s.Params[stages.ParamEntry], DiffID: s.Params[stages.ParamDiffID]}
 	if err := l.Read(func(r io.Reader) error { return layer.Import(ctx, r, tree, lower) }); err != nil {
 		return err
 	}

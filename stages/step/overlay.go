@@ -10,33 +10,34 @@ import (
 
 	"meros/runner/guest"
 	"meros/runner/layer"
+	"meros/stages"
 )
 
 func stepOverlay(ctx context.Context, s *step) error {
-	base, err := s.lower(s.paths("lower"))
+	base, err := s.lower(s.paths(stages.InLower))
 	if err != nil {
 		return err
 	}
 	owners := make(layer.Owners)
 	var dirs []string
-	for _, prefix := range []string{"common ", ""} {
-		if dir := s.local(prefix + "includes.chroot"); dir != "" {
+	for _, prefix := range []string{stages.InCommon, ""} {
+		if dir := s.local(prefix + stages.Includes); dir != "" {
 			dirs = append(dirs, dir)
 		}
-		if file := s.local(prefix + "owners"); file != "" {
+		if file := s.local(prefix + stages.Owners); file != "" {
 			if err := readOwners(owners, file, base); err != nil {
 				return fmt.Errorf("%sowners: %w", prefix, err)
 			}
 		}
 	}
 	composed := filepath.Join(s.Work, "composed")
-	err = s.outputSparse("layer", func(w io.Writer) error {
+	err = s.outputSparse(stages.OutLayer, func(w io.Writer) error {
 		return layer.Compose(ctx, w, dirs, layer.ComposeOptions{Owners: owners, Epoch: s.epoch(), Base: base})
 	})
 	if err != nil {
 		return err
 	}
-	if err := layer.Unpack(ctx, filepath.Join(s.Out, "layer"), composed); err != nil {
+	if err := layer.Unpack(ctx, filepath.Join(s.Out, stages.OutLayer), composed); err != nil {
 		return err
 	}
 	return errors.Join(s.outputAccounts(composed), s.outputDirectories(composed, base))

@@ -10,36 +10,37 @@ import (
 
 	"meros/graph"
 	"meros/runner/image"
+	"meros/stages"
 )
 
 // imageOptions are the image's, its identifiers derived from what it holds.
 func (s *step) imageOptions(content []graph.StepInput) image.Options {
-	size, _ := strconv.ParseInt(s.Params["size"], 10, 64)
-	free, _ := strconv.ParseInt(s.Params["free-mib"], 10, 64)
+	size, _ := strconv.ParseInt(s.Params[stages.ParamSize], 10, 64)
+	free, _ := strconv.ParseInt(s.Params[stages.ParamFreeMiB], 10, 64)
 	var seed strings.Builder
 	for _, in := range content {
 		seed.WriteString(in.Digest.String() + "\n")
 	}
-	return image.Options{Size: size, Free: free << 20, Label: s.Params["label"], Seed: seed.String(), Epoch: s.epoch(), Work: s.Work, Log: s.log}
+	return image.Options{Size: size, Free: free << 20, Label: s.Params[stages.ParamLabel], Seed: seed.String(), Epoch: s.epoch(), Work: s.Work, Log: s.log}
 }
 
 func stepPack(ctx context.Context, s *step) error {
-	tree, err := s.lower(s.paths("lower"))
+	tree, err := s.lower(s.paths(stages.InLower))
 	if err != nil {
 		return err
 	}
-	o := s.imageOptions(s.All("lower"))
-	return s.output("image", func(f *os.File) error { return image.FromTree(ctx, f, tree, o) })
+	o := s.imageOptions(s.All(stages.InLower))
+	return s.output(stages.OutImage, func(f *os.File) error { return image.FromTree(ctx, f, tree, o) })
 }
 
 // stepDelta makes the difference to the base image, or a whole image where
 // that is not possible or not worth it.
 func stepDelta(ctx context.Context, s *step) error {
-	lower, err := s.lower(s.paths("lower"))
+	lower, err := s.lower(s.paths(stages.InLower))
 	if err != nil {
 		return err
 	}
-	base := s.All("base")[0]
+	base := s.All(stages.InBase)[0]
 	o := s.imageOptions(nil)
 	layout, err := s.layout()
 	if err != nil {
@@ -51,14 +52,14 @@ func stepDelta(ctx context.Context, s *step) error {
 	if layout != nil {
 		o.Patch, o.Offset = true, layout.Offset
 	}
-	err = s.output("image", func(f *os.File) error {
-		return image.Delta(ctx, f, base.Path, imageName(base), lower, s.paths("upper"), o)
+	err = s.output(stages.OutImage, func(f *os.File) error {
+		return image.Delta(ctx, f, base.Path, imageName(base), lower, s.paths(stages.InUpper), o)
 	})
 	switch {
 	case layout == nil:
 	case errors.Is(err, image.ErrNoSpace):
 		return err
-	case errors.Is(err, image.ErrRepack) && len(s.paths("initrd")) > 0:
+	case errors.Is(err, image.ErrRepack) && len(s.paths(stages.InInitrd)) > 0:
 		return s.deltaInGuest(ctx, layout)
 	case errors.Is(err, image.ErrRepack):
 		return fmt.Errorf("%w (with hooks: {in: vm} the machine's own kernel writes it)", err)
@@ -70,20 +71,20 @@ func stepDelta(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	if err := mountOverlay(all, append(s.paths("lower"), s.paths("upper")...), "", ""); err != nil {
+	if err := mountOverlay(all, append(s.paths(stages.InLower), s.paths(stages.InUpper)...), "", ""); err != nil {
 		return err
 	}
-	o = s.imageOptions(append(s.All("lower"), s.All("upper")...))
-	return s.output("image", func(f *os.File) error { return image.FromTree(ctx, f, all, o) })
+	o = s.imageOptions(append(s.All(stages.InLower), s.All(stages.InUpper)...))
+	return s.output(stages.OutImage, func(f *os.File) error { return image.FromTree(ctx, f, all, o) })
 }
 
 // imageName is what an image calls the one below it: the same everywhere.
 func imageName(in graph.StepInput) string { return "sha256-" + in.Digest.Encoded() + ".qcow2" }
 
 func stepDisk(ctx context.Context, s *step) error {
-	chain, err := image.Chain(s.paths("image")[0], s.paths("base")[0])
+	chain, err := image.Chain(s.paths(stages.InImage)[0], s.paths(stages.InBase)[0])
 	if err != nil {
 		return err
 	}
-	return s.output("disk", func(f *os.File) error { return image.Flatten(ctx, f, chain) })
+	return s.output(stages.OutDisk, func(f *os.File) error { return image.Flatten(ctx, f, chain) })
 }

@@ -11,10 +11,11 @@ import (
 
 	"meros/runner/debian"
 	"meros/runner/guest"
+	"meros/stages"
 )
 
 func stepPackages(ctx context.Context, s *step) error {
-	root, upper, err := s.writable(s.paths("lower"))
+	root, upper, err := s.writable(s.paths(stages.InLower))
 	if err != nil {
 		return err
 	}
@@ -22,10 +23,10 @@ func stepPackages(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	w := s.watchPackages(2 * len(s.paths("deb")))
+	w := s.watchPackages(2 * len(s.paths(stages.InDeb)))
 	defer w.flush()
 	err = debian.Install(ctx, debian.InstallOptions{
-		Root: root, Debs: s.paths("deb"), Names: strings.Fields(s.Params["names"]), Epoch: s.epoch(), Log: s.log,
+		Root: root, Debs: s.paths(stages.InDeb), Names: strings.Fields(s.Params[stages.ParamNames]), Epoch: s.epoch(), Log: s.log,
 		Run: s.runIn(root),
 	})
 	if err != nil {

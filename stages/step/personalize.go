@@ -16,7 +16,7 @@ import (
 
 func stepPersonalize(ctx context.Context, s *step) error {
 	var p stages.Personality
-	if err := json.Unmarshal([]byte(s.Params["machine"]), &p); err != nil {
+	if err := json.Unmarshal([]byte(s.Params[stages.ParamMachine]), &p); err != nil {
 		return err
 	}
 	var interfaces []guest.Interface
@@ -54,7 +54,7 @@ func stepPersonalize(ctx context.Context, s *step) error {
 		files = append(files, accounts.Files(uid, gid, home)...)
 	}
 	var base guest.Describe
-	if known := s.paths("directories"); len(known) > 0 {
+	if known := s.paths(stages.InDirectories); len(known) > 0 {
 		f, err := os.Open(known[0])
 		if err != nil {
 			return err
@@ -63,7 +63,7 @@ func stepPersonalize(ctx context.Context, s *step) error {
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
 		}
-	} else if below := s.paths("lower"); len(below) > 0 {
+	} else if below := s.paths(stages.InLower); len(below) > 0 {
 		tree, err := s.lower(below)
 		if err != nil {
 			return err
@@ -75,7 +75,7 @@ func stepPersonalize(ctx context.Context, s *step) error {
 		defer root.Close()
 		base = describedBy(root)
 	}
-	return s.output("layer", func(f *os.File) error { return guest.WriteLayer(f, files, s.epoch(), base) })
+	return s.output(stages.OutLayer, func(f *os.File) error { return guest.WriteLayer(f, files, s.epoch(), base) })
 }
 
 // describedBy says what there is in the uppermost of trees that has something.
@@ -109,7 +109,7 @@ func (s *step) outputDirectories(trees ...string) error {
 		maps.Copy(below, accounts)
 		accounts = below
 	}
-	return s.output("directories", func(f *os.File) error {
+	return s.output(stages.OutDirectories, func(f *os.File) error {
 		return guest.WriteDirectories(f, describedBy(roots...), accounts.Homes(), s.epoch())
 	})
 }
@@ -117,7 +117,7 @@ func (s *step) outputDirectories(trees ...string) error {
 // accounts are those of the layers below.
 func (s *step) accounts() (guest.Accounts, error) {
 	a := make(guest.Accounts)
-	for _, file := range s.paths("accounts") {
+	for _, file := range s.paths(stages.InAccounts) {
 		f, err := os.Open(file)
 		if err != nil {
 			return nil, err

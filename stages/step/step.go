@@ -146,7 +146,7 @@ func (s *step) named(err error) error {
 
 // epoch is the time that stands for now.
 func (s *step) epoch() time.Time {
-	n, _ := strconv.ParseInt(s.Params["epoch"], 10, 64)
+	n, _ := strconv.ParseInt(s.Params[stages.ParamEpoch], 10, 64)
 	return time.Unix(n, 0)
 }
 
@@ -199,7 +199,7 @@ func (s *step) output(name string, write func(*os.File) error) error {
 
 // outputLayer captures the tree in dir as the outputs "layer" and "accounts".
 func (s *step) outputLayer(ctx context.Context, dir string, settle bool) error {
-	err := s.outputSparse("layer", func(w io.Writer) error { return layer.Capture(ctx, w, dir, s.epoch(), settle) })
+	err := s.outputSparse(stages.OutLayer, func(w io.Writer) error { return layer.Capture(ctx, w, dir, s.epoch(), settle) })
 	if err != nil {
 		return err
 	}
@@ -217,7 +217,7 @@ func (s *step) outputSparse(name string, write func(io.Writer) error) error {
 }
 
 func (s *step) outputAccounts(tree string) error {
-	return s.output("accounts", func(f *os.File) error { return guest.WriteAccounts(f, tree) })
+	return s.output(stages.OutAccounts, func(f *os.File) error { return guest.WriteAccounts(f, tree) })
 }
 
 // lower shows unpacked layers, the lowest first, as one directory that cannot
@@ -301,7 +301,7 @@ func mountOverlay(target string, layers []string, upper, work string) error {
 func (s *step) environment() []string {
 	return []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "TZ=UTC", "TERM=dumb",
-		"DEBIAN_FRONTEND=noninteractive", "SOURCE_DATE_EPOCH=" + s.Params["epoch"],
+		"DEBIAN_FRONTEND=noninteractive", "SOURCE_DATE_EPOCH=" + s.Params[stages.ParamEpoch],
 	}
 }
 
@@ -309,7 +309,7 @@ func (s *step) environment() []string {
 // for.
 func (s *step) inside(ctx context.Context, root string, argv, env []string, more func(*runner.Spec)) error {
 	spec := runner.Spec{
-		Argv: argv, Root: root, Hostname: "localhost", Foreign: s.Params["foreign"], Env: append(s.environment(), env...),
+		Argv: argv, Root: root, Hostname: "localhost", Foreign: s.Params[stages.ParamForeign], Env: append(s.environment(), env...),
 	}
 	if more != nil {
 		more(&spec)

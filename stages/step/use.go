@@ -17,11 +17,12 @@ import (
 	"meros/runner/guest"
 	"meros/runner/image"
 	"meros/runner/layer"
+	"meros/stages"
 )
 
 // stepUse makes a base of somebody else's image.
 func stepUse(ctx context.Context, s *step) error {
-	disk, err := image.OpenForeign(ctx, s.given("image"), s.imageOptions(nil))
+	disk, err := image.OpenForeign(ctx, s.given(stages.InImage), s.imageOptions(nil))
 	if err != nil {
 		return err
 	}
@@ -29,7 +30,7 @@ func stepUse(ctx context.Context, s *step) error {
 	l, err := disk.Root(ctx)
 	guest := (*image.GuestError)(nil)
 	switch {
-	case errors.As(err, &guest) && len(s.paths("initrd")) > 0:
+	case errors.As(err, &guest) && len(s.paths(stages.InInitrd)) > 0:
 		l, err = s.useInGuest(ctx, disk, guest.Candidates)
 	case err == nil:
 		err = s.useExt(ctx, disk, l)
@@ -41,7 +42,7 @@ func stepUse(ctx context.Context, s *step) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(s.Out, "layout"), b, 0o644)
+	return os.WriteFile(filepath.Join(s.Out, stages.OutLayout), b, 0o644)
 }
 
 // useExt reads a file system of type ext and grows it.
@@ -50,7 +51,7 @@ func (s *step) useExt(ctx context.Context, disk *image.ForeignDisk, l *image.Lay
 	if err != nil {
 		return err
 	}
-	if err := s.output("image", disk.Write); err != nil {
+	if err := s.output(stages.OutImage, disk.Write); err != nil {
 		return err
 	}
 	tree, stop, err := s.mountExt(ctx, root)
@@ -65,11 +66,11 @@ func (s *step) useExt(ctx context.Context, disk *image.ForeignDisk, l *image.Lay
 func (s *step) outputSystem(ctx context.Context, tree string, more ...layer.Omission) error {
 	if arch, program, err := guest.Arch(tree); err != nil {
 		return err
-	} else if want := s.Params["arch"]; arch != "" && want != "" && !guest.Runs(want, arch) {
+	} else if want := s.Params[stages.ParamArch]; arch != "" && want != "" && !guest.Runs(want, arch) {
 		return fmt.Errorf("its /%s is a program of %s, and the machine is of %s (arch: %s in the manifest)", program, arch, want, arch)
 	}
 	var omitted []layer.Omission
-	err := s.outputSparse("layer", func(w io.Writer) (err error) {
+	err := s.outputSparse(stages.OutLayer, func(w io.Writer) (err error) {
 		omitted, err = layer.CaptureSystem(ctx, w, tree, s.epoch())
 		return err
 	})
@@ -80,7 +81,7 @@ func (s *step) outputSystem(ctx context.Context, tree string, more ...layer.Omis
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile(filepath.Join(s.Out, "omitted"), b, 0o644), s.outputAccounts(tree))
+	return errors.Join(os.WriteFile(filepath.Join(s.Out, stages.OutOmitted), b, 0o644), s.outputAccounts(tree))
 }
 
 // mountWait is how long fuse2fs may take to mount.
@@ -133,7 +134,7 @@ func (s *step) mountExt(ctx context.Context, file string) (dir string, stop func
 // layout is where the root file system of the base is, or nil if the base is
 // one of ours.
 func (s *step) layout() (*image.Layout, error) {
-	files := s.paths("layout")
+	files := s.paths(stages.InLayout)
 	if len(files) == 0 {
 		return nil, nil
 	}

@@ -13,6 +13,7 @@ import (
 	"meros/runner/initrd"
 	"meros/runner/layer"
 	"meros/runner/qemu"
+	"meros/stages"
 )
 
 // guestMemory is what a guest has that does not run hooks, bytes: what it does
@@ -36,7 +37,7 @@ func (s *step) useInGuest(ctx context.Context, disk *image.ForeignDisk, candidat
 		return nil, err
 	}
 	if !grown {
-		if err := s.output("image", disk.Write); err != nil {
+		if err := s.output(stages.OutImage, disk.Write); err != nil {
 			return nil, err
 		}
 	} else if err := s.growInGuest(ctx, disk, l); err != nil {
@@ -61,30 +62,30 @@ func (s *step) growInGuest(ctx context.Context, disk *image.ForeignDisk, l image
 	if err != nil {
 		return err
 	}
-	return s.output("image", func(f *os.File) error {
+	return s.output(stages.OutImage, func(f *os.File) error {
 		return image.Flatten(ctx, f, []string{filepath.Join(dir, guestDisk), base})
 	})
 }
 
 // deltaInGuest has a kernel apply layers to the file system of a base.
 func (s *step) deltaInGuest(ctx context.Context, l *image.Layout) error {
-	base := s.All("base")[0]
+	base := s.All(stages.InBase)[0]
 	layers := func(w io.Writer) error {
-		for _, upper := range s.paths("upper") {
+		for _, upper := range s.paths(stages.InUpper) {
 			if err := layer.Capture(ctx, w, upper, s.epoch(), false); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	r, dir, err := s.system(ctx, "apply", base.Path, []image.Layout{*l}, initrd.System{Layers: len(s.paths("upper"))}, layers)
+	r, dir, err := s.system(ctx, "apply", base.Path, []image.Layout{*l}, initrd.System{Layers: len(s.paths(stages.InUpper))}, layers)
 	if err != nil && r.Full {
 		return s.noRoomInGuest(base.Path, r)
 	}
 	if err != nil {
 		return err
 	}
-	return s.output("image", func(f *os.File) error {
+	return s.output(stages.OutImage, func(f *os.File) error {
 		return image.Merge(f, []string{filepath.Join(dir, guestDisk)}, base.Path, imageName(base))
 	})
 }
@@ -93,7 +94,7 @@ func (s *step) deltaInGuest(ctx context.Context, l *image.Layout) error {
 // fit into.
 func (s *step) noRoomInGuest(base string, r initrd.SystemResult) error {
 	e := &image.NoSpaceError{FreeBytes: r.Free}
-	for _, upper := range s.paths("upper") {
+	for _, upper := range s.paths(stages.InUpper) {
 		bytes, err := image.TreeBytes(upper)
 		if err != nil {
 			return err
@@ -124,7 +125,7 @@ func (s *step) system(ctx context.Context, name, base string, candidates []image
 	for _, l := range candidates {
 		what.Devices = append(what.Devices, initrd.Device{Path: l.Device(), Kind: l.Driver()})
 	}
-	if err := initrd.WriteSystem(filepath.Join(dir, guestInitrd), s.paths("initrd")[0], what); err != nil {
+	if err := initrd.WriteSystem(filepath.Join(dir, guestInitrd), s.paths(stages.InInitrd)[0], what); err != nil {
 		return r, "", err
 	}
 	q := s.guestMachine(guestMemory, 1, []string{guestDisk, base})
