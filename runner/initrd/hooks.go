@@ -15,6 +15,8 @@ import (
 	"time"
 	"unsafe"
 
+	"meros/runner/hint"
+
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -44,6 +46,7 @@ type Hooks struct {
 type HooksResult struct {
 	Ran   int    `json:"ran"`             // that ended well
 	Error string `json:"error,omitempty"` // of the one that did not
+	Hint  string `json:"hint,omitempty"`  // the next steps after Error, one a line
 }
 
 // WriteHooks makes file from the initrd base: a guest that starts with it runs
@@ -84,7 +87,7 @@ func runHooks(around Around) (bool, error) {
 	err = errors.Join(err, h.leaveRoot())
 	r := HooksResult{Ran: ran}
 	if err != nil {
-		r.Error = err.Error()
+		r.Error, r.Hint = err.Error(), hint.Of(err)
 	}
 	return true, end(result, r)
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"unsafe"
 
+	"meros/runner/hint"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -42,6 +44,7 @@ type SystemResult struct {
 	Free   int64  `json:"free"`            // bytes that are free in it, or were if it is full
 	Full   bool   `json:"full,omitempty"`  // the layers have no room in it
 	Error  string `json:"error,omitempty"`
+	Hint   string `json:"hint,omitempty"` // the next steps after Error, one a line
 }
 
 // WriteSystem makes file from the initrd base: a guest that starts with it does
@@ -71,7 +74,7 @@ func runSystem(in Inside) (bool, error) {
 		err = errors.Join(err, new(Hooks).leaveRoot())
 	}
 	if err != nil {
-		r.Error = err.Error()
+		r.Error, r.Hint = err.Error(), hint.Of(err)
 	}
 	return true, end(result, r)
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meros/runner"
+	"meros/runner/hint"
 	"meros/runner/image"
 	"meros/runner/initrd"
 	"meros/runner/layer"
@@ -138,4 +139,12 @@ func readPart(file string, from int64) ([]byte, error) {
 		from = max(0, fi.Size()-partMost)
 	}
 	return io.ReadAll(io.NewSectionReader(f, from, partMost))
+}
+
+// guestError returns the error of a guest with its next steps, if there are any.
+func guestError(text, next string) error {
+	if next == "" {
+		return errors.New(text)
+	}
+	return hint.Add(errors.New(text), "%s", next)
 }

@@ -143,7 +143,7 @@ func (s *step) runHooksGuest(ctx context.Context, dir string, q *qemu.Machine) e
 	err := s.runGuest(ctx, dir, q, first, &r)
 	switch {
 	case r.Error != "":
-		return errors.New(r.Error + s.adviseGuest(r.Error))
+		return guestError(r.Error+s.adviseGuest(r.Error), r.Hint)
 	case errors.Is(err, errSilent), err == nil && r.Ran != len(s.hooks()):
 		return errors.New("the machine ended before its hooks did")
 	}

@@ -141,7 +141,7 @@ func (s *step) system(ctx context.Context, name, base string, candidates []image
 	err = s.runGuest(ctx, dir, q, s.log, &r)
 	switch {
 	case r.Error != "":
-		return r, "", errors.New(r.Error) // what else it says may be of use
+		return r, "", guestError(r.Error, r.Hint) // what else it says may be of use
 	case err != nil:
 		return r, "", err
 	case r.Device < 0 || r.Device >= len(candidates) || r.Free < 0 || !subvolume.MatchString(r.Flags):
