@@ -245,11 +245,11 @@ func TestAlpineMirrorFails(t *testing.T) {
 		"no such release":     {good + "    release: v3.2\n", nil, [2]string{}, []string{"the mirror has no release v3.2", `"hint":"did you mean \"v3.20\"?`}},
 		"no release there":    {good + "    release: v3.9\n", nil, [2]string{"file://", "served"}, []string{"404", "the mirror has no release v3.9", `"hint":"the mirror has: `, "v3.20"}},
 		"no kernel":           {"    packages: [hello]\n", nil, [2]string{}, []string{"no package linux-virt", "`kernel:` in the manifest names another one"}},
-		"unknown key":         {good, nil, [2]string{lab.AlpineKey, "other.rsa.pub"}, []string{"APKINDEX.tar.gz", "not signed with a key that is known", lab.AlpineKey}},
+		"unknown key":         {good, nil, [2]string{lab.AlpineKey, "other.rsa.pub"}, []string{"APKINDEX.tar.gz", "not signed with a known key", lab.AlpineKey}},
 		"another release key": {good, nil, [2]string{lab.AlpineRelease, "x.rsa.pub"}, []string{"alpine-minirootfs-3.20.3-x86_64.tar.gz", "the signature is not good"}},
 		"changed index": {good, func(t *testing.T, m *lab.AlpineMirror) {
 			flipAt(t, filepath.Join(m.Dir, "v3.20/main/x86_64/APKINDEX.tar.gz"), -20)
-		}, [2]string{}, []string{"APKINDEX.tar.gz", "somebody changed it"}},
+		}, [2]string{}, []string{"APKINDEX.tar.gz", "the index was changed"}},
 		"changed package": {good, func(t *testing.T, m *lab.AlpineMirror) {
 			flipAt(t, filepath.Join(m.Dir, "v3.20/main/x86_64/hello-1.2-r3.apk"), -30)
 		}, [2]string{}, []string{"package hello 1.2-r3", "hello-1.2-r3.apk"}},

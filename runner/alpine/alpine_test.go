@@ -1,3 +1,5 @@
+// This file tests releases, indexes, packages and the setup of systems.
+
 package alpine
 
 import (
@@ -22,12 +24,13 @@ import (
 	"testing"
 
 	"meros/bench/lab"
+	"meros/runner/hint"
 )
 
-// What is asked where nothing else is named is Alpine's own, and so is the key.
+// By default, the mirror and the key are Alpine's own.
 func TestDefaults(t *testing.T) {
 	if DefaultMirror != "https://dl-cdn.alpinelinux.org/alpine" {
-		t.Errorf("the mirror is %s", DefaultMirror)
+		t.Errorf("the default mirror is %s", DefaultMirror)
 	}
 	cmd := exec.Command("gpg", "--homedir", t.TempDir(), "--show-keys", "--with-colons")
 	cmd.Stdin = bytes.NewReader(ReleaseKey)
@@ -73,7 +76,7 @@ func TestParseReleases(t *testing.T) {
 		}
 	}
 	if _, err := ParseReleases([]byte(sampleReleases), "aarch64"); err == nil {
-		t.Error("there is one for another architecture")
+		t.Error("found one for another architecture")
 	}
 }
 
@@ -86,7 +89,7 @@ func FuzzReleases(f *testing.F) {
 	})
 }
 
-// member is a gzip member with a small archive in it.
+// gzipped returns a gzip member with a small archive in it.
 func gzipped(files map[string]string) []byte {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
@@ -142,18 +145,18 @@ func TestReadIndex(t *testing.T) {
 		}
 	}
 	for name, test := range map[string]struct {
-		file []byte
-		want string
+		file       []byte
+		want, hint string
 	}{
-		"unsigned":             {index, "it is not signed (abuild-sign"},
-		"unsigned, in parts":   {slices.Concat(gzipped(map[string]string{"DESCRIPTION": "x"}), index), "it is not signed (abuild-sign"},
-		"another kind":         {slices.Concat(gzipped(map[string]string{".SIGN.DSA.k.rsa.pub": string(sig1)}), index), `not signed with a key that is known, but with ["k.rsa.pub"]`},
-		"signature of nothing": {gzipped(map[string]string{".SIGN.RSA.k.rsa.pub": string(sig1)}), "the signature of k.rsa.pub is wrong"},
-		"nothing":              {nil, "it is an empty file and no APKINDEX.tar.gz"},
-		"text":                 {[]byte("hello"), "it is no APKINDEX.tar.gz: "},
+		"unsigned":             {index, "not signed", "abuild-sign"},
+		"unsigned, in parts":   {slices.Concat(gzipped(map[string]string{"DESCRIPTION": "x"}), index), "not signed", "abuild-sign"},
+		"another kind":         {slices.Concat(gzipped(map[string]string{".SIGN.DSA.k.rsa.pub": string(sig1)}), index), `not signed with a known key, but with ["k.rsa.pub"]`, "`keys:` in the manifest"},
+		"signature of nothing": {gzipped(map[string]string{".SIGN.RSA.k.rsa.pub": string(sig1)}), "the signature of k.rsa.pub is wrong", ""},
+		"nothing":              {nil, "not an APKINDEX.tar.gz, but an empty file", ""},
+		"text":                 {[]byte("hello"), "not an APKINDEX.tar.gz: ", ""},
 	} {
-		if _, err := ReadIndex(test.file, keys); err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: %v, want %q", name, err, test.want)
+		if _, err := ReadIndex(test.file, keys); err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(hint.Of(err), test.hint) {
+			t.Errorf("%s: %v (%s), want %q and the hint %q", name, err, hint.Of(err), test.want, test.hint)
 		}
 	}
 }
@@ -177,7 +180,7 @@ func FuzzPackage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p := Package{Size: int64(len(b))}
 		if p.CheckPackage(b) == nil {
-			t.Error("a package without a digest is taken")
+			t.Error("a package without a digest was accepted")
 		}
 	})
 }
@@ -188,7 +191,7 @@ func TestSimulated(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 	if _, err := Simulated("(1/1) Purging busybox (1.36.1-r29)\n"); err == nil {
-		t.Error("a part of the system is removed")
+		t.Error("apk would remove a part of the system, and there is no error")
 	}
 	const failed = "ERROR: unable to select packages:\n  foo (no such package):\n    required by: world[foo]\n"
 	if got := missing(failed); !slices.Equal(got, []string{"foo"}) {
@@ -199,7 +202,7 @@ func TestSimulated(t *testing.T) {
 	}
 }
 
-// What a system boots with is by what it has.
+// Setup chooses the init by the files of the system.
 func TestSetup(t *testing.T) {
 	tree := func(files ...string) string {
 		dir := t.TempDir()
@@ -226,7 +229,7 @@ func TestSetup(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	full := tree("sbin/openrc", "etc/inittab", "etc/init.d/sshd", "etc/init.d/networking", "etc/init.d/odd")
-	for range 2 { // the second time it is there
+	for range 2 { // the second time, the links exist
 		if err := Setup(full, ""); err != nil {
 			t.Fatal(err)
 		}
@@ -235,7 +238,7 @@ func TestSetup(t *testing.T) {
 		t.Errorf("inittab is %q", b)
 	}
 	if b, _ := os.ReadFile(filepath.Join(full, "etc/conf.d/sshd")); string(b) != hostKeys {
-		t.Errorf("the service sshd is set up by %q", b)
+		t.Errorf("conf.d/sshd is %q", b)
 	}
 	links, _ := filepath.Glob(filepath.Join(full, "etc/runlevels/*/*"))
 	if len(links) != 3 {
@@ -249,7 +252,7 @@ func TestSetup(t *testing.T) {
 		t.Fatal(err)
 	}
 	if b, _ := os.ReadFile(filepath.Join(bare, "etc/inittab")); string(b) != inittab {
-		t.Errorf("with openrc that is not to start the system, inittab is %q", b)
+		t.Errorf("with openrc and the setup busybox, inittab is %q", b)
 	}
 	heard := tree("sbin/openrc", "etc/inittab", "etc/init.d/acpid")
 	if err := Setup(heard, "openrc"); err != nil {
@@ -261,16 +264,16 @@ func TestSetup(t *testing.T) {
 	if to, err := os.Readlink(filepath.Join(heard, "etc/runlevels/boot", mountPoints)); err != nil || to != "/etc/init.d/mountpoints" {
 		t.Errorf("%q, %v", to, err)
 	}
-	// A tree whose links lead out of it.
+	// A link may lead out of the tree.
 	outside := t.TempDir()
 	trap := tree("bin/busybox")
 	if err := os.Symlink(outside, filepath.Join(trap, "etc")); err != nil {
 		t.Fatal(err)
 	}
 	if err := Setup(trap, ""); err == nil {
-		t.Error("it was written through a link")
+		t.Error("Setup wrote through a link")
 	}
 	if found, _ := os.ReadDir(outside); len(found) > 0 {
-		t.Errorf("outside there is %v", found)
+		t.Errorf("found %v outside of the tree", found)
 	}
 }

@@ -1,3 +1,5 @@
+// This file reads the index of a repository and checks packages against it.
+
 package alpine
 
 import (
@@ -20,20 +22,21 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"meros/runner/hint"
 )
 
-// maxIndex bounds an index that is unpacked, bytes; that of community has 6
-// million.
+// maxIndex limits an unpacked index, bytes. That of community has 6 million.
 const maxIndex = 256 << 20
 
-// Keys are public keys by the names of their files in /etc/apk/keys.
+// Keys holds public keys by the names of their files in /etc/apk/keys.
 type Keys map[string]*rsa.PublicKey
 
-// Add reads a key in PEM.
+// Add adds a key in the format PEM, under the base name of its file.
 func (k Keys) Add(file string, text []byte) error {
 	block, _ := pem.Decode(text)
 	if block == nil {
-		return fmt.Errorf("%s is no key in PEM", file)
+		return fmt.Errorf("%s is not a key in the format PEM", file)
 	}
 	key, err := x509.ParsePKIXPublicKey(block.Bytes)
 	if err != nil {
@@ -41,7 +44,7 @@ func (k Keys) Add(file string, text []byte) error {
 	}
 	r, ok := key.(*rsa.PublicKey)
 	if !ok {
-		return fmt.Errorf("%s is no RSA key", file)
+		return fmt.Errorf("%s is not an RSA key", file)
 	}
 	k[path.Base(file)] = r
 	return nil
@@ -77,31 +80,31 @@ func (k Keys) AddTree(tree string) error {
 	return nil
 }
 
-// Package is a package as an index has it.
+// Package is the entry of a package in an index.
 type Package struct {
 	Name, Version string
 	Arch          string
 	Size          int64    // of the file, bytes
-	Control       [20]byte // SHA-1 of the file's control segment: C: in APKINDEX, apk-package(5)
+	Control       [20]byte // SHA-1 of the file's control segment, C: in APKINDEX, apk-package(5)
 }
 
-// File is the package's, in the directory of its index.
+// File returns the name of the package's file, in the directory of its index.
 func (p Package) File() string { return p.Name + "-" + p.Version + ".apk" }
 
-// ErrUnsigned is an index that nobody signed whose key is known.
-var ErrUnsigned = errors.New("it is not signed")
+// ErrUnsigned means that no known key has signed an index.
+var ErrUnsigned = errors.New("not signed")
 
-// ReadIndex checks who signed an APKINDEX.tar.gz, apk-repositories(5), and
-// reads it. Its first gzip member is an archive of signatures of all that
-// follows.
+// ReadIndex verifies and reads an APKINDEX.tar.gz, apk-repositories(5). Its first
+// gzip member is an archive of signatures of everything after it. ReadIndex
+// returns the packages by "NAME VERSION".
 func ReadIndex(file []byte, keys Keys) (map[string]Package, error) {
 	if len(file) == 0 {
-		return nil, errors.New("it is an empty file and no APKINDEX.tar.gz (is the mirror complete?)")
+		return nil, hint.Add(errors.New("not an APKINDEX.tar.gz, but an empty file"), "the mirror may be incomplete")
 	}
 	rest := bytes.NewReader(file)
-	z, err := gzip.NewReader(rest) // of a ByteReader it reads no more than its member
+	z, err := gzip.NewReader(rest) // from an io.ByteReader it reads only its own member
 	if err != nil {
-		return nil, fmt.Errorf("it is no APKINDEX.tar.gz: %w", err)
+		return nil, fmt.Errorf("not an APKINDEX.tar.gz: %w", err)
 	}
 	z.Multistream(false)
 	signatures, err := io.ReadAll(io.LimitReader(z, 1<<20))
@@ -113,12 +116,12 @@ func ReadIndex(file []byte, keys Keys) (map[string]Package, error) {
 		return nil, err
 	}
 	if z, err = gzip.NewReader(bytes.NewReader(signed)); err != nil {
-		return nil, fmt.Errorf("behind its signatures is no APKINDEX: %w", err)
+		return nil, fmt.Errorf("no APKINDEX follows its signatures: %w", err)
 	}
 	for tr := tar.NewReader(io.LimitReader(z, maxIndex)); ; {
 		h, err := tr.Next()
 		if err == io.EOF {
-			return nil, errors.New("there is no APKINDEX in it")
+			return nil, errors.New("the archive has no APKINDEX")
 		}
 		if err != nil {
 			return nil, err
@@ -129,17 +132,17 @@ func ReadIndex(file []byte, keys Keys) (map[string]Package, error) {
 	}
 }
 
-// verify looks for one good signature of a known key. The names of members are
-// .SIGN.RSA.KEY, of a SHA-1, and .SIGN.RSA256.KEY.
+// verify looks for one good signature of a known key. The members of the archive
+// of signatures are called .SIGN.RSA.KEY, for SHA-1, and .SIGN.RSA256.KEY.
 func verify(signatures, signed []byte, keys Keys) error {
 	var names []string
 	for tr := tar.NewReader(bytes.NewReader(signatures)); ; {
 		h, err := tr.Next()
-		if err != nil { // signatures end without the archive's end
+		if err != nil { // the archive of signatures has no end mark
 			break
 		}
 		signature, ok := strings.CutPrefix(h.Name, ".SIGN.")
-		if !ok { // of an index that begins without them
+		if !ok { // the index has no signatures
 			continue
 		}
 		kind, name, _ := strings.Cut(signature, ".")
@@ -163,14 +166,14 @@ func verify(signatures, signed []byte, keys Keys) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("the signature of %s is wrong: somebody changed it, or a download went wrong: %w", name, err)
+			return fmt.Errorf("the signature of %s is wrong: the index was changed, or its download failed: %w", name, err)
 		}
 		return nil
 	}
 	if len(names) == 0 {
-		return fmt.Errorf("%w (abuild-sign signs an index, and the manifest's \"keys\" adds the key)", ErrUnsigned)
+		return hint.Add(ErrUnsigned, "`abuild-sign` signs an index; `keys:` in the manifest adds the key")
 	}
-	return fmt.Errorf("%w with a key that is known, but with %q (the manifest's \"keys\" adds keys)", ErrUnsigned, names)
+	return hint.Add(fmt.Errorf("%w with a known key, but with %q", ErrUnsigned, names), "`keys:` in the manifest adds keys")
 }
 
 var (
@@ -178,7 +181,7 @@ var (
 	packageVersion = regexp.MustCompile(`^[0-9][A-Za-z0-9._~-]*$`)
 )
 
-// parseIndex reads records of lines "X:value" with an empty line between.
+// parseIndex reads records of lines "X:value", separated by empty lines.
 func parseIndex(r io.Reader) (map[string]Package, error) {
 	all := make(map[string]Package)
 	var p Package
@@ -187,14 +190,14 @@ func parseIndex(r io.Reader) (map[string]Package, error) {
 			return nil
 		}
 		if !packageName.MatchString(p.Name) || !packageVersion.MatchString(p.Version) || p.Size <= 0 || p.Control == [20]byte{} {
-			return fmt.Errorf("what APKINDEX says of the package %q is damaged", p.Name)
+			return fmt.Errorf("the APKINDEX entry of the package %q is damaged", p.Name)
 		}
 		all[p.Name+" "+p.Version] = p
 		p = Package{}
 		return nil
 	}
 	s := bufio.NewScanner(r)
-	s.Buffer(nil, 16<<20) // what openrc's or texlive's record depends on is long
+	s.Buffer(nil, 16<<20) // the dependencies of openrc or texlive make long lines
 	for s.Scan() {
 		key, value, ok := strings.Cut(s.Text(), ":")
 		if !ok {
@@ -224,32 +227,32 @@ func parseIndex(r io.Reader) (map[string]Package, error) {
 	return all, nil
 }
 
-// CheckPackage tells whether a file is the package that an index has: its size,
-// and the digest of its control segment, which holds that of its files,
-// apk-package(5).
+// CheckPackage returns an error unless a file is the package of an index. It
+// compares the size and the digest of the control segment. The control segment has
+// the digest of the package's files, apk-package(5).
 func (p Package) CheckPackage(file []byte) error {
 	if int64(len(file)) != p.Size {
-		return fmt.Errorf("it has %d bytes, and the index says %d", len(file), p.Size)
+		return fmt.Errorf("has %d bytes, and the index says %d", len(file), p.Size)
 	}
 	control, data, err := segments(file)
 	if err != nil {
 		return err
 	}
 	if sha1.Sum(control) != p.Control {
-		return errors.New("its checksum is not the one of the index")
+		return errors.New("its checksum differs from the index")
 	}
 	want, err := dataHash(control)
 	if err != nil {
 		return err
 	}
 	if sum := sha256.Sum256(data); fmt.Sprintf("%x", sum) != want {
-		return errors.New("its files are not those that its control segment speaks of")
+		return errors.New("its files differ from its control segment")
 	}
 	return nil
 }
 
-// segments are the second last and the last gzip member of a package; a
-// signature may come before them.
+// segments returns the last two gzip members of a package. A signature may come
+// before them.
 func segments(file []byte) (control, data []byte, err error) {
 	var starts []int
 	for at := 0; at < len(file) && len(starts) < 4; {
@@ -268,10 +271,10 @@ func segments(file []byte) (control, data []byte, err error) {
 	if n := len(starts); n == 2 || n == 3 {
 		return file[starts[n-2]:starts[n-1]], file[starts[n-1]:], nil
 	}
-	return nil, nil, fmt.Errorf("it has %d parts; a package has two or three", len(starts))
+	return nil, nil, fmt.Errorf("has %d parts, but a package has two or three", len(starts))
 }
 
-// dataHash is what .PKGINFO says of the data segment.
+// dataHash returns the digest of the data segment in .PKGINFO.
 func dataHash(control []byte) (string, error) {
 	info, err := pkgInfo(control)
 	if err == nil && info["datahash"] == "" {
@@ -280,7 +283,7 @@ func dataHash(control []byte) (string, error) {
 	return info["datahash"], err
 }
 
-// pkgInfo are the lines "name = value" of a control segment's .PKGINFO.
+// pkgInfo returns the lines "name = value" of a control segment's .PKGINFO.
 func pkgInfo(control []byte) (map[string]string, error) {
 	z, err := gzip.NewReader(bytes.NewReader(control))
 	if err != nil {
@@ -289,7 +292,7 @@ func pkgInfo(control []byte) (map[string]string, error) {
 	for tr := tar.NewReader(z); ; {
 		h, err := tr.Next()
 		if err != nil {
-			return nil, errors.New("it has no .PKGINFO")
+			return nil, errors.New("has no .PKGINFO")
 		}
 		if h.Name != ".PKGINFO" {
 			continue
@@ -304,9 +307,9 @@ func pkgInfo(control []byte) (map[string]string, error) {
 	}
 }
 
-// Contents calls f for each entry of a package's file, its signature and its
-// control segment included: the three archives are one, as only the last has
-// an end.
+// Contents calls f for each entry of a package's file, including the signature and
+// the control segment. The three archives read as one, because only the last has
+// an end mark.
 func Contents(file string, f func(*tar.Header, io.Reader) error) error {
 	in, err := os.Open(file)
 	if err != nil {

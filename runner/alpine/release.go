@@ -1,6 +1,9 @@
-// Package alpine knows how Alpine Linux publishes its releases and packages,
-// and installs them by Alpine's own apk. What it is given is taken for hostile
-// until a signature says whose it is.
+// Package alpine knows how Alpine Linux publishes its releases and packages. It
+// installs them by Alpine's own apk. It treats all input as hostile until it has
+// verified a signature.
+//
+// It does not download anything, and does not know how a sandbox works: callers
+// give it files and a function that runs a program.
 package alpine
 
 import (
@@ -16,7 +19,7 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-// DefaultMirror is Alpine's own.
+// DefaultMirror is Alpine's own mirror.
 const DefaultMirror = "https://dl-cdn.alpinelinux.org/alpine"
 
 // Mirror returns the base URL of a mirror without a slash at the end. "" stands
@@ -34,35 +37,36 @@ const KernelPackage = "linux-virt"
 // LatestStable names the newest release of a mirror.
 const LatestStable = "latest-stable"
 
-// ReleaseKey is a keyring, for gpgv(1), with the key that signs Alpine's
-// releases: 0482D84022F52DF1C4E7CD43293ACD0907D9495A, Natanael Copa, see
+// ReleaseKey is a keyring for gpgv(1). It has the key that signs Alpine's releases:
+// 0482D84022F52DF1C4E7CD43293ACD0907D9495A, Natanael Copa, see
 // https://alpinelinux.org/downloads.
 //
 //go:embed keys/release.gpg
 var ReleaseKey []byte
 
-// Repositories are those that packages come from, in the order in which apk
-// asks them.
+// Repositories lists the repositories of packages, in the order in which apk asks
+// them.
 var Repositories = []string{"main", "community"}
 
-// ReleasesFile is where a mirror tells of a release, and IndexFile of the
-// packages of a repository, relative to the mirror's base URL.
+// ReleasesFile returns the path of the file that describes a release, relative to
+// the mirror's base URL.
 func ReleasesFile(release, arch string) string {
 	return path.Join(release, "releases", arch, "latest-releases.yaml")
 }
 
-// IndexFile is described with [ReleasesFile].
+// IndexFile returns the path of a repository's index, relative to the mirror's base
+// URL.
 func IndexFile(branch, repository, arch string) string {
 	return path.Join(branch, repository, arch, "APKINDEX.tar.gz")
 }
 
-// RootFS is a mini root file system.
+// RootFS describes a mini root file system.
 type RootFS struct {
 	Branch  string // such as v3.20
 	Version string // such as 3.20.3
 	File    string // relative to the mirror's base URL
 	Size    int64  // bytes
-	SHA256  string
+	SHA256  string // hexadecimal
 	Date    time.Time
 }
 
@@ -124,7 +128,7 @@ func ParseReleases(text []byte, arch string) (*RootFS, error) {
 		}
 		when, err := time.Parse("2006-01-02 15:04:05", strings.TrimSpace(r.Date+" "+r.Time))
 		if err != nil || !branchName.MatchString(r.Branch) || !versionName.MatchString(r.Version) || !fileName.MatchString(r.File) || !hexDigest.MatchString(r.SHA256) || r.Size <= 0 {
-			return nil, errors.Join(errors.New("latest-releases.yaml: what it says of alpine-minirootfs is damaged"), err)
+			return nil, errors.Join(errors.New("latest-releases.yaml: the entry of alpine-minirootfs is damaged"), err)
 		}
 		return &RootFS{r.Branch, r.Version, path.Join(r.Branch, "releases", arch, r.File), r.Size, r.SHA256, when.UTC()}, nil
 	}

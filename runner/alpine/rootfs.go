@@ -1,3 +1,5 @@
+// This file converts a mini root file system to a layer.
+
 package alpine
 
 import (
@@ -8,11 +10,11 @@ import (
 	"path"
 )
 
-// maxUnpacked bounds a mini root file system, bytes; one has 8 million.
+// maxUnpacked limits an unpacked mini root file system, bytes. One has 8 million.
 const maxUnpacked = 2 << 30
 
-// Layer turns a mini root file system, a tar.gz whose names begin with "./",
-// into the archive of a layer.
+// Layer converts a mini root file system, a tar.gz whose names begin with "./", to
+// the archive of a layer.
 func Layer(w io.Writer, r io.Reader) error {
 	z, err := gzip.NewReader(r)
 	if err != nil {
@@ -26,7 +28,7 @@ func Layer(w io.Writer, r io.Reader) error {
 			return tw.Close()
 		}
 		if limited.N <= 0 {
-			err = fmt.Errorf("it unpacks to more than %d bytes", int64(maxUnpacked))
+			err = fmt.Errorf("unpacks to more than %d bytes", int64(maxUnpacked))
 		}
 		if err != nil {
 			return err
@@ -41,7 +43,7 @@ func Layer(w io.Writer, r io.Reader) error {
 		if h.Typeflag == tar.TypeLink {
 			h.Linkname = path.Clean(h.Linkname)
 		}
-		h.Format = tar.FormatUnknown // whatever holds it
+		h.Format = tar.FormatUnknown // the writer chooses one that can hold the entry
 		if err := tw.WriteHeader(h); err != nil {
 			return err
 		}

@@ -1,3 +1,6 @@
+// This file makes a system bootable: it enables the services of openrc, or
+// configures busybox' init. The text of its scripts is part of images.
+
 package alpine
 
 import (
@@ -8,11 +11,13 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"meros/runner/hint"
 )
 
-// runlevels are the services of openrc that a virtual machine has, as far as
-// its packages bring them: those that setup-alpine(8) enables, and ours. The
-// kernel sets the clock, so that osclock spares reading it once more.
+// runlevels lists the services of openrc that Setup enables if a package has them:
+// those that setup-alpine(8) enables, and our own. The kernel has set the clock, so
+// osclock avoids reading it again.
 var runlevels = map[string][]string{
 	"sysinit":  {"devfs", "dmesg", "mdev", "hwdrivers"},
 	"boot":     {"modules", "sysctl", "hostname", "bootmisc", "syslog", "swap", mountPoints, "localmount", "networking", "seedrng", "osclock"},
@@ -20,23 +25,23 @@ var runlevels = map[string][]string{
 	"shutdown": {"killprocs", "mount-ro", "savecache"},
 }
 
-// Lines of inittab(5): a login prompt on the console, and what hears the power
-// button.
+// Lines of inittab(5): a login prompt on the console, and the program that listens
+// to the power button.
 const (
 	serial = "console::respawn:/sbin/getty -L 115200 console vt100\n"
 	button = "::respawn:/sbin/acpid -f\n"
 )
 
-// What acpid runs when the button is pressed.
+// The script that acpid runs when the button is pressed, and its path.
 const (
 	pressed = "etc/acpi/PWRF/00000080"
 	off     = "#!/bin/sh\nexec /sbin/poweroff\n"
 )
 
-// mountPoints is a service of ours: localmount of openrc fails, and all that
-// needs it, where a directory is missing. What is mounted below a mount is
-// there once that is mounted, so each is mounted at once, after those above it
-// in fstab(5).
+// mountPoints is a service of meros. If a directory is missing, localmount of
+// openrc fails, and so do all services that need it. A mount may be below another
+// mount. So the service mounts each file system as soon as its directory exists,
+// in the order of fstab(5).
 const mountPoints = "mountpoints"
 
 const mountPointsService = `#!/sbin/openrc-run
@@ -53,21 +58,21 @@ start() {
 }
 `
 
-// mountAll mounts file systems of this machine on directories that it makes.
+// mountAll creates the directories of fstab(5) and mounts the local file systems.
 const mountAll = `	awk '$1 !~ /^#/ && $2 ~ /^\// && $4 !~ /noauto|_netdev/ { print $2 }' /etc/fstab | while read -r dir; do
 		mkdir -p "$dir"
 		mountpoint -q "$dir" || mount "$dir"
 	done
 `
 
-// inittab is that of busybox' init without openrc.
+// inittab is the configuration of busybox' init without openrc.
 const inittab = `# Written by meros for a system without openrc.
 ::sysinit:/etc/init.d/rcS
 ` + serial + button + `::ctrlaltdel:/sbin/reboot
 ::shutdown:/etc/init.d/rcK
 `
 
-// start is what busybox' init runs first.
+// start is the script that busybox' init runs first.
 const start = `#!/bin/sh
 # Written by meros for a system without openrc. What is executable in
 # /etc/local.d and ends in .start is run last.
@@ -93,8 +98,9 @@ if test -e /etc/fstab; then
 } &
 `
 
-// stop is what busybox' init runs last. It would end processes only after that,
-// and what they have open could not be unmounted.
+// stop is the script that busybox' init runs last. It ends all processes itself:
+// init would end them after the script, and their open files would prevent
+// unmounting.
 const stop = `#!/bin/sh
 # Written by meros for a system without openrc. What is executable in
 # /etc/local.d and ends in .stop is run first.
@@ -112,8 +118,8 @@ swapoff -a
 umount -a -r
 `
 
-// Setup makes a system one that can be booted, by openrc or by busybox' init
-// alone; kind "" is openrc if it is there.
+// Setup makes a system bootable, by openrc or by busybox' init alone. For the kind
+// "" it takes openrc if the system has it.
 func Setup(tree, kind string) error {
 	root, err := os.OpenRoot(tree)
 	if err != nil {
@@ -122,21 +128,21 @@ func Setup(tree, kind string) error {
 	defer root.Close()
 	openrc := has(root, "sbin/openrc")
 	if kind == "openrc" && !openrc {
-		return errors.New("setup is openrc, and the package openrc is not among its packages")
+		return hint.Add(errors.New("setup is openrc, but the system does not have the package openrc"), "add openrc to `packages:` in the manifest")
 	}
-	err = keep(root, pressed, off, 0o755)
+	err = writeNew(root, pressed, off, 0o755)
 	if kind == "busybox" || !openrc {
-		return errors.Join(err, write(root, "etc/inittab", inittab, 0o644), keep(root, "etc/init.d/rcS", start, 0o755), keep(root, "etc/init.d/rcK", stop, 0o755))
+		return errors.Join(err, write(root, "etc/inittab", inittab, 0o644), writeNew(root, "etc/init.d/rcS", start, 0o755), writeNew(root, "etc/init.d/rcK", stop, 0o755))
 	}
-	return errors.Join(err, keep(root, "etc/init.d/"+mountPoints, mountPointsService, 0o755), enable(root), configure(root))
+	return errors.Join(err, writeNew(root, "etc/init.d/"+mountPoints, mountPointsService, 0o755), enable(root), configure(root))
 }
 
-// hostKeys is a setting of the service sshd, a line of shell: a machine has its
-// key from meros, and those of other kinds take seconds to make. One that is
-// started without meros has none.
+// hostKeys is a setting of the service sshd, a line of shell. meros gives a machine
+// its host key, and the service would take seconds to make keys of other kinds. A
+// machine that runs without meros has no such key, and the service makes them.
 const hostKeys = "if [ -e /etc/ssh/ssh_host_ed25519_key ]; then sshd_disable_keygen=yes; fi\n"
 
-// enable adds services to the runlevels of openrc.
+// enable adds the existing services to the runlevels of openrc.
 func enable(root *os.Root) error {
 	for level, services := range runlevels {
 		for _, s := range services {
@@ -155,9 +161,9 @@ func enable(root *os.Root) error {
 	return nil
 }
 
-// configure adds to inittab what openrc does not have, a login prompt on the
-// console and what hears the power button if no service does, and tells sshd
-// which keys it needs.
+// configure adds a login prompt on the console to inittab. If no service listens to
+// the power button, it adds such a program too. It also sets which host keys sshd
+// needs.
 func configure(root *os.Root) error {
 	if has(root, "etc/init.d/sshd") {
 		if err := appendLines(root, "etc/conf.d/sshd", hostKeys); err != nil {
@@ -171,7 +177,7 @@ func configure(root *os.Root) error {
 	return appendLines(root, "etc/inittab", lines...)
 }
 
-// appendLines adds those lines to a file that it does not have.
+// appendLines adds to a file those lines that it does not have yet.
 func appendLines(root *os.Root, name string, lines ...string) error {
 	b, err := root.ReadFile(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -192,21 +198,21 @@ func appendLines(root *os.Root, name string, lines ...string) error {
 	return write(root, name, text, 0o644)
 }
 
-// has tells whether a tree has a file.
+// has reports whether a tree has a file.
 func has(root *os.Root, name string) bool {
 	_, err := root.Lstat(name)
 	return err == nil
 }
 
-// keep writes a file if there is none.
-func keep(root *os.Root, name, text string, mode os.FileMode) error {
+// writeNew writes a file unless it exists.
+func writeNew(root *os.Root, name, text string, mode os.FileMode) error {
 	if has(root, name) {
 		return nil
 	}
 	return write(root, name, text, mode)
 }
 
-// write replaces a file of a tree that may be hostile.
+// write replaces a file in a tree that may be hostile.
 func write(root *os.Root, name, text string, mode os.FileMode) error {
 	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
 		return err
@@ -222,8 +228,8 @@ func write(root *os.Root, name, text string, mode os.FileMode) error {
 	return errors.Join(err, f.Chmod(mode), f.Close())
 }
 
-// Trust makes a mirror the one that the system's apk asks, and adds keys by the
-// names of their files.
+// Trust configures the system's apk to use a mirror, and adds keys by the names of
+// their files.
 func Trust(tree, mirror, branch string, keys map[string][]byte) error {
 	root, err := os.OpenRoot(tree)
 	if err != nil {

@@ -1,3 +1,6 @@
+// This file runs the apk of a system: to find out which packages it would install,
+// and to install them.
+
 package alpine
 
 import (
@@ -12,24 +15,27 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"meros/runner/hint"
 )
 
-// Run runs a program in the system's root, without a network, and writes what
-// it prints to out.
+// Run runs a program with the system's tree as its root directory, without a
+// network. It writes the program's output and errors to out.
 type Run func(ctx context.Context, argv []string, mounts []Mount, out io.Writer) error
 
-// Mount is a file or directory that the program sees.
+// Mount is a file or directory of the host that the program can use.
 type Mount struct {
 	Source, Target string
 	Writable       bool
 }
 
-// repositoryDir is where apk finds repositories.
+// repositoryDir is the directory in which apk finds repositories.
 const repositoryDir = "/tmp/meros-repo"
 
-// Solve asks the apk of a system which packages it would install, with all that
-// they need, from the repositories: for each a directory with its signed index
-// below ARCH. keys are files of keys beyond those of the system.
+// Solve asks the apk of a system which packages it would install for the names,
+// dependencies included. It returns them as "NAME VERSION" in the order of apk.
+// repositories maps each repository to a directory with its signed index below
+// ARCH. keys maps the names of further keys to their files.
 func Solve(ctx context.Context, run Run, repositories map[string]string, keys map[string]string, names []string) ([]string, error) {
 	argv := []string{"apk", "add", "--simulate", "--no-network", "--no-cache", "--no-progress", "--repositories-file", "/dev/null"}
 	var mounts []Mount
@@ -52,18 +58,20 @@ func Solve(ctx context.Context, run Run, repositories map[string]string, keys ma
 	return Simulated(out.String())
 }
 
-// SolveError is a set of packages that cannot be installed together.
+// SolveError means that apk cannot install a set of packages.
 type SolveError struct {
-	Text    string
+	Text    string   // apk's explanation, one line
 	Missing []string // names that no repository has
 	Err     error
 }
 
+// Error returns apk's exit status and explanation.
 func (e *SolveError) Error() string { return fmt.Sprintf("apk: %v: %s", e.Err, e.Text) }
 
+// Unwrap returns the error of the run.
 func (e *SolveError) Unwrap() error { return e.Err }
 
-// complaint is what apk says, without its heading, as one line.
+// complaint returns apk's output without its heading, as one line.
 func complaint(text string) string {
 	var lines []string
 	for l := range strings.Lines(text) {
@@ -86,8 +94,8 @@ func missing(text string) (names []string) {
 
 var simulated = regexp.MustCompile(`^\(\s*\d+/\d+\) (Installing|Upgrading|Downgrading|Replacing|Reinstalling|Purging) (\S+) \((?:\S+ -> )?(\S+)\)`)
 
-// Simulated reads what "apk add --simulate" prints: NAME VERSION of each
-// package that is to be installed, in the order of apk.
+// Simulated parses the output of "apk add --simulate". It returns "NAME VERSION" of
+// each package that apk would install, in the order of apk.
 func Simulated(text string) ([]string, error) {
 	var all []string
 	for l := range strings.Lines(text) {
@@ -95,7 +103,7 @@ func Simulated(text string) ([]string, error) {
 		switch {
 		case m == nil:
 		case m[1] == "Purging":
-			return nil, fmt.Errorf("apk would remove %s %s, which is part of the system (a package of the manifest conflicts with it)", m[2], m[3])
+			return nil, hint.Add(fmt.Errorf("apk would remove %s %s, which is part of the system", m[2], m[3]), "a package in the manifest conflicts with it")
 		default:
 			all = append(all, m[2]+" "+m[3])
 		}
@@ -103,26 +111,26 @@ func Simulated(text string) ([]string, error) {
 	return all, nil
 }
 
-// Install installs packages in a system by its own apk, without a network and
-// from these files alone. Its /etc/apk/world gets the names.
+// Install installs packages in a system by its own apk, from these files alone and
+// without a network. apk adds the names to /etc/apk/world.
 func Install(ctx context.Context, run Run, root, work string, apks, names []string, log io.Writer) error {
 	dir := filepath.Join(work, "repository")
 	arch, err := os.ReadFile(filepath.Join(root, "etc/apk/arch"))
 	if err != nil {
-		return fmt.Errorf("the architecture of its apk: %w", err)
+		return fmt.Errorf("read the architecture of the system: %w", err)
 	}
 	word := strings.TrimSpace(string(arch))
 	if !packageName.MatchString(word) {
-		return fmt.Errorf("the architecture of its apk is %q", word)
+		return fmt.Errorf("etc/apk/arch: %q cannot be an architecture", word)
 	}
 	sub := filepath.Join(dir, word)
 	if err := os.MkdirAll(sub, 0o755); err != nil {
 		return err
 	}
-	var inside []string
+	var inner []string
 	for i, a := range apks {
-		// The file's own name is not known here: apk finds packages by their
-		// index, which is made of what is in them.
+		// The path a does not have the package's name. apk finds packages by an
+		// index, and apk index reads their names from their content.
 		b, err := os.ReadFile(a)
 		if err != nil {
 			return err
@@ -134,7 +142,7 @@ func Install(ctx context.Context, run Run, root, work string, apks, names []stri
 		if err := os.WriteFile(filepath.Join(sub, name), b, 0o644); err != nil {
 			return err
 		}
-		inside = append(inside, path.Join(repositoryDir, word, name))
+		inner = append(inner, path.Join(repositoryDir, word, name))
 	}
 	index := filepath.Join(work, "index")
 	if err := os.Mkdir(index, 0o755); err != nil {
@@ -142,14 +150,14 @@ func Install(ctx context.Context, run Run, root, work string, apks, names []stri
 	}
 	repository := Mount{Source: dir, Target: repositoryDir}
 	mounts := []Mount{repository, {index, repositoryDir + ".index", true}}
-	argv := append([]string{"apk", "index", "--allow-untrusted", "--no-warnings", "--output", repositoryDir + ".index/APKINDEX.tar.gz"}, inside...)
+	argv := append([]string{"apk", "index", "--allow-untrusted", "--no-warnings", "--output", repositoryDir + ".index/APKINDEX.tar.gz"}, inner...)
 	if err := run(ctx, argv, mounts, log); err != nil {
 		return fmt.Errorf("apk index: %w", err)
 	}
 	if err := os.Rename(filepath.Join(index, "APKINDEX.tar.gz"), filepath.Join(sub, "APKINDEX.tar.gz")); err != nil {
 		return err
 	}
-	// What is installed was checked against its pinned digest.
+	// --allow-untrusted is safe: each file had its pinned digest.
 	argv = append([]string{"apk", "add", "--allow-untrusted", "--no-network", "--no-cache", "--no-progress", "--repositories-file", "/dev/null", "--repository", repositoryDir, "--"}, names...)
 	if err := run(ctx, argv, []Mount{repository}, log); err != nil {
 		return fmt.Errorf("apk add: %w", err)
@@ -157,7 +165,7 @@ func Install(ctx context.Context, run Run, root, work string, apks, names []stri
 	return nil
 }
 
-// fileOf is the name that a package's file has in a repository.
+// fileOf returns the name of a package's file in a repository.
 func fileOf(file []byte) (string, error) {
 	control, _, err := segments(file)
 	if err != nil {
@@ -169,7 +177,7 @@ func fileOf(file []byte) (string, error) {
 	}
 	p := Package{Name: info["pkgname"], Version: info["pkgver"]}
 	if !packageName.MatchString(p.Name) || !packageVersion.MatchString(p.Version) {
-		return "", errors.New("its name or version is damaged")
+		return "", errors.New("its name or version in .PKGINFO is damaged")
 	}
 	return p.File(), nil
 }
