@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/term"
 
+	"meros/constellations"
 	"meros/graph"
 	"meros/runner"
 	"meros/runner/hint"
@@ -111,11 +112,17 @@ func (u *ui) print(line string) {
 const failuresShown = 4
 
 // fail prints an error, and of each failed node the end of its log and where
-// all of it is.
+// all of it is. As JSON, each mistake of a manifest is an object of its own.
 func (u *ui) fail(err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.erase()
+	if mistakes := (*constellations.Errors)(nil); u.mode == "json" && errors.As(err, &mistakes) {
+		for _, p := range mistakes.Problems {
+			u.errorLine(p.Text(), p.Hint)
+		}
+		return
+	}
 	ne := (*graph.NodeError)(nil)
 	if !errors.As(err, &ne) {
 		u.errorLine(err.Error(), hint.Of(err))
