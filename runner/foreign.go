@@ -1,3 +1,6 @@
+// This file finds the emulator for programs of another architecture, and the
+// user namespace that its rule is valid in. The sandbox itself registers the rule.
+
 package runner
 
 import (
@@ -12,11 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meros/runner/arch"
+	"meros/runner/hint"
 )
 
-// Emulator finds the program of qemu-user that runs programs of another
-// architecture, as QEMU names it. It has to be static: in a sandbox there are
-// only the libraries of the other one.
+// Emulator returns the file of the qemu-user program that runs programs of
+// another architecture, by QEMU's name. The program is static, because a foreign
+// sandbox only holds libraries of the other architecture.
 func Emulator(machine string) (file string, err error) {
 	name := machine
 	if a, err := arch.Find(machine); err == nil {
@@ -34,13 +38,13 @@ func Emulator(machine string) (file string, err error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("programs of %s need qemu-%s-static to run here (Debian, Ubuntu: apt install qemu-user-static; Fedora: dnf install qemu-user-static-%s; Alpine: apk add qemu-%s)", machine, name, name, name)
+	err = fmt.Errorf("programs of %s need qemu-%s-static to run here", machine, name)
+	return "", hint.Add(err, "Debian, Ubuntu: `apt install qemu-user-static`; Fedora: `dnf install qemu-user-static-%s`; Alpine: `apk add qemu-%[1]s`", name)
 }
 
-// ownUserNamespace gives a process a user namespace of its own, in which all
-// ids are what they are here. What runs foreign programs is a matter of the
-// user namespace: neither the host's rules nor other sandboxes' are ours to
-// change.
+// ownUserNamespace gives a process its own user namespace, which maps each id to
+// itself. The rules for foreign programs belong to a user namespace, and meros
+// must change neither the host's rules nor those of other sandboxes.
 func ownUserNamespace(attr *syscall.SysProcAttr) (err error) {
 	attr.Cloneflags |= unix.CLONE_NEWUSER
 	attr.GidMappingsEnableSetgroups = true
@@ -50,7 +54,8 @@ func ownUserNamespace(attr *syscall.SysProcAttr) (err error) {
 	return err
 }
 
-// identity maps the ids that a map has, user_namespaces(7), to themselves.
+// identity returns mappings of all ids in an id map, user_namespaces(7), to
+// themselves.
 func identity(file string) ([]syscall.SysProcIDMap, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -58,12 +63,12 @@ func identity(file string) ([]syscall.SysProcIDMap, error) {
 	}
 	var all []syscall.SysProcIDMap
 	for line := range strings.Lines(string(b)) {
-		var inside, outside, count int64
-		if _, err := fmt.Sscan(line, &inside, &outside, &count); err != nil {
+		var inner, outer, count int64
+		if _, err := fmt.Sscan(line, &inner, &outer, &count); err != nil {
 			return nil, fmt.Errorf("read %s: %w", file, err)
 		}
-		count = min(count, math.MaxInt32) // ids above that are nobody's
-		all = append(all, syscall.SysProcIDMap{ContainerID: int(inside), HostID: int(inside), Size: int(count)})
+		count = min(count, math.MaxInt32) // no user has a larger id
+		all = append(all, syscall.SysProcIDMap{ContainerID: int(inner), HostID: int(inner), Size: int(count)})
 	}
 	return all, nil
 }

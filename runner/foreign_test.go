@@ -1,3 +1,5 @@
+// This file tests that programs of another architecture run in a sandbox.
+
 package runner_test
 
 import (
@@ -11,14 +13,15 @@ import (
 
 	"meros/bench/lab"
 	"meros/runner"
+	"meros/runner/hint"
 )
 
-// foreign is an architecture that is not this machine's.
+// foreign is an architecture that differs from this host's.
 const foreign = "aarch64"
 
-// Programs of another architecture run as those of this one do: by their name,
-// by a script that names them, as another user, with the rights of their file,
-// and in many sandboxes at once.
+// Programs of another architecture run like native ones: by name, as the
+// interpreter of a script, as another user, with the rights of their file, and in
+// several sandboxes at once.
 func TestForeign(t *testing.T) {
 	lab.Long(t)
 	lab.NeedRoot(t)
@@ -51,7 +54,7 @@ func TestForeign(t *testing.T) {
 		t.Errorf("without an emulator: %v, %q", err, out)
 	}
 	spec.Foreign = "vax"
-	if _, err := run(t, context.Background(), spec, nil); err == nil || !strings.Contains(err.Error(), "programs of vax need qemu-vax-static to run here") {
-		t.Errorf("an architecture without an emulator: %v", err)
+	if _, err := run(t, context.Background(), spec, nil); err == nil || !strings.Contains(err.Error(), "programs of vax need qemu-vax-static to run here") || !strings.Contains(hint.Of(err), "`apt install qemu-user-static`; Fedora: `dnf install qemu-user-static-vax`") {
+		t.Errorf("an architecture without an emulator: %v, hint %q", err, hint.Of(err))
 	}
 }

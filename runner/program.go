@@ -1,3 +1,6 @@
+// This file finds the host's programs and the libraries that they load, so that
+// keys can name them and an initrd can contain them.
+
 package runner
 
 import (
@@ -6,18 +9,20 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"meros/runner/hint"
 )
 
-// programDirs are where a program of the sandbox is looked for, in order.
+// programDirs lists the directories that are searched for programs, in order.
 var programDirs = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
 
-// libraryDirs are where ld.so(8) finds the libraries of the distributions
-// that meros knows.
+// libraryDirs lists the directories where ld.so(8) finds libraries, on all
+// distributions that meros supports.
 var libraryDirs = []string{"/usr/local/lib", "/usr/local/lib/*-linux-gnu*", "/lib/*-linux-gnu*", "/usr/lib/*-linux-gnu*", "/lib64", "/usr/lib64", "/lib", "/usr/lib"}
 
-// ProgramFiles returns the file of a host program and those of the shared
-// libraries it names, links resolved: what a key must know of the program.
-// The C library is left out; what it computes does not depend on its version.
+// ProgramFiles returns the file of a host program and the files of the shared
+// libraries that it names, links resolved. A key must contain all of them. The C
+// library is left out, because its version does not change the results.
 func ProgramFiles(name string) ([]string, error) {
 	var file string
 	for _, d := range programDirs {
@@ -50,7 +55,8 @@ func ProgramFiles(name string) ([]string, error) {
 	return resolveAll(files)
 }
 
-// findLibrary is where the program's loader finds a library, or "".
+// findLibrary returns the file that the program's loader finds for a library, or
+// "".
 func findLibrary(name string, program *elf.File) string {
 	for _, pattern := range libraryDirs {
 		dirs, _ := filepath.Glob(pattern)
@@ -63,9 +69,10 @@ func findLibrary(name string, program *elf.File) string {
 	return ""
 }
 
-// Libraries are the files that a dynamically linked program needs to run
-// elsewhere, its loader and its shared libraries with all that those need: by
-// the path that the loader looks for. A static program has none.
+// Libraries returns the files that a dynamically linked program needs in order
+// to run elsewhere: its loader and, recursively, its shared libraries. The map's
+// keys are the paths where the loader looks for them. A static program needs
+// none.
 func Libraries(file string) (map[string]string, error) {
 	program, err := elf.Open(file)
 	if err != nil {
@@ -91,7 +98,7 @@ func Libraries(file string) (map[string]string, error) {
 		}
 		found := findLibrary(name, program)
 		if found == "" {
-			return nil, fmt.Errorf("library %s is not found (build meros with CGO_ENABLED=0)", name)
+			return nil, hint.Add(fmt.Errorf("library %s not found", name), "build meros with CGO_ENABLED=0")
 		}
 		all["lib/"+name] = found
 		var l *elf.File
@@ -106,7 +113,7 @@ func Libraries(file string) (map[string]string, error) {
 	return all, err
 }
 
-// sameMachine tells whether file is a library that the program can load.
+// sameMachine reports whether file is a library that the program can load.
 func sameMachine(file string, program *elf.File) bool {
 	l, err := elf.Open(file)
 	if err != nil {

@@ -1,3 +1,6 @@
+// This file starts a sandbox, waits for its end and translates its status into
+// an error.
+
 package runner
 
 import (
@@ -15,20 +18,22 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
-// Stdio is what the process's standard streams are connected to. A nil
-// Stdin reads nothing, a nil Stdout or Stderr is discarded.
+// Stdio holds the process's standard streams. A nil Stdin is empty, a nil Stdout
+// or Stderr discards the output.
 type Stdio struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 }
 
 // Run starts the spec's process in a new sandbox and waits for its end. All
-// processes it has started are dead when Run returns, however it returns, and
-// also soon after the calling program was killed. The error is an
-// *[ExitError] if the process ran and failed, the context's cause if that
-// ended first, and else says what could not be set up.
+// processes that it started are dead when Run returns, and soon after the
+// calling program is killed. If the process ran and failed, the error is an
+// *[ExitError]. If the context ended first, the error is the context's cause.
+// Any other error is a failure to set up the sandbox.
 func Run(ctx context.Context, s Spec, stdio Stdio) error {
 	if err := s.resolve(); err != nil {
 		return err
@@ -61,15 +66,19 @@ func Run(ctx context.Context, s Spec, stdio Stdio) error {
 	case err != nil:
 		return fmt.Errorf("sandbox: %w", err)
 	case st.Error != "":
-		return fmt.Errorf("sandbox: %s", st.Error)
+		err := fmt.Errorf("sandbox: %s", st.Error)
+		if st.Hint != "" {
+			err = hint.Add(err, "%s", st.Hint)
+		}
+		return err
 	case st.Exit != 0 || st.Signal != 0:
 		return &ExitError{Status: st}
 	}
 	return nil
 }
 
-// resolve follows the symbolic links of all host paths: inside, they would be
-// followed in the wrong root.
+// resolve follows the symbolic links in all host paths, because the sandbox
+// would follow them in the wrong root.
 func (s *Spec) resolve() (err error) {
 	if s.Root != "" {
 		if s.Root, err = filepath.EvalSymlinks(s.Root); err != nil {
@@ -113,11 +122,11 @@ func start(ctx context.Context, s Spec, config []byte, stdio Stdio) (st Status, 
 			return st, err
 		}
 	}
-	// A daemon that kept the output open cannot outlive its pid namespace, so
-	// the pipes do end; this is for what the host's own descriptors hold.
+	// A daemon that holds the output open cannot outlive its pid namespace, so
+	// the pipes are closed in time. The delay bounds the wait for other holders.
 	cmd.WaitDelay = 10 * time.Second
 
-	// Pdeathsig is sent when the thread that forked ends, not the process.
+	// The kernel sends Pdeathsig when the forking thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err = cmd.Start()
@@ -129,7 +138,7 @@ func start(ctx context.Context, s Spec, config []byte, stdio Stdio) (st Status, 
 	if s.Network == UserNetwork {
 		detach, err := AttachUserNetwork(ctx, cmd.Process.Pid)
 		if err != nil {
-			configW.Close() // and with it the sandbox
+			configW.Close() // this ends the sandbox
 			cmd.Wait()
 			return st, fmt.Errorf("network: %w", err)
 		}
@@ -143,13 +152,13 @@ func start(ctx context.Context, s Spec, config []byte, stdio Stdio) (st Status, 
 		return st, nil
 	}
 	if err == nil {
-		err = errors.New("it ended without a word")
+		err = errors.New("sandbox init exited without reporting a status")
 	}
 	return st, err
 }
 
-// namespaces are the clone(2) flags for s. A user namespace is not among
-// them: the program as a whole enters one where it needs it; see also
+// namespaces returns the clone(2) flags for s. They do not include a user
+// namespace: the whole program enters one where it needs it, see also
 // [ownUserNamespace].
 func (s Spec) namespaces() uintptr {
 	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC)
@@ -159,14 +168,16 @@ func (s Spec) namespaces() uintptr {
 	return flags
 }
 
+// startHint adds the next step to an error of clone(2).
 func startHint(err error) error {
 	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w (namespaces cannot be made here: run as root, or allow unprivileged user namespaces: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)", err)
+		return hint.Add(fmt.Errorf("create namespaces: %w", err),
+			"run as root, or allow unprivileged user namespaces: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns")
 	}
 	return err
 }
 
-// Printable replaces what could make a terminal do things.
+// Printable replaces control characters, so that s cannot control a terminal.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\t' {

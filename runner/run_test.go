@@ -1,3 +1,6 @@
+// This file tests sandboxes: what a process in one sees, how it ends, and that
+// it cannot escape.
+
 package runner_test
 
 import (
@@ -16,10 +19,12 @@ import (
 
 	"meros/bench/lab"
 	"meros/runner"
+	"meros/runner/hint"
 	"meros/runner/sandbox"
 )
 
-// inUserNamespace makes the tests run themselves in a user namespace.
+// inUserNamespace is the environment variable that makes the tests run
+// themselves in a user namespace.
 const inUserNamespace = "MEROS_TEST_IN_USER_NAMESPACE"
 
 func TestMain(m *testing.M) {
@@ -41,12 +46,12 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// shell is a script in the sandbox, with the host's programs.
+// shell returns the spec of a script that uses the host's programs.
 func shell(script string) runner.Spec {
 	return runner.Spec{Argv: []string{"sh", "-c", script}, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}}
 }
 
-// run returns all that the process prints.
+// run returns the output of the process.
 func run(t *testing.T, ctx context.Context, s runner.Spec, stdin io.Reader) (string, error) {
 	t.Helper()
 	lab.NeedRoot(t)
@@ -55,7 +60,7 @@ func run(t *testing.T, ctx context.Context, s runner.Spec, stdin io.Reader) (str
 	return out.String(), err
 }
 
-// All tests again, as an ordinary user with subordinate ids.
+// All tests of the package pass for an ordinary user with subordinate ids.
 func TestOrdinaryUser(t *testing.T) {
 	if os.Getenv(inUserNamespace) != "" {
 		return
@@ -92,6 +97,7 @@ func TestEnds(t *testing.T) {
 		"well":        {"exit 0", runner.Status{}},
 		"status":      {"exit 37", runner.Status{Exit: 37}},
 		"signal":      {"kill -SEGV $$", runner.Status{Exit: 139, Signal: 11}},
+		"killed":      {"kill -KILL $$", runner.Status{Exit: 137, Signal: 9}},
 		"child first": {"(exit 3) & wait; exit 4", runner.Status{Exit: 4}},
 	} {
 		_, err := run(t, t.Context(), shell(test.script), nil)
@@ -123,6 +129,24 @@ func TestEnds(t *testing.T) {
 	}
 }
 
+func TestExitError(t *testing.T) {
+	for _, test := range []struct {
+		err        runner.ExitError
+		text, hint string
+	}{
+		{runner.ExitError{Status: runner.Status{Exit: 3}}, "exit status 3", ""},
+		{runner.ExitError{Status: runner.Status{Exit: 137, Signal: 9}}, "killed by SIGKILL", "the host may be out of memory, see dmesg"},
+		{runner.ExitError{Status: runner.Status{Exit: 139, Signal: 11}}, "killed by SIGSEGV", ""},
+		{runner.ExitError{Status: runner.Status{Exit: 162, Signal: 34}}, "killed by signal 34", ""},
+		{runner.ExitError{Status: runner.Status{Exit: 137, Signal: 9}, TimedOut: time.Second}, "timed out after 1s", ""},
+	} {
+		err := fmt.Errorf("hook: %w", &test.err)
+		if got := test.err.Error(); got != test.text || hint.Of(err) != test.hint {
+			t.Errorf("%q, hint %q; want %q, %q", got, hint.Of(err), test.text, test.hint)
+		}
+	}
+}
+
 func TestSurroundings(t *testing.T) {
 	t.Setenv("SECRET", "x")
 	dir := t.TempDir()
@@ -130,10 +154,10 @@ func TestSurroundings(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := shell(`cat; pwd; hostname; echo "$SECRET$MINE"; cat /shown/file; ls /tmp; touch /tmp/x /shown/y 2>&1 | grep -c "Read-only"; ls /dev`)
-	s.Dir, s.Hostname, s.Env = "/usr", "inside", append(s.Env, "MINE=mine")
+	s.Dir, s.Hostname, s.Env = "/usr", "inner", append(s.Env, "MINE=mine")
 	s.Mounts = []runner.Mount{{Source: dir, Target: "/shown"}}
 	out, err := run(t, t.Context(), s, strings.NewReader("stdin\n"))
-	want := "stdin\n/usr\ninside\nmine\nshown1\nfd\nfull\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n"
+	want := "stdin\n/usr\ninner\nmine\nshown1\nfd\nfull\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n"
 	if err != nil || out != want {
 		t.Errorf("%q, %v, want %q", out, err, want)
 	}
@@ -145,7 +169,7 @@ func TestSurroundings(t *testing.T) {
 	}
 }
 
-// sleepers are running sleep(1)s for so many seconds.
+// sleepers returns the number of running sleep(1) processes with an argument.
 func sleepers(seconds string) (found int) {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, f := range files {
@@ -156,7 +180,7 @@ func sleepers(seconds string) (found int) {
 	return found
 }
 
-// Nothing that was started outlives the sandbox, however it ends.
+// No process outlives its sandbox, whether that ends, times out or is canceled.
 func TestNothingStays(t *testing.T) {
 	const daemon = "setsid sh -c 'trap \"\" TERM HUP INT; sleep %s; sleep %[1]s' >/dev/null 2>&1 </dev/null & "
 	for i, test := range []struct {
@@ -185,7 +209,7 @@ func TestNothingStays(t *testing.T) {
 				t.Error(err)
 			}
 			if n := sleepers(seconds); n != 0 {
-				t.Errorf("%d processes run on", n)
+				t.Errorf("%d processes are still running", n)
 			}
 		})
 	}
@@ -193,7 +217,7 @@ func TestNothingStays(t *testing.T) {
 
 var errEnough = errors.New("enough")
 
-// Foreign code cannot reach what is not its own.
+// Foreign code cannot reach anything outside its sandbox.
 func TestEscapes(t *testing.T) {
 	outside := t.TempDir()
 	if err := os.WriteFile(filepath.Join(outside, "marker"), []byte("host"), 0o666); err != nil {
@@ -241,18 +265,18 @@ func TestEscapes(t *testing.T) {
 		"supplementary groups":   `test "$(id -G | wc -w)" -gt 1`,
 		"an inherited open file": `ls -l /proc/self/fd; test "$(ls /proc/self/fd | grep -v ^10 | wc -l)" -gt 4`,
 	} {
-		fmt.Fprintf(&all, "if (%s) >/tmp/out 2>&1; then echo 'it could reach %s:'; cat /tmp/out; fi\n", script, strings.ReplaceAll(name, "'", ""))
+		fmt.Fprintf(&all, "if (%s) >/tmp/out 2>&1; then echo 'reached %s:'; cat /tmp/out; fi\n", script, strings.ReplaceAll(name, "'", ""))
 	}
 	all.WriteString("echo x > /dev/null && ulimit -n && echo tried\n")
 	if out, err := run(t, t.Context(), shell(all.String()), nil); err != nil || out != "1024\ntried\n" {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if name, _ := os.Hostname(); name == "evil" {
-		t.Error("the host has another name")
+		t.Error("the script changed the host name")
 	}
 }
 
-// A tree whose directories are links cannot make us mount anything elsewhere.
+// Links in place of a tree's directories cannot redirect a mount out of the tree.
 func TestHostileRoot(t *testing.T) {
 	lab.NeedRoot(t)
 	root, outside := t.TempDir(), t.TempDir()
@@ -276,27 +300,27 @@ func TestHostileRoot(t *testing.T) {
 	}
 	s.Mounts = append(s.Mounts, runner.Mount{Target: "/mnt"})
 	if out, err := run(t, t.Context(), s, nil); err == nil {
-		t.Errorf("a mount outside: %q", out)
+		t.Errorf("mounted outside of the root: %q", out)
 	}
 	if found, _ := os.ReadDir(outside); len(found) > 0 {
-		t.Errorf("%v were made outside", found)
+		t.Errorf("created %v outside of the root", found)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil || bytes.Contains(mounts, []byte(outside)) || bytes.Contains(mounts, []byte(root)) {
-		t.Errorf("something is mounted there, %v", err)
+		t.Errorf("a mount is left on the host, %v", err)
 	}
 }
 
 // A sandbox with a network reaches the world and not the host's loopback. The
-// world is a namespace that this test makes.
+// test creates a namespace that acts as the world.
 func TestUserNetwork(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.Need(t, "pasta", "ip")
 	if os.Getenv("MEROS_TEST_WORLD") == "" {
 		if os.Getenv(inUserNamespace) != "" {
-			t.Skip("root's run of this test has it")
+			t.Skip("only root can create the namespace of the world")
 		}
-		// This host has a neighbour, which is its way to everywhere.
+		// The host has one neighbour, its gateway.
 		script := `set -e
 mount -t tmpfs run /run
 ip link set lo up
@@ -348,12 +372,12 @@ exec "$0" -test.run '^TestUserNetwork$' -test.v`
 	for address, want := range map[string]bool{"198.51.100.2": true, "127.0.0.1": false, "198.51.100.1": false} {
 		wait := 2
 		if want {
-			wait = 0 // the answer may be late: no alarm
+			wait = 0 // no alarm, because the answer may be late
 		}
 		s := shell(fmt.Sprintf(`perl -e 'use Socket; socket(S,PF_INET,SOCK_STREAM,0); alarm %d; connect(S,sockaddr_in(7,inet_aton("%s"))) or exit 7; print scalar <S>'`, wait, address))
 		s.Network = runner.UserNetwork
 		if out, _ := run(t, t.Context(), s, nil); (out == "hello\n") != want {
-			t.Errorf("%s answers %q, want an answer: %v", address, out, want)
+			t.Errorf("%s answers %q, want an answer: %t", address, out, want)
 		}
 	}
 }

@@ -1,77 +1,81 @@
-// Package runner runs one process in a sandbox and says how it ended. It
-// knows neither what the process is for nor where its results are kept.
+// Package runner runs one process in a sandbox and reports how it ended. It
+// knows neither the purpose of the process nor the place of its results.
 //
-// A [Spec] is the whole description of such a run, plain data that can be
-// printed, stored and sent. The sandbox itself is made by the program that
-// runner starts anew with [SandboxArg] as its only argument: main gives that
-// call to runner/sandbox, which reads the Spec as JSON from descriptor 3 and
+// A [Spec] is the whole description of such a run: plain data that can be
+// printed, stored and sent. To create the sandbox, runner executes its own
+// program again, with [SandboxArg] as the only argument. That program's main
+// calls runner/sandbox, which reads the Spec as JSON from descriptor 3 and
 // reports a [Status] on descriptor 4.
 package runner
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// SandboxArg is the argument with which a program that uses this package is
-// started to become the first process of a sandbox.
+// SandboxArg is the argument that makes a program become the first process of a
+// sandbox.
 const SandboxArg = "sandbox-init"
 
-// Network is what a process can reach.
+// Network selects the network that a process can reach.
 type Network string
 
 const (
-	NoNetwork   Network = ""     // a namespace of its own with only a loopback device
-	HostNetwork Network = "host" // what the host reaches, its loopback included
+	NoNetwork   Network = ""     // an own namespace with only a loopback device
+	HostNetwork Network = "host" // the host's network, its loopback included
 	UserNetwork Network = "user" // the world through pasta(1), never the host's loopback
 )
 
-// Mount is something of the host shown inside. Targets are absolute paths;
-// they are resolved within the root, so that a symbolic link in a hostile
-// tree cannot lead out of it.
+// Mount shows a file or directory of the host in the sandbox. Targets are
+// absolute paths. The sandbox resolves them within its root, so that a symbolic
+// link in a hostile tree cannot lead out of it.
 type Mount struct {
 	Source   string `json:"source,omitempty"` // absolute host path; empty for a tmpfs
 	Target   string `json:"target"`
 	Writable bool   `json:"writable,omitempty"`
-	Device   bool   `json:"device,omitempty"` // device nodes in it work
+	Device   bool   `json:"device,omitempty"` // its device nodes work
 	Size     int64  `json:"size,omitempty"`   // of a tmpfs, bytes; 0 is the kernel's default
 }
 
-// Spec describes a process and the only things it can see.
+// Spec describes a process and everything that it can see.
 type Spec struct {
 	Argv []string `json:"argv"`
-	Env  []string `json:"env"` // all of it: nothing is inherited
+	Env  []string `json:"env"` // complete: nothing is inherited
 	Dir  string   `json:"dir,omitempty"`
 
-	// Root is the directory that is / inside. If it is empty, / holds the
-	// host's programs and libraries, read-only, and nothing else of the host.
+	// Root is the directory that becomes / in the sandbox. If it is empty, /
+	// holds the host's programs and libraries, read-only, and nothing else of
+	// the host.
 	Root     string  `json:"root,omitempty"`
 	Mounts   []Mount `json:"mounts,omitempty"` // in this order, after /proc, /dev and /tmp
 	Network  Network `json:"network,omitempty"`
 	Hostname string  `json:"hostname,omitempty"`
 
-	// Foreign is the architecture of the programs in Root, as QEMU names it,
-	// if it is not the host's: they are run by qemu-user.
+	// Foreign is the architecture of the programs in Root, by QEMU's name, if
+	// it differs from the host's. qemu-user then runs them.
 	Foreign string `json:"foreign,omitempty"`
 
-	// Trusted leaves the process the capabilities it needs to make mounts
-	// and sandboxes of its own. Foreign code must never be Trusted.
+	// Trusted preserves the capabilities that the process needs to create
+	// mounts and sandboxes. Foreign code must never be Trusted.
 	Trusted bool `json:"trusted,omitempty"`
 
-	// Groups leaves the process the supplementary groups of the user, by which
-	// /dev/kvm may be opened. Foreign code must never have them.
+	// Groups preserves the user's supplementary groups, which give access to
+	// /dev/kvm. Foreign code must never have them.
 	Groups bool `json:"groups,omitempty"`
 
-	// Terminal makes what Stdin is the process's controlling terminal, so that
-	// control-C reaches it. It must be one that nothing else is read from.
+	// Terminal makes Stdin the process's controlling terminal, so that control-C
+	// reaches it. Nothing else may read from that terminal.
 	Terminal bool `json:"terminal,omitempty"`
 
-	// Timeout ends the process and all its children; 0 is none.
+	// Timeout ends the process and all its children; 0 means no limit.
 	Timeout time.Duration `json:"timeout_ns,omitempty"`
 }
 
-// String is the command as one could paste it into a shell.
+// String returns the command, quoted so that it can be pasted into a shell.
 func (s Spec) String() string {
 	words := make([]string, len(s.Argv))
 	for i, a := range s.Argv {
@@ -83,14 +87,15 @@ func (s Spec) String() string {
 	return strings.Join(words, " ")
 }
 
-// Status is how a sandbox ended.
+// Status reports how a sandbox ended.
 type Status struct {
 	Exit   int    `json:"exit"`            // exit status of the process
 	Signal int    `json:"signal"`          // the signal that killed it, or 0
 	Error  string `json:"error,omitempty"` // why the process was never started
+	Hint   string `json:"hint,omitempty"`  // the next step after Error
 }
 
-// ExitError is the failure of a process that did run.
+// ExitError is the failure of a process that was started.
 type ExitError struct {
 	Status
 	TimedOut time.Duration // the limit it exceeded, or 0
@@ -100,10 +105,18 @@ func (e *ExitError) Error() string {
 	switch {
 	case e.TimedOut > 0:
 		return fmt.Sprintf("timed out after %v", e.TimedOut)
-	case e.Signal == 9:
-		return "killed by signal 9 (if nobody did that, the host ran out of memory)"
 	case e.Signal != 0:
-		return fmt.Sprintf("killed by signal %d", e.Signal)
+		name := unix.SignalName(unix.Signal(e.Signal))
+		return "killed by " + cmp.Or(name, fmt.Sprintf("signal %d", e.Signal))
 	}
 	return fmt.Sprintf("exit status %d", e.Exit)
+}
+
+// Hint returns the next step after a SIGKILL, which the kernel sends when memory
+// runs out.
+func (e *ExitError) Hint() string {
+	if e.TimedOut == 0 && e.Signal == int(unix.SIGKILL) {
+		return "the host may be out of memory, see dmesg"
+	}
+	return ""
 }

@@ -1,3 +1,6 @@
+// This file connects the network namespace of a sandbox to the world, through
+// pasta(1).
+
 package runner
 
 import (
@@ -12,21 +15,23 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
-// UserResolver is the address that answers DNS queries in a [UserNetwork]:
-// pasta passes them on to the host's own resolver.
+// UserResolver is the address of the DNS server in a [UserNetwork]. pasta passes
+// the queries on to the host's resolver.
 const UserResolver = "169.254.1.53"
 
-// attachWait is how long pasta may take to set up a namespace; it takes 20 ms.
+// attachWait is the timeout for pasta to set up a namespace. It takes 20 ms.
 const attachWait = 10 * time.Second
 
 // AttachUserNetwork connects the network namespace of a process to the world
-// by pasta(1), which translates connections to sockets of the host. Nothing
-// is forwarded into the namespace, and the host's loopback is not reachable
-// from it: --no-map-gw, and no ports of either direction. The namespace may
-// belong to another user namespace that the caller made. It lasts until stop
-// is called or this process ends.
+// with pasta(1), which translates connections to sockets of the host. Nothing is
+// forwarded into the namespace, and the namespace cannot reach the host's
+// loopback: --no-map-gw, and no ports in either direction. The namespace may
+// belong to another user namespace that the caller created. The connection ends
+// when stop is called or this process ends.
 func AttachUserNetwork(ctx context.Context, pid int) (stop func(), err error) {
 	var spaces []*os.File
 	for _, kind := range []string{"net", "user"} {
@@ -42,9 +47,9 @@ func AttachUserNetwork(ctx context.Context, pid int) (stop func(), err error) {
 		"-t", "none", "-u", "none", "-T", "none", "-U", "none", "--dns-forward", UserResolver}
 	name := defaultInterface()
 	if name == "" {
-		return nil, errors.New("this host has no default route of IPv4")
+		return nil, errors.New("this host has no IPv4 default route")
 	}
-	args = append(args, "--outbound-if4", name) // and so no other address of the host
+	args = append(args, "--outbound-if4", name) // hides the host's other addresses
 	if os.Geteuid() == 0 {
 		args = append(args, "--runas", "0")
 	}
@@ -57,28 +62,29 @@ func AttachUserNetwork(ctx context.Context, pid int) (stop func(), err error) {
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
-			return nil, errors.New("pasta is not installed, which gives a sandbox a network (Debian: apt install passt)")
+			return nil, hint.Add(errors.New("pasta is not installed, and a sandbox needs it for its network"), "Debian: `apt install passt`")
 		}
 		return nil, err
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	stop = func() { cmd.Process.Kill(); <-ended }
-	give := time.After(attachWait)
+	timeout := time.After(attachWait)
 	for !hasRoute(pid) {
 		select {
 		case err := <-ended:
-			return nil, fmt.Errorf("pasta ended: %w: %s", err, strings.TrimSpace(messages.String()))
-		case <-give:
+			return nil, fmt.Errorf("pasta exited: %w: %s", err, strings.TrimSpace(messages.String()))
+		case <-timeout:
 			stop()
-			return nil, fmt.Errorf("pasta set up no network in %v (does the host have one?): %s", attachWait, strings.TrimSpace(messages.String()))
+			err := fmt.Errorf("pasta set up no network within %v: %s", attachWait, strings.TrimSpace(messages.String()))
+			return nil, hint.Add(err, "check that the host has a network: `ip route`")
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
 	return stop, nil
 }
 
-// sameNamespace tells whether an open namespace is this process's own.
+// sameNamespace reports whether an open namespace is this process's own.
 func sameNamespace(ns *os.File, kind string) bool {
 	ours, err := os.Stat("/proc/self/ns/" + kind)
 	if err != nil {
@@ -88,14 +94,14 @@ func sameNamespace(ns *os.File, kind string) bool {
 	return err == nil && os.SameFile(ours, theirs)
 }
 
-// hasRoute tells whether a process's namespace has a default route.
+// hasRoute reports whether a process's network namespace has a default route.
 func hasRoute(pid int) bool { return defaultRoute(fmt.Sprint(pid)) != "" }
 
-// defaultInterface is the host's interface to the world, or "".
+// defaultInterface returns the host's interface with the default route, or "".
 func defaultInterface() string { return defaultRoute("self") }
 
-// defaultRoute is the interface of a process's default route: in the files of
-// proc_pid_net(5), that is one with an empty mask.
+// defaultRoute returns the interface of a process's default route, or "". In the
+// files of proc_pid_net(5), a default route has an empty mask.
 func defaultRoute(process string) string {
 	b, err := os.ReadFile(filepath.Join("/proc", process, "net/route"))
 	if err != nil {

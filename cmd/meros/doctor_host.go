@@ -62,11 +62,17 @@ func trySandbox(ctx context.Context, foreign string) error {
 	return err
 }
 
+// cutHint separates the hints from the output of a failed meros.
+func cutHint(output string) (text, hints string) {
+	text, hints, _ = strings.Cut(output, "\nhint: ")
+	return text, strings.ReplaceAll(hints, "\nhint: ", "; ")
+}
+
 func lookAtSandbox(e *env) []finding {
 	f := finding{Name: "sandbox", Status: findingOK, Detail: "namespaces, mounts and overlayfs work"}
 	if err := inside(e, "doctor", "--inside"); err != nil {
 		f = finding{Name: "sandbox", Status: findingBroken, Detail: err.Error(), Without: "nothing can be built"}
-		if !strings.Contains(f.Detail, " (") { // it says itself what helps
+		if f.Detail, f.Fix = cutHint(f.Detail); f.Fix == "" {
 			f.Fix = "modprobe overlay; for an ordinary user also sysctl -w user.max_user_namespaces=15000, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0"
 		}
 	}
@@ -79,7 +85,8 @@ func lookAtSandbox(e *env) []finding {
 		}
 		if f.Status == findingOK && all[0].Status == findingOK {
 			if err := inside(e, "doctor", "--inside", "--foreign=aarch64"); err != nil {
-				f.Status, f.Detail, f.Without = findingLimited, err.Error(), "machines of other architectures cannot be built"
+				f.Status, f.Without = findingLimited, "machines of other architectures cannot be built"
+				f.Detail, f.Fix = cutHint(err.Error())
 			}
 		}
 		all = append(all, f)

@@ -135,7 +135,7 @@ func TestHookStaysInside(t *testing.T) {
 	if len(processes(t, "sleep 86397")) == 0 {
 		t.Error("a process of the host was killed")
 	}
-	if o.Exit != 0 && !strings.Contains(o.Stderr, "killed by signal 9") && !strings.Contains(o.Stderr, "survived") {
+	if o.Exit != 0 && !strings.Contains(o.Stderr, "killed by SIGKILL") && !strings.Contains(o.Stderr, "survived") {
 		t.Errorf("exit status %d\n%s", o.Exit, o.Stderr)
 	}
 }
