@@ -10,9 +10,9 @@ import (
 	"io"
 	"os"
 
-	"meros/runner/hint"
-
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
 // The qcow2 format, docs/interop/qcow2.txt of QEMU. All numbers are

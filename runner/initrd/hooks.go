@@ -15,10 +15,10 @@ import (
 	"time"
 	"unsafe"
 
-	"meros/runner/hint"
-
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
 // hooksDir is where an initrd that is to run hooks finds them, in the order of

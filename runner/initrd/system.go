@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"unsafe"
 
-	"meros/runner/hint"
-
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
 // systemConfig is where an initrd says what is done with a root file system.

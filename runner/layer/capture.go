@@ -30,9 +30,9 @@ import (
 	"syscall"
 	"time"
 
-	"meros/runner/hint"
-
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
 // Whiteout names, OCI image specification, "Representing Changes".

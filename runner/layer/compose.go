@@ -18,9 +18,9 @@ import (
 	"syscall"
 	"time"
 
-	"meros/runner/hint"
-
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
 // ComposeOptions describes the layer that [Compose] makes.

@@ -17,9 +17,9 @@ import (
 	"strings"
 	"time"
 
-	"meros/runner/hint"
-
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
 // Import unpacks a foreign layer into the new directory dir, in the form of [Unpack].

@@ -13,10 +13,10 @@ import (
 	"slices"
 	"strings"
 
-	"meros/runner/hint"
-
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"meros/runner/hint"
 )
 
 // openArchive is [Open] for an archive.

@@ -14,10 +14,10 @@ import (
 	"slices"
 	"strings"
 
-	"meros/runner/hint"
-
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+
+	"meros/runner/hint"
 )
 
 // refName is the annotation with the name of an image in a layout, annotations.md of

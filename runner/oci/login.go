@@ -15,13 +15,13 @@ import (
 	"slices"
 	"strings"
 
-	"meros/runner/hint"
-
 	"github.com/docker/cli/cli/config/configfile"
 	"github.com/docker/cli/cli/config/credentials"
 	"github.com/docker/cli/cli/config/types"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+
+	"meros/runner/hint"
 )
 
 // logins finds the files in which docker, podman and skopeo store credentials:

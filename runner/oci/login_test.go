@@ -15,12 +15,12 @@ import (
 	"strings"
 	"testing"
 
-	"meros/runner/hint"
-
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"meros/runner/hint"
 )
 
 const (

@@ -12,14 +12,14 @@ import (
 	"slices"
 	"strings"
 
-	"meros/runner/hint"
-
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"meros/runner/hint"
 )
 
 // RemoteLayer is a layer in a registry.
