@@ -62,10 +62,11 @@ func (s *Store) bundleFile(ctx context.Context, w *tar.Writer, name, file string
 	return err
 }
 
-// ReadBundle takes one member of an archive into the store. It trusts nothing: an
-// artifact must have the digest in its name, and an entry must come with its key text.
-// The error is [ErrNotOurs] if the member does not belong to a store. The store needs
-// a scratch directory.
+// ReadBundle takes one member of an archive into the store. An artifact must have the
+// digest in its name, and an entry must come after its key text. ReadBundle cannot check
+// that the outputs of an entry really are those of its action. The error is
+// [ErrNotOurs] if the member does not belong to a store. The store needs a scratch
+// directory.
 func (s *Store) ReadBundle(ctx context.Context, h *tar.Header, r io.Reader) error {
 	dir, name := path.Split(h.Name)
 	if h.Typeflag != tar.TypeReg || dir != "cas/" && dir != "actions/" {

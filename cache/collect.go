@@ -140,21 +140,21 @@ func (c *collector) refresh() error {
 // counts all others as retained.
 func (c *collector) candidates() []Item {
 	var all []Item
-	for _, h := range c.found.blobs {
-		c.result.Before += h.Bytes
-		if why := c.roots.Artifacts[h.Digest]; h.Digest != "" && why != "" {
-			c.result.Retained[why] += h.Bytes
+	for _, item := range c.found.blobs {
+		c.result.Before += item.Bytes
+		if why := c.roots.Artifacts[item.Digest]; item.Digest != "" && why != "" {
+			c.result.Retained[why] += item.Bytes
 			continue
 		}
-		all = append(all, *h)
+		all = append(all, *item)
 	}
-	for _, h := range c.found.others {
-		c.result.Before += h.Bytes
+	for _, item := range c.found.others {
+		c.result.Before += item.Bytes
 		switch {
-		case h.Kind == KindTree, h.area.Removable && (h.area.MinAge == 0 || c.now().Sub(h.Used) > h.area.MinAge):
-			all = append(all, h)
+		case item.Kind == KindTree, item.area.Removable && (item.area.MinAge == 0 || c.now().Sub(item.Used) > item.area.MinAge):
+			all = append(all, item)
 		default:
-			c.result.Retained[h.Kind] += h.Bytes
+			c.result.Retained[item.Kind] += item.Bytes
 		}
 	}
 	slices.SortFunc(all, func(a, b Item) int {
@@ -163,9 +163,9 @@ func (c *collector) candidates() []Item {
 	return all
 }
 
-// wanted reports whether the limits require the removal of h.
-func (c *collector) wanted(h Item) bool {
-	return c.excess > 0 || c.OlderThan > 0 && c.now().Sub(h.Used) > c.OlderThan
+// wanted reports whether the limits require the removal of item.
+func (c *collector) wanted(item Item) bool {
+	return c.excess > 0 || c.OlderThan > 0 && c.now().Sub(item.Used) > c.OlderThan
 }
 
 // batch removes some items under the exclusive lock. It only renames large trees
@@ -179,9 +179,9 @@ func (c *collector) batch(ctx context.Context, some []Item) error {
 	}
 	var later []string
 	err := c.exclusively(func() error {
-		for _, h := range some {
-			if c.wanted(h) && c.roots.Artifacts[h.Digest] == "" {
-				c.remove(h, &later)
+		for _, item := range some {
+			if c.wanted(item) && c.roots.Artifacts[item.Digest] == "" {
+				c.remove(item, &later)
 			}
 		}
 		return nil
@@ -210,25 +210,25 @@ func (c *collector) exclusively(do func() error) error {
 
 // remove removes one item unless a live run may need it. It renames a directory and
 // adds it to later, which the caller deletes.
-func (c *collector) remove(h Item, later *[]string) {
-	if !c.idle(h) {
-		c.result.Busy += h.Bytes
+func (c *collector) remove(item Item, later *[]string) {
+	if !c.idle(item) {
+		c.result.Busy += item.Bytes
 		return
 	}
 	err := error(nil)
-	switch fi, lerr := os.Lstat(h.File); {
+	switch fi, lerr := os.Lstat(item.File); {
 	case c.DryRun:
 	case lerr == nil && fi.IsDir():
 		var to string
 		if to, err = os.MkdirTemp(c.tmp, "gone-*"); err == nil {
 			*later = append(*later, to)
-			err = os.Rename(h.File, filepath.Join(to, "tree"))
+			err = os.Rename(item.File, filepath.Join(to, "tree"))
 		}
-		if h.Kind == KindTree && err == nil {
-			os.Remove(h.File + fingerprintSuffix)
+		if item.Kind == KindTree && err == nil {
+			os.Remove(item.File + fingerprintSuffix)
 		}
 	default:
-		err = os.Remove(h.File)
+		err = os.Remove(item.File)
 	}
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -237,28 +237,28 @@ func (c *collector) remove(h Item, later *[]string) {
 		c.result.Stuck++
 		return
 	}
-	c.excess -= h.Bytes
-	c.result.After -= h.Bytes
-	c.result.Removed = append(c.result.Removed, h)
-	if h.Digest != "" {
-		c.removed[h.Digest.Encoded()] = true
+	c.excess -= item.Bytes
+	c.result.After -= item.Bytes
+	c.result.Removed = append(c.result.Removed, item)
+	if item.Digest != "" {
+		c.removed[item.Digest.Encoded()] = true
 	}
 }
 
-// idle reports whether no live run may use h. Items that are used without a mark, such
+// idle reports whether no live run may use item. Items that are used without a mark, such
 // as those of areas, count as used while any run is alive.
-func (c *collector) idle(h Item) bool {
+func (c *collector) idle(item Item) bool {
 	switch {
-	case h.Kind == KindTree:
-		fi, err := os.Lstat(h.File + fingerprintSuffix)
+	case item.Kind == KindTree:
+		fi, err := os.Lstat(item.File + fingerprintSuffix)
 		if err != nil {
 			return !c.alive && os.IsNotExist(err)
 		}
 		return fi.ModTime().Before(c.floor)
-	case h.Digest == "":
+	case item.Digest == "":
 		return !c.alive
 	}
-	fi, err := os.Lstat(h.File)
+	fi, err := os.Lstat(item.File)
 	return err == nil && lastUse(fi).Before(c.floor)
 }
 
@@ -324,7 +324,7 @@ func (c *collector) removeEntry(id string, logs map[string]int) {
 		return
 	}
 	hex := e.Log.Digest.Encoded()
-	if h := c.found.blobs[hex]; h != nil && h.Output == outputLog && logs[hex] == 0 && !c.removed[hex] && c.roots.Artifacts[h.Digest] == "" {
-		c.remove(*h, nil)
+	if item := c.found.blobs[hex]; item != nil && item.Output == outputLog && logs[hex] == 0 && !c.removed[hex] && c.roots.Artifacts[item.Digest] == "" {
+		c.remove(*item, nil)
 	}
 }

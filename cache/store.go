@@ -22,8 +22,9 @@
 //
 // # Publishing
 //
-// Every file is written in tmp/ or in the run's scratch directory, synced with
-// fsync(2), and renamed to its final name. Then its directory is synced. So a file
+// Every artifact, entry and key text is written in tmp/ or in the run's scratch
+// directory, synced with fsync(2), and renamed to its final name. Then the directory
+// of that name is synced. So a file
 // that has its name was complete once, also after a power failure. An artifact is
 // hashed after the last write to it. [Store.Record] writes the key text before the
 // entry, and its caller stores the outputs before both.
@@ -83,21 +84,21 @@
 //
 // A pin is a named list of artifacts that a user wants to retain, made by
 // `meros cache pin`. The store only remembers it. A root is an artifact or entry that
-// one collection must retain. The caller of [Store.Collect] hands in all roots: the pins, the
-// current images, the locks, the disks of running machines. The collector asks for
-// them again if a run has begun or ended meanwhile.
+// one collection must retain. The caller of [Store.Collect] hands in all roots, pins
+// among them. The collector asks for them again if a run has begun or ended meanwhile.
 //
 // # After a crash
 //
-// A killed process leaves only what the next run removes:
+// Most of what a killed process leaves behind is removed later:
 //
 //   - its scratch directory: the next run calls [Reclaim]
 //   - trees of earlier boots, and lock files that no process holds:
 //     [Store.NewScratch] removes them
 //   - unfinished files beside a delivery: the next [NewUnfinished] there removes them
 //   - artifacts without an entry: a collection removes them like any others
-//   - files in tmp/, from a store without a scratch directory: they stay, and only
-//     take space
+//
+// Two kinds of files stay and only take space: files in tmp/, and a key text without an
+// entry.
 //
 // # Not on NFS
 //
@@ -108,8 +109,8 @@
 //     nfs(5), hosts do not see each other's locks at all.
 //   - rename(2) on NFS may fail although the file was renamed, if the server restarts.
 //     A file that is removed while it is open stays until then, as .nfsXXXX.
-//   - Attributes are cached, by default for up to a minute. A collector would not see that another
-//     host has just marked an artifact as used.
+//   - Attributes are cached, by default for up to a minute. A collector would not see
+//     that another host has just marked an artifact as used.
 //   - Each host has its own boot, so each would remove the other's trees.
 package cache
 

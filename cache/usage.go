@@ -67,8 +67,8 @@ func Contents(dir string, areas ...Area) ([]Item, error) {
 		return nil, err
 	}
 	all := make([]Item, 0, len(c.blobs)+len(c.others))
-	for _, h := range c.blobs {
-		all = append(all, *h)
+	for _, item := range c.blobs {
+		all = append(all, *item)
 	}
 	return append(all, c.others...), nil
 }
@@ -120,8 +120,8 @@ func scan(dir string, areas []Area) (*contents, error) {
 }
 
 func (c *contents) name(a Artifact, kind, node, output string) {
-	if h := c.blobs[a.Digest.Encoded()]; h != nil && h.Node == "" {
-		h.Kind, h.Node, h.Output = kind, node, output
+	if item := c.blobs[a.Digest.Encoded()]; item != nil && item.Node == "" {
+		item.Kind, item.Node, item.Output = kind, node, output
 	}
 }
 
@@ -166,8 +166,8 @@ func (c *contents) scanBlobs(dir string) error {
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, h := range found {
-		c.blobs[filepath.Base(h.File)] = h
+	for _, item := range found {
+		c.blobs[filepath.Base(item.File)] = item
 	}
 	return err
 }
@@ -233,38 +233,38 @@ func readSmall(dir int, name string, buf []byte) []byte {
 // scanTrees takes the size of a tree from its fingerprint file, if there is one.
 func (c *contents) scanTrees(view string) error {
 	for _, dir := range subdirectories(view) {
-		h := Item{Kind: KindTree, File: dir, Files: 1}
+		item := Item{Kind: KindTree, File: dir, Files: 1}
 		if fi, err := os.Stat(dir + fingerprintSuffix); err == nil {
-			h.Used = fi.ModTime()
+			item.Used = fi.ModTime()
 		}
 		text, _ := os.ReadFile(dir + fingerprintSuffix)
 		var err error
 		if f := strings.Fields(string(text)); len(f) == 2 {
-			h.Bytes, err = strconv.ParseInt(f[1], 10, 64)
+			item.Bytes, err = strconv.ParseInt(f[1], 10, 64)
 		}
-		if err != nil || h.Bytes == 0 {
-			h.Bytes = 0
-			err = eachFile(dir, func(_ string, fi fs.FileInfo) { h.Bytes += allocated(fi) })
+		if err != nil || item.Bytes == 0 {
+			item.Bytes = 0
+			err = eachFile(dir, func(_ string, fi fs.FileInfo) { item.Bytes += allocated(fi) })
 		}
 		if err != nil {
 			return err
 		}
 		c.mu.Lock()
-		c.others = append(c.others, h)
+		c.others = append(c.others, item)
 		c.mu.Unlock()
 	}
 	return nil
 }
 
 func (c *contents) scanArea(area Area, file string) error {
-	h := Item{Kind: area.Kind, File: file, area: area}
+	item := Item{Kind: area.Kind, File: file, area: area}
 	if fi, err := os.Lstat(file); err == nil {
-		h.Used = fi.ModTime()
+		item.Used = fi.ModTime()
 	}
-	err := eachFile(file, func(_ string, fi fs.FileInfo) { h.Files++; h.Bytes += allocated(fi) })
+	err := eachFile(file, func(_ string, fi fs.FileInfo) { item.Files++; item.Bytes += allocated(fi) })
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.others = append(c.others, h)
+	c.others = append(c.others, item)
 	return err
 }
 
