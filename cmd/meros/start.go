@@ -123,13 +123,13 @@ func bootable(e *env, b *built) ([]*vm.Machine, error) {
 	var machines []*vm.Machine
 	for _, m := range b.machines {
 		path := func(n *graph.Node, output string) string { return b.store.Path(b.result.Outputs[n][output].Digest) }
-		images, err := image.Chain(path(m.Image, "image"), path(m.Base, "image"))
+		images, err := image.Chain(path(m.Image, stages.OutImage), path(m.Base, stages.OutImage))
 		if err != nil {
 			return nil, err
 		}
 		kernel := m.KernelPath
 		if m.Kernel != nil {
-			kernel = path(m.Kernel, "kernel")
+			kernel = path(m.Kernel, stages.OutKernel)
 		}
 		var nics []vm.NIC
 		for _, n := range m.Networks {
@@ -141,11 +141,11 @@ func bootable(e *env, b *built) ([]*vm.Machine, error) {
 		}
 		var disks []vm.Disk
 		for _, d := range m.Disks {
-			disks = append(disks, vm.Disk{Label: d.Label, Image: path(d.Image, "image")})
+			disks = append(disks, vm.Disk{Label: d.Label, Image: path(d.Image, stages.OutImage)})
 		}
 		root := ""
 		if m.Used {
-			l, err := image.ReadLayout(path(m.Base, "layout"))
+			l, err := image.ReadLayout(path(m.Base, stages.OutLayout))
 			if err != nil {
 				return nil, err
 			}
@@ -153,7 +153,7 @@ func bootable(e *env, b *built) ([]*vm.Machine, error) {
 		}
 		machines = append(machines, &vm.Machine{
 			Root: root, Name: m.Name, Arch: m.Arch, Memory: m.Memory, CPUs: m.CPUs, KVM: m.KVM, Display: m.Display, Extra: m.QEMUArgs, User: m.User,
-			Kernel: kernel, Initrd: path(m.Initrd, "initrd"), Images: images, MAC: stages.ManagementMAC(b.manifest.Name, m.Name),
+			Kernel: kernel, Initrd: path(m.Initrd, stages.OutInitrd), Images: images, MAC: stages.ManagementMAC(b.manifest.Name, m.Name),
 			Disks: disks, NICs: nics, Shares: shares, After: m.DependsOn, Ready: m.Ready,
 		})
 	}
