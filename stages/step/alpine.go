@@ -15,8 +15,8 @@ import (
 	"meros/stages"
 )
 
-// stepAlpine unpacks a mini root file system.
-func stepAlpine(ctx context.Context, s *step) error {
+// alpine unpacks a mini root file system.
+func (s *step) alpine(ctx context.Context) error {
 	tree := filepath.Join(s.Work, "tree")
 	if err := UnpackRootFS(ctx, s.paths(stages.InRootFS)[0], tree, s.Work); err != nil {
 		return err
@@ -37,8 +37,8 @@ func stepAlpine(ctx context.Context, s *step) error {
 	return s.outputLayer(ctx, tree, true)
 }
 
-// stepApk installs packages and what boots the system.
-func stepApk(ctx context.Context, s *step) error {
+// apk installs packages and what boots the system.
+func (s *step) apk(ctx context.Context) error {
 	root, upper, err := s.writable(s.paths(stages.InLower))
 	if err != nil {
 		return err

@@ -15,8 +15,8 @@ import (
 	"meros/stages"
 )
 
-// stepBoot boots the machine once on a throw-away disk.
-func stepBoot(ctx context.Context, s *step) error {
+// boot boots the machine once on a throw-away disk.
+func (s *step) boot(ctx context.Context) error {
 	memory, err := strconv.ParseInt(s.Params[stages.ParamMemory], 10, 64)
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 	"meros/stages"
 )
 
-func stepBootstrap(ctx context.Context, s *step) error {
+func (s *step) bootstrap(ctx context.Context) error {
 	tree := filepath.Join(s.Out, stages.OutLayer+".tree")
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return err

@@ -9,8 +9,8 @@ import (
 	"meros/stages"
 )
 
-// stepFormat makes an empty disk.
-func stepFormat(ctx context.Context, s *step) error {
+// format makes an empty disk.
+func (s *step) format(ctx context.Context) error {
 	size, err := strconv.ParseInt(s.Params[stages.ParamSize], 10, 64)
 	if err != nil {
 		return err
@@ -19,8 +19,8 @@ func stepFormat(ctx context.Context, s *step) error {
 	return s.output(stages.OutImage, func(f *os.File) error { return image.Format(ctx, f, o) })
 }
 
-// stepConvert makes a further disk of an image.
-func stepConvert(ctx context.Context, s *step) error {
+// convert makes a further disk of an image.
+func (s *step) convert(ctx context.Context) error {
 	size, err := strconv.ParseInt(s.Params[stages.ParamSize], 10, 64)
 	if err != nil {
 		return err

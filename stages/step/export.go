@@ -24,8 +24,8 @@ import (
 	"meros/stages"
 )
 
-// stepExport puts a machine into a file.
-func stepExport(ctx context.Context, s *step) error {
+// export puts a machine into a file.
+func (s *step) export(ctx context.Context) error {
 	out := filepath.Join(s.Out, stages.OutFile)
 	zstd := s.Params[stages.ParamCompress] == "zstd"
 	switch format := s.Params[stages.ParamFormat]; format {

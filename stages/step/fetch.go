@@ -19,7 +19,7 @@ import (
 	"meros/stages"
 )
 
-func stepFetch(ctx context.Context, s *step) error {
+func (s *step) fetch(ctx context.Context) error {
 	var urls []string
 	if err := json.Unmarshal([]byte(s.Hints[stages.HintURLs]), &urls); err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 // resolvConf is the name server's address for hooks that have a network.
 const resolvConf = "resolv.conf"
 
-func stepHooks(ctx context.Context, s *step) error {
+func (s *step) hooks(ctx context.Context) error {
 	root, upper, err := s.writable(s.paths(stages.InLower))
 	if err != nil {
 		return err

@@ -29,9 +29,9 @@ func aroundHooks(root string) (func() error, error) {
 	return func() error { return errors.Join(remove(), guest.Settle(root)) }, nil
 }
 
-// stepHooksVM boots the machine on an overlay over its image, with an initrd
+// hooksVM boots the machine on an overlay over its image, with an initrd
 // that runs the hooks in it, and keeps what they have changed.
-func stepHooksVM(ctx context.Context, s *step) error {
+func (s *step) hooksVM(ctx context.Context) error {
 	dir, err := s.workDir("vm")
 	if err != nil {
 		return err
@@ -70,7 +70,7 @@ func stepHooksVM(ctx context.Context, s *step) error {
 	})
 }
 
-func (s *step) hooks() []graph.StepInput {
+func (s *step) hookScripts() []graph.StepInput {
 	var all []graph.StepInput
 	for _, l := range s.Locals {
 		if l.Name != stages.InKernel {
@@ -84,7 +84,7 @@ func (s *step) hooksInitrd(file string) error {
 	h := initrd.Hooks{Network: s.Params[stages.ParamNetwork] != "", Env: s.environment()}
 	h.Timeout, _ = time.ParseDuration(s.Hints[stages.HintTimeout])
 	var files []initrd.File
-	for i, hook := range s.hooks() {
+	for i, hook := range s.hookScripts() {
 		b, err := readHook(hook.Name, hook.Path)
 		if err != nil {
 			return err
@@ -135,7 +135,7 @@ func (s *step) runHooksGuest(ctx context.Context, dir string, q *qemu.Machine) e
 		}
 	}()
 	if limit, _ := time.ParseDuration(s.Hints[stages.HintTimeout]); limit > 0 {
-		all := stages.BootTimeout + time.Duration(len(s.hooks()))*(limit+time.Minute)
+		all := stages.BootTimeout + time.Duration(len(s.hookScripts()))*(limit+time.Minute)
 		t := time.AfterFunc(all, func() { stop(fmt.Errorf("the machine did not end in %v (--timeout gives its hooks more)", all)) })
 		defer t.Stop() // the guest keeps the limit of each hook, as long as its kernel is sound
 	}
@@ -144,7 +144,7 @@ func (s *step) runHooksGuest(ctx context.Context, dir string, q *qemu.Machine) e
 	switch {
 	case r.Error != "":
 		return guestError(r.Error+s.adviseGuest(r.Error), r.Hint)
-	case errors.Is(err, errSilent), err == nil && r.Ran != len(s.hooks()):
+	case errors.Is(err, errSilent), err == nil && r.Ran != len(s.hookScripts()):
 		return errors.New("the machine ended before its hooks did")
 	}
 	return err
@@ -152,7 +152,7 @@ func (s *step) runHooksGuest(ctx context.Context, dir string, q *qemu.Machine) e
 
 // adviseGuest is what helps the hook that failed in the machine, or "".
 func (s *step) adviseGuest(failure string) string {
-	for _, hook := range s.hooks() {
+	for _, hook := range s.hookScripts() {
 		if b, err := readHook(hook.Name, hook.Path); err == nil && strings.HasPrefix(failure, hook.Name+":") {
 			return adviseInstall(b, s.Params[stages.ParamNetwork] != "")
 		}

@@ -9,7 +9,7 @@ import (
 	"meros/stages"
 )
 
-func stepInitrd(_ context.Context, s *step) error {
+func (s *step) initrd(_ context.Context) error {
 	modules := ""
 	if in := s.paths(stages.InModules); len(in) > 0 {
 		modules = in[0]

@@ -14,8 +14,8 @@ import (
 	"meros/stages"
 )
 
-// stepKernel takes the kernel out of its package.
-func stepKernel(ctx context.Context, s *step) error {
+// kernel takes the kernel out of its package.
+func (s *step) kernel(ctx context.Context) error {
 	dest, err := s.workDir("kernel")
 	if err != nil {
 		return err

@@ -63,7 +63,7 @@ func (s *step) makeWith(ctx context.Context, k kernelTree, objects string, stdio
 // no key: it only makes a compilation faster.
 const compilerCache = "/ccache"
 
-func stepKernelCompile(ctx context.Context, s *step) error {
+func (s *step) kernelCompile(ctx context.Context) error {
 	k, err := s.kernelTree()
 	if err != nil {
 		return err

@@ -17,9 +17,9 @@ import (
 	"meros/stages"
 )
 
-// stepKernelConfig makes the configuration and checks that all that was asked
+// kernelConfig makes the configuration and checks that all that was asked
 // for is in it.
-func stepKernelConfig(ctx context.Context, s *step) error {
+func (s *step) kernelConfig(ctx context.Context) error {
 	k, err := s.kernelTree()
 	if err != nil {
 		return err
@@ -100,10 +100,10 @@ func copyConfig(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// stepKernelMenu lets a person change a configuration, and gives as a fragment
+// kernelMenu lets a person change a configuration, and gives as a fragment
 // what differs afterwards of what a person chooses: savedefconfig leaves out
 // all that follows from other options.
-func stepKernelMenu(ctx context.Context, s *step) error {
+func (s *step) kernelMenu(ctx context.Context) error {
 	k, err := s.kernelTree()
 	if err != nil {
 		return err

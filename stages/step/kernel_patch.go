@@ -18,8 +18,8 @@ var (
 	patching = regexp.MustCompile(`^(?:patching|checking) file (.*)$`)
 )
 
-// stepKernelPatch applies patches and keeps what they change.
-func stepKernelPatch(ctx context.Context, s *step) error {
+// kernelPatch applies patches and keeps what they change.
+func (s *step) kernelPatch(ctx context.Context) error {
 	tools, _, err := s.writable(s.paths(stages.InTools))
 	if err != nil {
 		return err

@@ -24,7 +24,7 @@ import (
 // whether they are older than what is made of them.
 var sourceTime = time.Unix(1, 0)
 
-func stepKernelSource(ctx context.Context, s *step) error {
+func (s *step) kernelSource(ctx context.Context) error {
 	dir := filepath.Join(s.Out, stages.OutSource+".tree")
 	t, err := kernel.NewTree(dir)
 	if err != nil {

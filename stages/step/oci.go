@@ -12,8 +12,8 @@ import (
 	"meros/stages"
 )
 
-// stepOCI makes a layer of ours of one of an image of containers.
-func stepOCI(ctx context.Context, s *step) error {
+// oci makes a layer of ours of one of an image of containers.
+func (s *step) oci(ctx context.Context) error {
 	lower := ""
 	if below := s.paths(stages.InLower); len(below) > 0 {
 		var err error

@@ -13,7 +13,7 @@ import (
 	"meros/stages"
 )
 
-func stepOverlay(ctx context.Context, s *step) error {
+func (s *step) overlay(ctx context.Context) error {
 	base, err := s.lower(s.paths(stages.InLower))
 	if err != nil {
 		return err

@@ -24,7 +24,7 @@ func (s *step) imageOptions(content []graph.StepInput) image.Options {
 	return image.Options{Size: size, Free: free << 20, Label: s.Params[stages.ParamLabel], Seed: seed.String(), Epoch: s.epoch(), Work: s.Work, Log: s.log}
 }
 
-func stepPack(ctx context.Context, s *step) error {
+func (s *step) pack(ctx context.Context) error {
 	tree, err := s.lower(s.paths(stages.InLower))
 	if err != nil {
 		return err
@@ -33,9 +33,9 @@ func stepPack(ctx context.Context, s *step) error {
 	return s.output(stages.OutImage, func(f *os.File) error { return image.FromTree(ctx, f, tree, o) })
 }
 
-// stepDelta makes the difference to the base image, or a whole image where
+// delta makes the difference to the base image, or a whole image where
 // that is not possible or not worth it.
-func stepDelta(ctx context.Context, s *step) error {
+func (s *step) delta(ctx context.Context) error {
 	lower, err := s.lower(s.paths(stages.InLower))
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ func stepDelta(ctx context.Context, s *step) error {
 // imageName is what an image calls the one below it: the same everywhere.
 func imageName(in graph.StepInput) string { return "sha256-" + in.Digest.Encoded() + ".qcow2" }
 
-func stepDisk(ctx context.Context, s *step) error {
+func (s *step) disk(ctx context.Context) error {
 	chain, err := image.Chain(s.paths(stages.InImage)[0], s.paths(stages.InBase)[0])
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 	"meros/stages"
 )
 
-func stepPackages(ctx context.Context, s *step) error {
+func (s *step) packages(ctx context.Context) error {
 	root, upper, err := s.writable(s.paths(stages.InLower))
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 	"meros/stages"
 )
 
-func stepPersonalize(ctx context.Context, s *step) error {
+func (s *step) personalize(ctx context.Context) error {
 	var p stages.Personality
 	if err := json.Unmarshal([]byte(s.Params[stages.ParamMachine]), &p); err != nil {
 		return err

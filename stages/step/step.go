@@ -36,34 +36,34 @@ type step struct {
 }
 
 // steps are the stages that meros itself carries out, by name.
-var steps = map[string]func(context.Context, *step) error{
-	"fetch":       stepFetch,
-	"bootstrap":   stepBootstrap,
-	"alpine":      stepAlpine,
-	"apk":         stepApk,
-	"packages":    stepPackages,
-	"overlay":     stepOverlay,
-	"hooks":       stepHooks,
-	"hooks-vm":    stepHooksVM,
-	"personalize": stepPersonalize,
-	"pack":        stepPack,
-	"delta":       stepDelta,
-	"disk":        stepDisk,
-	"format":      stepFormat,
-	"convert":     stepConvert,
-	"use":         stepUse,
-	"oci":         stepOCI,
-	"export":      stepExport,
-	"kernel":      stepKernel,
-	"initrd":      stepInitrd,
-	"boot":        stepBoot,
+var steps = map[string]func(*step, context.Context) error{
+	"fetch":       (*step).fetch,
+	"bootstrap":   (*step).bootstrap,
+	"alpine":      (*step).alpine,
+	"apk":         (*step).apk,
+	"packages":    (*step).packages,
+	"overlay":     (*step).overlay,
+	"hooks":       (*step).hooks,
+	"hooks-vm":    (*step).hooksVM,
+	"personalize": (*step).personalize,
+	"pack":        (*step).pack,
+	"delta":       (*step).delta,
+	"disk":        (*step).disk,
+	"format":      (*step).format,
+	"convert":     (*step).convert,
+	"use":         (*step).use,
+	"oci":         (*step).oci,
+	"export":      (*step).export,
+	"kernel":      (*step).kernel,
+	"initrd":      (*step).initrd,
+	"boot":        (*step).boot,
 
-	"kernel-source":  stepKernelSource,
-	"kernel-patch":   stepKernelPatch,
-	"kernel-config":  stepKernelConfig,
-	"kernel-compile": stepKernelCompile,
-	"kernel-menu":    stepKernelMenu,
-	"copy":           stepCopy,
+	"kernel-source":  (*step).kernelSource,
+	"kernel-patch":   (*step).kernelPatch,
+	"kernel-config":  (*step).kernelConfig,
+	"kernel-compile": (*step).kernelCompile,
+	"kernel-menu":    (*step).kernelMenu,
+	"copy":           (*step).copy,
 }
 
 // Main carries out the stage that a file describes. If it fails, Main sends the
@@ -101,7 +101,7 @@ func (s *step) run(ctx context.Context) error {
 	if shell {
 		s.log = struct{ io.Writer }{os.Stdout} // foreign programs get a pipe, not the terminal
 	}
-	err := s.named(steps[s.Stage](ctx, s))
+	err := s.named(steps[s.Stage](s, ctx))
 	if err != nil && shell && !s.looked {
 		fmt.Fprintf(s.log, "\n%v\nThis is the inside of the stage %s; what it is made of is in /in, what it made in %s. Leave it with exit.\n", err, s.Stage, s.Work)
 		unix.IoctlSetInt(0, unix.TCFLSH, unix.TCIFLUSH) // nothing but what the user types from now on

@@ -20,8 +20,8 @@ import (
 	"meros/stages"
 )
 
-// stepUse makes a base of somebody else's image.
-func stepUse(ctx context.Context, s *step) error {
+// use makes a base of somebody else's image.
+func (s *step) use(ctx context.Context) error {
 	disk, err := image.OpenForeign(ctx, s.given(stages.InImage), s.imageOptions(nil))
 	if err != nil {
 		return err
