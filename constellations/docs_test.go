@@ -150,6 +150,35 @@ func TestManifestDocument(t *testing.T) {
 	}
 }
 
+// TestDocumentedManifests loads every manifest in README.md and docs/.
+func TestDocumentedManifests(t *testing.T) {
+	files, _ := filepath.Glob("../docs/*.md")
+	found := 0
+	for _, file := range append(files, "../README.md") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var block strings.Builder
+		for line := range strings.Lines(string(text) + "\nend\n") {
+			if code, ok := strings.CutPrefix(line, "    "); ok {
+				block.WriteString(code)
+				continue
+			}
+			if code := block.String(); strings.Contains(code, "virtual_machines:\n") {
+				found++
+				if _, err := Parse("shop", filepath.Base(file), []byte(code)); err != nil {
+					t.Errorf("%s: %v in\n%s", file, err, code)
+				}
+			}
+			block.Reset()
+		}
+	}
+	if found < 80 {
+		t.Errorf("found only %d manifests", found)
+	}
+}
+
 func compiledSchema(t *testing.T) *jsonschema.Schema {
 	t.Helper()
 	text, err := json.Marshal(Schema())
