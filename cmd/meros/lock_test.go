@@ -1,3 +1,5 @@
+// This file tests that processes share the file of a lock, and what it retains.
+
 package main
 
 import (
@@ -21,12 +23,12 @@ import (
 	"meros/stages"
 )
 
-// lockServer has an archive for each machine of a constellation; who asks for
-// the first one's is kept waiting.
+// lockServer serves an archive for each machine of a constellation. A request for
+// the archive of the machine "one" waits.
 type lockServer struct {
 	*httptest.Server
-	asked   chan bool // for the first one's
-	release chan bool
+	asked   chan bool // gets a value when that request arrives
+	release chan bool // a value lets it go on
 }
 
 func newLockServer(t *testing.T) *lockServer {
@@ -45,13 +47,14 @@ func newLockServer(t *testing.T) *lockServer {
 	return s
 }
 
-// sourceLine is what the lock has to say of a machine's archive.
+// sourceLine returns the line of the lock for a machine's archive.
 func (s *lockServer) sourceLine(machine string) string {
 	name := "/" + machine + ".tar.gz"
 	return fmt.Sprintf("source tarball %s%s %d %x\n", s.URL, name, len(name), sha256.Sum256([]byte(name)))
 }
 
-// project has a lock of which only the kernels' sources are to be asked for.
+// project returns a project whose lock pins everything. Its pins of the kernels'
+// sources are out of date.
 func (s *lockServer) project(t *testing.T) *lab.Project {
 	t.Helper()
 	p := lab.New(t, map[string]string{"constellations/c/manifest.yml": fmt.Sprintf("virtual_machines:\n  one: {kernel: {source: '%[1]s/one.tar.gz'}}\n  two: {kernel: {source: '%[1]s/two.tar.gz'}}\n", s.URL)})
@@ -81,11 +84,11 @@ func (s *lockServer) project(t *testing.T) *lab.Project {
 	return p
 }
 
-// started is a process of the program that changes the lock.
+// started is a running `meros update`.
 type started struct {
 	*exec.Cmd
-	waits chan bool // for another one; closed when it ends
-	ended chan error
+	waits chan bool  // gets true when the process waits for another; closed when it ends
+	ended chan error // gets the result of the process
 }
 
 func startUpdate(t *testing.T, p *lab.Project, machine string) *started {
@@ -111,20 +114,20 @@ func startUpdate(t *testing.T, p *lab.Project, machine string) *started {
 	return s
 }
 
-// within fails the test if a process does not come to something.
+// within returns a value from c. The test fails if there is none in time.
 func within[T any](t *testing.T, c <-chan T) T {
 	t.Helper()
 	select {
 	case v := <-c:
 		return v
 	case <-time.After(lab.Timeout(t, time.Minute)):
-		t.Fatal("nothing comes of it")
+		t.Fatal("timeout")
 		panic("unreachable")
 	}
 }
 
-// Of two processes that change one lock at the same time, neither loses what
-// the other pins.
+// If two processes change a lock at the same time, both keep the pins of the
+// other.
 func TestLockTwice(t *testing.T) {
 	s := newLockServer(t)
 	p := s.project(t)
@@ -132,7 +135,7 @@ func TestLockTwice(t *testing.T) {
 	within(t, s.asked)
 	two := startUpdate(t, p, "two")
 	if !within(t, two.waits) {
-		t.Error("the second one does not wait")
+		t.Error("the second process does not wait")
 	}
 	s.release <- true
 	for _, c := range []*started{one, two} {
@@ -143,12 +146,13 @@ func TestLockTwice(t *testing.T) {
 	lock := readFile(t, p.Path("constellations/c/meros.lock"))
 	for _, machine := range []string{"one", "two"} {
 		if !strings.Contains(lock, s.sourceLine(machine)) {
-			t.Errorf("what was pinned for %s is lost:\n%s", machine, lock)
+			t.Errorf("the pin of %s is lost:\n%s", machine, lock)
 		}
 	}
 }
 
-// Who waits for a lock can be interrupted, and goes on when its holder is killed.
+// A process that waits for a lock can be interrupted. It continues when the holder
+// is killed.
 func TestLockHeld(t *testing.T) {
 	s := newLockServer(t)
 	p := s.project(t)
@@ -159,7 +163,7 @@ func TestLockHeld(t *testing.T) {
 	two.Process.Signal(syscall.SIGTERM)
 	within(t, two.ended)
 	if code := two.ProcessState.ExitCode(); code != exitInterrupted {
-		t.Errorf("it ends with %d", code)
+		t.Errorf("the interrupted process ends with status %d, want %d", code, exitInterrupted)
 	}
 	again := startUpdate(t, p, "two")
 	within(t, again.waits)
@@ -168,9 +172,9 @@ func TestLockHeld(t *testing.T) {
 		t.Error(err)
 	}
 	if lock := readFile(t, p.Path("constellations/c/meros.lock")); !strings.Contains(lock, s.sourceLine("two")) {
-		t.Errorf("nothing is pinned:\n%s", lock)
+		t.Errorf("the lock has no pin of two:\n%s", lock)
 	}
-	// What they left is removed by the next build, whatever comes of that.
+	// The next build removes their unfinished files, even if it fails.
 	p.Write(t, "constellations/c/.meros.lock-123", "meros-l")
 	p.Write(t, "constellations/c/manifest.yml", "virtual_machines:\n  one: {base: nowhere.qcow2}\n")
 	fails(t, p.Run(t, "build", "c", "--rootfs-only", "--locked"), 1, "nowhere.qcow2 does not exist")
@@ -182,8 +186,8 @@ func TestLockHeld(t *testing.T) {
 	}
 }
 
-// What is written has what the manifest needs that was read, and what it needs
-// by now; images that only --use names stay, and nothing else.
+// writeLock retains the pins for the manifest that was read, for the manifest as it
+// is now, and for images of --use. It drops all others.
 func TestWriteLockPrunes(t *testing.T) {
 	s := newLockServer(t)
 	p := s.project(t)
@@ -209,12 +213,12 @@ func TestWriteLockPrunes(t *testing.T) {
 	if lock, err = readLock(m); err != nil {
 		t.Fatal(err)
 	}
-	var kept []string
+	var retained []string
 	for _, source := range lock.Sources {
-		kept = append(kept, strings.TrimSuffix(path.Base(source.URL), ".tar.gz"))
+		retained = append(retained, strings.TrimSuffix(path.Base(source.URL), ".tar.gz"))
 	}
-	slices.Sort(kept)
-	if want := []string{"new", "one", "two", "used"}; !slices.Equal(kept, want) {
-		t.Errorf("it has %q, want %q", kept, want)
+	slices.Sort(retained)
+	if want := []string{"new", "one", "two", "used"}; !slices.Equal(retained, want) {
+		t.Errorf("the lock has %q, want %q", retained, want)
 	}
 }

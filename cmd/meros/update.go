@@ -12,8 +12,8 @@ import (
 
 type updateCmd struct {
 	Constellation string   `arg:"" optional:"" help:"Name of a directory below constellations/; default: all of them."`
-	Machine       []string `arg:"" optional:"" help:"Only what these machines use."`
-	Kernel        bool     `help:"Only the sources of kernels."`
+	Machine       []string `arg:"" optional:"" help:"Update only the pins of these machines."`
+	Kernel        bool     `help:"Update only the sources of kernels."`
 }
 
 // Run implements the verb.

@@ -16,8 +16,8 @@ import (
 	"meros/runner/debian"
 )
 
-// smallArchive is a directory that apt's own user can read, with an archive of
-// one package that key has signed.
+// smallArchive makes an archive of one package that key has signed. Its directory
+// is readable for apt's own user.
 func smallArchive(t *testing.T, key *lab.ReleaseKey) string {
 	t.Helper()
 	lab.Need(t, "dpkg-deb")
@@ -40,7 +40,7 @@ func smallArchive(t *testing.T, key *lab.ReleaseKey) string {
 	return dir
 }
 
-// worldDir is a directory that apt's own user can reach.
+// worldDir creates a directory that apt's own user can reach.
 func worldDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "meros-archive-")
@@ -54,8 +54,8 @@ func worldDir(t *testing.T) string {
 	return dir
 }
 
-// Each of the manifest's keys may sign, in whichever form and under whichever
-// name it is there.
+// Each of the manifest's keys may sign, whatever its format and the name of its
+// file.
 func TestKeyrings(t *testing.T) {
 	t.Parallel()
 	lab.Need(t, "gpg", "apt-get")
@@ -85,7 +85,7 @@ func TestKeyrings(t *testing.T) {
 	alpine := write("alpine.rsa.pub", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
 	for name, c := range map[string]struct {
 		keys []string
-		says string // "" is success
+		err  string // "" is success
 	}{
 		"one":                {[]string{signer.Keyring}, ""},
 		"second":             {[]string{a.Keyring, signer.Keyring}, ""},
@@ -100,14 +100,14 @@ func TestKeyrings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := openWith(t, archive, c.keys)
-			if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
-				t.Errorf("%v, want %q", err, c.says)
+			if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+				t.Errorf("%v, want %q", err, c.err)
 			}
 		})
 	}
 }
 
-// openWith reads an archive as a lock does, with the keys in the manifest.
+// openWith opens a resolver with keys from a manifest.
 func openWith(t *testing.T, archive string, keys []string) error {
 	t.Helper()
 	root := t.TempDir()
