@@ -1,3 +1,6 @@
+// This file writes initrds: the shared one of a kernel, and the one of a run,
+// which adds the files of one machine.
+
 package initrd
 
 import (
@@ -11,13 +14,14 @@ import (
 	"strings"
 )
 
-// moduleDir holds the kernel modules of an initrd, and the file order the
-// names of those to load, in that order.
+// moduleDir holds the kernel modules of an initrd. Its file order lists the
+// modules to load, in that order.
 const moduleDir = "modules"
 
-// Build writes an initrd whose /init is the program at init, which must end
-// up in [Main] when it is process 1 and needs the libraries, by path, with the kernel modules in the directory
-// modules ("" is none): order names them in the order in which to load them.
+// Build writes an initrd whose /init is the program at init. As process 1 that
+// program must call [Main]. libraries are the files that it loads, by path.
+// modules is a directory of kernel modules, or ""; its file order lists them in
+// the order in which to load them.
 func Build(w io.Writer, init, modules string, libraries map[string]string) error {
 	program, err := loadable(init)
 	if err != nil {
@@ -37,7 +41,7 @@ func Build(w io.Writer, init, modules string, libraries map[string]string) error
 		for s := bufio.NewScanner(order); s.Scan(); {
 			name := s.Text()
 			if name == "" || strings.ContainsAny(name, "/\x00") {
-				return fmt.Errorf("%q cannot be a module's file name", name)
+				return fmt.Errorf("invalid module file name %q", name)
 			}
 			names.WriteString(name + "\n")
 			files = append(files, File{Name: moduleDir + "/" + name, Mode: 0o644, Source: filepath.Join(modules, name)})
@@ -47,22 +51,22 @@ func Build(w io.Writer, init, modules string, libraries map[string]string) error
 	return WriteCpio(w, files)
 }
 
-// runDir is where an initrd finds the files that are one machine's alone.
+// runDir is the directory in an initrd with the files of one machine.
 const runDir = "meros-run"
 
-// WriteRun makes file from the initrd base and the files, which the guest's
-// root gets before its init starts: secrets and what is bound late. The file
-// is readable by its owner alone from its first byte on.
+// WriteRun creates file from the initrd base and more files: secrets and late
+// settings. They are copied into the guest's root before its init starts. Only
+// its owner can ever read file.
 func WriteRun(file, base string, files []File) error {
-	inside := make([]File, len(files))
+	renamed := make([]File, len(files))
 	for i, f := range files {
 		f.Name = runDir + "/" + f.Name
-		inside[i] = f
+		renamed[i] = f
 	}
-	return appendFiles(file, base, inside)
+	return appendFiles(file, base, renamed)
 }
 
-// appendFiles makes file from the initrd base and more files.
+// appendFiles creates file from the initrd base and more files.
 func appendFiles(file, base string, files []File) (err error) {
 	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -80,8 +84,9 @@ func appendFiles(file, base string, files []File) (err error) {
 	return WriteCpio(out, files)
 }
 
-// loadable is what of a program the kernel loads: its end, symbols and debug
-// information, is left out. What remains of the header names no sections.
+// loadable returns the part of a program that the kernel loads. It omits the
+// symbols and debug information at the end, and clears the section table in the
+// header.
 func loadable(program string) ([]byte, error) {
 	f, err := elf.Open(program)
 	if err != nil {

@@ -1,5 +1,6 @@
-// Package initrd makes the small first root file system that finds a guest's
-// disk, and is the program that runs in it.
+// Package initrd writes the small first root file system of a guest and contains
+// the program that runs in it: it finds the disk and starts the guest's init, runs
+// hooks, or works on a root file system. It does not know how the guest is started.
 package initrd
 
 import (
@@ -11,13 +12,13 @@ import (
 	"sort"
 )
 
-// File is an entry of an archive. Directories above it are made as needed.
+// File is an entry of an archive. Missing parent directories are added.
 type File struct {
 	Name     string // without a leading /
 	Mode     uint32 // permission bits
 	UID, GID int
 	Data     []byte
-	Source   string // file of the host to take the content from, instead of Data
+	Source   string // file of the host with the content, instead of Data
 	Link     string // target, if it is a symbolic link
 	Char     [2]int // device numbers, if it is a character device
 }
@@ -30,9 +31,9 @@ const (
 	typeChar = 0o020000
 )
 
-// WriteCpio writes the files as a "newc" archive, as the kernel document
-// driver-api/early-userspace/buffer-format wants it: sorted, without times,
-// padded so that another archive can follow.
+// WriteCpio writes the files as a "newc" archive, in the format of the kernel
+// document driver-api/early-userspace/buffer-format. The archive is sorted, has no
+// times, and is padded so that another archive can follow.
 func WriteCpio(w io.Writer, files []File) error {
 	c := &cpioWriter{w: w}
 	dirs := make(map[string]bool)
@@ -96,7 +97,7 @@ func (c *cpioWriter) file(f File) error {
 func (c *cpioWriter) entry(name string, mode uint32, uid, gid int, size int64, dev [2]int) error {
 	c.inode++
 	if size > 0xffffffff {
-		return fmt.Errorf("%d bytes are too many for a cpio archive", size)
+		return fmt.Errorf("%d bytes exceed the limit of a cpio archive", size)
 	}
 	h := fmt.Sprintf("070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%s\x00",
 		c.inode, mode, uid, gid, 1, 0, size, 0, 0, dev[0], dev[1], len(name)+1, 0, name)

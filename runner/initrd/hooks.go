@@ -1,3 +1,6 @@
+// This file runs hooks in the root file system of a guest and reports the result
+// on a virtio port.
+
 package initrd
 
 import (
@@ -21,35 +24,36 @@ import (
 	"meros/runner/hint"
 )
 
-// hooksDir is where an initrd that is to run hooks finds them, in the order of
-// their names, and what there is to say of them.
+// hooksDir is the directory in an initrd with the hooks to run and their
+// configuration.
 const hooksDir = "meros-hooks"
 
-// The virtio ports of a guest that runs hooks.
+// Virtio ports of a guest that runs hooks.
 const (
-	HooksLogPort    = "meros.log"    // what they write
-	HooksResultPort = "meros.result" // a HooksResult as JSON
+	HooksLogPort    = "meros.log"    // the hooks' output
+	HooksResultPort = "meros.result" // a [HooksResult] as JSON
 )
 
-// Hooks are scripts that run in a booted system, before its init would.
+// Hooks are scripts that run in the root file system of a booted guest, in place
+// of its init.
 type Hooks struct {
-	Names   []string      `json:"names"`   // of the files, without directories
-	Shown   []string      `json:"shown"`   // how people call them
-	Env     []string      `json:"env"`     // all of it
-	Timeout time.Duration `json:"timeout"` // of each; 0 is none
-	Network bool          `json:"network"` // QEMU's user networking is there
+	Names   []string      `json:"names"`   // file names, in order, without directories
+	Shown   []string      `json:"shown"`   // the names for people
+	Env     []string      `json:"env"`     // complete: nothing is inherited
+	Timeout time.Duration `json:"timeout"` // for each hook; 0 means no limit
+	Network bool          `json:"network"` // QEMU's user networking is available
 
-	made string // a file that was made to be mounted upon
+	made string // the file that was created as a mount point, or ""
 }
 
-// HooksResult is how they ended.
+// HooksResult reports how the hooks ended.
 type HooksResult struct {
-	Ran   int    `json:"ran"`             // that ended well
-	Error string `json:"error,omitempty"` // of the one that did not
+	Ran   int    `json:"ran"`             // the number of hooks that succeeded
+	Error string `json:"error,omitempty"` // the error of the hook that failed
 	Hint  string `json:"hint,omitempty"`  // the next steps after Error, one a line
 }
 
-// WriteHooks makes file from the initrd base: a guest that starts with it runs
+// WriteHooks creates file from the initrd base. A guest that boots with it runs
 // the scripts in its root file system and powers off.
 func WriteHooks(file, base string, h Hooks, scripts []File) error {
 	config, err := json.Marshal(h)
@@ -64,11 +68,11 @@ func WriteHooks(file, base string, h Hooks, scripts []File) error {
 	return appendFiles(file, base, files)
 }
 
-// Around is what is done to a root before hooks run in it, and after they did.
+// Around prepares a root for hooks and returns the function that restores it.
 type Around func(root string) (after func() error, err error)
 
-// runHooks does what the initrd says of hooks, and tells the result. false is
-// that there are none.
+// runHooks runs the hooks of the initrd, reports the result and powers off. It
+// returns false if the initrd has no hooks.
 func runHooks(around Around) (bool, error) {
 	var h Hooks
 	if there, err := readConfig(hooksDir+"/config", &h); !there || err != nil {
@@ -82,7 +86,7 @@ func runHooks(around Around) (bool, error) {
 	if err != nil {
 		return true, err
 	}
-	signal.Notify(make(chan os.Signal, 1)) // what a hook sends to process 1 must not end it, and with it the kernel
+	signal.Notify(make(chan os.Signal, 1)) // a hook's signal must not end process 1: the kernel would panic
 	ran, err := h.run(log, around)
 	err = errors.Join(err, h.leaveRoot())
 	r := HooksResult{Ran: ran}
@@ -92,7 +96,8 @@ func runHooks(around Around) (bool, error) {
 	return true, end(result, r)
 }
 
-// readConfig reads what an initrd says into v, if it has the file.
+// readConfig decodes a file of the initrd into v, and reports whether the initrd
+// has it.
 func readConfig(name string, v any) (there bool, err error) {
 	b, err := os.ReadFile("/" + name)
 	if errors.Is(err, os.ErrNotExist) {
@@ -104,7 +109,7 @@ func readConfig(name string, v any) (there bool, err error) {
 	return true, err
 }
 
-// end tells the result and turns the machine off.
+// end reports the result and powers the machine off.
 func end(port *os.File, result any) error {
 	if err := json.NewEncoder(port).Encode(result); err != nil {
 		return err
@@ -113,10 +118,10 @@ func end(port *os.File, result any) error {
 	select {}
 }
 
-// portWait is how long a port may take to appear.
+// portWait is the timeout for a port to appear.
 const portWait = 30 * time.Second
 
-// openPort opens a virtio port by its name, which sysfs tells.
+// openPort opens the virtio port whose name in sysfs is name.
 func openPort(name string) (*os.File, error) {
 	for end := time.Now().Add(portWait); ; time.Sleep(5 * time.Millisecond) {
 		all, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
@@ -126,7 +131,7 @@ func openPort(name string) (*os.File, error) {
 			}
 		}
 		if time.Now().After(end) {
-			return nil, fmt.Errorf("the port %s did not appear: the kernel lacks virtio_console", name)
+			return nil, hint.Add(fmt.Errorf("the virtio port %s did not appear", name), "use a kernel with virtio_console")
 		}
 	}
 }
@@ -160,7 +165,7 @@ func (h *Hooks) run(log *os.File, around Around) (ran int, err error) {
 	return ran, after()
 }
 
-// enterRoot gives the root what programs expect there.
+// enterRoot mounts the file systems that programs expect in a root.
 func enterRoot() error {
 	for _, m := range []struct{ kind, dir, options string }{
 		{"proc", "proc", ""}, {"sysfs", "sys", ""}, {"devtmpfs", "dev", ""}, {"devpts", "dev/pts", "ptmxmode=0666"}, {"tmpfs", "dev/shm", "mode=1777"},
@@ -177,11 +182,12 @@ func enterRoot() error {
 	return nil
 }
 
-// resolvFile names the name server, in the initrd and in the system.
+// resolvFile configures the resolver.
 const resolvFile = "etc/resolv.conf"
 
-// showResolver mounts a file over what the system's resolv.conf stands for: it
-// may be a link to what only a running system has. No link leads out of it.
+// showResolver mounts a file over the system's resolv.conf, or over the target of
+// that link, which may only exist in a running system. No link leads out of the
+// root.
 func (h *Hooks) showResolver() error {
 	const file = "/resolv.conf"
 	if err := os.WriteFile(file, []byte("nameserver "+userResolver+"\n"), 0o644); err != nil {
@@ -252,21 +258,21 @@ func userNetwork() error {
 		}
 		return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(userGateway)})
 	}
-	return errors.New("there is no network device: the kernel lacks virtio_net")
+	return hint.Add(errors.New("there is no virtio network device"), "use a kernel with virtio_net")
 }
 
-// hook runs one script in the root, from a place that is not on the disk, and
-// ends all that it has started.
+// hook runs one script in the root and kills every process that it left behind.
+// The script's file is on a tmpfs, not on the disk.
 func (h *Hooks) hook(name string, log *os.File) error {
 	b, err := os.ReadFile("/" + hooksDir + "/" + name)
 	if err != nil {
 		return err
 	}
-	inside := filepath.Join("/run/meros", name)
+	file := filepath.Join("/run/meros", name)
 	if err := os.MkdirAll(filepath.Join(newRoot, "run/meros"), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(newRoot+inside, b, 0o755); err != nil {
+	if err := os.WriteFile(newRoot+file, b, 0o755); err != nil {
 		return err
 	}
 	ctx := context.Background()
@@ -275,24 +281,24 @@ func (h *Hooks) hook(name string, log *os.File) error {
 		ctx, cancel = context.WithTimeout(ctx, h.Timeout)
 		defer cancel()
 	}
-	cmd := exec.CommandContext(ctx, inside)
+	cmd := exec.CommandContext(ctx, file)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", h.Env, log, log
 	cmd.SysProcAttr = &unix.SysProcAttr{Chroot: newRoot, Setsid: true}
 	err = cmd.Run()
-	unix.Kill(-1, unix.SIGKILL) // all but process 1, kill(2)
+	unix.Kill(-1, unix.SIGKILL) // every process but process 1, kill(2)
 	for {
 		if _, werr := unix.Wait4(-1, nil, 0, nil); werr != nil && werr != unix.EINTR {
-			break // there are no more
+			break // no child is left
 		}
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("it took longer than %v (--timeout gives it more)", h.Timeout)
+		return hint.Add(fmt.Errorf("timed out after %v", h.Timeout), "a longer `--timeout` gives the hook more time")
 	}
 	return err
 }
 
-// leaveRoot makes the disk complete: whatever hooks have mounted goes, the last
-// first, and blocks of files that are gone are given back.
+// leaveRoot completes the disk. It unmounts everything that hooks mounted, the
+// latest first, and discards the blocks of deleted files.
 func (h *Hooks) leaveRoot() error {
 	unix.Sync()
 	swaps, _ := os.ReadFile("/proc/swaps")
@@ -314,20 +320,20 @@ func (h *Hooks) leaveRoot() error {
 		}
 	}
 	if h.made != "" {
-		os.Remove(h.made) // it was only mounted upon
+		os.Remove(h.made)
 	}
 	detachLoops()
 	trim(newRoot)
 	for len(mountsBelow(newRoot)) > 0 {
 		if err := unix.Unmount(newRoot, 0); err != nil {
-			return fmt.Errorf("unmount the root (a hook has left something that uses it): %w", err)
+			return hint.Add(fmt.Errorf("unmount the root: %w", err), "a hook left something that uses the disk: unmount or detach it at the hook's end")
 		}
 	}
 	return nil
 }
 
-// mountsBelow are the places at and below dir that something is mounted at, in
-// the order in which that was done, proc_pid_mountinfo(5).
+// mountsBelow returns the mount points at and below dir, oldest first,
+// proc_pid_mountinfo(5).
 func mountsBelow(dir string) []string {
 	b, _ := os.ReadFile("/proc/self/mountinfo")
 	var all []string
@@ -344,7 +350,7 @@ func mountsBelow(dir string) []string {
 	return all
 }
 
-// detachLoops takes files of the disk from loop devices, loop(4).
+// detachLoops detaches the files of all loop devices, loop(4).
 func detachLoops() {
 	devices, _ := filepath.Glob("/dev/loop[0-9]*")
 	for _, d := range devices {
@@ -355,7 +361,8 @@ func detachLoops() {
 	}
 }
 
-// trim gives back what is free in a file system, ioctl_fitrim in linux/fs.h.
+// trim discards the free blocks of a file system, FITRIM of linux/fs.h. On error
+// the image is only larger.
 func trim(dir string) {
 	const fitrim = 0xc0185879
 	f, err := os.Open(dir)
@@ -364,5 +371,5 @@ func trim(dir string) {
 	}
 	defer f.Close()
 	whole := struct{ start, length, least uint64 }{0, 1<<64 - 1, 0}
-	unix.Syscall(unix.SYS_IOCTL, f.Fd(), fitrim, uintptr(unsafe.Pointer(&whole))) // it only makes the image smaller
+	unix.Syscall(unix.SYS_IOCTL, f.Fd(), fitrim, uintptr(unsafe.Pointer(&whole)))
 }

@@ -1,3 +1,6 @@
+// This file tests the archives of initrds, and how a machine's own files get into
+// its root.
+
 package initrd
 
 import (
@@ -14,7 +17,7 @@ import (
 	"meros/bench/lab"
 )
 
-// cpioList is what cpio(1) makes of an archive.
+// cpioList returns the entries that cpio(1) finds in an archive.
 func cpioList(t *testing.T, archive []byte) []string {
 	t.Helper()
 	lab.Need(t, "cpio")
@@ -54,10 +57,10 @@ func TestCpio(t *testing.T) {
 	}
 	slices.Reverse(files)
 	if err := WriteCpio(&second, files); err != nil || !bytes.Equal(first.Bytes(), second.Bytes()) {
-		t.Errorf("the order of the files is seen in the archive, %v", err)
+		t.Errorf("the archive depends on the order of the files, %v", err)
 	}
 	if first.Len()%512 != 0 {
-		t.Errorf("%d bytes: nothing can follow", first.Len())
+		t.Errorf("%d bytes: not a multiple of 512", first.Len())
 	}
 }
 
@@ -85,12 +88,12 @@ func TestBuild(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := Build(&b, program, modules, map[string]string{"lib/x.so": program}); err == nil {
-			t.Errorf("a module called %q was taken", order)
+			t.Errorf("accepted a module called %q", order)
 		}
 	}
 }
 
-// A program without what the kernel does not load still runs.
+// A program still runs without the parts that the kernel does not load.
 func TestLoadable(t *testing.T) {
 	program := lab.Program(t)
 	b, err := loadable(program)
@@ -133,7 +136,7 @@ func TestWriteRun(t *testing.T) {
 	}
 	got, err := os.ReadFile(file)
 	if err != nil || !bytes.HasPrefix(got, b.Bytes()) {
-		t.Fatalf("it does not begin with the shared archive, %v", err)
+		t.Fatalf("the file does not begin with the shared archive, %v", err)
 	}
 	if l := cpioList(t, got[b.Len():]); !slices.Contains(l, "-rw------- 0 0 meros-run/etc/key") {
 		t.Errorf("%q", l)
@@ -153,7 +156,7 @@ func TestCmdline(t *testing.T) {
 	}
 }
 
-// A guest's files may be links; they are replaced, not followed.
+// Links in place of a guest's files are replaced, not followed.
 func TestCopyRun(t *testing.T) {
 	lab.NeedRoot(t) // for owners
 	from, to, outside := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "victim")
@@ -181,7 +184,7 @@ func TestCopyRun(t *testing.T) {
 		t.Errorf("%v, %v", fi, err)
 	}
 	if fi, err := os.Stat(filepath.Join(to, "etc")); err != nil || fi.Mode().Perm() != 0o711 {
-		t.Errorf("a directory that was there: %v, %v", fi, err)
+		t.Errorf("an existing directory: %v, %v", fi, err)
 	}
 	if err := copyRun(filepath.Join(from, "nothing"), to); err != nil {
 		t.Error(err)

@@ -1,3 +1,6 @@
+// This file is process 1 of a guest: it mounts the root file system and becomes
+// its init.
+
 package initrd
 
 import (
@@ -12,23 +15,28 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
 const newRoot = "/root"
 
-// rootWait is how long the root device may take to appear.
+// rootWait is the timeout for the root device to appear.
 const rootWait = 60 * time.Second
 
-// Main is the first process of a guest: it loads the kernel modules, mounts
-// the root= of the kernel's command line, gives it the machine's own files
-// and becomes its init. If that fails it says why on the console and powers
-// the machine off; it never returns. An initrd of [WriteHooks] or [WriteSystem]
-// does that instead of an init.
+// Main is the first process of a guest. It loads the kernel modules, mounts the
+// root= of the kernel's command line, copies the machine's own files into it and
+// becomes its init. With an initrd of [WriteHooks] or [WriteSystem] it does that
+// work instead. On failure it prints the error and its hint on the console and
+// powers the machine off. It never returns.
 func Main(in Inside) {
 	err := boot(in)
 	fmt.Printf("meros: cannot boot: %v\n", err)
+	for line := range strings.Lines(hint.Of(err)) {
+		fmt.Printf("hint: %s\n", strings.TrimSpace(line))
+	}
 	unix.Sync()
-	time.Sleep(200 * time.Millisecond) // until the serial line has sent it
+	time.Sleep(200 * time.Millisecond) // until the serial line has sent the text
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {}
 }
@@ -63,7 +71,7 @@ func boot(in Inside) error {
 	return switchRoot(args["init"])
 }
 
-// parseCmdline reads "name=value" words; the last of a name counts.
+// parseCmdline reads "name=value" words. The last value of a name counts.
 func parseCmdline(s string) map[string]string {
 	args := map[string]string{"root": "/dev/vda1", "rootfstype": "ext4", "init": "/sbin/init"}
 	for f := range strings.FieldsSeq(s) {
@@ -74,8 +82,8 @@ func parseCmdline(s string) map[string]string {
 	return args
 }
 
-// loadModules loads what there is; a module that does not load shows when
-// what it is for is missing.
+// loadModules loads the modules of the initrd. It only prints errors: a needed
+// device that is missing later fails the boot.
 func loadModules() {
 	order, err := os.ReadFile("/" + moduleDir + "/order")
 	if err != nil {
@@ -104,7 +112,7 @@ func mountRoot(device, kind, flags string) error {
 		}
 		if time.Now().After(end) {
 			disks, _ := filepath.Glob("/sys/class/block/*")
-			return fmt.Errorf("root device %s did not appear in %v; there are: %v", device, rootWait, disks)
+			return fmt.Errorf("root device %s did not appear within %v, found only %v", device, rootWait, disks)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -114,8 +122,8 @@ func mountRoot(device, kind, flags string) error {
 	return nil
 }
 
-// copyRun copies a tree with modes and owners. Directories that are there
-// already keep theirs. The guest's own links are not followed out of it.
+// copyRun copies a tree with modes and owners. Existing directories stay
+// unchanged. No link of the guest is followed out of its root.
 func copyRun(from, to string) error {
 	if _, err := os.Lstat(from); err != nil {
 		return nil
@@ -173,8 +181,8 @@ func copyRunFile(root *os.Root, name, file string, mode fs.FileMode, st *syscall
 	return err
 }
 
-// switchRoot makes newRoot the root, frees what the initrd took, and becomes
-// the root's init, as switch_root(8) does.
+// switchRoot makes newRoot the root, frees the memory of the initrd and becomes
+// the root's init, like switch_root(8).
 func switchRoot(init string) error {
 	for _, d := range []string{"/dev", "/proc", "/sys"} {
 		to := newRoot + d
@@ -200,7 +208,7 @@ func switchRoot(init string) error {
 	if err := unix.Chdir("/"); err != nil {
 		return err
 	}
-	// The console is a log file: no colours and no animations.
+	// The console is a log file: TERM=dumb prevents colours and animations.
 	err := unix.Exec(init, []string{init}, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TERM=dumb", "HOME=/"})
-	return fmt.Errorf("start %s: %w (is an init system among the packages? systemd-sysv is one)", init, err)
+	return hint.Add(fmt.Errorf("start %s: %w", init, err), "add an init system to the packages, such as systemd-sysv")
 }

@@ -1,3 +1,6 @@
+// This file works on a root file system in a guest, for file systems that the
+// host has no program for: it grows, fills and reads them.
+
 package initrd
 
 import (
@@ -15,20 +18,20 @@ import (
 	"meros/runner/hint"
 )
 
-// systemConfig is where an initrd says what is done with a root file system.
+// systemConfig is the file of an initrd that holds its [System].
 const systemConfig = "meros-system"
 
-// Virtio ports of a guest that has a [System]; the result goes to
-// [HooksResultPort].
-const SystemTreePort = "meros.tree" // the tree, as a layer
+// SystemTreePort is the virtio port that receives the tree of a [System], as a
+// layer. The result goes to [HooksResultPort].
+const SystemTreePort = "meros.tree"
 
-// System is what a guest does with a root file system that the host has no
-// program for: one of btrfs or of xfs.
+// System describes the work of a guest on a root file system that the host has no
+// program for: btrfs or xfs.
 type System struct {
-	Devices []Device `json:"devices"` // where it may be
-	Grow    bool     `json:"grow"`    // make it as large as the device is
+	Devices []Device `json:"devices"` // the candidates for the root file system
+	Grow    bool     `json:"grow"`    // grow it to the size of the device
 	Read    bool     `json:"read"`    // write its tree to the port
-	Layers  int      `json:"layers"`  // of the second disk are applied to it, in order
+	Layers  int      `json:"layers"`  // the number of layers on the second disk to apply, in order
 }
 
 // Device is a block device of the guest, and the type of its file system.
@@ -37,18 +40,18 @@ type Device struct {
 	Kind string `json:"kind"`
 }
 
-// SystemResult is what a guest found and did.
+// SystemResult reports a guest's work on a root file system.
 type SystemResult struct {
-	Device int    `json:"device"`          // which of the devices has the root file system
-	Flags  string `json:"flags,omitempty"` // options that it is mounted with
-	Free   int64  `json:"free"`            // bytes that are free in it, or were if it is full
-	Full   bool   `json:"full,omitempty"`  // the layers have no room in it
+	Device int    `json:"device"`          // index of the device with the root file system
+	Flags  string `json:"flags,omitempty"` // mount options
+	Free   int64  `json:"free"`            // free bytes before the layers were applied
+	Full   bool   `json:"full,omitempty"`  // the layers do not fit
 	Error  string `json:"error,omitempty"`
 	Hint   string `json:"hint,omitempty"` // the next steps after Error, one a line
 }
 
-// WriteSystem makes file from the initrd base: a guest that starts with it does
-// what s says and powers off.
+// WriteSystem creates file from the initrd base. A guest that boots with it
+// carries out s and powers off.
 func WriteSystem(file, base string, s System) error {
 	config, err := json.Marshal(s)
 	if err != nil {
@@ -57,8 +60,8 @@ func WriteSystem(file, base string, s System) error {
 	return appendFiles(file, base, []File{{Name: systemConfig, Mode: 0o600, Data: config}})
 }
 
-// runSystem does what the initrd says of a root file system, and tells the
-// result. false is that it says nothing.
+// runSystem carries out the [System] of the initrd, reports the result and powers
+// off. It returns false if the initrd has none.
 func runSystem(in Inside) (bool, error) {
 	var s System
 	if there, err := readConfig(systemConfig, &s); !there || err != nil {
@@ -106,20 +109,21 @@ func (s *System) do(in Inside, r *SystemResult) (err error) {
 	return nil
 }
 
-// free is how much room a file system has, bytes.
+// free returns the free space of a file system in bytes.
 func free(dir string) (int64, error) {
 	var st unix.Statfs_t
 	err := unix.Statfs(dir, &st)
 	return int64(st.Bavail) * int64(st.Bsize), err
 }
 
-// find mounts the first of the devices that a root file system is on.
+// find mounts the first device with a root file system, and returns its index and
+// the mount options.
 func (s *System) find() (device int, flags string, err error) {
 	var errs []error
 	for i, d := range s.Devices {
 		err := mountRoot(d.Path, d.Kind, "")
 		if errors.Is(err, unix.ENODEV) {
-			err = fmt.Errorf("%w (the machine's kernel does not have %s)", err, d.Kind)
+			err = hint.Add(err, "use a kernel with %s", d.Kind)
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -139,7 +143,7 @@ func (s *System) find() (device int, flags string, err error) {
 		if d.Kind != "btrfs" {
 			continue
 		}
-		for _, n := range names { // the system's may be any of its subvolumes
+		for _, n := range names { // any subvolume may hold the system
 			flags := "subvol=" + n.Name()
 			if mountRoot(d.Path, d.Kind, flags) != nil {
 				continue
@@ -152,7 +156,7 @@ func (s *System) find() (device int, flags string, err error) {
 			}
 		}
 	}
-	return 0, "", fmt.Errorf("no root file system was found: %w", errors.Join(errs...))
+	return 0, "", fmt.Errorf("no root file system found: %w", errors.Join(errs...))
 }
 
 func isSystem(dir string) bool {
@@ -164,7 +168,7 @@ func isSystem(dir string) bool {
 	return false
 }
 
-// apply applies the layers that lie one after the other on the second disk.
+// apply applies the layers on the second disk, one after the other.
 func (s *System) apply(in Inside) error {
 	f, err := os.Open("/dev/vdb")
 	if err != nil {
@@ -189,7 +193,7 @@ func readTree(in Inside) error {
 	return errors.Join(in.Capture(w, newRoot), w.Flush())
 }
 
-// Requests by which a mounted file system is told to grow: linux/btrfs.h, and
+// ioctl(2) requests that grow a mounted file system, from linux/btrfs.h and from
 // xfs_fs.h of xfsprogs.
 const (
 	btrfsResize = 0x50009403
@@ -198,7 +202,7 @@ const (
 	blkGetSize  = 0x80081272 // linux/fs.h, BLKGETSIZE64
 )
 
-// growMounted makes a mounted file system as large as its device is.
+// growMounted grows a mounted file system to the size of its device.
 func growMounted(dir string, d Device) error {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -245,9 +249,10 @@ func ioctl(f *os.File, request uintptr, arg unsafe.Pointer) error {
 	return nil
 }
 
-// Inside is what others know how to do with a tree in a guest.
+// Inside holds the functions that work on a tree in a guest. The caller provides
+// them.
 type Inside struct {
-	Around  Around                               // hooks
+	Around  Around                               // prepares a root for hooks
 	Capture func(w io.Writer, root string) error // writes the tree as a layer
 	Apply   func(r io.Reader, root string) error // reads one layer and applies it
 }
