@@ -39,10 +39,10 @@
 // Whatever is missing or damaged is a [Miss] with a reason. It is never a failed build
 // and never a wrong answer.
 //
-// Unpacked trees are not synced, because that takes as long as unpacking them. They
-// are trusted only during the boot of the host in which they were made, only by
-// processes that see the same owners (the view), and only while the fingerprint of the
-// tree, the stat data of all its files, is unchanged.
+// Unpacked trees are not synced, because that takes as long as unpacking them. A tree is
+// trusted only during the boot of the host in which it was made, and only by processes
+// that see the same owners (the view). Its fingerprint, a digest of the stat data of all
+// its files, must be unchanged.
 //
 // # Locks
 //
@@ -70,7 +70,7 @@
 // [Store.Collect] removes the least recently used items until the limits are met.
 // Builds may run at the same time:
 //
-//   - The collector takes collect.lock exclusively for a batch of 64 items, so nobody
+//   - The collector takes collect.lock exclusively for a batch of 64 items. So nobody
 //     can mark an item between the check of its time and its removal.
 //   - Everything used since ten minutes before the oldest live run started stays: use
 //     times are only that precise. Everything used since the collection began stays.

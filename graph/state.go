@@ -29,8 +29,8 @@ const (
 
 	// waiting: the vertex must run: the cache has no entry for its key, or lacks the
 	// bytes of an output, or Options.Rerun asks for it. Every input has been asked
-	// for its bytes, and at least one does not have them; or another vertex of this
-	// build already builds the same key (see vertex.twins).
+	// for its bytes, and at least one does not have them. Or another vertex of this
+	// build already builds the same key, see vertex.twins.
 	waiting
 
 	// locking: the bytes of all inputs are in the store, so the key is final. The
