@@ -1,3 +1,5 @@
+// This file measures how long Alpine machines take to build and to boot.
+
 package bench
 
 import (
@@ -11,9 +13,10 @@ import (
 	"meros/bench/lab"
 )
 
-// BenchmarkAlpine makes a system of Alpine from a mirror on this disk: up to its
-// packages (wanted: 1.0 s) and up to the packed image (wanted: 1.6 s). The limit
-// it is measured against is what tar takes to unpack the same root file system.
+// BenchmarkAlpine builds an Alpine system from a mirror on this disk. It
+// measures up to the packages (target: 1.0 s) and up to the packed image
+// (target: 1.6 s). The limit is the time that tar takes to unpack the same root
+// file system.
 func BenchmarkAlpine(b *testing.B) {
 	lab.NeedRoot(b)
 	m := lab.NewAlpineMirror(b, "x86_64")
@@ -36,9 +39,9 @@ func BenchmarkAlpine(b *testing.B) {
 	}
 }
 
-// BenchmarkAlpineLogin boots a system of Alpine up to the prompt on its console
-// (wanted: 5 s, without KVM) and up to ssh. The limit it is measured against is
-// what the kernel of the same boot takes to its first program.
+// BenchmarkAlpineLogin boots an Alpine system up to the prompt on its console
+// (target: 5 s, without KVM) and up to ssh. The limit is the time that the kernel
+// of the same boot takes to start its first program.
 func BenchmarkAlpineLogin(b *testing.B) {
 	lab.NeedRoot(b)
 	lab.Need(b, "qemu-system-x86_64")
@@ -62,7 +65,7 @@ func BenchmarkAlpineLogin(b *testing.B) {
 		ready := p.Must(b, "init", "alp").Wall
 		at := <-times
 		if at == nil {
-			b.Fatal("no prompt was seen")
+			b.Fatal("the console showed no login prompt")
 		}
 		p.Must(b, "shutdown", "alp", "--wait=0")
 		s.add("s/login", at[1].Seconds())
@@ -71,8 +74,8 @@ func BenchmarkAlpineLogin(b *testing.B) {
 	}
 }
 
-// printed is how long it takes until each of the texts is in a file, or nil
-// when that takes too long.
+// printed waits until a file contains all the texts and returns how long each
+// took to appear. It returns nil after a minute.
 func printed(file string, texts ...string) []time.Duration {
 	start := time.Now()
 	var at []time.Duration

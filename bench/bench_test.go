@@ -1,6 +1,6 @@
-// Package bench measures what meros promises, always against a peer or a
-// limit measured in the same run: "just bench". The numbers are ratios first;
-// seconds are this machine's.
+// Package bench measures the speed that meros promises; `just bench` runs it.
+// Each benchmark also measures a peer or a limit in the same run. The ratio is
+// the result; the seconds are valid on this machine only.
 package bench
 
 import (
@@ -19,11 +19,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// project has n machines in the constellation "lab" and all packages, and
-// nothing is built.
+// project returns a project with n machines in the constellation "lab". All
+// packages are downloaded, and nothing is built.
 func project(b *testing.B, n int) *lab.Project {
 	b.Helper()
-	lab.NeedRoot(b) // the peers do
+	lab.NeedRoot(b) // for the peers
 	p := lab.Downloaded(b, "lab")
 	var s strings.Builder
 	s.WriteString("virtual_machines:\n")
@@ -34,12 +34,12 @@ func project(b *testing.B, n int) *lab.Project {
 	return p
 }
 
-// samples are the measurements of a benchmark's runs.
+// samples holds the measurements of a benchmark's runs, by unit.
 type samples map[string][]float64
 
 func (s samples) add(unit string, value float64) { s[unit] = append(s[unit], value) }
 
-// report gives the median of each unit.
+// report reports the median of each unit.
 func (s samples) report(b *testing.B) {
 	for unit, values := range s {
 		slices.Sort(values)

@@ -1,3 +1,6 @@
+// This file measures builds of Debian machines: the bootstrap, an edited file,
+// and ten machines at once.
+
 package bench
 
 import (
@@ -13,9 +16,9 @@ import (
 	"meros/runner/debian"
 )
 
-// BenchmarkBootstrap makes a base system of bookworm from local packages:
-// meros (the whole stage: the tree, its archive and its digest) against
-// mmdebstrap and debootstrap, which leave a tree.
+// BenchmarkBootstrap builds a bookworm base system from local packages. It
+// measures the whole stage of meros: the tree, its archive and its digest. The
+// peers are mmdebstrap and debootstrap, which only make a tree.
 func BenchmarkBootstrap(b *testing.B) {
 	s := make(samples)
 	defer s.report(b)
@@ -51,9 +54,9 @@ func BenchmarkBootstrap(b *testing.B) {
 	}
 }
 
-// BenchmarkEdit changes one file in includes.chroot of a machine with an
-// image of 200 MB. The peer is what a build without the chain does: make the
-// whole file system and image anew.
+// BenchmarkEdit changes one file in includes.chroot of a machine with an image
+// of 200 MB. The peer does the work of a build without the chain: it makes the
+// whole file system and image again.
 func BenchmarkEdit(b *testing.B) {
 	p := project(b, 1)
 	const motd = "constellations/lab/m0/includes.chroot/etc/motd"
@@ -65,7 +68,7 @@ func BenchmarkEdit(b *testing.B) {
 	defer s.report(b)
 	for b.Loop() {
 		p.Write(b, motd, time.Now().String()+"\n")
-		syscall.Sync() // what the peer wrote is not for us to wait for
+		syscall.Sync() // so that meros does not wait for the peer's writes
 		o := p.Must(b, "build", "lab")
 		_, chain := o.Stage("delta")
 
@@ -79,7 +82,7 @@ func BenchmarkEdit(b *testing.B) {
 	}
 }
 
-// largest is the directory that takes most room.
+// largest returns the entry of dir that takes the most disk space.
 func largest(b *testing.B, dir string) string {
 	b.Helper()
 	entries, err := os.ReadDir(dir)
@@ -95,8 +98,8 @@ func largest(b *testing.B, dir string) string {
 	return best
 }
 
-// BenchmarkTen builds ten machines that share a base, against one, from
-// packages that are there and nothing else.
+// BenchmarkTen builds ten machines that share a base, and one for comparison.
+// Both start with downloaded packages and an otherwise empty cache.
 func BenchmarkTen(b *testing.B) {
 	s := make(samples)
 	defer s.report(b)

@@ -1,3 +1,5 @@
+// This file measures how long kernels take to compile and to boot.
+
 package bench
 
 import (
@@ -17,8 +19,8 @@ import (
 const kernelMachine = "virtual_machines:\n  m: {suite: bookworm, memory: 512M, cpus: 2, packages: %s, kernel: {source: \"debian:linux-source-6.1\"%s}}\n"
 
 // BenchmarkKernel compiles the kernel of a machine in an empty project, then
-// with one option more, then with nothing changed. The peer is make alone, on
-// the same tree with the same compiler and as many jobs.
+// with one more option, then with nothing changed. The peer is make alone on the
+// same tree, with the same compiler and the same number of jobs.
 func BenchmarkKernel(b *testing.B) {
 	lab.NeedRoot(b)
 	s := make(samples)
@@ -41,7 +43,8 @@ func BenchmarkKernel(b *testing.B) {
 	}
 }
 
-// makeAlone compiles the kernel of p by make in a chroot of the seed's toolchain.
+// makeAlone compiles the kernel of p with make, in a chroot with the seed's
+// toolchain, and returns the time it took.
 func makeAlone(b *testing.B, p, seed *lab.Project) time.Duration {
 	b.Helper()
 	one := func(pattern string) string {
@@ -77,7 +80,7 @@ exec chroot root make -s -C /src O=/obj "-j$4" bzImage`
 	return time.Since(start)
 }
 
-// output is what a stage with one output gave, the only time it ran.
+// output returns the output of a stage that has one output and ran once.
 func output(b *testing.B, p *lab.Project, stage string) []byte {
 	b.Helper()
 	entries, err := filepath.Glob(p.Path("data/cache/actions/*/*"))
@@ -100,16 +103,16 @@ func output(b *testing.B, p *lab.Project, stage string) []byte {
 	return nil
 }
 
-// BenchmarkBoot is the time from the start of QEMU until the kernel has
-// mounted its root file system: a kernel that meros builds against Debian's
-// own with Debian's own initrd.
+// BenchmarkBoot measures the time from the start of QEMU until the kernel has
+// mounted its root file system. It compares a kernel built by meros with
+// Debian's own kernel and initrd.
 func BenchmarkBoot(b *testing.B) {
 	lab.NeedRoot(b)
 	lab.Need(b, "qemu-system-x86_64")
 	s := make(samples)
 	defer s.report(b)
 	p, compiled := lab.DownloadedKernel(b, "k")
-	// The stock initrd is made by the package's own scripts, in an image.
+	// The scripts of the kernel package make the stock initrd, in an image.
 	p.Write(b, "constellations/stock/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, packages: [linux-image-cloud-amd64, initramfs-tools, systemd-sysv]}\n")
 	p.Must(b, "build", "stock", "--rootfs-only")
 	compiled.Must(b, "kernel-build", "seed", "--output", p.Path("data/disks/bzImage"))
@@ -128,11 +131,12 @@ func BenchmarkBoot(b *testing.B) {
 	}
 }
 
-// bootTime boots until the console says that the root is mounted.
+// bootTime boots until the console reports that the root is mounted, and returns
+// the time that takes.
 func bootTime(b *testing.B, disk, kernel, initrd string) time.Duration {
 	b.Helper()
 	args := []string{
-		"-nodefaults", "-no-reboot", "-display", "none", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "512", "-smp", "1", // of two, QEMU before 8.1 may hang one
+		"-nodefaults", "-no-reboot", "-display", "none", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "512", "-smp", "1", // with two processors, QEMU before 8.1 may hang one
 		"-kernel", kernel, "-append", "console=ttyS0 root=/dev/vda1 ro", "-serial", "stdio", "-drive", "file=" + disk + ",if=virtio,snapshot=on",
 	}
 	if initrd != "" {

@@ -1,3 +1,5 @@
+// This file measures the networks of a constellation and its running machines.
+
 package bench
 
 import (
@@ -16,10 +18,12 @@ import (
 	"meros/runner/network"
 )
 
-// insideEnv tells a benchmark that it is in namespaces of its own.
-const insideEnv = "MEROS_BENCH_NETNS"
+// innerEnv names the environment variable that marks a benchmark's process in
+// its own namespaces.
+const innerEnv = "MEROS_BENCH_NETNS"
 
-// byCommands makes what applied makes, without its rules, by ip(8).
+// byCommands creates the links that measureApply creates, with ip(8), and a
+// simple rule set with nft(8).
 const byCommands = `set -e
 for b in 0 1; do ip link add b$b type bridge; ip addr add 10.$b.0.1/24 dev b$b; ip link set b$b up; done
 for t in 0 1 2 3 4 5 6 7 8 9; do ip tuntap add dev t$t mode tap; ip link set t$t master b$((t % 2)); ip link set t$t up; done
@@ -28,11 +32,11 @@ for t in 0 1 2 3 4 5 6 7 8 9; do ip link del t$t; done
 for b in 0 1; do ip link del b$b; done`
 
 // BenchmarkNetworks sets up two bridges with ten taps and their policies. The
-// peer is ip(8) and nft(8) called once for each thing; half of its time is what
-// takes them away again.
+// peer calls ip(8) once per object and nft(8) once. Half of the peer's time goes
+// into removing the objects.
 func BenchmarkNetworks(b *testing.B) {
-	if os.Getenv(insideEnv) != "" {
-		applied(b)
+	if os.Getenv(innerEnv) != "" {
+		measureApply(b)
 		return
 	}
 	lab.Need(b, "unshare", "ip", "nft")
@@ -40,7 +44,7 @@ func BenchmarkNetworks(b *testing.B) {
 	defer s.report(b)
 	for b.Loop() {
 		cmd := exec.Command("unshare", "--user", "--map-root-user", "--net", "--mount", os.Args[0], "-test.run=^$", "-test.bench=^BenchmarkNetworks$", "-test.benchtime=1x")
-		cmd.Env = append(os.Environ(), insideEnv+"=1")
+		cmd.Env = append(os.Environ(), innerEnv+"=1")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			b.Fatalf("%v\n%s", err, out)
@@ -54,8 +58,8 @@ func BenchmarkNetworks(b *testing.B) {
 	}
 }
 
-// applied measures in the namespace.
-func applied(b *testing.B) {
+// measureApply measures in the namespace and prints the results.
+func measureApply(b *testing.B) {
 	runtime.LockOSThread()
 	for b.Loop() {
 		start := time.Now()
@@ -86,9 +90,9 @@ func applied(b *testing.B) {
 	}
 }
 
-// BenchmarkLive measures tiny machines that run: one up to ssh and three at once; a
-// command in one against ssh(1) with a connection that is open; what info
-// takes; and a copy of 64 MB against sftp(1).
+// BenchmarkLive measures running tiny machines: the start of one and of three at
+// once up to ssh, a command, info, and a copy of 64 MB. The peer of the command
+// is ssh(1) with an open connection; the peer of the copy is sftp(1).
 func BenchmarkLive(b *testing.B) {
 	lab.Need(b, "qemu-system-x86_64", "ssh", "sftp", "dnsmasq", "pasta")
 	s := make(samples)
@@ -115,7 +119,7 @@ func BenchmarkLive(b *testing.B) {
 	}
 }
 
-// shortest is the shortest of five.
+// shortest returns the shortest of five measurements.
 func shortest(f func() time.Duration) time.Duration {
 	least := f()
 	for range 4 {
@@ -124,7 +128,7 @@ func shortest(f func() time.Duration) time.Duration {
 	return least
 }
 
-// timed is how long a command takes.
+// timed runs a command, which must succeed, and returns how long it took.
 func timed(b *testing.B, argv ...string) time.Duration {
 	b.Helper()
 	start := time.Now()
@@ -134,7 +138,8 @@ func timed(b *testing.B, argv ...string) time.Duration {
 	return time.Since(start)
 }
 
-// sshConfig is a file for ssh(1) whose connections are shared.
+// sshConfig returns the options that make ssh(1) use the project's configuration
+// and share connections.
 func sshConfig(b *testing.B, p *lab.Project) []string {
 	b.Helper()
 	file := filepath.Join(b.TempDir(), "config")
@@ -146,7 +151,7 @@ func sshConfig(b *testing.B, p *lab.Project) []string {
 
 func connects(b *testing.B, p *lab.Project, s samples) {
 	plain := append(append([]string{"ssh"}, sshConfig(b, p)...), "a", "true")
-	timed(b, plain...) // opens it
+	timed(b, plain...) // opens the shared connection
 	p.Must(b, "connect", "live", "a", "--", "true")
 	theirs := shortest(func() time.Duration { return timed(b, plain...) })
 	ours := shortest(func() time.Duration { return p.Must(b, "connect", "live", "a", "--", "true").Wall })

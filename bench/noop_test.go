@@ -1,3 +1,5 @@
+// This file measures builds that have nothing to do.
+
 package bench
 
 import (
@@ -16,11 +18,11 @@ import (
 	"meros/stages"
 )
 
-// pretend is a Runner that leaves small outputs: a build that is not run
-// costs the same whatever its outputs hold.
-type pretend struct{}
+// stubRunner is a Runner that only writes small outputs. A build that runs no
+// stage costs the same whatever the outputs contain.
+type stubRunner struct{}
 
-func (pretend) RunJob(_ context.Context, j *graph.Job) error {
+func (stubRunner) RunJob(_ context.Context, j *graph.Job) error {
 	for _, o := range j.Node.Outputs {
 		if err := os.WriteFile(filepath.Join(j.Out, o), []byte(j.Node.Name+" "+o), 0o644); err != nil {
 			return err
@@ -29,8 +31,8 @@ func (pretend) RunJob(_ context.Context, j *graph.Job) error {
 	return nil
 }
 
-// BenchmarkNoop builds what is built already. The limit it is measured
-// against is the start of the program ("meros --help").
+// BenchmarkNoop builds a constellation that is built already. The limit is the
+// start of the program (`meros --help`).
 func BenchmarkNoop(b *testing.B) {
 	for _, n := range []int{10, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -53,16 +55,17 @@ func BenchmarkNoop(b *testing.B) {
 				s.add("ms", o.Wall.Seconds()*1000)
 				s.add("x/help", o.Wall.Seconds()/start.Seconds())
 				s.add("MB/rss", float64(o.MaxRSS)/1e6)
-				s.add("ms/plan", best(b, p, "plan", "lab").Wall.Seconds()*1000) // wanted: 60 for 10 machines, 1200 for 1000
+				s.add("ms/plan", best(b, p, "plan", "lab").Wall.Seconds()*1000) // target: 60 for 10 machines, 1200 for 1000
 				p.Write(b, "constellations/lab/common/includes.chroot/etc/motd", "changed\n")
-				s.add("ms/why", best(b, p, "why", "lab").Wall.Seconds()*1000) // all machines have something to explain
+				s.add("ms/why", best(b, p, "why", "lab").Wall.Seconds()*1000) // the change affects all machines
 				p.Write(b, "constellations/lab/common/includes.chroot/etc/motd", "hello\n")
 			}
 		})
 	}
 }
 
-// best is the fastest of five runs: the others measure the machine's noise.
+// best returns the fastest of five runs. The others measure the noise of the
+// host.
 func best(b *testing.B, p *lab.Project, args ...string) *lab.Outcome {
 	var o *lab.Outcome
 	for range 5 {
@@ -73,7 +76,8 @@ func best(b *testing.B, p *lab.Project, args ...string) *lab.Outcome {
 	return o
 }
 
-// fill puts an answer for every node of the plan into the cache.
+// fill puts a result for every node of the plan into the cache and returns the
+// number of nodes.
 func fill(b *testing.B, p *lab.Project) int {
 	b.Helper()
 	m, err := constellations.Find(p.Root, "lab")
@@ -88,7 +92,7 @@ func fill(b *testing.B, p *lab.Project) int {
 	for i := range m.Machines {
 		all = append(all, &m.Machines[i])
 	}
-	plan, stats := new(graph.Plan), graph.ReadStatCache(filepath.Join(b.TempDir(), "memo"), time.Now())
+	plan, stats := new(graph.Plan), graph.ReadStatCache(filepath.Join(b.TempDir(), "stats"), time.Now())
 	planned, err := stages.Plan(plan, m, all, lock, stages.Options{
 		Root: p.Root, Self: lab.Program(b), Host: arch.Host(), Tools: stages.ToolIdentities(all, false, stats), StatCache: stats,
 		URLs: func(*constellations.SectionLock, constellations.Package) []string { return nil },
@@ -111,7 +115,7 @@ func fill(b *testing.B, p *lab.Project) int {
 	}
 	unpack := func(_ context.Context, _, dir string) error { return os.Mkdir(dir, 0o755) }
 	_, err = graph.Build(b.Context(), plan, targets, graph.Options{
-		Store: store, Runner: pretend{}, Unpack: unpack, Scratch: scratch.Dir(), Budget: graph.Budget{CPU: 4, Downloads: 8},
+		Store: store, Runner: stubRunner{}, Unpack: unpack, Scratch: scratch.Dir(), Budget: graph.Budget{CPU: 4, Downloads: 8},
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -1,3 +1,5 @@
+// This file measures how long it takes to list the contents of the cache.
+
 package bench
 
 import (
@@ -9,9 +11,8 @@ import (
 	"meros/cache"
 )
 
-// BenchmarkDu looks at a store of 10,000 artifacts and 5,000 entries with their
-// key texts (wanted: 100 ms). The limit it is measured against is du(1), which
-// only looks at the files' sizes.
+// BenchmarkDu lists a store of 10,000 artifacts and 5,000 entries with their key
+// texts (target: 100 ms). The limit is du(1), which only reads file sizes.
 func BenchmarkDu(b *testing.B) {
 	store, err := cache.Open(b.TempDir(), cache.Options{NoSync: true})
 	if err != nil {

@@ -1,3 +1,5 @@
+// This file measures how long it takes to read a foreign image.
+
 package bench
 
 import (
@@ -11,9 +13,8 @@ import (
 	"meros/graph"
 )
 
-// BenchmarkUse reads an image of 2 GB that a machine is to be made of for the
-// first time (wanted: 2 s), and again (it is not read then). The limit it is
-// measured against is sha256sum.
+// BenchmarkUse reads a foreign image of 2 GB for the first time (target: 2 s)
+// and a second time, which skips the reading. The limit is sha256sum.
 func BenchmarkUse(b *testing.B) {
 	f, err := os.CreateTemp(b.TempDir(), "image")
 	if err != nil {
@@ -27,7 +28,7 @@ func BenchmarkUse(b *testing.B) {
 	if err := os.Chtimes(f.Name(), old, old); err != nil {
 		b.Fatal(err)
 	}
-	time.Sleep(3 * time.Second) // a file that was just changed is not remembered
+	time.Sleep(3 * time.Second) // the stat cache does not remember a file that just changed
 	lab.Time(b, "sha256sum", f.Name())
 	s := make(samples)
 	defer s.report(b)

@@ -1,3 +1,6 @@
+// This file makes mirrors of Alpine in directories, from the published mini
+// root file system and from packages that tests define.
+
 package lab
 
 import (
@@ -23,15 +26,17 @@ import (
 	"time"
 )
 
-// AlpineKey is the file of the key that signs the packages of an
-// [AlpineMirror], and AlpineRelease that of the one that signs its release.
+// AlpineKey is the file name of the key that signs the packages of an
+// [AlpineMirror]. AlpineRelease is the file name of the key that signs its
+// release.
 const (
 	AlpineKey     = "test-1234.rsa.pub"
 	AlpineRelease = "release.gpg"
 )
 
-// AlpineMirror is a mirror of Alpine in a directory, laid out as the real ones
-// are: the published mini root file system, and packages that tests make.
+// AlpineMirror is a mirror of Alpine in a directory, with the layout of a real
+// mirror. It has the published mini root file system and packages that tests
+// make.
 type AlpineMirror struct {
 	Dir  string
 	Arch string
@@ -42,7 +47,7 @@ type AlpineMirror struct {
 	packages []apk
 }
 
-// apk is a package, as the index has it.
+// apk is a package's entry in the index.
 type apk struct {
 	name, version, depends string
 	size                   int
@@ -51,11 +56,12 @@ type apk struct {
 
 const alpineVersion = "3.20.3"
 
-// AlpineDir is the environment variable that names the directory of the root
-// file systems for a test that runs elsewhere, as somebody else.
+// AlpineDir names the environment variable with the directory of the root file
+// systems, for tests that run in another place or as another user.
 const AlpineDir = "LAB_ALPINE"
 
-// AlpineRootFS is the file of the real mini root file system.
+// AlpineRootFS returns the path of the published mini root file system. It skips
+// the test if the file is missing.
 func AlpineRootFS(t testing.TB, arch string) string {
 	t.Helper()
 	dir := os.Getenv(AlpineDir)
@@ -64,7 +70,7 @@ func AlpineRootFS(t testing.TB, arch string) string {
 	}
 	file := filepath.Join(dir, "alpine-minirootfs-"+alpineVersion+"-"+arch+".tar.gz")
 	if _, err := os.Stat(file); err != nil {
-		Skip(t, "there is no root file system of Alpine: %v", err)
+		Skip(t, "needs a root file system of Alpine: %v", err)
 	}
 	return file
 }
@@ -81,7 +87,7 @@ func NewAlpineMirror(t testing.TB, arch string) *AlpineMirror {
 	m := &AlpineMirror{Dir: t.TempDir(), Arch: arch, Keys: t.TempDir()}
 	for _, d := range []string{m.Dir, m.Keys} {
 		for ; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
-			os.Chmod(d, 0o755) // for users that tests become
+			os.Chmod(d, 0o755) // for tests that run as another user
 		}
 	}
 	m.makeKeys(t)
@@ -125,8 +131,8 @@ func (m *AlpineMirror) publish(t testing.TB, rootfs []byte) {
 `, m.Arch, alpineVersion, name, sha256.Sum256(rootfs), len(rootfs)))
 }
 
-// TrustKey puts the key that signs the packages into the root file system, where
-// Alpine's own are.
+// TrustKey puts the key that signs the packages beside Alpine's own keys in the
+// root file system.
 func (m *AlpineMirror) TrustKey(t testing.TB) {
 	t.Helper()
 	key, err := os.ReadFile(filepath.Join(m.Keys, AlpineKey))
@@ -159,7 +165,7 @@ func (m *AlpineMirror) TrustKey(t testing.TB) {
 	}, true))
 }
 
-// URL is the mirror's base.
+// URL returns the address of the mirror.
 func (m *AlpineMirror) URL() string { return "file://" + m.Dir }
 
 func moduleDir(t testing.TB) string {
@@ -205,16 +211,16 @@ func (m *AlpineMirror) makeKeys(t testing.TB) {
 	}
 }
 
-// ReleaseKey is a key pair of gpg(1), in a directory of its own.
+// ReleaseKey is a key pair of gpg(1) in its own directory.
 type ReleaseKey struct {
 	Keyring string // file, for gpgv(1)
 	home    string
 }
 
-// NewReleaseKey makes a key.
+// NewReleaseKey makes a key and removes it when the test ends.
 func NewReleaseKey(t testing.TB) *ReleaseKey {
 	t.Helper()
-	// Short: gpg-agent has a socket in it, unix(7).
+	// The path is short because gpg-agent puts a socket there, unix(7).
 	home, err := os.MkdirTemp("", "mk")
 	if err != nil {
 		t.Fatal(err)
@@ -239,12 +245,12 @@ func (k *ReleaseKey) Sign(t testing.TB, args ...string) {
 	}
 }
 
-// RootFS is the file of the mini root file system.
+// RootFS returns the path of the mirror's mini root file system.
 func (m *AlpineMirror) RootFS() string {
 	return filepath.Join(m.Dir, "v3.20", "releases", m.Arch, "alpine-minirootfs-"+alpineVersion+"-"+m.Arch+".tar.gz")
 }
 
-// SignRelease signs the mini root file system as it is.
+// SignRelease signs the current mini root file system.
 func (m *AlpineMirror) SignRelease(t testing.TB) {
 	t.Helper()
 	m.release.Sign(t, "--armor", "--output", m.RootFS()+".asc", "--detach-sign", m.RootFS())
@@ -254,15 +260,15 @@ func (m *AlpineMirror) SignRelease(t testing.TB) {
 type APK struct {
 	Name, Version string
 	Depends       string
-	Files         map[string]string // by path; those below bin, sbin and etc/init.d can be run
-	Sources       map[string]string // files of the host, by path; those too that can be run there
+	Files         map[string]string // text by path; files below bin, sbin and etc/init.d are executable
+	Sources       map[string]string // host files by path; those that the host can execute stay executable
 	PostInstall   string            // a script
-	Triggers      string            // paths that its trigger, which writes /etc/triggered, watches
-	Capable       map[string]string // by the paths of files, their security.capability, capabilities(7)
+	Triggers      string            // paths that the trigger watches; it writes /etc/triggered
+	Capable       map[string]string // security.capability by path, see capabilities(7)
 }
 
-// Add makes a package and puts it into the repository main. [AlpineMirror.Index]
-// makes it known.
+// Add makes a package and puts it into the repository main.
+// [AlpineMirror.Index] then lists it.
 func (m *AlpineMirror) Add(t testing.TB, p APK) {
 	t.Helper()
 	data := segment(t, func(w *tar.Writer) { p.writeFiles(t, w) }, true)
@@ -338,7 +344,8 @@ func (p APK) writeFiles(t testing.TB, w *tar.Writer) {
 	}
 }
 
-// member writes a file, with the digest that apk wants of it and further records.
+// member writes a file with the digest that apk requires and further PAX
+// records, given as names and values.
 func member(t testing.TB, w *tar.Writer, name string, mode int64, b []byte, records ...string) {
 	t.Helper()
 	h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: int64(len(b)), ModTime: time.Unix(1e9, 0), Format: tar.FormatPAX,
@@ -355,8 +362,8 @@ func member(t testing.TB, w *tar.Writer, name string, mode int64, b []byte, reco
 	}
 }
 
-// segment is a gzip member with an archive in it, which has an end only if it
-// is the last one.
+// segment returns a gzip member that contains an archive. Only the last segment
+// of a package ends the archive.
 func segment(t testing.TB, fill func(*tar.Writer), last bool) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -376,7 +383,7 @@ func segment(t testing.TB, fill func(*tar.Writer), last bool) []byte {
 	return b.Bytes()
 }
 
-// sign is the segment with the signature of another one.
+// sign returns the segment with the signature of another segment.
 func (m *AlpineMirror) sign(t testing.TB, signed []byte) []byte {
 	t.Helper()
 	sum := sha1.Sum(signed)

@@ -1,3 +1,6 @@
+// This file adds a kernel and an ssh server to a mirror of Alpine, so that its
+// machines boot.
+
 package lab
 
 import (
@@ -9,8 +12,9 @@ import (
 	"testing"
 )
 
-// AddBoot adds what a machine boots with: the kernel of Debian that a lock of a
-// project names, in a package as Alpine's is, and a server of ssh.
+// AddBoot adds the packages that a machine needs to boot: a kernel and an ssh
+// server. The kernel is the Debian kernel that a project's lock pins, packaged
+// like Alpine's.
 func (m *AlpineMirror) AddBoot(t testing.TB, p *Project, lockFile string) {
 	t.Helper()
 	Need(t, "dpkg-deb")

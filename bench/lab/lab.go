@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// Skip ends a test that cannot run here; in CI that is a failure.
+// Skip skips a test that cannot run on this host. In CI the test fails instead.
 func Skip(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
@@ -30,7 +30,7 @@ func Skip(t testing.TB, format string, args ...any) {
 	t.Skipf(format, args...)
 }
 
-// NeedRoot skips where this is not root.
+// NeedRoot skips the test unless it runs as root.
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -38,7 +38,7 @@ func NeedRoot(t testing.TB) {
 	}
 }
 
-// Need skips where a program is missing.
+// Need skips the test if a program is missing.
 func Need(t testing.TB, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
@@ -48,8 +48,8 @@ func Need(t testing.TB, programs ...string) {
 	}
 }
 
-// InMemory is a directory that no disk holds, and so of another file system
-// than most.
+// InMemory returns a temporary directory in memory, which is on another file
+// system than most files.
 func InMemory(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "meros-test-")
@@ -77,7 +77,7 @@ var program = sync.OnceValues(func() (string, error) {
 	return file, nil
 })
 
-// Program is the path of the program, built as a user builds it, once.
+// Program returns the path of meros. It builds the program once, as a user does.
 func Program(t testing.TB) string {
 	t.Helper()
 	file, err := program()
@@ -87,14 +87,15 @@ func Program(t testing.TB) string {
 	return file
 }
 
-// ForeignProgram builds the program for machines of another architecture, as
-// Go and as QEMU name it, beside [Program].
+// ForeignProgram builds meros for another architecture, beside [Program]. goarch
+// is Go's name of the architecture, arch is QEMU's.
 func ForeignProgram(t testing.TB, goarch, arch string) {
 	t.Helper()
 	BuildFor(t, Program(t)+"-"+arch, "meros/cmd/meros", goarch)
 }
 
-// BuildFor builds a package as a static program of an architecture.
+// BuildFor builds a package as a static program for an architecture, in Go's
+// name.
 func BuildFor(t testing.TB, file, pkg, goarch string) {
 	t.Helper()
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", file, pkg)
@@ -104,7 +105,7 @@ func BuildFor(t testing.TB, file, pkg, goarch string) {
 	}
 }
 
-// Close removes what [Program] built; TestMain calls it.
+// Close removes the program that [Program] built. TestMain calls it.
 func Close() {
 	if file, err := program(); err == nil {
 		os.RemoveAll(filepath.Dir(file))
@@ -114,11 +115,11 @@ func Close() {
 // Project is a root directory: it holds constellations/ and data/.
 type Project struct {
 	Root   string
-	shares bool // files with others: it cannot be another user's
+	shares bool // it shares files with other projects, so it cannot change its owner
 }
 
 // New makes a project with the given files, named relative to its root. Files
-// whose names end in ".chroot" can be run.
+// whose names end in ".chroot" are executable.
 func New(t testing.TB, files map[string]string) *Project {
 	t.Helper()
 	return In(t, t.TempDir(), files)
@@ -128,7 +129,7 @@ func New(t testing.TB, files map[string]string) *Project {
 func In(t testing.TB, root string, files map[string]string) *Project {
 	t.Helper()
 	for d := root; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
-		os.Chmod(d, 0o755) // for users that tests become
+		os.Chmod(d, 0o755) // for tests that run as another user
 	}
 	p := &Project{Root: root}
 	if err := os.MkdirAll(p.Path("constellations"), 0o755); err != nil {
@@ -140,7 +141,7 @@ func In(t testing.TB, root string, files map[string]string) *Project {
 	return p
 }
 
-// Path is a path in the project.
+// Path returns the path of a file in the project.
 func (p *Project) Path(name string) string { return filepath.Join(p.Root, name) }
 
 // Write makes or replaces a file.
@@ -166,7 +167,7 @@ type Event struct {
 	Seconds, T                            float64
 }
 
-// Outcome is how a run of the program ended.
+// Outcome is the result of a run of the program.
 type Outcome struct {
 	Exit           int
 	Stdout, Stderr string
@@ -175,7 +176,7 @@ type Outcome struct {
 	Events         []Event
 }
 
-// Ran are the names of the stages that were run, without fetches.
+// Ran returns the names of the nodes that ran, without fetches.
 func (o *Outcome) Ran() []string {
 	var names []string
 	for _, e := range o.Events {
@@ -186,7 +187,8 @@ func (o *Outcome) Ran() []string {
 	return names
 }
 
-// Stage is how long the stage's nodes took, together, and when the last ended.
+// Stage returns how long the nodes of a stage took in total, and when the last
+// one ended. Both are in seconds.
 func (o *Outcome) Stage(name string) (seconds, ended float64) {
 	for _, e := range o.Events {
 		if e.Event == "ran" && e.Stage == name {
@@ -196,8 +198,8 @@ func (o *Outcome) Stage(name string) (seconds, ended float64) {
 	return seconds, ended
 }
 
-// Command returns the program in the project, with its progress as JSON. A
-// machine's time to boot is scaled as [Timeout] scales deadlines.
+// Command returns a command that runs meros in the project with --progress=json.
+// It scales the timeout of init as [Timeout] does.
 func (p *Project) Command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	if boots := len(args) > 0 && args[0] == "init" && os.Getenv(SlowEnv) != ""; boots && !slices.ContainsFunc(args, isWait) {
@@ -208,13 +210,13 @@ func (p *Project) Command(t testing.TB, args ...string) *exec.Cmd {
 
 func isWait(arg string) bool { return strings.HasPrefix(arg, "--wait") }
 
-// Run runs the program, whatever comes of it.
+// Run runs the program and returns its outcome, also if it fails.
 func (p *Project) Run(t testing.TB, args ...string) *Outcome {
 	t.Helper()
 	return Finish(t, p.Command(t, args...))
 }
 
-// Finish runs a command to its end.
+// Finish runs a command to its end and returns its outcome.
 func Finish(t testing.TB, cmd *exec.Cmd) *Outcome {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
@@ -237,7 +239,7 @@ func Finish(t testing.TB, cmd *exec.Cmd) *Outcome {
 	return o
 }
 
-// Must runs the program and fails the test if that fails.
+// Must runs the program and fails the test if the program fails.
 func (p *Project) Must(t testing.TB, args ...string) *Outcome {
 	t.Helper()
 	o := p.Run(t, args...)
@@ -247,7 +249,7 @@ func (p *Project) Must(t testing.TB, args ...string) *Outcome {
 	return o
 }
 
-// LockedDigests are the digests of the packages in a lock.
+// LockedDigests returns the digests of the packages in a lock, each once.
 func LockedDigests(lock []byte) (sums []string) {
 	seen := make(map[string]bool)
 	for line := range strings.Lines(string(lock)) {
@@ -259,7 +261,8 @@ func LockedDigests(lock []byte) (sums []string) {
 	return sums
 }
 
-// Allocated is the room that files take on the disk, bytes, each inode once.
+// Allocated returns the disk space that the files below dir use, in bytes. It
+// counts each inode once.
 func Allocated(t testing.TB, dir string) int64 {
 	t.Helper()
 	seen := make(map[uint64]bool)
@@ -284,7 +287,7 @@ func Allocated(t testing.TB, dir string) int64 {
 	return sum
 }
 
-// Time is how long a command takes that has to succeed.
+// Time runs a command, which must succeed, and returns how long it took.
 func Time(t testing.TB, name string, args ...string) time.Duration {
 	t.Helper()
 	start := time.Now()

@@ -1,3 +1,6 @@
+// This file makes a package of openrc for a mirror of Alpine, from Debian's
+// packages.
+
 package lab
 
 import (
@@ -13,20 +16,21 @@ import (
 	"testing"
 )
 
-// openrcs is what AddOpenRC takes openrc from: the newest Debian that has it.
+// openrcs is the project whose openrc [AlpineMirror.AddOpenRC] uses. It has the
+// newest Debian release with openrc.
 var openrcs = seed{"meros-seed-openrc", `virtual_machines:
   rc: {suite: trixie, packages: [openrc]}
 `, []string{"build", "seed", "--rootfs-only"}}
 
-// openrcDebs are the packages of Debian with openrc's programs and what they
-// are linked with.
+// openrcDebs lists the Debian packages with openrc's programs and the libraries
+// that these need.
 var openrcDebs = []string{
 	"openrc", "libeinfo1", "librc1t64", "libc6", "libcap2", "libpam0g", "libselinux1", "libpcre2-8-0", "libaudit1", "libcap-ng0",
 }
 
-// AddOpenRC adds a package openrc that stands in for Alpine's: Debian's
-// programs, with the C library that they need, and the services whose scripts
-// are in a directory.
+// AddOpenRC adds a package openrc that stands in for Alpine's. It has Debian's
+// programs with the C library that they need, and the service scripts of the
+// directory services.
 func (m *AlpineMirror) AddOpenRC(t testing.TB, services string) {
 	t.Helper()
 	Need(t, "dpkg-deb")
@@ -43,11 +47,11 @@ func (m *AlpineMirror) AddOpenRC(t testing.TB, services string) {
 	for _, source := range slices.Collect(maps.Values(files)) {
 		addLibraries(t, files, tree, source)
 	}
-	// Debian's openrc wants that file, and Alpine's has no need of it.
+	// Debian's openrc reads /etc/insserv.conf. Alpine's does not need it.
 	m.Add(t, APK{Name: "openrc", Version: "0.54-r2", Depends: "/bin/sh", Sources: files, Files: map[string]string{"etc/insserv.conf": ""}})
 }
 
-// openrcTree unpacks the packages of Debian.
+// openrcTree unpacks the packages of openrcDebs and returns the directory.
 func openrcTree(t testing.TB) string {
 	t.Helper()
 	p, tree := openrcs.project(t), t.TempDir()
@@ -67,7 +71,7 @@ func openrcTree(t testing.TB) string {
 	return tree
 }
 
-// addTree adds the files of a directory below another name.
+// addTree adds the files below dir to files, at paths below name.
 func addTree(t testing.TB, files map[string]string, dir, name string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
@@ -81,8 +85,8 @@ func addTree(t testing.TB, files map[string]string, dir, name string) {
 	}
 }
 
-// addLibraries adds what a program of a tree of Debian is linked with, and the
-// program that loads it, which is where the program wants it.
+// addLibraries adds the libraries that a program is linked with, and its loader
+// at the path that the program names. It takes them from a Debian tree.
 func addLibraries(t testing.TB, files map[string]string, tree, program string) {
 	t.Helper()
 	f, err := elf.Open(program)

@@ -1,3 +1,6 @@
+// This file shares downloads, base images and compiled kernels between the
+// projects of tests, and refreshes them after half a day.
+
 package lab
 
 import (
@@ -12,48 +15,50 @@ import (
 	"time"
 )
 
-// Packages are what a machine needs to boot and to be logged in to.
+// Packages lists the packages that a machine needs to boot and to accept logins.
 const Packages = "[systemd-sysv, udev, dbus, openssh-server, iproute2]"
 
-// ModulePackages are [Packages] and what compiles a module and loads it.
+// ModulePackages lists [Packages] and the packages that compile and load a
+// kernel module.
 const ModulePackages = "[systemd-sysv, udev, dbus, openssh-server, iproute2, gcc, make, kmod, libelf1]"
 
-// Kernel is the kernel of a manifest that is compiled in the project that
-// [DownloadedKernel] gives: all that a virtual machine needs built in, one
-// module, and the headers for others. ModulesConfig is the fragment it names.
+// Kernel describes, in a manifest's words, the kernel that the projects of
+// [DownloadedKernel] use. Everything that a virtual machine needs is built in,
+// and it has one module and the headers for others. ModulesConfig is the text of
+// the configuration fragment modules.config.
 const (
 	Kernel        = `source: "debian:linux-source-6.1", headers: true, config: modules.config`
 	ModulesConfig = "CONFIG_MODULES=y\nCONFIG_MODULE_UNLOAD=y\nCONFIG_DUMMY=m\n"
 )
 
-// seed is a project whose downloads others share.
+// seed describes a project whose downloads other projects share.
 type seed struct {
 	name, manifest string
-	args           []string // of the run that downloads all it needs
+	args           []string // arguments of the run that downloads everything
 }
 
-// machines is what the machines of tests use, so that one lock pins it.
+// machines has all packages that the machines of tests use, pinned in one lock.
 var machines = seed{"meros-seed", `virtual_machines:
   plain: {suite: bookworm}
   full: {suite: bookworm, packages: ` + Packages + `}
 `, []string{"build", "seed"}}
 
-// kernels is for tests that build kernels: besides, a compiler and the real
-// source. Its kernel is compiled, which takes minutes.
+// kernels is the seed of tests that build kernels. It also has a compiler and
+// the real source. Compiling its kernel takes minutes.
 var kernels = seed{"meros-seed-kernel", `virtual_machines:
   full: {suite: bookworm, packages: ` + Packages + `, kernel: {` + Kernel + `}}
   module: {suite: bookworm, packages: ` + ModulePackages + `, kernel: {` + Kernel + `}}
 `, []string{"build", "seed"}}
 
-// GUIPackages are those of a machine whose programs have windows.
+// GUIPackages lists the packages of a machine whose programs show windows.
 const GUIPackages = "[systemd-sysv, udev, dbus, openssh-server, waypipe, foot, fonts-dejavu-core]"
 
-// guis is for tests of such machines.
+// guis is the seed of tests with such machines.
 var guis = seed{"meros-seed-gui", `virtual_machines:
   desk: {suite: bookworm, packages: ` + GUIPackages + `}
 `, []string{"build", "seed", "--rootfs-only"}}
 
-// DownloadedGUI is [Downloaded] for machines with [GUIPackages].
+// DownloadedGUI does what [Downloaded] does for machines with [GUIPackages].
 func DownloadedGUI(t testing.TB, constellations ...string) *Project {
 	t.Helper()
 	p := New(t, nil)
@@ -61,12 +66,12 @@ func DownloadedGUI(t testing.TB, constellations ...string) *Project {
 	return p
 }
 
-// seedAge is how old the downloads may be that tests share.
+// seedAge is the greatest age of shared downloads.
 const seedAge = 12 * time.Hour
 
-// Downloaded is a project that has a lock for machines without packages and
-// with [Packages] for each of the named constellations, and all that it pins
-// in its cache. The archives are asked once a day.
+// Downloaded returns a project with a lock for each of the named constellations.
+// The lock pins machines without packages and with [Packages], and the cache has
+// every file that the lock pins. The downloads are at most [seedAge] old.
 func Downloaded(t testing.TB, constellations ...string) *Project {
 	t.Helper()
 	p := New(t, nil)
@@ -74,15 +79,15 @@ func Downloaded(t testing.TB, constellations ...string) *Project {
 	return p
 }
 
-// Download does what [Downloaded] says in a project that is there.
+// Download does in an existing project what [Downloaded] does in a new one.
 func (p *Project) Download(t testing.TB, constellations ...string) {
 	t.Helper()
 	p.link(t, machines.project(t), constellations)
 }
 
-// Built is [Downloaded] with all in its cache that root has built of such
-// machines up to their base images, for tests that begin where those end. Its
-// files are those of others, too: none may be written to or given away.
+// Built returns a project like that of [Downloaded] whose cache also has the
+// base images of such machines, built as root. It shares files with other
+// projects: tests must not write to them or change their owners.
 func Built(t testing.TB, constellations ...string) *Project {
 	t.Helper()
 	NeedRoot(t)
@@ -91,7 +96,8 @@ func Built(t testing.TB, constellations ...string) *Project {
 	return p
 }
 
-// Build does what [Built] says in a project that has no cache.
+// Build does in an existing project without a cache what [Built] does in a new
+// one.
 func (p *Project) Build(t testing.TB, constellations ...string) {
 	t.Helper()
 	built := machines.project(t)
@@ -106,9 +112,9 @@ func (p *Project) Build(t testing.TB, constellations ...string) {
 	p.link(t, built, constellations)
 }
 
-// DownloadedKernel is [Downloaded] for constellations whose machines have
-// [Packages] and kernels that are built. The second project is one in which
-// the real source's [Kernel] has been compiled.
+// DownloadedKernel returns a project like that of [Downloaded], for machines
+// with [Packages] and with kernels that are built. In the second project
+// [Kernel] is already compiled from the real source.
 func DownloadedKernel(t testing.TB, constellations ...string) (p, compiled *Project) {
 	t.Helper()
 	p, compiled = New(t, nil), kernels.project(t)
@@ -119,7 +125,7 @@ func DownloadedKernel(t testing.TB, constellations ...string) (p, compiled *Proj
 	return p, compiled
 }
 
-// link shares another project's lock and downloads.
+// link copies the lock of a seed's project and links its downloads.
 func (p *Project) link(t testing.TB, seed *Project, constellations []string) {
 	t.Helper()
 	lock, err := os.ReadFile(seed.Path("constellations/seed/meros.lock"))
@@ -140,8 +146,9 @@ func (p *Project) link(t testing.TB, seed *Project, constellations []string) {
 	}
 }
 
-// project is the seed's own, made once a day. It stays. It is whole when the
-// file "whole" is there: a run that was killed leaves a lock as well.
+// project returns the seed's project, and rebuilds it if it is older than
+// [seedAge]. The project outlives the test. The file "whole" marks a complete
+// project, because a killed run also leaves a lock.
 func (s seed) project(t testing.TB) *Project {
 	t.Helper()
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("%s-%d", s.name, os.Getuid()))
@@ -162,7 +169,7 @@ func (s seed) project(t testing.TB) *Project {
 	p.Write(t, "constellations/seed/modules.config", ModulesConfig)
 	if o := p.Run(t, s.args...); o.Exit != 0 {
 		os.RemoveAll(dir)
-		Skip(t, "needs an archive of Debian and what builds an image: %s", o.Stderr)
+		Skip(t, "needs a Debian archive and the programs that build an image: %s", o.Stderr)
 	}
 	p.Write(t, "whole", "")
 	return p

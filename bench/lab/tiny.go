@@ -1,3 +1,5 @@
+// This file gives machines a minimal first process that boots in a few seconds.
+
 package lab
 
 import (
@@ -5,8 +7,8 @@ import (
 	"testing"
 )
 
-// tinyInit is the first process of a machine that is there in a few seconds:
-// no power button and no shutdown, sshd alone.
+// tinyInit is a first process that starts only sshd, within a few seconds. It
+// does not react to the power button and cannot shut down.
 const tinyInit = `#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mkdir -p /dev/pts /run/sshd
@@ -22,8 +24,7 @@ test -e /etc/no-sshd || /usr/sbin/sshd
 while :; do sleep 1000 & wait $!; done
 `
 
-// Tiny gives a machine with [Packages] a first process that starts sshd and
-// nothing else.
+// Tiny gives a machine with [Packages] a first process that only starts sshd.
 func (p *Project) Tiny(t testing.TB, constellation, machine string) {
 	t.Helper()
 	file := "constellations/" + constellation + "/" + machine + "/includes.chroot/usr/sbin/init"

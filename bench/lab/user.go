@@ -1,3 +1,6 @@
+// This file runs commands as an ordinary user, in a mount namespace with its
+// own user database and devices.
+
 package lab
 
 import (
@@ -7,15 +10,15 @@ import (
 	"testing"
 )
 
-// UserOptions are what an ordinary user of a test has.
+// UserOptions describes the ordinary user of a test.
 type UserOptions struct {
-	NoSubIDs bool     // no subordinate ids
-	Without  []string // programs that are not to be found
-	Umask    string   // "" is the test's
+	NoSubIDs bool     // the user has no subordinate ids
+	Without  []string // programs that the user cannot find
+	Umask    string   // "" keeps the test's
 }
 
-// userScript makes, in a mount namespace of its own, the user and the device
-// nodes as udev has them (0666), and becomes the user.
+// userScript creates the user and the device nodes in its own mount namespace,
+// and becomes the user. The nodes have udev's mode, 0666.
 const userScript = `set -e
 mount --make-rprivate /
 for f in passwd group subuid subgid; do [ -e /etc/$f ] || : >/etc/$f; mount --bind "$LAB_DIR/$f" /etc/$f; done
@@ -29,13 +32,14 @@ ${LAB_UMASK:+umask $LAB_UMASK}
 exec setpriv --reuid=61001 --regid=61001 --clear-groups env HOME="$LAB_DIR/home" USER=lab "$@"
 `
 
-// AsUser is the command, run by an ordinary user who owns the project.
+// AsUser returns a command that runs cmd as an ordinary user, and gives the
+// project to that user.
 func (p *Project) AsUser(t testing.TB, o UserOptions, cmd *exec.Cmd) *exec.Cmd {
 	t.Helper()
 	NeedRoot(t)
 	Need(t, "unshare", "setpriv", "newuidmap")
 	if p.shares {
-		t.Fatal("the project has files of others: it cannot be given to a user")
+		t.Fatal("the project shares files with other projects, so it cannot be given to a user")
 	}
 	dir := t.TempDir()
 	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {

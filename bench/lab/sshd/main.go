@@ -1,6 +1,6 @@
-// Command sshd stands in for OpenSSH's in guests of tests, where the
-// distribution's own package cannot be had: a static program that takes
-// the same keys from the same places, and runs commands.
+// Command sshd replaces OpenSSH's server in the guests of tests for which the
+// distribution's package is not available. It is a static program that reads the
+// same keys from the same places, and only runs commands.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 )
 
 func main() {
-	if len(os.Args) < 2 { // as a daemon
+	if len(os.Args) < 2 { // start a daemon
 		cmd := exec.Command("/proc/self/exe", "serve")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		cmd.Stderr = os.Stderr
@@ -31,7 +31,7 @@ func main() {
 	os.Exit(1)
 }
 
-// serve never returns without a reason.
+// serve accepts connections until an error ends it. It never returns nil.
 func serve() error {
 	private, err := os.ReadFile("/etc/ssh/ssh_host_ed25519_key")
 	if err != nil {
@@ -48,7 +48,7 @@ func serve() error {
 		}
 		known, _, _, _, err := ssh.ParseAuthorizedKey(b)
 		if err != nil || !bytes.Equal(known.Marshal(), key.Marshal()) {
-			return nil, errors.New("an unknown key")
+			return nil, errors.New("unknown key")
 		}
 		return nil, nil
 	}}
@@ -99,7 +99,7 @@ func session(ch ssh.Channel, requests <-chan *ssh.Request) {
 			cmd := exec.Command("/bin/sh", "-c", command.Line)
 			cmd.Dir, cmd.Stdout, cmd.Stderr = "/root", ch, ch.Stderr()
 			cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
-			in, err := cmd.StdinPipe() // the command's end does not wait for the client's input
+			in, err := cmd.StdinPipe() // Wait then does not wait for the client's input
 			if err == nil {
 				err = cmd.Start()
 			}
