@@ -91,7 +91,7 @@ func TestMachineLife(t *testing.T) {
 		}
 		settled(t, p.Root) // the connection that ssh keeps ends a moment after the machine
 	})
-	fails(t, p.Run(t, "connect", "live", "m"), 1, "live/m is not running", "meros init live")
+	fails(t, p.Run(t, "connect", "live", "m"), 1, "live/m is not running", "hint: `meros init live m`")
 	expectState(t, p, vm.Stopped)
 
 	if st := endedInit(t, p, syscall.SIGINT); st.ExitCode() != exitInterrupted {
@@ -145,7 +145,7 @@ func TestMachineLife(t *testing.T) {
 	t.Run("killed", func(t *testing.T) {
 		const changed = "constellations/live/m/includes.chroot/etc/changed"
 		p.Write(t, changed, "")
-		fails(t, p.Run(t, "init", "live"), 1, "the disk of its last run is of another image", "meros shutdown live m")
+		fails(t, p.Run(t, "init", "live"), 1, "its disk belongs to an older image", "hint: `meros shutdown live m`")
 		os.RemoveAll(p.Path("constellations/live/m"))
 		if o := p.Must(t, "init", "live"); !strings.Contains(o.Stderr, "starts with the disk of its last run") {
 			t.Errorf("init said\n%s", o.Stderr)
@@ -309,7 +309,7 @@ func TestBootCheck(t *testing.T) {
 	// A machine without an init ends in a panic, and that is said.
 	p.Write(t, "constellations/dead/manifest.yml", plain)
 	o := p.Run(t, "build", "dead", "--boot")
-	fails(t, o, 1, "dead/m boot check", "ended before it could be logged in to", "meros:")
+	fails(t, o, 1, "dead/m boot check", "ended before the first login", "meros:")
 	leftovers(t, p)
 }
 

@@ -61,6 +61,9 @@ func (c *infoCmd) Run(e *env) error {
 		for _, l := range s.Tail {
 			e.ui.say("  | %s", printable(l))
 		}
+		if s.Hint != "" {
+			e.ui.say("  hint: %s", s.Hint)
+		}
 	}
 	return errors.Join(unknown...)
 }

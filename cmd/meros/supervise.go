@@ -6,27 +6,31 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"meros/runner"
+	"meros/runner/hint"
 	"meros/runner/ssh"
 	"meros/runner/vm"
 )
 
-// By these first arguments meros starts itself as the two processes of a
-// supervisor.
+// The first arguments by which meros starts itself as one of the two processes of
+// a supervisor.
 const (
 	superviseArg      = "supervise"
 	superviseInnerArg = "supervise-inner"
 )
 
-// superviseMain is one of the two processes.
+// superviseMain runs one of the two processes and returns its exit status. The
+// error goes to the supervisor's log, with each hint on a line of its own.
 func superviseMain(args []string, stderr io.Writer) int {
 	ctx, stop := interruptible()
 	defer stop()
@@ -38,12 +42,16 @@ func superviseMain(args []string, stderr io.Writer) int {
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "meros:", err)
+		for h := range strings.Lines(hint.Of(err)) {
+			fmt.Fprintln(stderr, "hint:", strings.TrimSpace(h))
+		}
 		return exitFailed
 	}
 	return exitOK
 }
 
-// supervise is the process that [vm.Group.Start] starts: text is the group.
+// supervise is the outer process, which [vm.Group.Start] starts. text is the group
+// in JSON, and name is the name by which meros was called.
 func supervise(ctx context.Context, name, text string) error {
 	g := new(vm.Group)
 	if err := json.Unmarshal([]byte(text), g); err != nil {
@@ -53,14 +61,15 @@ func supervise(ctx context.Context, name, text string) error {
 	return vm.Supervise(ctx, g, []string{name, superviseInnerArg}, uplink, os.NewFile(3, "ready"))
 }
 
-// supervisorOf is the call of this program that is the group's supervisor.
+// supervisorOf returns the argument vector by which this program becomes the
+// group's supervisor.
 func supervisorOf(g *vm.Group) ([]string, error) {
 	text, err := json.Marshal(g)
 	return []string{os.Args[0], superviseArg, string(text)}, err
 }
 
-// ncCmd is what ssh(1) starts to reach a machine: it hands over a connection on
-// which the machine greets, and ends.
+// ncCmd is the verb that ssh(1) runs to reach a machine. It connects to the
+// machine, waits for sshd's greeting and passes the connection on.
 type ncCmd struct {
 	Constellation string `arg:""`
 	Machine       string `arg:""`
@@ -79,18 +88,19 @@ func (c *ncCmd) Run(e *env) error {
 	defer f.Close()
 	out, err := net.FileConn(os.Stdout)
 	if err != nil {
-		return fmt.Errorf("standard output is no socket that could take a connection: %w", err)
+		return fmt.Errorf("standard output is not a socket: %w", err)
 	}
 	defer out.Close()
 	u, ok := out.(*net.UnixConn)
 	if !ok {
-		return fmt.Errorf("standard output is no unix socket")
+		return errors.New("standard output is not a unix socket")
 	}
 	_, _, err = u.WriteMsgUnix([]byte{0}, unix.UnixRights(int(f.Fd())), nil)
 	return err
 }
 
-// proxy is the call of this program that connects ssh(1) to a machine.
+// proxy returns the argument vector by which ssh(1) runs this program to reach a
+// machine.
 func proxy(e *env, constellation, machine string) ([]string, error) {
 	self, err := os.Executable()
 	if err != nil {

@@ -14,13 +14,11 @@ import (
 	"meros/runner/ssh"
 )
 
-// answerTimeout is how long a guest may take to answer on a connection that is
-// open.
+// answerTimeout is the longest time for a guest's response on an open connection.
 const answerTimeout = time.Second
 
-// keep holds a connection to a machine for as long as it lasts: to ask there
-// whether the machine is well is much cheaper than to connect anew, which
-// starts a process in the guest.
+// keep retains a connection until it breaks. A question on an open connection is
+// much cheaper than a login, which starts a process in the guest.
 func (l *launcher) keep(machine string, c *cryptossh.Client) {
 	if old, ok := l.open.Swap(machine, c); ok {
 		old.(*cryptossh.Client).Close()
@@ -31,8 +29,8 @@ func (l *launcher) keep(machine string, c *cryptossh.Client) {
 	}()
 }
 
-// answers asks a machine on the connection that is kept. If that does not
-// answer, it is given up.
+// answers reports whether a machine responds on its open connection. It closes a
+// connection without a response.
 func (l *launcher) answers(machine string) bool {
 	v, ok := l.open.Load(machine)
 	if !ok {
@@ -41,7 +39,7 @@ func (l *launcher) answers(machine string) bool {
 	c := v.(*cryptossh.Client)
 	answered := make(chan error, 1)
 	go func() {
-		// sshd(8) knows no such request, and says so.
+		// sshd(8) does not know this request, and answers that.
 		_, _, err := c.SendRequest("keepalive@openssh.com", true, nil)
 		answered <- err
 	}()
@@ -54,39 +52,40 @@ func (l *launcher) answers(machine string) bool {
 	}
 }
 
-// renew opens the connection that is kept, if there is none.
+// renew logs in again and retains the connection.
 func (l *launcher) renew(ctx context.Context, machine string, h *ssh.Host) {
 	if c, err := h.Connect(context.WithoutCancel(ctx)); err == nil {
 		l.keep(machine, c)
 	}
 }
 
-// monitorTimeout is how long QEMU may take to answer.
+// monitorTimeout is the longest time for QEMU's responses.
 const monitorTimeout = 2 * time.Second
 
-// paused says why a machine stands still, or "" if it does not.
-func (g *Group) paused(ctx context.Context, machine string) string {
+// paused returns why a machine is paused and how to resume it. Both are "" if it
+// runs.
+func (g *Group) paused(ctx context.Context, machine string) (why, next string) {
 	ctx, cancel := context.WithTimeout(ctx, monitorTimeout)
 	defer cancel()
 	m, err := qemu.Dial(ctx, g.file(machine, socketFile))
 	if err != nil {
-		return "" // it is asked something else just now
+		return "", "" // another process uses the monitor
 	}
 	defer m.Close()
 	switch st, err := m.Commands(ctx).QueryStatus(); {
 	case err != nil || st.Running:
-		return ""
+		return "", ""
 	case st.Status == raw.RunStateIOError:
-		return fmt.Sprintf("the host has no room for what it writes (make room, then meros init %s %s)", g.Name, machine)
+		return "the host has no free space for its writes", fmt.Sprintf("free some space, then `meros init %s %s` resumes it", g.Name, machine)
 	case st.Status == raw.RunStatePaused:
-		return fmt.Sprintf("somebody stopped it by its monitor (meros init %s %s lets it go on)", g.Name, machine)
+		return "it was paused through its monitor", fmt.Sprintf("`meros init %s %s` resumes it", g.Name, machine)
 	}
-	return ""
+	return "", ""
 }
 
-// resume lets a machine that stands still go on, and tells whether it did.
+// resume continues a paused machine. It reports whether the machine was paused.
 func (l *launcher) resume(ctx context.Context, machine string) (bool, error) {
-	if l.paused(ctx, machine) == "" {
+	if why, _ := l.paused(ctx, machine); why == "" {
 		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, monitorTimeout)

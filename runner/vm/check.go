@@ -18,7 +18,7 @@ type Verdict struct {
 	Ready     bool              `json:"ready"`
 	Seconds   float64           `json:"seconds"` // from start to the first login
 	Accel     string            `json:"accel"`
-	Kernel    string            `json:"kernel"`     // uname -srvm of the guest
+	Kernel    string            `json:"kernel"`     // output of uname -srvm in the guest
 	OSRelease map[string]string `json:"os_release"` // os-release(5) of the guest
 }
 
@@ -44,7 +44,7 @@ func CheckBoot(ctx context.Context, g *Group, m *Machine, timeout time.Duration)
 	v := &Verdict{Ready: true, Seconds: r.record.Ready, Accel: r.record.Accel, OSRelease: make(map[string]string)}
 	out, err := r.host.Run(ctx, "uname -srvm && cat /etc/os-release")
 	if err != nil {
-		return nil, g.withConsole(m.Name, fmt.Errorf("it could be logged in to, but not asked what it is: %w", err))
+		return nil, g.withConsole(m.Name, fmt.Errorf("ask the guest for its versions: %w", err))
 	}
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	v.Kernel = lines[0]

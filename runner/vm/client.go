@@ -24,10 +24,10 @@ import (
 	"meros/runner/network"
 )
 
-// Supervised tells whether the group's supervisor lives.
+// Supervised reports whether the group's supervisor runs.
 func (g *Group) Supervised() bool { return locked(filepath.Join(g.State, supervisorLock)) }
 
-// call opens a connection to the supervisor.
+// connect opens a connection to the supervisor.
 func (g *Group) connect(ctx context.Context) (*net.UnixConn, error) {
 	address, done, err := socketAddress(filepath.Join(g.State, controlSocket))
 	if err != nil {
@@ -42,10 +42,11 @@ func (g *Group) connect(ctx context.Context) (*net.UnixConn, error) {
 	return c.(*net.UnixConn), nil
 }
 
-var errNoSupervisor = errors.New("its supervisor is not there")
+var errNoSupervisor = errors.New("its supervisor does not run")
 
-// request asks the supervisor and hands its answers to each, which may be nil.
-// If ctx ends, an "up" is undone and any other request left alone.
+// call sends a request to the supervisor and passes each response to each, which
+// may be nil. If ctx ends, the supervisor undoes an "up" and completes any other
+// request.
 func (g *Group) call(ctx context.Context, r request, each func(response)) error {
 	c, err := g.connect(ctx)
 	if err != nil {
@@ -71,7 +72,7 @@ func (g *Group) call(ctx context.Context, r request, each func(response)) error 
 			case ctx.Err() != nil:
 				return context.Cause(ctx)
 			case !heard:
-				err = errNoSupervisor // it was just ending
+				err = errNoSupervisor // it was about to exit
 			case errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET):
 				err = errors.New("its supervisor ended")
 			}
@@ -94,8 +95,8 @@ func (g *Group) call(ctx context.Context, r request, each func(response)) error 
 
 func (g *Group) supervisorLog() string { return filepath.Join(g.State, supervisorLog) }
 
-// startSupervisor starts the group's supervisor if there is none. argv is the call of
-// this program that runs [Supervise] with descriptor 3 as ready.
+// startSupervisor starts the group's supervisor unless one runs. argv calls this
+// program so that it runs [Supervise] with descriptor 3 as ready.
 func (g *Group) startSupervisor(ctx context.Context, argv []string) error {
 	if g.Supervised() {
 		return nil
@@ -123,7 +124,7 @@ func (g *Group) startSupervisor(ctx context.Context, argv []string) error {
 	ended := make(chan struct{})
 	go func() { cmd.Wait(); close(ended) }()
 	defer context.AfterFunc(ctx, func() { r.Close() })()
-	io.Copy(io.Discard, r) // until it is ready, or has ended
+	io.Copy(io.Discard, r) // returns when the supervisor is ready or has ended
 	select {
 	case <-ended:
 	case <-ctx.Done():
@@ -131,20 +132,33 @@ func (g *Group) startSupervisor(ctx context.Context, argv []string) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("the supervisor ended at once: %s", strings.Join(consoleTail(g.supervisorLog(), tailLines), "; "))
+	var said, hints []string
+	for _, l := range consoleTail(g.supervisorLog(), tailLines) {
+		if h, ok := strings.CutPrefix(l, hintPrefix); ok {
+			hints = append(hints, h)
+		} else {
+			said = append(said, l)
+		}
+	}
+	return received("the supervisor ended at once: "+strings.Join(said, "; "), strings.Join(hints, "\n"))
 }
 
-// supervisorTries is how often a supervisor is looked for that comes to its end
-// just when it is asked.
+// hintPrefix starts the lines of the supervisor's log that hold the next step of
+// an error.
+const hintPrefix = "hint: "
+
+// supervisorTries limits the attempts to reach a supervisor. One that is just
+// exiting does not count as running.
 const supervisorTries = 3
 
-// supervisorEnd is how long one that takes no more questions may take to end.
+// supervisorEnd is the longest time until a supervisor that refuses requests
+// exits.
 const supervisorEnd = 30 * time.Second
 
-// Start makes the networks what they are to be and starts those of the
-// machines that do not run. It tells of networks with an empty machine.
-// supervisor is the call of this program that runs [Supervise] with descriptor
-// 3 as ready. The caller holds the group's lock.
+// Start makes the networks as described, and starts the machines that do not run
+// yet. Notes about the networks carry an empty machine name. supervisor is the
+// argument vector by which this program runs [Supervise] with descriptor 3 as
+// ready. The caller holds the group's lock.
 func (g *Group) Start(ctx context.Context, supervisor []string, ns *Networks, machines []*Machine, o StartOptions) (err error) {
 	for range supervisorTries {
 		if err = g.startSupervisor(ctx, supervisor); err != nil {
@@ -153,8 +167,8 @@ func (g *Group) Start(ctx context.Context, supervisor []string, ns *Networks, ma
 		if err = g.requestStart(ctx, ns, machines, o); !errors.Is(err, errNoSupervisor) {
 			return err
 		}
-		// One that ends gives up its lock in a moment; one whose socket is gone
-		// does not, and there can be no other.
+		// An exiting supervisor soon releases its lock. One that lost its socket
+		// keeps the lock, and no other can start.
 		for end := time.Now().Add(supervisorEnd); g.Supervised() && ctx.Err() == nil; time.Sleep(2 * time.Millisecond) {
 			if time.Now().After(end) {
 				return err
@@ -179,8 +193,9 @@ func (g *Group) requestStart(ctx context.Context, ns *Networks, machines []*Mach
 	return nil
 }
 
-// Shutdown ends machines, all at once, and tells of each. The supervisor ends
-// with the last one. The caller holds the group's lock.
+// Shutdown ends machines in parallel and reports each. The supervisor exits with
+// the last machine of the group. timeout limits each of the gentle methods; 0
+// skips them. The caller holds the group's lock.
 func (g *Group) Shutdown(ctx context.Context, machines []string, timeout time.Duration, report func(Down)) error {
 	if !g.Supervised() {
 		var errs []error
@@ -204,7 +219,7 @@ func (g *Group) Shutdown(ctx context.Context, machines []string, timeout time.Du
 	return g.settle(ctx)
 }
 
-// settle waits until a supervisor without machines has ended.
+// settle waits until a supervisor without machines has exited.
 func (g *Group) settle(ctx context.Context) error {
 	for g.Supervised() {
 		names, err := g.Machines()
@@ -225,7 +240,7 @@ func (g *Group) settle(ctx context.Context) error {
 	return nil
 }
 
-// Info looks how machines are.
+// Info returns the status of machines, in their order.
 func (g *Group) Info(ctx context.Context, machines []string) ([]Status, error) {
 	found := make(map[string]Status)
 	if g.Supervised() {
@@ -235,7 +250,7 @@ func (g *Group) Info(ctx context.Context, machines []string) ([]Status, error) {
 			}
 		})
 		if err != nil {
-			// One that is just coming to its end takes no questions.
+			// An exiting supervisor accepts no requests.
 			if serr := g.settle(ctx); serr != nil || g.Supervised() {
 				return nil, errors.Join(err, serr)
 			}
@@ -245,7 +260,7 @@ func (g *Group) Info(ctx context.Context, machines []string) ([]Status, error) {
 	for _, m := range machines {
 		s, ok := found[m]
 		if !ok {
-			// A supervisor that was killed takes its machines with it in a moment.
+			// The machines of a killed supervisor end within moments.
 			for end := time.Now().Add(5 * time.Second); g.alive(m) && time.Now().Before(end); time.Sleep(time.Millisecond) {
 			}
 			var err error
@@ -258,14 +273,14 @@ func (g *Group) Info(ctx context.Context, machines []string) ([]Status, error) {
 	return all, nil
 }
 
-// Prove tries every way of the networks with real packets.
+// CheckNetworks tries every path between the networks with real packets.
 func (g *Group) CheckNetworks(ctx context.Context) ([]network.Result, error) {
 	var results []network.Result
 	err := g.running(g.call(ctx, request{Op: "check"}, func(r response) { results = append(results, r.Results...) }))
 	return results, err
 }
 
-// Dial connects to a port of a machine.
+// Dial connects to a TCP port of a machine.
 func (g *Group) Dial(ctx context.Context, machine string, port uint16) (net.Conn, error) {
 	f, err := g.DialFile(ctx, machine, port)
 	if err != nil {
@@ -275,11 +290,11 @@ func (g *Group) Dial(ctx context.Context, machine string, port uint16) (net.Conn
 	return net.FileConn(f)
 }
 
-// DialFile is [Group.Dial], as an open file.
+// DialFile is [Group.Dial] for callers that need an open file.
 func (g *Group) DialFile(ctx context.Context, machine string, port uint16) (*os.File, error) {
 	c, err := g.connect(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("%s/%s %w (meros init %s)", g.Name, machine, ErrNotRunning, g.Name)
+		return nil, g.notRunning(machine)
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
@@ -311,7 +326,7 @@ func closeIf(f *os.File) error {
 // Login logs in to a machine.
 func (g *Group) Login(ctx context.Context, machine string) (*cryptossh.Client, error) {
 	if !g.alive(machine) {
-		return nil, fmt.Errorf("%s/%s %w (meros init %s)", g.Name, machine, ErrNotRunning, g.Name)
+		return nil, g.notRunning(machine)
 	}
 	r, err := g.readRecord(machine)
 	if err != nil {

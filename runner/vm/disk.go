@@ -13,20 +13,20 @@ import (
 	"strings"
 )
 
-// file is the disk's name in its machine's directory. It is not removed with
-// the machine's end.
+// file names the disk in its machine's directory. It stays there when the machine
+// ends.
 func (d Disk) file() string { return "disk-" + d.Label + ".qcow2" }
 
-// origin is where the name of the image is that the disk is a copy of.
+// origin names the file that holds the name of the disk's image.
 func (d Disk) origin() string { return "disk-" + d.Label + ".image" }
 
-// prepareDisk makes the disk if there is none. fresh tells that the machine's
-// first disk is a new one.
+// prepareDisk makes the disk unless it exists. If fresh is set, the machine's
+// first disk is new, and an existing disk loses its snapshots.
 func (l *launcher) prepareDisk(ctx context.Context, m *Machine, d Disk, fresh bool, note func(string)) error {
 	file := l.file(m.Name, d.file())
 	if _, err := os.Lstat(file); err == nil {
 		if was, err := os.ReadFile(l.file(m.Name, d.origin())); err == nil && string(was) != filepath.Base(d.Image) {
-			note(fmt.Sprintf("its disk %s stays as it was made, the manifest describes another one (meros reset %s %s makes it anew, empty)", d.Label, l.Name, m.Name))
+			note(fmt.Sprintf("keeps its disk %s, although the manifest now describes another one: `meros reset %s %s` makes a new, empty disk", d.Label, l.Name, m.Name))
 		}
 		if !fresh {
 			return nil
@@ -58,8 +58,8 @@ func copyFile(to, from string) error {
 	return errors.Join(err, out.Close())
 }
 
-// dropSnapshots removes those of an earlier run: their memory was on the first
-// disk.
+// dropSnapshots removes the snapshots of an earlier run. They are useless: their
+// memory was on the first disk, which is gone.
 func dropSnapshots(ctx context.Context, file string) error {
 	out, err := exec.CommandContext(ctx, "qemu-img", "snapshot", "-l", file).CombinedOutput()
 	if err != nil {
@@ -77,7 +77,7 @@ func dropSnapshots(ctx context.Context, file string) error {
 	return nil
 }
 
-// reset removes a machine's further disks if that is asked for.
+// reset removes a machine's further disks if OnRunning is [Reset].
 func (l *launcher) reset(m *Machine) error {
 	if m.OnRunning != Reset {
 		return nil

@@ -13,14 +13,14 @@ import (
 	"strings"
 	"time"
 
+	"meros/runner/hint"
 	"meros/runner/network"
 )
 
-// dnsmasq is the command line of dnsmasq(8) for one bridge: it gives the
-// machines there their addresses and names. resolver is asked for names of the
-// world; it is "" for bridges whose machines may not reach it. With many ids it
-// gives up being root; in a namespace with one it cannot. Nothing is written to
-// any file.
+// dnsmasq returns the command line of dnsmasq(8) for one bridge. resolver answers
+// for names outside the group; it is "" without one, and only bridges that reach
+// the world use it. With manyIDs dnsmasq stops being root, which a namespace of a
+// single id does not allow. It writes no file.
 func dnsmasq(ns *Networks, b network.Bridge, resolver string, manyIDs bool) []string {
 	host := b.Address.Addr().String()
 	argv := []string{"dnsmasq", "--no-daemon"}
@@ -35,7 +35,7 @@ func dnsmasq(ns *Networks, b network.Bridge, resolver string, manyIDs bool) []st
 	if b.Policy.World {
 		argv = append(argv, "--dhcp-option=option:router,"+host)
 	} else {
-		argv = append(argv, "--dhcp-option=option:router") // none
+		argv = append(argv, "--dhcp-option=option:router") // sends no router
 		if len(b.Policy.Allowed) > 0 {
 			routes := "--dhcp-option=option:classless-static-route"
 			for _, p := range b.Policy.Allowed {
@@ -60,7 +60,7 @@ func dnsmasq(ns *Networks, b network.Bridge, resolver string, manyIDs bool) []st
 	return argv
 }
 
-// mask is a prefix length as an address.
+// mask returns a prefix length as a network mask.
 func mask(bits int) string {
 	m := ^uint32(0) << (32 - bits)
 	return fmt.Sprintf("%d.%d.%d.%d", m>>24, m>>16&255, m>>8&255, m&255)
@@ -81,7 +81,7 @@ func startNameServer(argv []string) (*nameServer, error) {
 	n.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	path, err := lookPath(argv[0])
 	if err != nil {
-		return nil, errors.New("dnsmasq is not installed, which gives machines their addresses and names (Debian: apt install dnsmasq-base)")
+		return nil, hint.Add(errors.New("dnsmasq is not installed, which gives machines their addresses and names"), "Debian: `apt install dnsmasq-base`")
 	}
 	n.cmd.Path, n.cmd.Err = path, nil
 	if err := n.cmd.Start(); err != nil {
@@ -91,7 +91,8 @@ func startNameServer(argv []string) (*nameServer, error) {
 	return n, nil
 }
 
-// lookPath finds a program that an ordinary user's PATH may not name.
+// lookPath finds a program, also in the directories that an ordinary user's PATH
+// may lack.
 func lookPath(name string) (string, error) {
 	if p, err := exec.LookPath(name); err == nil {
 		return p, nil
@@ -104,7 +105,7 @@ func lookPath(name string) (string, error) {
 	return "", exec.ErrNotFound
 }
 
-// same tells whether it runs and was started as argv says.
+// same reports whether the server runs and was started with argv.
 func (n *nameServer) same(argv []string) bool {
 	select {
 	case <-n.done:
@@ -114,7 +115,7 @@ func (n *nameServer) same(argv []string) bool {
 	}
 }
 
-// greet waits until it serves at an address, or has ended.
+// greet waits until the server accepts connections at an address, or has ended.
 func (n *nameServer) greet(a netip.Addr) error {
 	for {
 		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(a, 53).String(), time.Second)

@@ -17,25 +17,25 @@ import (
 	"meros/runner/qemu"
 )
 
-// Down is how and how fast a machine went down.
+// Down describes how and how fast a machine ended.
 type Down struct {
 	Machine string
 	Method  string        `json:"Way,omitempty"` // "acpi", "ssh", "quit" or "kill"; "" if it was not running
 	Took    time.Duration `json:",omitempty"`
 }
 
-// downStep is one way to end a machine and the time it is given.
+// downStep is one method to end a machine, with its time limit.
 type downStep struct {
 	method string
 	wait   time.Duration
-	repeat time.Duration // after which it is done once more; 0: it is done once
+	repeat time.Duration // pause between repetitions; 0 performs the step once
 	do     func(context.Context) error
 }
 
-// repeatPause is how long a guest is left alone that did not hear.
+// repeatPause is the time for a guest to react before its button is pressed again.
 const repeatPause = 5 * time.Second
 
-// shutdown ends a machine, and removes its disk and secrets.
+// shutdown ends a machine and removes its disk and secrets.
 func (l *launcher) shutdown(ctx context.Context, machine string, timeout time.Duration) (Down, error) {
 	d, err := l.end(ctx, machine, timeout)
 	if err != nil {
@@ -47,25 +47,25 @@ func (l *launcher) shutdown(ctx context.Context, machine string, timeout time.Du
 	return d, nil
 }
 
-// end ends a machine if it runs: by its power button and by poweroff over ssh,
-// the surer of the two first, then by ending QEMU, then by killing it, the first
-// two with timeout each, or not at all if that is 0.
+// end ends a machine if it runs. It tries the power button and poweroff over ssh,
+// the more reliable one first, then tells QEMU to quit, then kills it. timeout
+// limits each of the first two; 0 skips them.
 func (l *launcher) end(ctx context.Context, machine string, timeout time.Duration) (Down, error) {
 	d := Down{Machine: machine}
 	began := time.Now()
-	// A record that is lost or damaged is no reason to let a machine run on: its
-	// monitor needs none.
+	// A machine ends even if its record is lost or damaged: the monitor does not
+	// need it.
 	r, err := l.readRecord(machine)
 	if !l.alive(machine) {
 		return d, nil
 	}
 	if err != nil {
 		r = &record{PID: l.pid(machine), Boot: bootID()}
-		r.Start, _ = processStart(r.PID) // it holds the lock, so the number is its own
+		r.Start, _ = processStart(r.PID) // the process holds the lock, so it is the right one
 	}
 	for _, step := range l.downSteps(machine, r, timeout) {
 		if err := step.do(ctx); err != nil && ctx.Err() == nil {
-			continue // the next way is a harder one
+			continue // the next method is harder
 		}
 		if l.took(ctx, machine, step) {
 			d.Method, d.Took = step.method, time.Since(began)
@@ -75,7 +75,7 @@ func (l *launcher) end(ctx context.Context, machine string, timeout time.Duratio
 			return d, context.Cause(ctx)
 		}
 	}
-	return d, fmt.Errorf("%s/%s: process %d does not end", l.Name, machine, r.PID)
+	return d, fmt.Errorf("%s/%s: process %d does not exit", l.Name, machine, r.PID)
 }
 
 func (l *launcher) downSteps(machine string, r *record, timeout time.Duration) []downStep {
@@ -92,33 +92,33 @@ func (l *launcher) downSteps(machine string, r *record, timeout time.Duration) [
 		}
 	}
 	gentle := []downStep{
-		// Nobody in a guest that still boots listens to its button.
+		// A guest that still boots ignores its button.
 		{"acpi", timeout, repeatPause, monitor((*raw.Monitor).SystemPowerdown)},
 		{"ssh", timeout, 0, func(ctx context.Context) error { return l.poweroff(ctx, machine, r) }},
 	}
 	hard := []downStep{
-		// It writes what it holds of the disks first, which may be much.
+		// QEMU first writes its cached disk blocks, which may take long.
 		{"quit", 30 * time.Second, 0, monitor((*raw.Monitor).Quit)},
 		{"kill", 5 * time.Second, 0, func(context.Context) error { return r.kill(unix.SIGKILL) }},
 	}
 	if timeout <= 0 {
 		return hard
 	}
-	// Without a power button of ACPI, QEMU presses a key on a pin, whose driver
-	// the kernels for virtual machines may lack.
+	// Without an ACPI power button, QEMU presses a key on a GPIO pin. A kernel for
+	// virtual machines may lack its driver, so ssh goes first.
 	if a, err := arch.Find(r.Arch); r.Arch != "" && (err != nil || !a.Board.PowerButton) {
 		slices.Reverse(gentle)
 	}
 	return append(gentle, hard...)
 }
 
-// poweroffTimeout is how long a guest may take to be asked.
+// poweroffTimeout is the longest time for the login and the command.
 const poweroffTimeout = 20 * time.Second
 
-// poweroff asks the guest's own init.
+// poweroff tells the guest's init to power off, over ssh.
 func (l *launcher) poweroff(ctx context.Context, machine string, r *record) error {
 	if r.Port == 0 {
-		return errors.New("its port is not known")
+		return errors.New("its port is unknown")
 	}
 	h, err := l.host(machine, r.User, r.Port)
 	if err != nil {
@@ -126,7 +126,8 @@ func (l *launcher) poweroff(ctx context.Context, machine string, r *record) erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, poweroffTimeout)
 	defer cancel()
-	// A guest that obeys at once closes the connection before it answers.
+	// A quick guest closes the connection before it answers, so only the login is
+	// required to succeed.
 	if c, err := h.Try(ctx, poweroffTimeout); err != nil {
 		return err
 	} else {
@@ -139,7 +140,8 @@ func (l *launcher) poweroff(ctx context.Context, machine string, r *record) erro
 	return nil
 }
 
-// took waits until the machine has ended by a step.
+// took waits until a step has ended the machine, and repeats the step if it should
+// be. It reports whether the machine ended.
 func (l *launcher) took(ctx context.Context, machine string, step downStep) bool {
 	for left := step.wait; ; left -= step.repeat {
 		if step.repeat == 0 || left <= step.repeat {
@@ -151,11 +153,11 @@ func (l *launcher) took(ctx context.Context, machine string, step downStep) bool
 		if ctx.Err() != nil {
 			return false
 		}
-		step.do(ctx) // where that fails, it ends or the next step follows
+		step.do(ctx) // if this fails, the machine is ending or the next step follows
 	}
 }
 
-// gone waits until the machine's process has ended.
+// gone waits until the machine's process has ended. It reports whether it did.
 func (l *launcher) gone(ctx context.Context, machine string, wait time.Duration) bool {
 	end := time.After(wait)
 	for {

@@ -1,15 +1,17 @@
-// Package vm boots groups of machines, tells how they are and shuts them
-// down.
+// Package vm boots groups of machines, returns their status and shuts them down.
 //
-// A group has a supervisor: two processes, of which the inner one owns the
-// namespaces of networks and processes that everything of the group is in. It
-// ends with its last machine, and everything with it, however it ends. The host's
-// own networks are never changed.
+// The package has two halves. Clients use a [Group]: it sends requests to the
+// group's supervisor and reads the machines' files. The launcher starts QEMU; only
+// the supervisor ([Supervise]) and the boot check ([CheckBoot]) have one.
 //
-// What is known of a machine is in its state directory: the QEMU process holds
-// a lock there for as long as it lives, which the kernel gives up with the
-// process, however it ends. So a machine's state is asked of the living
-// process, never remembered.
+// A supervisor is two processes. The inner one owns the network and process
+// namespaces of the whole group. It exits with its last machine. When it exits,
+// even if it is killed, everything in the namespaces ends. The host's own networks
+// never change.
+//
+// A machine's files are in its state directory. Its QEMU process holds a lock
+// there, which the kernel releases when the process ends, for any reason. So meros
+// asks the process for its state and never trusts a stored one.
 package vm
 
 import (
@@ -31,7 +33,7 @@ type Group struct {
 	SSH   string // file of the key that logs in to all machines
 }
 
-// Files of a machine's state directory.
+// Names of the files in a machine's state directory.
 const (
 	recordFile  = "machine.json"
 	lockFile    = "lock"
@@ -42,10 +44,10 @@ const (
 	socketFile  = "qmp.sock"
 	serialFile  = "serial.sock"
 	bulkFile    = "bulk.sock"
-	bulkLock    = "bulk.lock" // held by who uses it
+	bulkLock    = "bulk.lock" // held by the process that uses bulk.sock
 	screenFile  = "vnc.sock"
 	knownFile   = "known_hosts"
-	controlFile = "ssh" // socket of an open connection
+	controlFile = "ssh" // socket by which ssh(1) shares a connection
 	pidFile     = "qemu.pid"
 )
 
@@ -53,10 +55,11 @@ func (g *Group) dir(machine string) string { return filepath.Join(g.State, machi
 
 func (g *Group) file(machine, name string) string { return filepath.Join(g.State, machine, name) }
 
-// Console is the file that holds what a machine last wrote to its console.
+// Console returns the log file of a machine's console. It holds the current or the
+// last run.
 func (g *Group) Console(machine string) string { return g.file(machine, consoleFile) }
 
-// host is how a machine is reached.
+// host returns the address and the keys for logins to a machine.
 func (g *Group) host(machine, user string, port int) (*ssh.Host, error) {
 	ours, err := ssh.EnsureKey(g.SSH, "meros")
 	if err != nil {
@@ -69,8 +72,8 @@ func (g *Group) host(machine, user string, port int) (*ssh.Host, error) {
 	return &ssh.Host{Name: machine + "." + g.Name, Address: fmt.Sprintf("127.0.0.1:%d", port), User: user, Key: ours, HostKey: theirs}, nil
 }
 
-// Lock keeps other processes from starting or stopping machines of the group.
-// busy is called once if it has to wait.
+// Lock prevents other processes from starting or stopping machines of the group
+// until unlock is called. If it has to wait, it calls busy once.
 func (g *Group) Lock(ctx context.Context, busy func()) (unlock func(), err error) {
 	if err := os.MkdirAll(g.State, 0o700); err != nil {
 		return nil, err

@@ -15,7 +15,7 @@ import (
 // unixIDMap is a line of uid_map, user_namespaces(7).
 type unixIDMap = syscall.SysProcIDMap
 
-// mapsMany tells whether this user namespace has more ids than one.
+// mapsMany reports whether this user namespace has more than one id.
 func mapsMany() bool {
 	b, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
@@ -25,8 +25,8 @@ func mapsMany() bool {
 	return len(f) != 3 || f[2] != "1"
 }
 
-// defaultRoute is the interface of the default route in a text of
-// /proc/net/route, proc_pid_net(5): the one with an empty mask.
+// defaultRoute returns the interface of the default route, which has an empty
+// mask, or "". table is the content of /proc/net/route, proc_pid_net(5).
 func defaultRoute(table string) string {
 	for line := range strings.Lines(table) {
 		if f := strings.Fields(line); len(f) > 7 && f[1] == "00000000" && f[7] == "00000000" {
@@ -36,8 +36,8 @@ func defaultRoute(table string) string {
 	return ""
 }
 
-// holder is " (PROGRAM, process N, listens there)", as far as that can be
-// known of a port that is taken.
+// holder returns " (PROGRAM, process N, listens there)" for a taken port, or "" if
+// it cannot find the process.
 func holder(a netip.AddrPort) string {
 	inodes := make(map[string]bool)
 	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {

@@ -12,43 +12,45 @@ import (
 	"path/filepath"
 	"time"
 
+	"meros/runner/hint"
 	"meros/runner/ssh"
 )
 
-// State is how a machine is.
+// State is the state of a machine.
 type State string
 
 const (
 	Stopped     State = "stopped"     // never started, or shut down
-	Starting    State = "starting"    // runs, and nobody could log in yet
+	Starting    State = "starting"    // runs, but no login has succeeded yet
 	Ready       State = "ready"       // runs, and ssh answers
-	Paused      State = "paused"      // stands still: the host has no room for what it writes, or somebody stopped it
-	Unreachable State = "unreachable" // runs, and ssh does not answer any more
+	Paused      State = "paused"      // waits for free space on the host, or was paused through its monitor
+	Unreachable State = "unreachable" // runs, but ssh no longer answers
 	Ended       State = "ended"       // ended itself: powered off, rebooted or panicked
-	Crashed     State = "crashed"     // its QEMU did not end in order
+	Crashed     State = "crashed"     // its QEMU failed or was killed
 )
 
-// Status is what is known of a machine.
+// Status is the state of a machine with its details.
 type Status struct {
 	Constellation string    `json:"constellation,omitempty"`
 	Machine       string    `json:"machine"`
 	State         State     `json:"state"`
 	PID           int       `json:"pid,omitempty"`
-	Exit          string    `json:"exit,omitempty"` // of a crashed machine, how its process ended; of a paused one, why
-	User          string    `json:"user,omitempty"` // who logs in
+	Exit          string    `json:"exit,omitempty"` // how the process of a crashed machine ended, or why a machine is paused
+	Hint          string    `json:"hint,omitempty"` // the next step, if there is one
+	User          string    `json:"user,omitempty"` // user name for logins
 	Started       time.Time `json:"started,omitzero"`
 	Ready         float64   `json:"ready_seconds,omitempty"` // from start to the first login
 	Accel         string    `json:"accel,omitempty"`
 	Memory        int64     `json:"memory,omitempty"` // bytes
 	CPUs          int       `json:"cpus,omitempty"`
 	Image         string    `json:"image,omitempty"`
-	Console       string    `json:"console,omitempty"`        // file
+	Console       string    `json:"console,omitempty"`        // log file
 	Received      int64     `json:"received_bytes,omitempty"` // on its networks, since it started
 	Sent          int64     `json:"sent_bytes,omitempty"`
 	Tail          []string  `json:"console_tail,omitempty"`
 }
 
-// bannerTimeout is how long a guest that computes may take to greet.
+// bannerTimeout is the longest time for the ssh greeting of a busy guest.
 const bannerTimeout = 5 * time.Second
 
 // info returns a machine's status without a supervisor's help.
@@ -89,7 +91,8 @@ func (g *Group) recorded(machine string) (Status, *record, error) {
 	switch {
 	case err != nil && g.alive(machine):
 		// The record is lost, the machine is not.
-		s.State, s.PID, s.Tail = Unreachable, g.pid(machine), []string{"its record cannot be read: " + err.Error() + " (meros shutdown ends it)"}
+		s.State, s.PID, s.Tail = Unreachable, g.pid(machine), []string{"cannot read its record: " + err.Error()}
+		s.Hint = fmt.Sprintf("`meros shutdown %s %s` ends it", g.Name, machine)
 		return s, nil, nil
 	case err != nil:
 		return s, nil, nil
@@ -102,7 +105,7 @@ func (g *Group) recorded(machine string) (Status, *record, error) {
 	s.State, s.Tail = Ended, consoleTail(g.Console(machine), tailLines)
 	switch {
 	case r.Exit == "":
-		s.State, s.Exit = Crashed, "its supervisor was killed, and it with that"
+		s.State, s.Exit = Crashed, "its supervisor was killed"
 	case r.Exit != exitOK:
 		s.State, s.Exit = Crashed, "QEMU: "+r.Exit
 	}
@@ -112,7 +115,7 @@ func (g *Group) recorded(machine string) (Status, *record, error) {
 // inspect completes the status of a machine that runs: it asks QEMU and the
 // guest's sshd.
 func (g *Group) inspect(ctx context.Context, machine string, r *record, s *Status) (*ssh.Host, error) {
-	if s.Exit = g.paused(ctx, machine); s.Exit != "" {
+	if s.Exit, s.Hint = g.paused(ctx, machine); s.Exit != "" {
 		s.State = Paused
 		return nil, nil
 	}
@@ -137,14 +140,14 @@ func (g *Group) inspect(ctx context.Context, machine string, r *record, s *Statu
 	return h, nil
 }
 
-// DialConsole connects to the machine's serial line, which serves one at a
+// DialConsole connects to the machine's serial line, which serves one client at a
 // time.
 func (g *Group) DialConsole(ctx context.Context, machine string) (net.Conn, error) {
 	return g.dialSocket(ctx, machine, serialFile)
 }
 
-// DialBulk connects to the machine's [qemu.BulkPort]. It fails where another
-// process uses that, or the machine has none.
+// DialBulk connects to the machine's [qemu.BulkPort]. It fails if another process
+// uses the port, or the machine has none.
 func (g *Group) DialBulk(ctx context.Context, machine string) (net.Conn, error) {
 	lock, err := openLock(g.file(machine, bulkLock))
 	if err != nil {
@@ -160,19 +163,19 @@ func (g *Group) DialBulk(ctx context.Context, machine string) (net.Conn, error) 
 	return &exclusive{c.(*net.UnixConn), lock}, nil
 }
 
-// exclusive is a connection that holds a lock.
+// exclusive is a connection that holds a lock until it is closed.
 type exclusive struct {
 	*net.UnixConn
 	lock *os.File
 }
 
-// Close implements net.Conn. The lock goes last: QEMU takes one connection at
-// a time.
+// Close implements net.Conn. It releases the lock last, because QEMU accepts one
+// connection at a time.
 func (c *exclusive) Close() error { return errors.Join(c.UnixConn.Close(), c.lock.Close()) }
 
 func (g *Group) dialSocket(ctx context.Context, machine, file string) (net.Conn, error) {
 	if !g.alive(machine) {
-		return nil, fmt.Errorf("%s/%s %w (meros init %s)", g.Name, machine, ErrNotRunning, g.Name)
+		return nil, g.notRunning(machine)
 	}
 	address, done, err := socketAddress(g.file(machine, file))
 	if err != nil {
@@ -182,24 +185,26 @@ func (g *Group) dialSocket(ctx context.Context, machine, file string) (net.Conn,
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", address)
 	if err != nil {
-		return nil, fmt.Errorf("%s of %s/%s: %w", file, g.Name, machine, errors.Unwrap(err))
+		return nil, fmt.Errorf("%s/%s: %s: %w", g.Name, machine, file, errors.Unwrap(err))
 	}
 	return c, nil
 }
 
-// Screen is the unix socket at which a machine with a display shows it by VNC.
+// Screen returns the unix socket that serves a machine's display by VNC.
 func (g *Group) Screen(machine string) (string, error) {
 	file := g.file(machine, screenFile)
 	switch _, err := os.Stat(file); {
 	case !g.alive(machine):
-		return "", fmt.Errorf("%s/%s %w (meros init %s)", g.Name, machine, ErrNotRunning, g.Name)
+		return "", g.notRunning(machine)
 	case err != nil:
-		return "", fmt.Errorf("%s/%s was started without a display (display: true in its manifest, then meros restart %[1]s %[2]s)", g.Name, machine)
+		err = fmt.Errorf("%s/%s was started without a display", g.Name, machine)
+		return "", hint.Add(err, "set `display: true` in its manifest, then `meros restart %s %s`", g.Name, machine)
 	}
 	return file, nil
 }
 
-// SSHConfig is a machine's part of an ssh_config(5), whether it runs or not.
+// SSHConfig returns a machine's section of an ssh_config(5). The machine need not
+// run.
 func (g *Group) SSHConfig(machine, user string, proxy []string) (string, error) {
 	h, err := g.host(machine, user, 0)
 	if err != nil {
@@ -215,15 +220,19 @@ func (g *Group) SSHConfig(machine, user string, proxy []string) (string, error) 
 	return h.Config(known, proxy), nil
 }
 
-// ErrNotRunning is what there is to say of a machine that is not there.
+// ErrNotRunning means that a machine, or every machine of a group, is not running.
 var ErrNotRunning = errors.New("is not running")
 
-// ConnectArgv is the call of ssh(1) that opens a shell on the machine, or
-// runs a command there. proxy is the call of this program that connects its
-// standard input and output to the machine's port 22, more are options of ssh.
+func (g *Group) notRunning(machine string) error {
+	return hint.Add(fmt.Errorf("%s/%s %w", g.Name, machine, ErrNotRunning), "`meros init %s %s` starts it", g.Name, machine)
+}
+
+// ConnectArgv returns the argument vector of ssh(1) that opens a shell on the
+// machine, or runs command there. proxy is the argument vector by which this
+// program connects to the machine's port 22. more are further options of ssh.
 func (g *Group) ConnectArgv(machine string, proxy, more, command []string) ([]string, error) {
 	if !g.alive(machine) {
-		return nil, fmt.Errorf("%s/%s %w (meros init %s)", g.Name, machine, ErrNotRunning, g.Name)
+		return nil, g.notRunning(machine)
 	}
 	r, err := g.readRecord(machine)
 	if err != nil {

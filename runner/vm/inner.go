@@ -15,38 +15,41 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"meros/runner/hint"
 	"meros/runner/network"
 	"meros/runner/qemu"
 )
 
-// innerConfig is what the inner process is told when it starts.
+// innerConfig is the argument of the inner process.
 type innerConfig struct {
 	Group    *Group
-	Resolver string
+	Resolver string // see [Uplink]
 }
 
-// inner is the part of a supervisor that is where the group's networks are,
-// as the first process of its own process namespace.
+// inner is the half of a supervisor in the namespaces of the group's networks. It
+// is the first process of its process namespace, so that no machine survives it.
 type inner struct {
 	*launcher
 	resolver string
 	outer    *pair
-	calling  sync.Mutex // one question at a time
+	calling  sync.Mutex // held during one request to the outer process
 
-	mu       sync.Mutex // of what follows, and of "up" and "down"
+	mu       sync.Mutex // guards the fields below; snapshots hold it so that no machine starts meanwhile
 	networks *Networks
 	net      network.Network
-	names    map[string]*nameServer // by bridge
-	relays   map[netip.AddrPort]net.Listener
-	uplink   string
+	names    map[string]*nameServer          // by bridge
+	relays   map[netip.AddrPort]net.Listener // by bridge address and port of the host
+	uplink   string                          // interface to the world, or ""
 }
 
-// SuperviseInner is the inner process: config is what [Supervise] gave it.
+// SuperviseInner is the life of the inner process. config is the argument that
+// [Supervise] passed.
 func SuperviseInner(ctx context.Context, config string) error {
 	var c innerConfig
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
@@ -68,7 +71,8 @@ func SuperviseInner(ctx context.Context, config string) error {
 	return s.serve(ctx, l.(*net.UnixListener))
 }
 
-// mountOwn shows the namespaces' own processes and interfaces.
+// mountOwn mounts /proc and /sys again, so that they show the namespaces' own
+// processes and interfaces.
 func mountOwn() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mounts private: %w", err)
@@ -81,9 +85,9 @@ func mountOwn() error {
 	return nil
 }
 
-// serve answers clients until there is no machine and no client any more.
+// serve answers clients until neither a machine nor a client is left.
 func (s *inner) serve(ctx context.Context, l *net.UnixListener) error {
-	signal.Ignore(unix.SIGINT, unix.SIGHUP, unix.SIGQUIT) // of a terminal: they are for the client
+	signal.Ignore(unix.SIGINT, unix.SIGHUP, unix.SIGQUIT) // a terminal's signals are meant for the client
 	conns := make(chan *net.UnixConn)
 	go func() {
 		for {
@@ -97,7 +101,7 @@ func (s *inner) serve(ctx context.Context, l *net.UnixListener) error {
 	}()
 	open := 0
 	ended := make(chan struct{})
-	begun := time.After(10 * time.Second) // nobody came
+	begun := time.After(10 * time.Second) // ends a supervisor that no client uses
 	for {
 		select {
 		case c, ok := <-conns:
@@ -115,7 +119,7 @@ func (s *inner) serve(ctx context.Context, l *net.UnixListener) error {
 			return context.Cause(ctx)
 		}
 		if open == 0 && !s.anyAlive() {
-			// Whoever asks next is to find how each ended.
+			// The records must say how each machine ended before the lock is free.
 			s.ends.Range(func(machine, _ any) bool { s.awaitEnd(machine.(string)); return true })
 			return nil
 		}
@@ -141,12 +145,13 @@ func (s *inner) handle(ctx context.Context, c *net.UnixConn) {
 		sending.Lock()
 		defer sending.Unlock()
 		c.SetWriteDeadline(time.Now().Add(10 * time.Second))
-		json.NewEncoder(c).Encode(r) // a client that has gone is no reason to stop
+		json.NewEncoder(c).Encode(r) // the request goes on if the client has left
 	}
 	var err error
 	switch {
 	case r.Version != wireVersion && !slices.Contains(lasting, r.Op):
-		err = fmt.Errorf("the supervisor is of another version of meros (meros shutdown %s, then init)", s.Name)
+		err = errors.New("another version of meros started the supervisor")
+		err = hint.Add(err, "`meros shutdown %s`, then `meros init %[1]s`, starts a new one", s.Name)
 	case r.Op == "dial" && len(r.Machines) == 1:
 		if f, derr := s.dialMachine(ctx, r.Machines[0], r.Port); derr != nil {
 			err = derr
@@ -173,26 +178,26 @@ func (s *inner) handle(ctx context.Context, c *net.UnixConn) {
 	case r.Op == "check":
 		err = s.check(ctx, send)
 	default:
-		err = fmt.Errorf("there is no request %q", r.Op)
+		err = fmt.Errorf("unknown request %q", r.Op)
 	}
 	send(lastResponse(err))
 }
 
-// ask asks the outer process.
+// callOuter sends a request to the outer process and returns its response.
 func (s *inner) callOuter(q hostRequest, f *os.File) (hostResponse, error) {
 	s.calling.Lock()
 	defer s.calling.Unlock()
 	var r hostResponse
 	if err := s.outer.send(q, f); err != nil {
-		return r, fmt.Errorf("ask the supervisor's outer process: %w", err)
+		return r, fmt.Errorf("send to the supervisor's outer process: %w", err)
 	}
 	if _, err := s.outer.receive(&r); err != nil {
-		return r, fmt.Errorf("the supervisor's outer process does not answer: %w", err)
+		return r, fmt.Errorf("receive from the supervisor's outer process: %w", err)
 	}
 	return r, received(r.Error, r.Hint)
 }
 
-// up makes the networks what they are to be and starts machines.
+// up makes the networks as described and starts machines.
 func (s *inner) up(ctx context.Context, r request, send func(response)) error {
 	s.mu.Lock()
 	began, first := time.Now(), s.networks == nil
@@ -204,7 +209,7 @@ func (s *inner) up(ctx context.Context, r request, send func(response)) error {
 	took := fmt.Sprintf("%.0f ms", time.Since(began).Seconds()*1000)
 	if first {
 		if n := len(r.Up.Networks.Bridges); n > 0 {
-			send(response{Note: fmt.Sprintf("networks are there: %d bridges, %d interfaces (%s)", n, len(r.Up.Networks.Hosts), took)})
+			send(response{Note: fmt.Sprintf("networks are up: %d bridges, %d interfaces (%s)", n, len(r.Up.Networks.Hosts), took)})
 		}
 	} else {
 		for _, c := range changes {
@@ -230,7 +235,7 @@ func (s *inner) adapt(m *Machine, q *qemu.Machine) {
 	}
 }
 
-// hostPID is the number that a child has outside.
+// hostPID returns a child's process id in the host's namespace.
 func (s *inner) hostPID(pid int) (int, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -242,16 +247,16 @@ func (s *inner) hostPID(pid int) (int, error) {
 	return r.PID, err
 }
 
-// connect sets up bridges, policies, name servers and ports, and tells what it
-// changed. What can be done without is a warning.
+// connect sets up bridges, policies, name servers and ports, and returns what it
+// changed. A missing uplink is only a warning.
 func (s *inner) connect(ns *Networks, warn func(string)) (changes []string, err error) {
 	if _, err := s.callOuter(hostRequest{Op: "ports", Ports: ns.Ports}, nil); err != nil {
 		return nil, err
 	}
 	if s.uplink = uplinkName(); s.uplink == "" && ns.uplinked() {
-		// A host that is offline is no reason to have no machines.
+		// Machines start even if the host is offline.
 		if _, err := s.callOuter(hostRequest{Op: "world"}, nil); err != nil {
-			warn("no machine reaches the world: " + err.Error())
+			warn("no machine reaches the world: " + withHints(err))
 		}
 		s.uplink = uplinkName()
 	}
@@ -270,7 +275,16 @@ func (s *inner) connect(ns *Networks, warn func(string)) (changes []string, err 
 	return changes, nil
 }
 
-// uplinkName is the interface of the default route.
+// withHints returns the text of an error for a note, which has no field for hints.
+func withHints(err error) string {
+	text := err.Error()
+	for h := range strings.Lines(hint.Of(err)) {
+		text += "; " + strings.TrimSpace(h)
+	}
+	return text
+}
+
+// uplinkName returns the interface of the default route, or "".
 func uplinkName() string {
 	b, err := os.ReadFile("/proc/self/net/route")
 	if err != nil {
@@ -279,7 +293,7 @@ func uplinkName() string {
 	return defaultRoute(string(b))
 }
 
-// serveNames has a name server at every bridge.
+// serveNames runs a name server on every bridge.
 func (s *inner) serveNames(ns *Networks, changes *[]string) error {
 	keep := make(map[string]bool)
 	for _, b := range ns.Bridges {
@@ -291,7 +305,7 @@ func (s *inner) serveNames(ns *Networks, changes *[]string) error {
 		}
 		if old != nil {
 			old.stop()
-			*changes = append(*changes, "the name server of "+b.Name+" is started again")
+			*changes = append(*changes, "the name server of "+b.Name+" was restarted")
 		}
 		n, err := startNameServer(argv)
 		if err != nil {
@@ -311,13 +325,13 @@ func (s *inner) serveNames(ns *Networks, changes *[]string) error {
 	return nil
 }
 
-// relayPorts takes, at each bridge, the connections to the ports of the host
-// that machines there may reach.
+// relayPorts listens, on each bridge, on the ports of the host that its machines
+// may reach, and hands the connections to the outer process.
 func (s *inner) relayPorts(ns *Networks) error {
 	wanted := make(map[netip.AddrPort]bool)
 	for _, b := range ns.Bridges {
 		for _, p := range b.Policy.HostPorts {
-			if p != 53 { // the name server's
+			if p != 53 { // the name server listens there
 				wanted[netip.AddrPortFrom(b.Address.Addr(), p)] = true
 			}
 		}
@@ -354,8 +368,8 @@ func (s *inner) relayPorts(ns *Networks) error {
 	return nil
 }
 
-// management is the network by which machines are reached, invalid if it is
-// QEMU's own.
+// management returns the network by which the host reaches machines. It is invalid
+// if QEMU's own serves.
 func (s *inner) management() netip.Prefix {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -397,7 +411,7 @@ func (s *inner) status(ctx context.Context, r request, send func(response)) erro
 	return errors.Join(errs...)
 }
 
-// traffic is what a machine has received and sent on the networks, bytes.
+// traffic returns how many bytes a machine has received and sent on the networks.
 func (s *inner) traffic(machine string) (received, sent int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -413,7 +427,7 @@ func (s *inner) traffic(machine string) (received, sent int64) {
 	return received, sent
 }
 
-// check tries every way of the networks' matrix.
+// check tries every path of the networks' matrix.
 func (s *inner) check(ctx context.Context, send func(response)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -429,7 +443,8 @@ func (s *inner) check(ctx context.Context, send func(response)) error {
 	return err
 }
 
-// dialMachine connects to a port of a machine, whatever its networks are.
+// dialMachine connects to a port of a machine. It does not need the machine's
+// networks.
 func (s *inner) dialMachine(ctx context.Context, machine string, port uint16) (*os.File, error) {
 	local, err := s.forward(ctx, machine, port)
 	if err != nil {

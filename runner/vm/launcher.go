@@ -40,7 +40,8 @@ func newLauncher(g *Group, adapt func(*Machine, *qemu.Machine), hostPID func(int
 	return &launcher{Group: g, adapt: adapt, hostPID: hostPID, idle: make(chan struct{}, 1)}
 }
 
-// machineID is the machine's id, machine-id(5), made once.
+// machineID returns the machine's id, machine-id(5). It makes the id at the first
+// call and stores it.
 func (l *launcher) machineID(machine string) (string, error) {
 	file := filepath.Join(l.Keys, machine, "machine-id")
 	b, err := os.ReadFile(file)
@@ -60,14 +61,13 @@ func (l *launcher) machineID(machine string) (string, error) {
 	return text, os.WriteFile(file, []byte(text+"\n"), 0o600)
 }
 
-// keysDir holds, in the guest, one file of authorized keys for each user.
+// keysDir is a directory in the guest with a file of authorized keys per user.
 const keysDir = "etc/ssh/meros_authorized_keys"
 
-// sshdConfig makes sshd_config(5) look there as well.
+// sshdConfig adds keysDir to the places where sshd looks, sshd_config(5).
 const sshdConfig = "AuthorizedKeysFile .ssh/authorized_keys .ssh/authorized_keys2 /" + keysDir + "/%u\n"
 
-// secrets are the files that a machine gets when it boots and that are in no
-// image.
+// secrets returns the files that a machine gets at boot. They are in no image.
 func (l *launcher) secrets(m *Machine, h *ssh.Host) ([]initrd.File, error) {
 	id, err := l.machineID(m.Name)
 	if err != nil {
@@ -86,11 +86,12 @@ func (l *launcher) secrets(m *Machine, h *ssh.Host) ([]initrd.File, error) {
 	}, nil
 }
 
-// firstFD is the descriptor of the first open file that QEMU gets besides the
-// standard ones: its lock. Its taps follow.
+// firstFD is the first descriptor in QEMU after the standard ones. It is the
+// machine's lock, and the taps follow.
 const firstFD = 3
 
-// argv is the command line of the machine's QEMU, started in its directory.
+// argv returns the command line of the machine's QEMU, whose working directory is
+// the machine's.
 func (l *launcher) argv(m *Machine, accel []string, port int) ([]string, error) {
 	q := qemu.Machine{
 		Name: m.Name, Arch: m.Arch, Accel: accel, Memory: m.Memory, CPUs: m.CPUs,
@@ -116,18 +117,19 @@ func (l *launcher) argv(m *Machine, accel []string, port int) ([]string, error) 
 	return q.Argv()
 }
 
-// runAs is a user that no other program has, where QEMU would be root: from a
-// range that systemd's list of ids leaves to nobody (UIDS-GIDS).
+// runAs returns a user and group id for a QEMU that root starts. No other program
+// uses the ids: systemd's list of id ranges (UIDS-GIDS) leaves them unassigned.
 func runAs(group, machine string) string {
 	h := sha256.Sum256([]byte(group + "\x00" + machine))
 	id := 1879048192 + binary.BigEndian.Uint32(h[:])%(1<<28)
 	return fmt.Sprintf("%d:%d", id, id)
 }
 
-// forward is the port of our loopback that leads to a machine's.
+// forward returns the port of the loopback interface that leads to a machine's
+// port. It sets up the forwarding at the first call.
 func (l *launcher) forward(ctx context.Context, machine string, port uint16) (int, error) {
 	if !l.alive(machine) {
-		return 0, fmt.Errorf("%s/%s %w (meros init %s)", l.Name, machine, ErrNotRunning, l.Name)
+		return 0, l.notRunning(machine)
 	}
 	r, err := l.readRecord(machine)
 	if err != nil {
@@ -149,7 +151,7 @@ func (l *launcher) forward(ctx context.Context, machine string, port uint16) (in
 		return 0, err
 	}
 	defer m.Close()
-	// QMP itself has no command for it.
+	// QMP has no command for this, only the human monitor has.
 	said, err := m.Commands(ctx).HumanMonitorCommand(fmt.Sprintf("hostfwd_add net0 tcp:127.0.0.1:%d-:%d", p, port), nil)
 	if err != nil {
 		return 0, err

@@ -13,23 +13,24 @@ type Machine struct {
 	KVM     constellations.KVM
 	Display bool
 	Extra   []string // arguments for QEMU
-	User    string   // who logs in
+	User    string   // user name for logins
 	Kernel  string
-	Root    string // what the kernel is told of the root file system, "root=..."; "" is that it is on /dev/vda1
+	Root    string // kernel argument "root=..."; "" stands for /dev/vda1
 	Initrd  string
-	Images  []string // a chain of qcow2 images, the top one first; none is written to
-	Disks   []Disk   // further ones
+	Images  []string // a read-only chain of qcow2 images, the top one first
+	Disks   []Disk   // further disks
 	MAC     string
 	NICs    []NIC
 	Shares  []Share
-	After   []string               // machines that are ready before this one starts
-	Ready   []constellations.Probe // what makes it ready besides ssh
+	After   []string               // machines that must be ready before this one starts
+	Ready   []constellations.Probe // probes that must succeed besides ssh
 
-	// OnRunning is what a start does first if the machine already runs.
-	OnRunning OnRunning `json:"Again"` // a supervisor of an older build knows it by this name
+	// OnRunning says what a start does if the machine already runs. Old supervisors
+	// know the name Again.
+	OnRunning OnRunning `json:"Again"`
 }
 
-// OnRunning is what a start does with a machine that already runs.
+// OnRunning says what a start does with a machine that already runs.
 type OnRunning string
 
 const (
@@ -38,24 +39,24 @@ const (
 	Reset   OnRunning = "reset"   // it is shut down and started from its image
 )
 
-// Disk is a further disk of a machine. What is written to it stays until the
-// machine is reset.
+// Disk is a further disk of a machine. Its content lasts until the machine is
+// reset.
 type Disk struct {
 	Label string
-	Image string // qcow2 image that it is a copy of when it is new
+	Image string // qcow2 image that a new disk is copied from
 }
 
-// NIC is an interface of a machine on a bridge.
+// NIC is a machine's interface on a bridge.
 type NIC struct{ Tap, Model, MAC string }
 
-// Share is a directory of the host that a machine sees.
+// Share is a directory of the host that a machine mounts.
 type Share struct {
 	Source   string // absolute path
-	Tag      string // by which the guest mounts it
+	Tag      string // name by which the guest mounts it
 	ReadOnly bool
 }
 
-// files are what the machine cannot start without.
+// files returns the files that the machine needs to start.
 func (m *Machine) files() []string {
 	all := append([]string{m.Kernel, m.Initrd}, m.Images...)
 	for _, d := range m.Disks {

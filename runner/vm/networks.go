@@ -9,10 +9,11 @@ import (
 	"slices"
 
 	"meros/constellations"
+	"meros/runner/hint"
 	"meros/runner/network"
 )
 
-// Networks are those of a group and how its machines are in them.
+// Networks are the networks of a group, with the machines' interfaces and ports.
 type Networks struct {
 	Domain  string // name of the constellation
 	Bridges []network.Bridge
@@ -26,24 +27,25 @@ type Host struct {
 	Address                   netip.Addr
 }
 
-// Port is a port of the host that leads to a machine.
+// Port is a port of the host that is forwarded to a machine.
 type Port struct {
 	Listen  netip.AddrPort
 	Machine string
 	Port    uint16
 }
 
-// String is the port as the manifest has it.
+// String returns the port in the form LISTEN->MACHINE:PORT.
 func (p Port) String() string { return fmt.Sprintf("%s->%s:%d", p.Listen, p.Machine, p.Port) }
 
-// NewNetworks is what a manifest says of its networks. mac tells the hardware
-// address of an interface. Interfaces without an address get one that nobody
-// has, always the same.
+// NewNetworks returns the networks of a manifest. mac returns the hardware address
+// of an interface. An interface without an address gets a free one, always the
+// same for the same manifest.
 func NewNetworks(m *constellations.Manifest, mac func(machine string, n constellations.Network) string) (*Networks, error) {
 	ns := &Networks{Domain: m.Name}
 	for _, b := range m.Bridges {
 		if !b.AutoCreate {
-			return nil, fmt.Errorf("bridge %s: auto_create: false asks for a bridge of the host, and machines are only ever on bridges of their own (leave the key out)", b.Name)
+			err := fmt.Errorf("bridge %s: auto_create: false asks for a bridge of the host, but machines only use bridges of their own", b.Name)
+			return nil, hint.Add(err, "leave `auto_create` out")
 		}
 		bridge := network.Bridge{Name: b.Name, Address: netip.PrefixFrom(b.Host(), b.Subnet.Bits()), Policy: policy(b)}
 		taken := map[netip.Addr]bool{bridge.Address.Addr(): true}
@@ -99,19 +101,19 @@ func flows(fs []constellations.Flow) []network.Flow {
 	return all
 }
 
-// uplinked tells whether any machine may reach the world.
+// uplinked reports whether any machine may reach the world.
 func (ns *Networks) uplinked() bool {
 	return slices.ContainsFunc(ns.Bridges, func(b network.Bridge) bool { return b.Policy.World || len(b.Policy.Allowed) > 0 })
 }
 
-// management is a network that no bridge overlaps: the one by which the host
-// reaches each machine. Each machine has it for itself.
+// management returns a network that overlaps no bridge. The host reaches each
+// machine by a private network with this prefix.
 func (ns *Networks) management() netip.Prefix {
 	for i := range 254 {
-		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(2 + i), 0}), 24) // QEMU's own is 10.0.2.0/24
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(2 + i), 0}), 24) // starts with QEMU's own, 10.0.2.0/24
 		if !slices.ContainsFunc(ns.Bridges, func(b network.Bridge) bool { return b.Address.Overlaps(p) }) {
 			return p
 		}
 	}
-	return netip.MustParsePrefix("192.0.2.0/24") // of documentation, RFC 5737
+	return netip.MustParsePrefix("192.0.2.0/24") // reserved for documentation, RFC 5737
 }

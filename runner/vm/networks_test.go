@@ -17,6 +17,7 @@ import (
 
 	"meros/bench/lab"
 	"meros/constellations"
+	"meros/runner/hint"
 )
 
 func networksOf(t *testing.T, manifest string) *Networks {
@@ -50,7 +51,7 @@ func TestNewNetworks(t *testing.T) {
 	for _, h := range ns.Hosts {
 		hosts = append(hosts, fmt.Sprint(h.Machine, " ", h.Bridge, " ", h.Tap, " ", h.Address))
 	}
-	// Machines without an address have one that nobody has.
+	// Interfaces without an address get a free one.
 	if got, want := strings.Join(hosts, ", "), "a lan a-lan 10.1.0.3, b lan b-lan 10.1.0.2, c lan c-lan 10.1.0.4, a back a-back 10.2.0.2, b back b-back 10.2.0.3"; got != want {
 		t.Errorf("hosts are %s, want %s", got, want)
 	}
@@ -65,15 +66,15 @@ func TestNewNetworks(t *testing.T) {
 		t.Errorf("ports are %v", ns.Ports)
 	}
 	if got := ns.management().String(); got != "10.0.2.0/24" {
-		t.Errorf("machines are managed by %s", got)
+		t.Errorf("the management network is %s", got)
 	}
 	ns.Bridges[0].Address = netip.MustParsePrefix("10.0.0.1/20")
 	if got := ns.management().String(); got != "10.0.16.0/24" {
-		t.Errorf("beside 10.0.0.0/20 machines are managed by %s", got)
+		t.Errorf("beside 10.0.0.0/20 the management network is %s", got)
 	}
 }
 
-func TestNoRoomAndForeignBridges(t *testing.T) {
+func TestFullAndForeignBridges(t *testing.T) {
 	for manifest, want := range map[string]string{
 		"bridges: {b: {subnet: 10.2.0.0/30}}\nvirtual_machines:\n  a: {networks: [{label: x, bridge: b}]}\n  c: {networks: [{label: y, bridge: b}]}\n": "no address left for c",
 		"bridges: {b: {auto_create: false}}\nvirtual_machines:\n  a: {networks: [{label: x, bridge: b}]}\n":                                            "auto_create",
@@ -97,25 +98,26 @@ func TestDnsmasq(t *testing.T) {
 		"--server=169.254.1.53", "--dhcp-host=mac-a-a-lan,10.1.0.3,a", "--host-record=b,b.lab,10.1.0.2", "--pid-file= --leasefile-ro",
 	} {
 		if !strings.Contains(lan, want) {
-			t.Errorf("%q is missing in\n%s", want, lan)
+			t.Errorf("the command line lacks %q:\n%s", want, lan)
 		}
 	}
 	back := strings.Join(dnsmasq(ns, ns.Bridges[1], "169.254.1.53", false), " ")
 	for _, want := range []string{"--no-daemon", "--dhcp-range=10.2.0.0,static,255.255.255.248,1h", "--dhcp-option=option:classless-static-route,192.0.2.0/28,10.2.0.1,198.51.100.7/32,10.2.0.1", "--dhcp-host=mac-b-b-back,10.2.0.3,b"} {
 		if !strings.Contains(back, want) {
-			t.Errorf("%q is missing in\n%s", want, back)
+			t.Errorf("the command line lacks %q:\n%s", want, back)
 		}
 	}
-	// Machines that may not see each other do not even hear of each other, and
-	// none on an isolated bridge asks the world.
+	// Isolated machines cannot resolve each other, and the name server of an isolated
+	// bridge does not ask the world.
 	for _, bad := range []string{"--server", "--host-record=a", "--host-record=b", "10.1.0.", "--user"} {
 		if strings.Contains(back, bad) {
-			t.Errorf("%q is in\n%s", bad, back)
+			t.Errorf("the command line holds %q:\n%s", bad, back)
 		}
 	}
 }
 
-// Machines start when those they depend on are ready, or not at all.
+// A machine starts once the machines that it depends on are ready. It does not
+// start if one of them fails.
 func TestOrder(t *testing.T) {
 	machines := []*Machine{{Name: "a", After: []string{"b", "elsewhere"}}, {Name: "b", After: []string{"c"}}, {Name: "c"}, {Name: "d"}}
 	for _, fails := range []bool{false, true} {
@@ -162,12 +164,12 @@ func TestMemory(t *testing.T) {
 	if err := checkMemory([]*Machine{{Memory: 1 << 20}}); err != nil {
 		t.Error(err)
 	}
-	if err := checkMemory([]*Machine{{Memory: 1 << 20}, {Memory: 2 * have}}); err == nil || !strings.Contains(err.Error(), "the host has") {
-		t.Errorf("%v", err)
+	if err := checkMemory([]*Machine{{Memory: 1 << 20}, {Memory: 2 * have}}); err == nil || !strings.Contains(err.Error(), "the host has") || !strings.Contains(hint.Of(err), "`meros init CONSTELLATION MACHINE`") {
+		t.Errorf("%v, hint %q", err, hint.Of(err))
 	}
 }
 
-// A port that is taken is told with who has it.
+// The error about a taken port names the process that holds it.
 func TestHolder(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -183,7 +185,7 @@ func TestHolder(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "address already in use (vm.test, process") {
 		t.Errorf("%v", err)
 	}
-	// Ports come and go with the manifest.
+	// Listeners follow the manifest.
 	free := Port{netip.AddrPortFrom(a.Addr(), uint16(freeTCP(t))), "m", 80}
 	for _, ports := range [][]Port{{free}, {free}, nil} {
 		if err := o.listen(t.Context(), ports); err != nil || len(o.listens) != len(ports) {
@@ -206,7 +208,7 @@ func freeTCP(t *testing.T) int {
 	return p
 }
 
-// The two processes of a supervisor hand each other files and numbers.
+// The two processes of a supervisor pass messages and files to each other.
 func TestPair(t *testing.T) {
 	ours, theirs, err := newPair()
 	if err != nil {
@@ -239,7 +241,7 @@ func TestPair(t *testing.T) {
 	}
 	other.conn.Close()
 	if _, err := ours.receive(&q); err == nil {
-		t.Error("the end is not seen")
+		t.Error("receive missed the end of the connection")
 	}
 }
 
@@ -268,7 +270,7 @@ func TestRelay(t *testing.T) {
 	left.(*net.TCPConn).CloseWrite()
 	b := make([]byte, 16)
 	n, _ := right.Read(b)
-	right.Write([]byte("answer")) // after the other way has ended
+	right.Write([]byte("answer")) // after the other direction has ended
 	m, _ := left.Read(b[n:])
 	if string(b[:n]) != "hello" || string(b[n:n+m]) != "answer" {
 		t.Errorf("%q and %q came through", b[:n], b[n:n+m])
@@ -277,7 +279,7 @@ func TestRelay(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(lab.Timeout(t, time.Minute)):
-		t.Error("it does not end")
+		t.Error("relay does not return")
 	}
 	left.Close()
 }

@@ -24,26 +24,26 @@ import (
 	"meros/runner/hint"
 )
 
-// Files of a group's state directory.
+// Names of the supervisor's files in a group's state directory.
 const (
 	supervisorLock = ".supervisor"
 	supervisorLog  = "supervisor.log"
 	controlSocket  = ".control"
 )
 
-// Uplink connects the network namespace of a process to the world, whose
-// resolver it names, until stop is called.
+// Uplink connects network namespaces to the world.
 type Uplink struct {
+	// Attach connects the namespace of a process until stop is called.
 	Attach   func(ctx context.Context, pid int) (stop func(), err error)
-	Resolver string
+	Resolver string // address of a name server in the namespace
 }
 
-// question is what the inner process of a supervisor asks the outer one, which
-// is where the host's network is.
+// hostRequest is a request from the inner to the outer process of a supervisor.
+// The outer one has access to the host's network.
 type hostRequest struct {
 	Op    string // "ports", "world", "host" with a connection, "pid" with a pidfd
-	Ports []Port // ports: those of the host to listen at
-	Port  uint16 // host: the port of the host that a machine wants
+	Ports []Port // "ports": the ports of the host to listen on
+	Port  uint16 // "host": the port of the host to connect to
 }
 
 type hostResponse struct {
@@ -52,9 +52,9 @@ type hostResponse struct {
 	PID   int    `json:",omitempty"`
 }
 
-// outer is the part of a supervisor that is in the host's namespaces. It does
-// what only can be done there: listen at and connect to the host's ports, and
-// bring the world in. It ends with the inner process, and that with it.
+// outer is the half of a supervisor in the host's namespaces. It listens on the
+// host's ports, connects to them, and attaches the uplink. Each half ends with the
+// other.
 type outer struct {
 	group   *Group
 	uplink  Uplink
@@ -65,10 +65,11 @@ type outer struct {
 	listens map[Port]net.Listener
 }
 
-// Supervise is the life of a group's supervisor: it owns the namespaces that
-// the group's networks and machines are in, and everything in them ends with
-// it. program starts the inner process, given its argument vector. ready is
-// closed by then when the supervisor can be asked.
+// Supervise runs the supervisor of a group until its last machine has ended. The
+// supervisor owns the namespaces of the group's networks and machines, and
+// everything in them ends with it. program is the argument vector by which this
+// program runs [SuperviseInner]; Supervise appends the argument. It closes ready
+// once the supervisor accepts requests.
 func Supervise(ctx context.Context, g *Group, program []string, uplink Uplink, ready io.Closer) error {
 	lock, err := openLock(filepath.Join(g.State, supervisorLock))
 	if err != nil {
@@ -76,7 +77,7 @@ func Supervise(ctx context.Context, g *Group, program []string, uplink Uplink, r
 	}
 	defer lock.Close()
 	if ok, err := tryLock(lock); err != nil || !ok {
-		return errors.Join(err, errors.New("there is a supervisor already"))
+		return errors.Join(err, errors.New("a supervisor already runs"))
 	}
 	socket, err := listenAt(filepath.Join(g.State, controlSocket))
 	if err != nil {
@@ -88,7 +89,7 @@ func Supervise(ctx context.Context, g *Group, program []string, uplink Uplink, r
 	return o.run(ctx, program, socket, ready)
 }
 
-// listenAt makes the socket that clients come to: only the user's own.
+// listenAt makes a unix socket that only this user can connect to.
 func listenAt(file string) (*os.File, error) {
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -98,7 +99,7 @@ func listenAt(file string) (*os.File, error) {
 		return nil, err
 	}
 	defer done()
-	l, err := net.Listen("unix", address) // in a directory that nobody else enters
+	l, err := net.Listen("unix", address) // in a directory that only this user may enter
 	if err != nil {
 		return nil, err
 	}
@@ -134,12 +135,13 @@ func (o *outer) run(ctx context.Context, program []string, socket *os.File, read
 		cmd.SysProcAttr.UidMappings = []unixIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
 		cmd.SysProcAttr.GidMappings = []unixIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 	}
-	runtime.LockOSThread() // the signal comes when this thread ends, prctl(2)
+	runtime.LockOSThread() // Pdeathsig is sent when this thread ends, prctl(2)
 	defer runtime.UnlockOSThread()
 	err = cmd.Start()
 	theirs.Close()
 	if err != nil {
-		return fmt.Errorf("make namespaces: %w (allow it: sysctl -w user.max_user_namespaces=15000; on Ubuntu also kernel.apparmor_restrict_unprivileged_userns=0; or run as root)", err)
+		const allow = "`sysctl -w user.max_user_namespaces=15000` allows it, on Ubuntu also `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`; or run meros as root"
+		return hint.Add(fmt.Errorf("make namespaces: %w", err), allow)
 	}
 	o.inner = cmd.Process.Pid
 	defer context.AfterFunc(ctx, func() { cmd.Process.Kill() })()
@@ -157,11 +159,11 @@ func (o *outer) run(ctx context.Context, program []string, socket *os.File, read
 	return err
 }
 
-// answer serves the inner process until it ends.
+// handle serves the inner process until it ends.
 func (o *outer) handle(ctx context.Context) {
 	for {
 		var q hostRequest
-		f, err := o.pair.receive(&q)
+		f, err := o.pair.receive(&q) // f may be nil
 		if err != nil {
 			return
 		}
@@ -177,7 +179,7 @@ func (o *outer) handle(ctx context.Context) {
 		case q.Op == "pid" && f != nil:
 			r.PID, err = pidOf(f)
 		default:
-			err = fmt.Errorf("there is no question %q", q.Op)
+			err = fmt.Errorf("unknown request %q", q.Op)
 		}
 		if f != nil {
 			f.Close()
@@ -191,7 +193,7 @@ func (o *outer) handle(ctx context.Context) {
 	}
 }
 
-// attach connects the namespace to the world, anew if it was.
+// attach connects the namespace to the world. It replaces an earlier connection.
 func (o *outer) attach(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -206,7 +208,7 @@ func (o *outer) attach(ctx context.Context) error {
 	return err
 }
 
-// listen listens at these ports of the host and at no others.
+// listen makes the process listen on exactly these ports of the host.
 func (o *outer) listen(ctx context.Context, ports []Port) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -234,7 +236,7 @@ func (o *outer) listen(ctx context.Context, ports []Port) error {
 	return nil
 }
 
-// serve gives a port's connections to the machine.
+// serve forwards a port's connections to the machine.
 func (o *outer) serve(ctx context.Context, l net.Listener, p Port) {
 	for {
 		c, err := l.Accept()
@@ -245,7 +247,7 @@ func (o *outer) serve(ctx context.Context, l net.Listener, p Port) {
 			defer c.Close()
 			to, err := o.group.Dial(ctx, p.Machine, p.Port)
 			if err != nil {
-				fmt.Fprintf(os.Stderr, "port %s: %v\n", p, err)
+				fmt.Fprintf(os.Stderr, "port %s: %s\n", p, withHints(err))
 				return
 			}
 			relay(c, to)
@@ -253,8 +255,8 @@ func (o *outer) serve(ctx context.Context, l net.Listener, p Port) {
 	}
 }
 
-// toHost connects a machine to a port of the host: to what listens for others
-// too, never to what listens on the loopback interface alone.
+// toHost connects a machine to a port of the host. It uses an address that other
+// hosts use too, so a service on the loopback interface alone is out of reach.
 func (o *outer) toHost(ctx context.Context, f *os.File, port uint16) {
 	defer f.Close()
 	from, err := net.FileConn(f)
@@ -272,11 +274,11 @@ func (o *outer) toHost(ctx context.Context, f *os.File, port uint16) {
 		}
 	}
 	if t, ok := from.(*net.TCPConn); ok {
-		t.SetLinger(0) // a reset, as from a port that nobody listens at
+		t.SetLinger(0) // closes by a reset, like a closed port
 	}
 }
 
-// hostAddress is an address of the host that others know it by.
+// hostAddress returns an IPv4 address of the host that is not a loopback address.
 func hostAddress() (netip.Addr, error) {
 	all, err := net.InterfaceAddrs()
 	if err != nil {
@@ -289,16 +291,17 @@ func hostAddress() (netip.Addr, error) {
 			}
 		}
 	}
-	return netip.Addr{}, errors.New("the host has no address but its loopback's")
+	return netip.Addr{}, errors.New("the host only has loopback addresses")
 }
 
-// relay copies both ways until both are at their end, and closes both.
+// relay copies in both directions until both have ended, and closes both
+// connections.
 func relay(a, b net.Conn) {
 	var wg sync.WaitGroup
-	for _, way := range [][2]net.Conn{{a, b}, {b, a}} {
+	for _, c := range [][2]net.Conn{{a, b}, {b, a}} {
 		wg.Go(func() {
-			io.Copy(way[0], way[1])
-			if w, ok := way[0].(interface{ CloseWrite() error }); ok {
+			io.Copy(c[0], c[1])
+			if w, ok := c[0].(interface{ CloseWrite() error }); ok {
 				w.CloseWrite()
 			}
 		})
@@ -308,7 +311,7 @@ func relay(a, b net.Conn) {
 	b.Close()
 }
 
-// pidOf is the number, here, of the process that a pidfd stands for,
+// pidOf returns the id, in this namespace, of the process that a pidfd refers to,
 // pidfd_open(2).
 func pidOf(f *os.File) (int, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", f.Fd()))
@@ -321,5 +324,5 @@ func pidOf(f *os.File) (int, error) {
 			return pid, nil
 		}
 	}
-	return 0, errors.New("it is no pidfd")
+	return 0, errors.New("not a pidfd")
 }

@@ -14,9 +14,10 @@ import (
 	"time"
 
 	"meros/constellations"
+	"meros/runner/hint"
 )
 
-// order lets machines wait for those they depend on.
+// order makes machines wait for the machines that they depend on.
 type order struct {
 	mu    sync.Mutex
 	state map[string]chan struct{} // closed when the machine's start has ended
@@ -31,7 +32,7 @@ func newOrder(machines []*Machine) *order {
 	return o
 }
 
-// done says how a machine's start ended.
+// done records how a machine's start ended.
 func (o *order) done(m *Machine, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -39,8 +40,8 @@ func (o *order) done(m *Machine, err error) {
 	close(o.state[m.Name])
 }
 
-// wait waits for what m depends on. Machines that are not started now are not
-// waited for.
+// wait waits for the machines that m depends on. It ignores those that this start
+// does not include.
 func (o *order) wait(ctx context.Context, m *Machine) error {
 	for _, name := range m.After {
 		c := o.state[name]
@@ -56,13 +57,13 @@ func (o *order) wait(ctx context.Context, m *Machine) error {
 		err := o.err[name]
 		o.mu.Unlock()
 		if err != nil {
-			return fmt.Errorf("not started: it depends on %s", name)
+			return fmt.Errorf("not started, because it depends on %s", name)
 		}
 	}
 	return nil
 }
 
-// probe tries once what shows that a machine is ready.
+// probe tries a probe once.
 func (l *launcher) probe(ctx context.Context, r *running, p constellations.Probe) error {
 	if p.Exec != "" {
 		if _, err := r.host.Run(ctx, p.Exec); err != nil {
@@ -80,8 +81,8 @@ func (l *launcher) probe(ctx context.Context, r *running, p constellations.Probe
 		return err
 	}
 	defer c.Close()
-	// QEMU accepts before the guest does: a connection that the guest refuses is
-	// closed at once, one that it has stays.
+	// QEMU accepts the connection before the guest does. If the guest refuses it,
+	// QEMU closes it at once.
 	c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
 	if _, err := c.Read(make([]byte, 1)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("port %d: %w", p.TCP, err)
@@ -89,7 +90,7 @@ func (l *launcher) probe(ctx context.Context, r *running, p constellations.Probe
 	return nil
 }
 
-// probeName is a probe as an error calls it.
+// probeName returns a probe's name for errors.
 func probeName(p constellations.Probe) string {
 	if p.Exec != "" {
 		return fmt.Sprintf("%q", p.Exec)
@@ -97,7 +98,7 @@ func probeName(p constellations.Probe) string {
 	return fmt.Sprintf("port %d", p.TCP)
 }
 
-// checkMemory refuses what the host cannot hold.
+// checkMemory fails if the host's memory cannot hold the machines.
 func checkMemory(machines []*Machine) error {
 	var want int64
 	for _, m := range machines {
@@ -105,12 +106,14 @@ func checkMemory(machines []*Machine) error {
 	}
 	have, err := availableMemory()
 	if err != nil || want <= have {
-		return nil // where it is not known, the kernel decides
+		return nil // without a number, the kernel decides
 	}
-	return fmt.Errorf("the machines are to have %d MiB of memory, and the host has %d MiB to give (less \"memory:\", or fewer machines at a time: meros init CONSTELLATION MACHINE)", want>>20, have>>20)
+	err = fmt.Errorf("the machines need %d MiB of memory, but the host has only %d MiB available", want>>20, have>>20)
+	return hint.Add(err, "lower `memory:`, or start fewer machines at a time: `meros init CONSTELLATION MACHINE`")
 }
 
-// availableMemory is what programs can get, proc_meminfo(5), bytes.
+// availableMemory returns how many bytes of memory and swap programs can still
+// get, proc_meminfo(5).
 func availableMemory() (int64, error) {
 	b, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
@@ -127,7 +130,7 @@ func availableMemory() (int64, error) {
 		}
 	}
 	if sum == 0 {
-		return 0, errors.New("/proc/meminfo does not say")
+		return 0, errors.New("/proc/meminfo lacks MemAvailable and SwapFree")
 	}
 	return sum, nil
 }

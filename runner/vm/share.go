@@ -11,17 +11,20 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
-// shareSocket is the nth share's socket in the machine's directory.
+// shareSocket names the nth share's socket in the machine's directory.
 func shareSocket(n int) string { return fmt.Sprintf("share%d.sock", n) }
 
-// virtiofsd is where distributions put the program, which is on no PATH.
+// virtiofsd lists the places where distributions install the program, none of
+// which is on a PATH.
 var virtiofsd = []string{"/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/libexec/qemu/virtiofsd"}
 
-// share starts a server for each directory that the machine sees. Each is
-// closed in into its directory, and has no more rights than who that belongs
-// to.
+// share starts a server for each directory that the machine mounts, until stop is
+// called. Each server is confined to its directory and has no more rights than the
+// directory's owner.
 func (l *launcher) share(m *Machine) (stop func(), err error) {
 	var running []*exec.Cmd
 	stop = func() {
@@ -46,7 +49,8 @@ func (l *launcher) share(m *Machine) (stop func(), err error) {
 		}
 	}
 	if program == "" {
-		return nil, errors.New("virtiofsd is not installed, which shows machines directories of the host (Debian 12: apt install qemu-system-common; later: virtiofsd)")
+		err := errors.New("virtiofsd is not installed, which serves directories of the host to machines")
+		return nil, hint.Add(err, "Debian 12: `apt install qemu-system-common`; later releases: `apt install virtiofsd`")
 	}
 	for i, s := range m.Shares {
 		cmd, err := l.serveShare(m, program, i, s)
@@ -59,7 +63,7 @@ func (l *launcher) share(m *Machine) (stop func(), err error) {
 	return stop, nil
 }
 
-// shareDir is where the nth share is read-only, if it is to be.
+// shareDir names the read-only mount of the nth share in the machine's directory.
 func shareDir(n int) string { return fmt.Sprintf("share%d", n) }
 
 func (l *launcher) serveShare(m *Machine, program string, i int, s Share) (*exec.Cmd, error) {
@@ -83,7 +87,7 @@ func (l *launcher) serveShare(m *Machine, program string, i int, s Share) (*exec
 		return nil, err
 	}
 	defer log.Close()
-	// By its descriptor: by a name it would want a directory in /run.
+	// With --socket-path instead of --fd, virtiofsd would need a directory in /run.
 	cmd := exec.Command(program, "--fd=3", "--rlimit-nofile=4096", "-o", "source="+source, "-o", "sandbox=namespace", "-o", "log_level=warn")
 	cmd.ExtraFiles = []*os.File{socket}
 	cmd.Stdout, cmd.Stderr = log, log
@@ -96,14 +100,13 @@ func (l *launcher) serveShare(m *Machine, program string, i int, s Share) (*exec
 		cmd.SysProcAttr = &unix.SysProcAttr{
 			Cloneflags:  unix.CLONE_NEWUSER,
 			UidMappings: []unixIDMap{{ContainerID: 0, HostID: int(st.Uid), Size: 1}}, GidMappings: []unixIDMap{{ContainerID: 0, HostID: int(st.Gid), Size: 1}},
-			Credential: &syscall.Credential{NoSetGroups: true}, // 0, as the map says
+			Credential: &syscall.Credential{NoSetGroups: true}, // id 0, which is the owner by the maps
 		}
 	}
 	return cmd, cmd.Start()
 }
 
-// bindReadOnly shows a directory at another place, where nothing can be
-// written, mount_setattr(2).
+// bindReadOnly mounts a directory at another place, read-only, mount_setattr(2).
 func bindReadOnly(from, to string) error {
 	tree, err := unix.OpenTree(unix.AT_FDCWD, from, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {

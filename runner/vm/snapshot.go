@@ -14,22 +14,23 @@ import (
 
 	"github.com/digitalocean/go-qemu/qmp/raw"
 
+	"meros/runner/hint"
 	"meros/runner/qemu"
 )
 
-// Snapshot is a state of a machine, memory and disk, that it can go back to
-// while it runs.
+// Snapshot is a saved state of a machine's memory and disks. The machine can
+// return to it while it runs.
 type Snapshot struct {
 	Machine string    `json:"machine"`
 	Name    string    `json:"name"`
 	Taken   time.Time `json:"taken"`
-	Memory  int64     `json:"memory"` // bytes that its memory takes on the disk
+	Memory  int64     `json:"memory"` // size of the saved memory in bytes
 }
 
-// snapshotName is what a snapshot may be called.
+// snapshotName matches the valid names of snapshots.
 var snapshotName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
 
-// Snapshots tells of the machines' snapshots, oldest first.
+// Snapshots returns the snapshots of machines, oldest first.
 func (g *Group) Snapshots(ctx context.Context, machines []string) ([]Snapshot, error) {
 	var all []Snapshot
 	err := g.running(g.call(ctx, request{Op: "snapshots", Machines: machines}, func(r response) { all = append(all, r.Snapshots...) }))
@@ -37,15 +38,15 @@ func (g *Group) Snapshots(ctx context.Context, machines []string) ([]Snapshot, e
 	return all, err
 }
 
-// Save takes a snapshot of all machines at one moment: none runs on before all
-// are written down.
+// Save takes a snapshot of all machines at the same instant: it pauses them until
+// all are saved.
 func (g *Group) Save(ctx context.Context, machines []string, name string) error {
 	return g.snapshot(ctx, "save", machines, name)
 }
 
-// Restore takes machines back to a snapshot that each of them has.
+// Restore returns machines to a snapshot that each of them has.
 func (g *Group) Restore(ctx context.Context, machines []string, name string) error {
-	// Connections that are open now are none that the machine knows then.
+	// The restored machine does not know the connections that are open now.
 	for _, m := range machines {
 		if err := os.Remove(g.file(m, controlFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -54,29 +55,30 @@ func (g *Group) Restore(ctx context.Context, machines []string, name string) err
 	return g.snapshot(ctx, "restore", machines, name)
 }
 
-// Forget removes a snapshot.
+// Forget removes a snapshot of machines.
 func (g *Group) Forget(ctx context.Context, machines []string, name string) error {
 	return g.snapshot(ctx, "forget", machines, name)
 }
 
 func (g *Group) snapshot(ctx context.Context, op string, machines []string, name string) error {
 	if !snapshotName.MatchString(name) {
-		return fmt.Errorf("%q cannot be the name of a snapshot: letters, digits, dot, hyphen and underscore, at most 64", name)
+		err := fmt.Errorf("%q is not a valid name of a snapshot", name)
+		return hint.Add(err, "use at most 64 letters, digits, dots, hyphens and underscores, a letter or digit first")
 	}
 	return g.running(g.call(ctx, request{Op: op, Machines: machines, Name: name}, nil))
 }
 
-// running explains that nothing runs.
+// running turns the lack of a supervisor into [ErrNotRunning].
 func (g *Group) running(err error) error {
 	if errors.Is(err, errNoSupervisor) {
-		return fmt.Errorf("%s %w (meros init %s)", g.Name, ErrNotRunning, g.Name)
+		return hint.Add(fmt.Errorf("%s %w", g.Name, ErrNotRunning), "`meros init %s` starts its machines", g.Name)
 	}
 	return err
 }
 
-// snapshots is the supervisor's part of what is above.
+// snapshots serves the requests about snapshots in the supervisor.
 func (s *inner) snapshots(ctx context.Context, r request, send func(response)) error {
-	s.mu.Lock() // no machine starts or ends meanwhile
+	s.mu.Lock() // no machine starts meanwhile
 	defer s.mu.Unlock()
 	ctx = context.WithoutCancel(ctx)
 	each := func(f func(machine string, c *raw.Monitor) error) error {
@@ -99,7 +101,10 @@ func (s *inner) snapshots(ctx context.Context, r request, send func(response)) e
 			for _, o := range all {
 				names = append(names, o.Name)
 			}
-			err = fmt.Errorf("there is no snapshot %q (there are: %q)", r.Name, names)
+			err = fmt.Errorf("there is no snapshot %q", r.Name)
+			if len(names) > 0 {
+				err = hint.Add(err, "%s/%s has %q", s.Name, machine, names)
+			}
 		}
 		return err
 	}
@@ -126,7 +131,8 @@ func (s *inner) snapshots(ctx context.Context, r request, send func(response)) e
 	})
 }
 
-// human runs a command of QEMU's monitor for people, which prints what fails.
+// human returns a function that runs a command of QEMU's human monitor, which
+// prints its errors.
 func human(line string) func(string, *raw.Monitor) error {
 	return func(_ string, c *raw.Monitor) error {
 		said, err := c.HumanMonitorCommand(line, nil)
@@ -137,10 +143,10 @@ func human(line string) func(string, *raw.Monitor) error {
 	}
 }
 
-// monitored calls f with the commands of a machine that runs.
+// monitored calls f with the monitor of a running machine.
 func (s *inner) monitored(ctx context.Context, machine string, f func(string, *raw.Monitor) error) error {
 	if !s.alive(machine) {
-		return fmt.Errorf("%w (meros init %s)", ErrNotRunning, s.Name)
+		return hint.Add(ErrNotRunning, "`meros init %s %s` starts it", s.Name, machine)
 	}
 	m, err := qemu.Dial(ctx, s.file(machine, socketFile))
 	if err != nil {

@@ -24,31 +24,31 @@ import (
 	"meros/runner/ssh"
 )
 
-// tailLines is how much of a console log an error shows.
+// tailLines is the number of lines of a console log that an error shows.
 const tailLines = 12
 
-// StartOptions are how machines are brought up.
+// StartOptions control a start of machines.
 type StartOptions struct {
-	Timeout time.Duration        // how long a machine may take until ssh answers
-	Report  func(machine string) // called when one is there; may be nil
-	Note    func(machine, text string)
+	Timeout time.Duration              // longest time until a machine is ready
+	Report  func(machine string)       // called when a machine is ready; may be nil
+	Note    func(machine, text string) // called with progress in words
 }
 
-// running is a machine whose QEMU this process has started.
+// running is a machine with a QEMU process.
 type running struct {
 	machine *Machine
 	record  *record
 	host    *ssh.Host
-	exited  chan struct{}
-	status  error // valid when exited is closed
-	kept    bool  // its disk is that of an earlier run
+	exited  chan struct{} // closed when QEMU has exited; nil if an earlier request started it
+	status  error         // how QEMU ended, valid once exited is closed
+	kept    bool          // the disk is that of an earlier run
 }
 
-// Up starts those of the machines that do not run, all at once, and waits
-// until each can be logged in to. A machine that dies on the way is an error
-// with the end of its console log; one that does not answer in time is left
-// as it is, to be looked at. If ctx ends, what was started is stopped. The
-// caller holds the group's lock.
+// startAll starts the machines that do not run yet, in parallel, and waits until
+// each is ready. A machine that ends before that is an error with the end of its
+// console log. A machine that does not become ready in time runs on, so that the
+// user can inspect it. If ctx ends, startAll kills the machines that it started.
+// The caller holds the group's lock.
 func (l *launcher) startAll(ctx context.Context, machines []*Machine, o StartOptions) error {
 	var missing []*Machine
 	for _, m := range machines {
@@ -80,6 +80,7 @@ func (l *launcher) startAll(ctx context.Context, machines []*Machine, o StartOpt
 	return errors.Join(errs...)
 }
 
+// ensure makes one machine run, and waits until it is ready.
 func (l *launcher) ensure(ctx context.Context, m *Machine, o StartOptions) error {
 	if err := l.endRunning(ctx, m, o); err != nil {
 		return err
@@ -87,17 +88,18 @@ func (l *launcher) ensure(ctx context.Context, m *Machine, o StartOptions) error
 	if l.alive(m.Name) {
 		r, err := l.readRecord(m.Name)
 		if err != nil {
-			return fmt.Errorf("it runs, but its record cannot be read: %w (meros shutdown %s %s, then init)", err, l.Name, m.Name)
+			err = fmt.Errorf("it runs, but its record cannot be read: %w", err)
+			return hint.Add(err, "`meros shutdown %s %s`, then `meros init %[1]s %[2]s`, starts it again", l.Name, m.Name)
 		}
 		if r.Image != filepath.Base(m.Images[0]) {
-			o.Note(m.Name, "runs already, from an older image (meros shutdown, then init, boots the new one)")
+			o.Note(m.Name, "runs already, from an older image: `meros shutdown`, then `meros init`, boots the new one")
 		} else {
 			o.Note(m.Name, "runs already")
 		}
 		if on, err := l.resume(ctx, m.Name); err != nil {
-			return fmt.Errorf("it stands still, and does not go on: %w", err)
+			return fmt.Errorf("resume it: %w", err)
 		} else if on {
-			o.Note(m.Name, "stood still, and goes on")
+			o.Note(m.Name, "was paused, and runs again")
 		}
 		h, err := l.host(m.Name, r.User, r.Port)
 		if err != nil {
@@ -119,7 +121,7 @@ func (l *launcher) ensure(ctx context.Context, m *Machine, o StartOptions) error
 	return err
 }
 
-// again ends the machine if it is to be started anew.
+// endRunning ends the machine if OnRunning asks for that.
 func (l *launcher) endRunning(ctx context.Context, m *Machine, o StartOptions) error {
 	var d Down
 	var err error
@@ -127,10 +129,11 @@ func (l *launcher) endRunning(ctx context.Context, m *Machine, o StartOptions) e
 	case Keep:
 		return nil
 	case Restart:
-		// Asked before it goes down for nothing.
+		// A machine that could not start again must not go down.
 		kept, err := l.keeps(m)
 		if err == nil && !kept && l.alive(m.Name) {
-			err = fmt.Errorf("it runs, but its record or its disk is gone: what it wrote would be lost (meros shutdown %s %s, then init, starts it from its image)", l.Name, m.Name)
+			err = errors.New("it runs, but its record or its disk is gone, so a restart would lose its writes")
+			err = hint.Add(err, "`meros shutdown %s %s`, then `meros init %[1]s %[2]s`, starts it from its image", l.Name, m.Name)
 		}
 		if err != nil {
 			return err
@@ -138,9 +141,9 @@ func (l *launcher) endRunning(ctx context.Context, m *Machine, o StartOptions) e
 		if d, err = l.end(ctx, m.Name, downTimeout); err != nil {
 			return err
 		}
-		l.awaitEnd(m.Name) // that is written down in the record that stays
+		l.awaitEnd(m.Name) // its end is written to the record, which stays
 	case Reset:
-		// Nothing that it would still write is kept.
+		// Its disk is discarded, so it need not end gently.
 		if d, err = l.shutdown(ctx, m.Name, 0); err == nil {
 			err = l.reset(m)
 		}
@@ -151,16 +154,17 @@ func (l *launcher) endRunning(ctx context.Context, m *Machine, o StartOptions) e
 	return err
 }
 
-// keeps tells whether the machine has the disk of a run that nobody has shut
-// down. One that is of another image than it is to start from is an error: it
-// may hold what its user wants.
+// keeps reports whether the machine has the disk of a run that was not shut down.
+// A disk of another image than the machine starts from is an error: it may hold
+// data that the user wants.
 func (l *launcher) keeps(m *Machine) (bool, error) {
 	r, err := l.readRecord(m.Name)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("whether its disk is to be kept cannot be told: %w (meros shutdown %s %s drops it)", err, l.Name, m.Name)
+		err = fmt.Errorf("cannot tell which image its disk belongs to: %w", err)
+		return false, hint.Add(err, "`meros shutdown %s %s` discards the disk", l.Name, m.Name)
 	}
 	if _, err := os.Lstat(l.file(m.Name, diskFile)); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
@@ -169,13 +173,15 @@ func (l *launcher) keeps(m *Machine) (bool, error) {
 		return false, err
 	}
 	if r.Image != filepath.Base(m.Images[0]) {
-		return false, fmt.Errorf("the disk of its last run is of another image than the one that is built now (meros shutdown %s %s drops that disk and no other, and init starts from the new one; with the files, or the --use, of that run it goes on)", l.Name, m.Name)
+		err := errors.New("its disk belongs to an older image")
+		err = hint.Add(err, "with the files or the --use of its last run, `meros init` continues with that disk")
+		return false, hint.Add(err, "`meros shutdown %s %s` discards the disk and no other; `meros init` then boots the new image", l.Name, m.Name)
 	}
 	return true, nil
 }
 
-// downTimeout is how long a machine that is started again may take to go down
-// by each of the gentle ways.
+// downTimeout limits each of the gentle methods to end a machine that is
+// restarted.
 const downTimeout = time.Minute
 
 // start prepares the machine's directory and starts QEMU.
@@ -193,14 +199,14 @@ func (l *launcher) start(ctx context.Context, m *Machine, note func(string)) (*r
 	}
 	defer lock.Close()
 	if ok, err := tryLock(lock); err != nil || !ok {
-		return nil, errors.Join(err, errors.New("its lock is held: it runs, or is being started"))
+		return nil, errors.Join(err, errors.New("another process holds its lock: it runs or is being started"))
 	}
 	kept, err := l.keeps(m)
 	if err != nil {
 		return nil, err
 	}
 	if kept && m.OnRunning == Keep {
-		note(fmt.Sprintf("starts with the disk of its last run, which was not shut down (meros shutdown %s %s drops it)", l.Name, m.Name))
+		note(fmt.Sprintf("starts with the disk of its last run, which was not shut down: `meros shutdown %s %s` discards it", l.Name, m.Name))
 	}
 	if err := l.tidy(m.Name, kept); err != nil {
 		return nil, err
@@ -221,7 +227,7 @@ func (l *launcher) startLocked(ctx context.Context, m *Machine, accel []string, 
 	if err := l.prepare(ctx, m, host, note); err != nil {
 		return nil, err
 	}
-	// A port that was free may be taken before QEMU has it.
+	// Another program may take the free port before QEMU does.
 	for attempt := 0; ; attempt++ {
 		r, err := l.launch(ctx, m, host, accel, lock)
 		if err != nil && attempt < 5 && strings.Contains(err.Error(), "host forwarding rule") {
@@ -258,7 +264,7 @@ func (g *Group) tidy(machine string, keepDisk bool) error {
 	return nil
 }
 
-// prepare makes the machine's own disk and initrd.
+// prepare makes the missing disks of the machine, and its initrd.
 func (l *launcher) prepare(ctx context.Context, m *Machine, h *ssh.Host, note func(string)) error {
 	disk, err := os.OpenFile(l.file(m.Name, diskFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	fresh := err == nil
@@ -286,7 +292,7 @@ func (l *launcher) prepare(ctx context.Context, m *Machine, h *ssh.Host, note fu
 	return os.WriteFile(l.Console(m.Name), nil, 0o600)
 }
 
-// launch starts QEMU and waits until it speaks, or has ended.
+// launch starts QEMU and waits until its monitor answers or it has ended.
 func (l *launcher) launch(ctx context.Context, m *Machine, h *ssh.Host, accel []string, lock *os.File) (*running, error) {
 	port, err := freePort()
 	if err != nil {
@@ -325,7 +331,7 @@ func (l *launcher) launch(ctx context.Context, m *Machine, h *ssh.Host, accel []
 	started := time.Now()
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
-			return nil, fmt.Errorf("%s is not installed (Debian: apt install qemu-system; or run ./dist-conf.sh)", argv[0])
+			return nil, hint.Add(fmt.Errorf("%s is not installed", argv[0]), "Debian: `apt install qemu-system`; or run `./dist-conf.sh`")
 		}
 		return nil, err
 	}
@@ -335,18 +341,18 @@ func (l *launcher) launch(ctx context.Context, m *Machine, h *ssh.Host, accel []
 	host := *h
 	host.Address = fmt.Sprintf("127.0.0.1:%d", port)
 	r.host = &host
-	// While it is a child that nobody has waited for, the pid is its own.
+	// Until this process waits for its child, the pid cannot be reused.
 	r.record.Start, err = processStart(r.record.PID)
 	if err == nil {
 		r.record.HostPID, err = l.hostPID(r.record.PID)
 	}
 	if err == nil {
-		l.records.Lock() // the end of its last run may be written down just now
+		l.records.Lock() // the end of its last run may be being written
 		err = l.writeRecord(m.Name, r.record)
 		l.records.Unlock()
 	}
 	stopShares := stop
-	stop = nil // from here on they end with the machine
+	stop = nil // from here on the servers end with the machine
 	l.ends.Store(m.Name, r.exited)
 	go func() {
 		r.status = cmd.Wait()
@@ -368,7 +374,7 @@ func (l *launcher) launch(ctx context.Context, m *Machine, h *ssh.Host, accel []
 	return r, err
 }
 
-// greet waits until the machine's monitor answers: QEMU has then accepted all
+// greet waits until the machine's monitor answers. By then QEMU has accepted all
 // its arguments.
 func (l *launcher) greet(ctx context.Context, r *running) error {
 	for {
@@ -391,8 +397,8 @@ func (l *launcher) greet(ctx context.Context, r *running) error {
 	}
 }
 
-// ended writes down how a machine's process ended. Whoever has cleared the
-// machine's directory meanwhile knows already.
+// ended records how a machine's process ended. It does nothing if the record has
+// been removed.
 func (l *launcher) ended(machine string, r *running) {
 	l.updateRecord(machine, r.record.PID, func(now *record) {
 		if now.Exit = exitOK; r.status != nil {
@@ -401,13 +407,13 @@ func (l *launcher) ended(machine string, r *running) {
 	})
 }
 
-// awaitEnd waits until the end of a machine whose process is gone is written
-// down: the process gives up its lock a moment before.
+// awaitEnd waits until the end of a machine without a process is recorded. The
+// process releases its lock a moment before.
 func (l *launcher) awaitEnd(machine string) {
 	if ended, ok := l.ends.Load(machine); ok && !l.alive(machine) {
 		select {
 		case <-ended.(chan struct{}):
-		case <-time.After(10 * time.Second): // it runs, and its lock file was removed by somebody
+		case <-time.After(10 * time.Second): // its lock file was removed, and it still runs
 		}
 	}
 }
@@ -421,7 +427,7 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// wait tries to log in until that works.
+// wait tries to log in and to pass the probes until both work.
 func (l *launcher) wait(ctx context.Context, r *running, o StartOptions) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, errTimeout)
 	defer cancel()
@@ -461,27 +467,29 @@ func (l *launcher) wait(ctx context.Context, r *running, o StartOptions) error {
 	}
 }
 
-// greetWait is how long one of many tries to log in waits for the guest's first
-// line: a slow guest, which needs longer than a second for it, is old by then.
+// greetWait returns the time limit of the guest's greeting for one of many login
+// attempts. It grows with the age of the machine, because a slow guest needs more
+// than a second.
 func greetWait(age time.Duration) time.Duration {
 	return max(time.Second, min(age/10, 10*time.Second))
 }
 
-// probeError is what a probe of the manifest says of a machine that can be
-// logged in to.
+// probeError is the failure of a probe on a machine that accepts logins.
 type probeError struct{ error }
 
 func notReady(timeout time.Duration, last error) error {
+	const next = "the machine still runs; --wait gives it more time"
 	if errors.As(last, new(probeError)) {
-		return fmt.Errorf("it can be logged in to, but is not ready after %v: %w (the machine still runs; --wait gives it more time)", timeout, last)
+		return hint.Add(fmt.Errorf("ssh answers, but the machine is not ready after %v: %w", timeout, last), next)
 	}
 	if last == nil {
 		last = errors.New("the first attempt is still under way")
 	}
-	return fmt.Errorf("ssh does not answer after %v: %w (the machine still runs; is openssh-server among its packages? --wait gives it more time)", timeout, last)
+	err := hint.Add(fmt.Errorf("ssh does not answer after %v: %w", timeout, last), "is openssh-server among its packages?")
+	return hint.Add(err, next)
 }
 
-// probes tries all that the manifest asks for.
+// probes tries all probes of the manifest once.
 func (l *launcher) probes(ctx context.Context, r *running) error {
 	for _, p := range r.machine.Ready {
 		if err := l.probe(ctx, r, p); err != nil {
@@ -491,23 +499,23 @@ func (l *launcher) probes(ctx context.Context, r *running) error {
 	return nil
 }
 
-var errTimeout = errors.New("out of timeout")
+var errTimeout = errors.New("timeout")
 
-// died explains the end of a machine that was to come up.
+// died explains the end of a machine that was starting, and removes its files.
 func (l *launcher) died(r *running) error {
-	why := "the machine ended before it could be logged in to"
+	why := "the machine ended before the first login"
 	if r.status != nil {
-		why = fmt.Sprintf("QEMU ended before the machine could be logged in to: %v: %s", r.status, strings.Join(consoleTail(l.file(r.machine.Name, qemuLogFile), 5), "; "))
+		why = fmt.Sprintf("QEMU ended before the first login: %v: %s", r.status, strings.Join(consoleTail(l.file(r.machine.Name, qemuLogFile), 5), "; "))
 	}
 	err := l.withConsole(r.machine.Name, errors.New(why))
 	return errors.Join(err, l.abandon(r))
 }
 
-// withConsole adds the end of the console log to an error.
+// withConsole adds the end of a machine's console log to an error.
 func (g *Group) withConsole(machine string, err error) error {
 	tail := consoleTail(g.Console(machine), tailLines)
 	if len(tail) == 0 {
-		return fmt.Errorf("%w; its console is empty", err)
+		return fmt.Errorf("%w; its console log is empty", err)
 	}
 	return fmt.Errorf("%w; the end of %s:\n  | %s", err, g.Console(machine), strings.Join(tail, "\n  | "))
 }

@@ -19,26 +19,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// record is what is written down of a machine when it is started.
+// record holds the facts about a machine's run. The launcher writes it at the
+// start and completes it later.
 type record struct {
 	PID     int       `json:"pid"`
-	Start   uint64    `json:"start"`          // of the process, clock ticks since boot, proc_pid_stat(5)
-	Boot    string    `json:"boot_id"`        // of the host, random(4)
-	HostPID int       `json:"host_pid"`       // the process's number outside of the supervisor's namespace
+	Start   uint64    `json:"start"`          // start of the process in clock ticks since boot, proc_pid_stat(5)
+	Boot    string    `json:"boot_id"`        // boot id of the host, random(4)
+	HostPID int       `json:"host_pid"`       // process id in the host's namespace
 	Exit    string    `json:"exit,omitempty"` // how the process ended: exitOK or an error
-	Port    int       `json:"port"`           // on 127.0.0.1, forwarded to the guest's ssh
+	Port    int       `json:"port"`           // port of 127.0.0.1 that is forwarded to the guest's ssh
 	User    string    `json:"user"`
 	Started time.Time `json:"started"`
-	Ready   float64   `json:"ready_seconds"` // from start to the first login; 0: not yet
-	Accel   string    `json:"accel"`         // how the processor is provided, and why
-	Image   string    `json:"image"`         // what it booted from
-	Files   []string  `json:"files"`         // that it cannot start again without
-	Arch    string    `json:"arch"`          // as QEMU names it
+	Ready   float64   `json:"ready_seconds"` // seconds from start to the first login; 0 before that
+	Accel   string    `json:"accel"`         // KVM or emulation, with the reason
+	Image   string    `json:"image"`         // base name of the image that it booted from
+	Files   []string  `json:"files"`         // files that it needs to start again
+	Arch    string    `json:"arch"`          // QEMU's name
 	Memory  int64     `json:"memory"`
 	CPUs    int       `json:"cpus"`
 }
 
-// exitOK is how a QEMU ends whose machine was powered off.
+// exitOK is the Exit of a machine that was powered off.
 const exitOK = "ok"
 
 func (g *Group) readRecord(machine string) (*record, error) {
@@ -65,8 +66,8 @@ func (g *Group) writeRecord(machine string, r *record) error {
 	return os.Rename(file+".new", file)
 }
 
-// updateRecord changes the record of a machine. It is left alone if it is
-// there no more, or is another start's.
+// updateRecord changes the record of a machine. It does nothing if the record is
+// gone or belongs to another process.
 func (l *launcher) updateRecord(machine string, pid int, change func(*record)) error {
 	l.records.Lock()
 	defer l.records.Unlock()
@@ -81,8 +82,8 @@ func (l *launcher) updateRecord(machine string, pid int, change func(*record)) e
 	return l.writeRecord(machine, r)
 }
 
-// openLock opens a lock file. Its locks are those of open file descriptions,
-// F_OFD_SETLK in fcntl(2): a child that inherits the descriptor holds them.
+// openLock opens a lock file. Its locks belong to the open file description,
+// F_OFD_SETLK in fcntl(2), so a child that inherits the descriptor holds them too.
 func openLock(file string) (*os.File, error) {
 	return os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
 }
@@ -95,7 +96,8 @@ func tryLock(f *os.File) (bool, error) {
 	return err == nil, err
 }
 
-// waitLock takes a lock that is held for seconds.
+// waitLock takes a lock. If another process holds it, waitLock calls busy once and
+// polls.
 func waitLock(ctx context.Context, file string, busy func()) (unlock func(), err error) {
 	f, err := openLock(file)
 	if err != nil {
@@ -123,10 +125,10 @@ func waitLock(ctx context.Context, file string, busy func()) (unlock func(), err
 	}
 }
 
-// alive tells whether the machine's process holds its lock.
+// alive reports whether the machine's process holds its lock.
 func (g *Group) alive(machine string) bool { return locked(g.file(machine, lockFile)) }
 
-// locked tells whether a process holds a lock.
+// locked reports whether any process holds a lock.
 func locked(file string) bool {
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {
@@ -137,7 +139,7 @@ func locked(file string) bool {
 	return unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l) == nil && l.Type != unix.F_UNLCK
 }
 
-// pid is the process that QEMU itself wrote down, or 0.
+// pid returns the process id from QEMU's own pid file, or 0.
 func (g *Group) pid(machine string) int {
 	b, err := os.ReadFile(g.file(machine, pidFile))
 	if err != nil {
@@ -150,8 +152,8 @@ func (g *Group) pid(machine string) int {
 	return pid
 }
 
-// Machines are those that run or have left something, by name: also such that
-// no manifest names any more.
+// Machines returns the names of the machines that run or have left files, in
+// order. They need not be in the manifest.
 func (g *Group) Machines() ([]string, error) {
 	entries, err := os.ReadDir(g.State)
 	if errors.Is(err, os.ErrNotExist) {
@@ -166,9 +168,9 @@ func (g *Group) Machines() ([]string, error) {
 	return names, err
 }
 
-// Files are those that the machines of all groups below dir, the state
-// directory, need: those that run, and those that start again with the disks
-// they had.
+// Files returns the files that machines need, of all groups below the state
+// directory dir. These are the machines that run, and those that will start with
+// the disks of their last run.
 func Files(dir string) ([]string, error) {
 	groups, err := directories(dir)
 	if err != nil {
@@ -183,7 +185,7 @@ func Files(dir string) ([]string, error) {
 		for _, m := range machines {
 			files, err := filesOf(filepath.Join(m, recordFile))
 			if err != nil {
-				return nil, fmt.Errorf("read what a machine needs: %s: %w", m, err)
+				return nil, fmt.Errorf("read the record in %s: %w", m, err)
 			}
 			all = append(all, files...)
 		}
@@ -191,7 +193,7 @@ func Files(dir string) ([]string, error) {
 	return all, nil
 }
 
-// directories are those in dir, which need not exist.
+// directories returns the directories in dir, which need not exist.
 func directories(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -221,14 +223,14 @@ func filesOf(file string) ([]string, error) {
 	return append(r.Files, r.Image), nil
 }
 
-// bootID identifies this boot of the host.
+// bootID returns the id of this boot of the host.
 func bootID() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b))
 }
 
-// processStart is when a process started; it and the pid together are not
-// used twice in one boot.
+// processStart returns the time when a process started. Together with the pid, it
+// identifies a process within one boot.
 func processStart(pid int) (uint64, error) {
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
@@ -242,8 +244,8 @@ func processStart(pid int) (uint64, error) {
 	return strconv.ParseUint(string(f[19]), 10, 64)
 }
 
-// kill sends the signal to the recorded process, and to no other that has got
-// its number since.
+// kill sends a signal to the recorded process, never to another one that reuses
+// its id.
 func (r *record) kill(sig unix.Signal) error {
 	if r.Boot != bootID() {
 		return nil
@@ -256,7 +258,7 @@ func (r *record) kill(sig unix.Signal) error {
 		return fmt.Errorf("process %d: %w", r.PID, err)
 	}
 	defer unix.Close(fd)
-	// Checked while the descriptor holds the process.
+	// The descriptor keeps the id from being reused during the check.
 	if start, err := processStart(r.PID); err != nil || start != r.Start {
 		return nil
 	}
@@ -266,8 +268,8 @@ func (r *record) kill(sig unix.Signal) error {
 	return nil
 }
 
-// consoleTail is the end of a console log, without what a terminal would act
-// on.
+// consoleTail returns the last lines of a console log, without control characters
+// and escape sequences.
 func consoleTail(file string, lines int) []string {
 	f, err := os.Open(file)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"meros/runner/hint"
 	"meros/runner/initrd"
 	"meros/runner/qemu"
 )
@@ -33,9 +34,9 @@ func newTestLauncher(t *testing.T) *launcher {
 	return newLauncher(newGroup(t), func(*Machine, *qemu.Machine) {}, func(pid int) (int, error) { return pid, nil })
 }
 
-// A process that has got a dead machine's number is left alone; the machine's
-// own is not.
-func TestKillOnlyOnesOwn(t *testing.T) {
+// kill ends the machine's own process, but not one that reuses the process id of a
+// dead machine.
+func TestKillSparesOthers(t *testing.T) {
 	cmd := exec.Command("sleep", "60")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -58,7 +59,7 @@ func TestKillOnlyOnesOwn(t *testing.T) {
 	}
 	select {
 	case err := <-ended:
-		t.Fatalf("a stranger was killed: %v", err)
+		t.Fatalf("kill ended another process: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
 	own := &record{PID: cmd.Process.Pid, Start: start, Boot: bootID()}
@@ -66,18 +67,18 @@ func TestKillOnlyOnesOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := <-ended; err == nil {
-		t.Error("it was not killed")
+		t.Error("the process was not killed")
 	}
 	if err := own.kill(unix.SIGKILL); err != nil {
-		t.Errorf("of a dead process: %v", err)
+		t.Errorf("kill of a dead process: %v", err)
 	}
 }
 
-// A machine lives as long as a process has its lock open.
+// A machine is alive as long as a process has its lock open.
 func TestAlive(t *testing.T) {
 	g := newGroup(t)
 	if g.alive("m") {
-		t.Error("it lives before it was ever started")
+		t.Error("the machine is alive before its first start")
 	}
 	if err := os.MkdirAll(g.dir("m"), 0o700); err != nil {
 		t.Fatal(err)
@@ -87,7 +88,7 @@ func TestAlive(t *testing.T) {
 		t.Fatal(err)
 	}
 	if g.alive("m") {
-		t.Error("it lives although nobody holds its lock")
+		t.Error("the machine is alive although no process holds its lock")
 	}
 	if ok, err := tryLock(lock); !ok || err != nil {
 		t.Fatal(ok, err)
@@ -99,23 +100,22 @@ func TestAlive(t *testing.T) {
 	}
 	lock.Close()
 	if !g.alive("m") {
-		t.Error("it does not live although its process does")
+		t.Error("the machine is not alive although its process is")
 	}
 	if _, err := g.ConnectArgv("m", nil, nil, nil); err == nil {
-		t.Error("a machine without a record can be connected to")
+		t.Error("ConnectArgv accepted a machine without a record")
 	}
 	cmd.Process.Kill()
 	cmd.Wait()
 	if g.alive("m") {
-		t.Error("it lives although its process is dead")
+		t.Error("the machine is alive although its process is dead")
 	}
-	if _, err := g.ConnectArgv("m", nil, nil, nil); !errors.Is(err, ErrNotRunning) {
-		t.Errorf("%v", err)
+	if _, err := g.ConnectArgv("m", nil, nil, nil); !errors.Is(err, ErrNotRunning) || hint.Of(err) != "`meros init lab m` starts it" {
+		t.Errorf("%v, hint %q", err, hint.Of(err))
 	}
 }
 
-// Of those who start or stop machines at once, one waits, until it is told
-// not to.
+// A second process waits for the group's lock until its context ends.
 func TestGroupLock(t *testing.T) {
 	g := newGroup(t)
 	unlock, err := g.Lock(t.Context(), nil)
@@ -126,7 +126,7 @@ func TestGroupLock(t *testing.T) {
 	defer cancel()
 	waited := 0
 	if _, err := g.Lock(ctx, func() { waited++ }); !errors.Is(err, context.DeadlineExceeded) || waited != 1 {
-		t.Errorf("%v after %d words", err, waited)
+		t.Errorf("%v after %d calls of busy", err, waited)
 	}
 	unlock()
 	if unlock, err = g.Lock(t.Context(), nil); err != nil {
@@ -135,8 +135,8 @@ func TestGroupLock(t *testing.T) {
 	unlock()
 }
 
-// Secrets are made once, belong to the user alone, and reach the guest with
-// the modes that its programs insist on.
+// Secrets are made once, only the user can read them, and the guest's files have
+// the modes that its programs require.
 func TestSecrets(t *testing.T) {
 	l := newTestLauncher(t)
 	files := func() (names []string, all map[string]initrd.File) {
@@ -170,7 +170,7 @@ func TestSecrets(t *testing.T) {
 	_, again := files()
 	for _, name := range names {
 		if string(first[name].Data) != string(again[name].Data) {
-			t.Errorf("%s is another one the second time", name)
+			t.Errorf("%s differs the second time", name)
 		}
 	}
 	err := filepath.WalkDir(filepath.Dir(l.SSH), func(file string, d os.DirEntry, err error) error {
@@ -190,23 +190,25 @@ func TestSecrets(t *testing.T) {
 
 func TestNotReady(t *testing.T) {
 	for want, last := range map[string]error{
-		"ssh does not answer after 1s: the first attempt is still under way (the machine": nil,
-		"ssh does not answer after 1s: refused (the machine":                              errors.New("refused"),
-		"it can be logged in to, but is not ready after 1s: tcp 80: refused (the machine": probeError{errors.New("tcp 80: refused")},
+		"ssh does not answer after 1s: the first attempt is still under way":      nil,
+		"ssh does not answer after 1s: refused":                                   errors.New("refused"),
+		"ssh answers, but the machine is not ready after 1s: port 80: it refused": probeError{errors.New("port 80: it refused")},
 	} {
-		if got := notReady(time.Second, last).Error(); !strings.HasPrefix(got, want) {
-			t.Errorf("%v: %s", last, got)
+		got := notReady(time.Second, last)
+		next := hint.Of(got)
+		if got.Error() != want || !strings.HasPrefix(next, "the machine still runs") || strings.Contains(next, "openssh-server") == errors.As(last, new(probeError)) {
+			t.Errorf("%v: %v, hint %q", last, got, next)
 		}
 	}
 }
 
-// A button is pressed until the machine ends, a command is given once.
-func TestPressedAgain(t *testing.T) {
+// The button is pressed until the machine ends, a command runs once.
+func TestRepeatedButton(t *testing.T) {
 	l := newTestLauncher(t)
 	if err := os.MkdirAll(l.dir("m"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for again, want := range map[time.Duration]int{time.Millisecond: 3, 0: 0} {
+	for repeat, want := range map[time.Duration]int{time.Millisecond: 3, 0: 0} {
 		lock, err := openLock(l.file("m", lockFile))
 		if err != nil {
 			t.Fatal(err)
@@ -215,24 +217,24 @@ func TestPressedAgain(t *testing.T) {
 			t.Fatal(ok, err)
 		}
 		pressed := 0
-		step := downStep{"acpi", 50 * time.Millisecond, again, func(context.Context) error {
+		step := downStep{"acpi", 50 * time.Millisecond, repeat, func(context.Context) error {
 			if pressed++; pressed == 3 {
-				lock.Close() // it has heard
+				lock.Close() // the machine ends
 			}
-			return errors.New("is not asked")
+			return errors.New("ignored")
 		}}
-		if again > 0 {
+		if repeat > 0 {
 			step.wait = time.Minute
 		}
 		if ended := l.took(t.Context(), "m", step); ended != (want > 0) || pressed != want {
-			t.Errorf("again after %v: ended: %v, pressed %d times", again, ended, pressed)
+			t.Errorf("repeated after %v: ended: %v, pressed %d times", repeat, ended, pressed)
 		}
 		lock.Close()
 	}
 }
 
-// Who clears a machine's directory while its end is written down finds nothing
-// of it afterwards, and the end of an earlier start is no later one's.
+// A machine's directory stays empty if it is tidied while the machine's end is
+// recorded. The end of an earlier process does not change a later one's record.
 func TestEndWhileCleared(t *testing.T) {
 	l := newTestLauncher(t)
 	if err := os.MkdirAll(l.dir("m"), 0o700); err != nil {
@@ -250,7 +252,7 @@ func TestEndWhileCleared(t *testing.T) {
 		}
 		wg.Wait()
 		if r, err := l.readRecord("m"); !errors.Is(err, os.ErrNotExist) {
-			t.Fatalf("there is %+v, %v", r, err)
+			t.Fatalf("the record came back: %+v, %v", r, err)
 		}
 	}
 	if err := l.writeRecord("m", &record{PID: 8}); err != nil {
@@ -285,11 +287,11 @@ func TestConsoleTail(t *testing.T) {
 		}
 	}
 	if got := consoleTail(file+"2", 2); got != nil {
-		t.Errorf("without a log: %q", got)
+		t.Errorf("consoleTail without a log: %q", got)
 	}
 }
 
-// Whatever a guest writes, a terminal does nothing of it.
+// The tail of a console holds no control character, whatever a guest writes.
 func FuzzConsoleTail(f *testing.F) {
 	f.Add([]byte("\x1b[2J\x1b]52;c;x\x07\x9b31m"))
 	f.Add([]byte("\x1b[\x1b[[[m"))

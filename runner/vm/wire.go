@@ -18,33 +18,33 @@ import (
 	"meros/runner/network"
 )
 
-// wireVersion changes with what the two sides say to each other: a supervisor
-// lives on when meros is replaced.
+// wireVersion is the version of the messages. It changes with them, because a
+// supervisor runs on when meros is replaced.
 const wireVersion = 2
 
-// lasting are the requests that are the same in all versions, so that a new
-// meros can tell of an old one's machines, reach them and end them.
+// lasting lists the requests that are the same in all versions, so that every
+// meros can show, reach and end the machines of another version.
 var lasting = []string{"down", "status", "dial"}
 
-// request is what a client asks of a supervisor, one for each connection.
+// request is the message from a client to a supervisor, one per connection.
 type request struct {
 	Version  int
 	Op       string        // "up", "down", "status", "dial", "check", "save", "restore", "forget", "snapshots"
-	Name     string        `json:",omitempty"` // of a snapshot
+	Name     string        `json:",omitempty"` // name of a snapshot
 	Up       *upRequest    `json:",omitempty"`
 	Machines []string      `json:",omitempty"`
 	Timeout  time.Duration `json:"Patience,omitempty"`
-	Port     uint16        `json:",omitempty"` // of a machine, to dial
-	Cancel   bool          `json:",omitempty"` // follows "up": undo what was begun
+	Port     uint16        `json:",omitempty"` // port of the machine to dial
+	Cancel   bool          `json:",omitempty"` // in a second message: undo the "up"
 }
 
-// upRequest is all that a group is to have.
+// upRequest describes all networks of a group, and the machines to start.
 type upRequest struct {
 	Networks *Networks
-	Machines []*Machine // those to start
+	Machines []*Machine
 }
 
-// answer is a line of a supervisor; the last one has Done.
+// response is a message from a supervisor, one a line. The last one has Done set.
 type response struct {
 	Machine   string           `json:",omitempty"`
 	Note      string           `json:",omitempty"`
@@ -54,7 +54,7 @@ type response struct {
 	Snapshots []Snapshot       `json:",omitempty"`
 	Results   []network.Result `json:"Proofs,omitempty"`
 	Error     string           `json:",omitempty"`
-	Hint      string           `json:",omitempty"` // next steps of the error, one a line; older supervisors send none
+	Hint      string           `json:",omitempty"` // next steps after the error, one a line; old supervisors send none
 	Done      bool             `json:",omitempty"`
 }
 
@@ -71,7 +71,7 @@ func lastResponse(err error) response {
 // err returns the error that a supervisor reports, with its hints.
 func (r response) err() error { return received(r.Error, r.Hint) }
 
-// received returns the error that another process described, or nil.
+// received returns the error that another process sent, with its hints, or nil.
 func received(text, hints string) error {
 	switch {
 	case text == "":
@@ -82,8 +82,8 @@ func received(text, hints string) error {
 	return hint.Add(errors.New(text), "%s", hints)
 }
 
-// socketAddress names a socket by its directory: a path may be longer than
-// the 108 bytes of a socket's address, unix(7).
+// socketAddress returns an address of a socket by way of its open directory, until
+// done is called. A path may exceed the 108 bytes of an address, unix(7).
 func socketAddress(file string) (address string, done func(), err error) {
 	dir, err := os.Open(filepath.Dir(file))
 	if err != nil {
@@ -92,13 +92,13 @@ func socketAddress(file string) (address string, done func(), err error) {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(file)), func() { dir.Close() }, nil
 }
 
-// sendFile sends bytes and an open file with them.
+// sendFile sends bytes together with an open file.
 func sendFile(c *net.UnixConn, b []byte, f *os.File) error {
 	_, _, err := c.WriteMsgUnix(b, unix.UnixRights(int(f.Fd())), nil)
 	return err
 }
 
-// receiveFile reads a message and the file that came with it, which may be nil.
+// receiveFile reads a message and the file that came with it, if any.
 func receiveFile(c *net.UnixConn, b []byte) (n int, f *os.File, err error) {
 	oob := make([]byte, unix.CmsgSpace(4*4))
 	n, oobn, _, _, err := c.ReadMsgUnix(b, oob)
@@ -106,7 +106,7 @@ func receiveFile(c *net.UnixConn, b []byte) (n int, f *os.File, err error) {
 		return n, nil, err
 	}
 	if n == 0 && oobn == 0 {
-		return 0, nil, errors.New("the other side has gone")
+		return 0, nil, errors.New("the other side closed the connection")
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil {
@@ -128,11 +128,11 @@ func receiveFile(c *net.UnixConn, b []byte) (n int, f *os.File, err error) {
 	return n, f, nil
 }
 
-// pair is a connection between the two processes of a supervisor: a question
-// and its answer at a time, each a packet.
+// pair is a connection between the two processes of a supervisor. It carries one
+// request and its response at a time, each in one packet.
 type pair struct{ conn *net.UnixConn }
 
-// newPair makes both ends; the second is for a child.
+// newPair makes both ends of a pair. The second end is for a child process.
 func newPair() (*pair, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -156,12 +156,12 @@ func openPair(f *os.File) (*pair, error) {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
 		c.Close()
-		return nil, errors.New("it is no unix socket")
+		return nil, errors.New("not a unix socket")
 	}
 	return &pair{u}, nil
 }
 
-// maxPacket bounds a packet of a pair.
+// maxPacket is the largest packet of a pair in bytes.
 const maxPacket = 64 << 10
 
 func (p *pair) send(v any, f *os.File) error {
