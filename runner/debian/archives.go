@@ -91,8 +91,8 @@ func SourcesList(distribution, suite, arch, mirror string) (string, error) {
 	return b.String(), nil
 }
 
-// debianSuites lists the names that show that an entry of the host's
-// configuration is for Debian, if it is for another suite than the wanted one.
+// debianSuites lists Debian's suites. An entry of the host's configuration with
+// one of these names is for Debian.
 var debianSuites = []string{
 	"buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid",
 	"oldoldstable", "oldstable", "stable", "testing", "unstable",

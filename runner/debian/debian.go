@@ -1,7 +1,7 @@
-// Package debian knows the archives and packages of Debian and Ubuntu. It asks
-// apt which packages make a system ([Resolver]), turns .deb files into a tree
-// ([Bootstrap], [Debootstrap]), adds packages to it ([Install]), makes the result
-// reproducible ([Clean]) and reads a kernel from its package ([ExtractKernel]).
+// Package debian knows the archives and packages of Debian and Ubuntu. [Resolver]
+// asks apt which packages make a system. [Bootstrap] and [Debootstrap] turn .deb
+// files into a tree, and [Install] adds packages to it. [Clean] makes the result
+// reproducible. [ExtractKernel] reads a kernel from its package.
 //
 // Only a Resolver uses a network. It believes only indexes whose signature apt
 // has verified. Everything else works on files whose digests the caller has
@@ -40,9 +40,9 @@ type Index struct {
 	SHA256  string // of the InRelease file, hexadecimal
 }
 
-// Run executes argv as root inside a tree: with the tree as its root directory,
-// with /proc and /dev, and without a network. env is the whole environment. files
-// maps paths inside to files of the host, which Run mounts read-only. Below /run
+// Run executes argv as root, with the tree as its root directory. The program has
+// /proc and /dev, but no network. env is the whole environment. files maps paths
+// inside the tree to files of the host, which Run mounts read-only. Below /run
 // these mounts leave no trace in the tree.
 type Run func(ctx context.Context, argv, env []string, files map[string]string) error
 

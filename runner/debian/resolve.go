@@ -19,8 +19,8 @@ import (
 )
 
 // Base returns the packages of a minimal system, in the order in which apt would
-// unpack them: all that are Essential or of Priority required, apt, and their
-// dependencies. It leaves out recommendations.
+// unpack them. These are all that are Essential or of Priority required, apt, and
+// their dependencies, without recommendations.
 func (r *Resolver) Base(ctx context.Context) ([]Package, error) {
 	if r.base != nil {
 		return slices.Clone(r.base), nil

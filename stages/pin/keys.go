@@ -44,9 +44,9 @@ func (p *Pinner) keyFiles(m *constellations.Manifest, vm *constellations.Machine
 }
 
 // keyringsFor writes all keys that the manifest names for a section to files in
-// dir, where apt's own user can read them, and returns the files. It returns
-// none if the manifest names no keys. It skips the keys of Alpine, because a
-// manifest may name them for all of its machines.
+// dir, where apt's own user can read them. It returns the files, or none if the
+// manifest names no keys. It skips the keys of Alpine, because a manifest may name
+// them for all of its machines.
 func (p *Pinner) keyringsFor(m *constellations.Manifest, s constellations.Section, dir string) ([]string, error) {
 	var files []string
 	for i := range m.Machines {
@@ -142,7 +142,7 @@ func (p *Pinner) verifySignature(ctx context.Context, location, file, keyring st
 		}
 		return gpgv(ctx, file, try.compression, signature.Bytes(), keyring)
 	}
-	return fmt.Errorf("%s: there is no signature to verify with the manifest's key:\n%w", location, errors.Join(errs...))
+	return fmt.Errorf("%s: there is no signature to verify with the key in the manifest:\n%w", location, errors.Join(errs...))
 }
 
 // gpgv verifies a signature with the keys of a keyring, and with no others.

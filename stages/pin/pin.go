@@ -1,7 +1,6 @@
-// Package pin adds to a lock everything that the machines of a manifest fetch
-// from a network: the packages of Debian and Alpine, the sources of kernels,
-// images, and the layers of container images. It verifies signatures, and
-// records versions, sizes and digests.
+// Package pin adds to a lock everything that machines fetch from a network:
+// packages of Debian and Alpine, sources of kernels, disk images, and container
+// images. It verifies signatures, and records versions, sizes and digests.
 //
 // It does not read or write the file of the lock. It prints nothing: it reports
 // through the callbacks of a [Pinner].
