@@ -1,3 +1,6 @@
+// This file plans the system of an Alpine machine: the mini root file system of a
+// release (stage alpine) and the packages over it (stage apk).
+
 package stages
 
 import (
@@ -8,6 +11,7 @@ import (
 
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/hint"
 )
 
 // Names of the plan and the step, see names.go.
@@ -25,8 +29,8 @@ const (
 	apkRevision    = 5
 )
 
-// alpineBase is the mini root file system of a release, and over it the
-// packages, with what lets it boot.
+// alpineBase returns the mini root file system of a release, and the layer of
+// packages and of the files that let it boot.
 func (pl *planner) alpineBase(vm *constellations.Machine, section *constellations.SectionLock) ([]*graph.Node, error) {
 	rootfs := section.Base[0]
 	branch, _, _ := strings.Cut(rootfs.Filename, "/")
@@ -41,7 +45,7 @@ func (pl *planner) alpineBase(vm *constellations.Machine, section *constellation
 	}
 	for _, k := range vm.Keys {
 		if !strings.HasSuffix(k, ".pub") {
-			continue // it signs releases, and is not for apk
+			continue // it signs releases, apk does not use it
 		}
 		file, err := pl.find("key", k)
 		if err != nil {
@@ -57,11 +61,11 @@ func (pl *planner) alpineBase(vm *constellations.Machine, section *constellation
 	set := &constellations.PackageSet{}
 	if len(vm.Packages) > 0 {
 		if set = section.Set(vm.Packages); set == nil {
-			return nil, fmt.Errorf("the lock does not have its packages (meros update %s %s)", pl.m.Name, vm.Name)
+			return nil, pl.notLocked("its packages", vm)
 		}
 	}
 	if vm.Setup == "openrc" && !slices.Contains(vm.Packages, "openrc") && !slices.ContainsFunc(set.Packages, func(p constellations.Package) bool { return p.Name == "openrc" }) {
-		return nil, fmt.Errorf("setup of %s is openrc, and the package openrc is not among its packages (packages: [openrc] adds it)", vm.Name)
+		return nil, hint.Add(fmt.Errorf("setup of %s is openrc, but the package openrc is not among its packages", vm.Name), "`packages: [openrc]` adds it")
 	}
 	apk := &graph.Node{
 		Stage: "apk", Revision: apkRevision, Name: fmt.Sprintf("%s packages (%d)", baseName(vm), len(set.Packages)),

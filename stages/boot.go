@@ -1,3 +1,5 @@
+// This file plans the boot check of a machine.
+
 package stages
 
 import (
@@ -23,7 +25,7 @@ const (
 
 const bootRevision = 1
 
-// boot is the check that a machine comes up: a cached verdict.
+// boot returns the node that boots the machine once. Its verdict is cached.
 func (pl *planner) boot(pm *Machine) (*graph.Node, error) {
 	n := &graph.Node{
 		Stage: "boot", Revision: bootRevision, Name: pl.name(pm.Machine, "boot check"),
@@ -42,9 +44,9 @@ func (pl *planner) boot(pm *Machine) (*graph.Node, error) {
 		Needs:   graph.Needs{CPU: pm.CPUs, Memory: pm.Memory + 256<<20},
 	}
 	if pm.KVM != constellations.KVMAuto {
-		n.Params = append(n.Params, graph.Param{Name: ParamKVM, Value: string(pm.KVM)}) // "auto" is for each host to decide
+		n.Params = append(n.Params, graph.Param{Name: ParamKVM, Value: string(pm.KVM)}) // each host decides what "auto" is
 	}
-	if pm.Used {
+	if pm.Foreign {
 		n.Inputs = append(n.Inputs, graph.Input{Name: InLayout, Node: pm.Base, Output: OutLayout})
 	}
 	for _, d := range pm.Disks {
@@ -62,7 +64,7 @@ func (pl *planner) boot(pm *Machine) (*graph.Node, error) {
 	return pl.plan.Add(n), nil
 }
 
-// BootTimeout is how long a machine may take until it can be logged in to,
-// where nothing else is said: systemd in an emulated processor takes 40 s on
-// an idle host.
+// BootTimeout is how long a machine may take until it accepts a login, unless the
+// user sets another limit. With an emulated processor systemd takes 40 s on an idle
+// host.
 const BootTimeout = 5 * time.Minute

@@ -1,3 +1,6 @@
+// This file plans the base system of a Debian or Ubuntu suite. It also chooses the
+// shared layers that any machine begins with.
+
 package stages
 
 import (
@@ -16,12 +19,12 @@ const (
 
 const bootstrapRevision = 3
 
-// bootstrapMemory is what unpacking and configuring a base system takes at
-// the most, bytes.
+// bootstrapMemory is the most memory that unpacking and configuring a base system
+// takes, bytes.
 const bootstrapMemory = 1 << 30
 
-// base is the layers every machine with the same packages shares: the base
-// system of the suite, and the further packages if there are any.
+// base returns the layers that all machines with the same packages share: the
+// base system of the suite, and its further packages if there are any.
 func (pl *planner) base(vm *constellations.Machine, section *constellations.SectionLock) ([]*graph.Node, error) {
 	key := fmt.Sprintf("%p %s %q %q %s", section, vm.Bootstrap, vm.Packages, vm.Keys, vm.Setup)
 	if lower, ok := pl.bases[key]; ok {
@@ -38,7 +41,7 @@ func (pl *planner) base(vm *constellations.Machine, section *constellations.Sect
 	return lower, err
 }
 
-// baseSystem is what people call a distribution's suite.
+// baseSystem returns the name of a suite and architecture for people.
 func baseSystem(vm *constellations.Machine) string {
 	if vm.Distribution == "alpine" {
 		return "alpine " + vm.Suite + " " + vm.Arch
@@ -46,7 +49,7 @@ func baseSystem(vm *constellations.Machine) string {
 	return vm.Suite + " " + vm.Arch
 }
 
-// baseName is what people call the system that a machine shares with others.
+// baseName returns the name of a shared base system for people.
 func baseName(vm *constellations.Machine) string {
 	name := baseSystem(vm)
 	if vm.Bootstrap == "debootstrap" {
@@ -55,6 +58,7 @@ func baseName(vm *constellations.Machine) string {
 	return name
 }
 
+// makeBase returns the layers of a Debian or Ubuntu system, the lowest first.
 func (pl *planner) makeBase(vm *constellations.Machine, section *constellations.SectionLock) ([]*graph.Node, error) {
 	lower := []*graph.Node{pl.bootstrap(vm, section)}
 	packages, err := pl.packages(vm, section, lower)
@@ -67,7 +71,7 @@ func (pl *planner) makeBase(vm *constellations.Machine, section *constellations.
 	return lower, nil
 }
 
-// bootstrap is the base system of a suite.
+// bootstrap returns the base system of a suite.
 func (pl *planner) bootstrap(vm *constellations.Machine, section *constellations.SectionLock) *graph.Node {
 	params := []graph.Param{{Name: ParamEngine, Value: vm.Bootstrap}, {Name: ParamSuite, Value: vm.Suite}, {Name: ParamArch, Value: vm.Arch}, epoch(section)}
 	if vm.Mirror != "" {

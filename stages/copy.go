@@ -1,3 +1,5 @@
+// This file plans the copy of an output to a place outside of the cache.
+
 package stages
 
 import (
@@ -11,7 +13,8 @@ const (
 
 const copyRevision = 1
 
-// Copy adds a node that puts an output where the user looks for it.
+// Copy adds a node that delivers an output of from to the path file. Errors and
+// progress call the node by name.
 func Copy(p *graph.Plan, from *graph.Node, output, name, file string) *graph.Node {
 	return p.Add(&graph.Node{
 		Stage: "copy", Revision: copyRevision, Name: name,

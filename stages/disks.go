@@ -1,3 +1,6 @@
+// This file plans a machine's further disks: empty ones (stage format) and copies
+// of images (stage convert).
+
 package stages
 
 import (
@@ -23,8 +26,7 @@ const (
 	convertRevision = 2
 )
 
-// Disk is a further disk of a machine, as it is before anything is written to
-// it.
+// Disk is a further disk of a machine before its first use.
 type Disk struct {
 	constellations.Disk
 	Image *graph.Node // with the output "image"
@@ -35,14 +37,14 @@ var formatters = map[string]string{
 	"ext2": "mke2fs", "ext3": "mke2fs", "ext4": "mke2fs", "btrfs": "mkfs.btrfs", "xfs": "mkfs.xfs", "vfat": "mkfs.vfat", "swap": "mkswap",
 }
 
-// fileSystemModules are what a kernel of a distribution needs for a file
-// system besides [kernelModules].
+// fileSystemModules lists the modules that a distribution's kernel needs for a
+// file system besides [kernelModules].
 var fileSystemModules = map[string][]string{
 	"btrfs": {"btrfs"}, "xfs": {"xfs"}, "vfat": {"vfat", "nls_cp437", "nls_iso8859-1", "nls_ascii"},
 }
 
-// disks are the machine's further disks: those of one size, file system and
-// label are the same for all machines.
+// disks returns the machine's further disks. All machines share the empty disks of
+// one size, file system and label.
 func (pl *planner) disks(vm *constellations.Machine) ([]Disk, error) {
 	var all []Disk
 	for _, d := range vm.Disks {
@@ -53,7 +55,7 @@ func (pl *planner) disks(vm *constellations.Machine) ([]Disk, error) {
 				{Name: ParamUUID, Value: fileSystemID(d)},
 			}, pl.tools(formatters[d.FSType])...),
 			Outputs: []string{OutImage},
-			Impure:  d.FSType == "btrfs", // mkfs.btrfs draws ids that it takes no argument for
+			Impure:  d.FSType == "btrfs", // mkfs.btrfs chooses ids that no argument sets
 		}
 		if d.Base != "" {
 			n = &graph.Node{
@@ -70,9 +72,9 @@ func (pl *planner) disks(vm *constellations.Machine) ([]Disk, error) {
 	return all, nil
 }
 
-// diskSource is how fstab(5) calls the file system of a machine's nth further
-// disk. What is in an image is known when it is built only, but its place is: a
-// machine has its disks in their order, the first being its own.
+// diskSource returns the name, for fstab(5), of the file system on a machine's nth
+// further disk. Only a build finds out what an image holds. So the name of an image
+// is its device: the machine's own disk comes first, then the further ones in order.
 func diskSource(n int, d constellations.Disk) string {
 	switch {
 	case d.Base == "":
@@ -83,8 +85,8 @@ func diskSource(n int, d constellations.Disk) string {
 	return fmt.Sprintf("/dev/vd%c", 'b'+n)
 }
 
-// fileSystemID is what a disk's file system is known by in a machine: a UUID of
-// version 8, RFC 9562, or of a FAT file system its serial number.
+// fileSystemID returns the identifier of an empty disk's file system: a UUID of
+// version 8, RFC 9562, or the serial number of a FAT file system.
 func fileSystemID(d constellations.Disk) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", d.Label, d.FSType, d.Size))
 	if d.FSType == "vfat" {
@@ -94,15 +96,15 @@ func fileSystemID(d constellations.Disk) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", h[:4], h[4:6], h[6:8], h[8:10], h[10:16])
 }
 
-// modules are the kernel modules that a machine needs.
+// modules returns the kernel modules that a machine needs, separated by spaces.
 func modules(vm *constellations.Machine) string {
 	names := slices.Clone(kernelModules)
 	var kinds []string
 	for _, d := range vm.Disks {
 		kinds = append(kinds, d.FSType)
 	}
-	if InMachine(vm) && isImage(vm) {
-		kinds = append(kinds, "btrfs", "xfs") // its own file system may be one
+	if HooksInVM(vm) && isImage(vm) {
+		kinds = append(kinds, "btrfs", "xfs") // its root file system may be either
 	}
 	for _, kind := range kinds {
 		for _, m := range fileSystemModules[kind] {

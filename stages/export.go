@@ -1,9 +1,12 @@
+// This file plans the export of a machine to one file of another format.
+
 package stages
 
 import (
 	"errors"
 
 	"meros/graph"
+	"meros/runner/hint"
 )
 
 // Names of the plan and the step, see names.go.
@@ -13,13 +16,13 @@ const (
 
 const exportRevision = 1
 
-// exportFormats are the forms in which a machine can be given to others, with
-// the end of a file's name.
+// exportFormats lists the formats that a machine can be exported in, with the
+// ending of the file's name.
 var exportFormats = map[string]string{
 	"qcow2": ".qcow2", "raw": ".raw", "tar": ".tar", "oci": ".oci.tar", "squashfs": ".squashfs", "erofs": ".erofs",
 }
 
-// ExportEnding is the end of the name of a file with a machine in that form.
+// ExportEnding returns the ending of the file name for a format.
 func ExportEnding(format, compress string) string {
 	ending := exportFormats[format]
 	if compress != "" && (format == "raw" || format == "tar") {
@@ -28,21 +31,22 @@ func ExportEnding(format, compress string) string {
 	return ending
 }
 
-// OfTree tells whether the form is one of the files of the root file system, and
-// not of the disk.
+// OfTree reports whether the format holds the files of the root file system, and not
+// the disk.
 func OfTree(format string) bool { return format != "qcow2" && format != "raw" }
 
-// ErrOnlyDisk is why a machine has no form of its files.
-var ErrOnlyDisk = errors.New("hooks that run in the machine itself leave an image of its disk, which is exported as qcow2 or raw")
+// ErrOnlyDisk says that a machine cannot be exported as files.
+var ErrOnlyDisk = hint.Add(errors.New("its hooks run in the machine itself, which leaves only an image of its disk"), "choose the format qcow2 or raw")
 
-// exportTools make the formats that meros does not write itself.
+// exportTools lists the programs that write the formats which meros does not write
+// itself.
 var exportTools = map[string]string{"squashfs": "mksquashfs", "erofs": "mkfs.erofs", "raw": "qemu-img", "qcow2": "qemu-img"}
 
-// ExportTool is the program that makes a format, or "".
+// ExportTool returns the program that writes a format, or "" if meros does.
 func ExportTool(format string) string { return exportTools[format] }
 
-// Export adds the node that puts a machine into a file: its disk, or the files
-// of its root file system. compress is "zstd" or "".
+// Export adds the node that writes a machine to a file: its disk, or the files of
+// its root file system. compress is "zstd" or "".
 func Export(p *graph.Plan, pm *Machine, o Options, format, compress, file string) *graph.Node {
 	n := &graph.Node{
 		Stage: "export", Revision: exportRevision, Name: pm.Constellation + "/" + pm.Name + " as " + format,

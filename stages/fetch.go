@@ -1,3 +1,5 @@
+// This file plans the download of one file whose digest the lock has.
+
 package stages
 
 import (
@@ -23,11 +25,13 @@ const (
 
 const fetchRevision = 1
 
-// fetch is one file of an archive. Its digest is known, so its outputs are.
+// fetch returns the node of one package file. Its digest is known, and so is its
+// output.
 func (pl *planner) fetch(section *constellations.SectionLock, p constellations.Package) *graph.Node {
 	return pl.fetchURLs(path.Base(p.Filename), pl.URLs(section, p), p.SHA256, p.Size)
 }
 
+// fetchAll returns the package files as inputs.
 func (pl *planner) fetchAll(section *constellations.SectionLock, ps []constellations.Package) []graph.Input {
 	in := make([]graph.Input, len(ps))
 	for i, p := range ps {
@@ -36,7 +40,9 @@ func (pl *planner) fetchAll(section *constellations.SectionLock, ps []constellat
 	return in
 }
 
-// fetchURLs is a file whose digest is known.
+// fetchURLs returns the node of a file that has the SHA-256 sum, in hexadecimal, and
+// the size in bytes. A plan has one node for each file: if another mirror has the
+// same file, the node gets the URLs of both.
 func (pl *planner) fetchURLs(name string, urls []string, sum string, size int64) *graph.Node {
 	d := digest.NewDigestFromEncoded(digest.SHA256, sum)
 	text, err := json.Marshal(urls)
@@ -59,11 +65,10 @@ func (pl *planner) fetchURLs(name string, urls []string, sum string, size int64)
 		Shared:  shared,
 	}
 	if slices.ContainsFunc(urls, constellations.OfRegistry) {
-		n.Network, n.Shared = runner.NoNetwork, nil // it is asked by who has the credentials
+		n.Network, n.Shared = runner.NoNetwork, nil // the program, which has the credentials, asks the registry
 	}
 	have := pl.plan.Add(n)
 	if have != n && have.Hints[0] != n.Hints[0] {
-		// Another mirror has the same file: both may be asked.
 		var more []string
 		if err := json.Unmarshal([]byte(have.Hints[0].Value), &more); err == nil {
 			urls = append(more, slices.DeleteFunc(slices.Clone(urls), func(u string) bool { return slices.Contains(more, u) })...)

@@ -1,3 +1,6 @@
+// This file finds and reads the files of the host that a manifest names or that lie
+// in the directories of a constellation.
+
 package stages
 
 import (
@@ -17,11 +20,11 @@ import (
 // files are copied into the root file system.
 const Includes = "includes.chroot"
 
-// Owners is the file, beside [Includes], that says who owns included files.
+// Owners is the file, beside [Includes], that gives the owners of included files.
 const Owners = "owners"
 
-// sources are the directories of a constellation that a machine is made of,
-// the later over the earlier.
+// sources returns the directories of a constellation whose files and hooks a machine
+// gets. Later ones win.
 func sources(vm *constellations.Machine) []string { return []string{"common", vm.Name} }
 
 // local reads a file or directory of the constellation, or returns nil if
@@ -34,8 +37,8 @@ func (pl *planner) local(name, rel string) (*graph.Local, error) {
 	return pl.file(name, file)
 }
 
-// file is a local input that has to be there. Machines share many, each is
-// read once.
+// file reads a local input that must exist. Machines share many of them, and file
+// reads each once.
 func (pl *planner) file(name, file string, skip ...string) (*graph.Local, error) {
 	if l, ok := pl.locals[file]; ok {
 		return l, nil
@@ -48,7 +51,7 @@ func (pl *planner) file(name, file string, skip ...string) (*graph.Local, error)
 	return &l, nil
 }
 
-// find is [Find], and remembers what was found.
+// find is [Find] that remembers the file, see [Machine.Named].
 func (pl *planner) find(what, name string) (string, error) {
 	file, err := Find(pl.Root, pl.m, what, name)
 	if err == nil {
@@ -57,8 +60,8 @@ func (pl *planner) find(what, name string) (string, error) {
 	return file, err
 }
 
-// Find finds a file or directory that the manifest names: relative to the
-// root directory, as the ancestor had it, or to the constellation. Errors call
+// Find returns the path of a file or directory that the manifest names: relative to
+// the root directory, as in the Python version, or to the constellation. Errors call
 // it what.
 func Find(root string, m *constellations.Manifest, what, name string) (string, error) {
 	tried := []string{name}

@@ -1,14 +1,18 @@
+// This file gives a node what it needs to boot the machine: a kernel, an initrd and
+// QEMU.
+
 package stages
 
 import (
 	"meros/graph"
 )
 
-// inGuest lets a node of an image start the machine, if the manifest has hooks
-// run in there: that is how a file system is read and written that only a kernel
-// knows. What a kernel writes is never the same, so the node is impure.
+// inGuest lets the node of a foreign image boot the machine, if the manifest has its
+// hooks run there. The machine's kernel then reads and writes file systems that
+// nothing else can. What a kernel writes differs from run to run, so the node is
+// impure.
 func (pl *planner) inGuest(pm *Machine, n *graph.Node) error {
-	if !InMachine(pm.Machine) {
+	if !HooksInVM(pm.Machine) {
 		return nil
 	}
 	n.Impure = true
@@ -31,5 +35,5 @@ func (pl *planner) inGuest(pm *Machine, n *graph.Node) error {
 	return err
 }
 
-// guestMemory is what QEMU takes for such a machine, bytes.
+// guestMemory is the memory that QEMU takes for such a machine, bytes.
 const guestMemory = 1 << 30

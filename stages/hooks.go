@@ -1,3 +1,6 @@
+// This file plans the hooks of a machine that run in a sandbox, and lists the
+// scripts. Hooks that run in the machine itself are in hooks_vm.go.
+
 package stages
 
 import (
@@ -16,9 +19,7 @@ import (
 
 const hooksRevision = 4
 
-// hooks is the layer of what the scripts change, or nil if there are none.
-// common/ runs first, then the machine's own, each in the order of the names'
-// bytes.
+// hooks returns the layer of the scripts' changes, or nil if there are no scripts.
 func (pl *planner) hooks(vm *constellations.Machine, section *constellations.SectionLock, below []*graph.Node) (*graph.Node, error) {
 	n := &graph.Node{
 		Stage: "hooks", Revision: hooksRevision, Name: pl.name(vm, "hooks"),
@@ -42,7 +43,8 @@ func (pl *planner) hooks(vm *constellations.Machine, section *constellations.Sec
 	return pl.plan.Add(n), nil
 }
 
-// hookScripts are the machine's hooks, in the order in which they run.
+// hookScripts returns the machine's hooks in the order in which they run: those of
+// common/ first, then its own, each in the order of the names' bytes.
 func (pl *planner) hookScripts(vm *constellations.Machine) ([]graph.Local, error) {
 	var all []graph.Local
 	for _, dir := range sources(vm) {
@@ -67,7 +69,7 @@ func (pl *planner) hookScripts(vm *constellations.Machine) ([]graph.Local, error
 // hookSuffix ends the names of hooks.
 const hookSuffix = ".chroot"
 
-// scripts are the names of the hooks in dir, in the order in which they run.
+// scripts returns the names of the hooks in dir, in the order in which they run.
 func scripts(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -86,7 +88,7 @@ func scripts(dir string) ([]string, error) {
 	return names, nil
 }
 
-// installs is a line of a hook that installs packages.
+// installs matches a line of a hook that installs packages.
 var installs = regexp.MustCompile(`(?m)^[^#\n]*\b(apk\s+(-\S+\s+)*add|apt(-get)?\s+(-\S+\s+)*install)\b`)
 
 // InstallsPackages reports whether a hook installs packages.

@@ -1,3 +1,5 @@
+// This test recognizes hooks that install packages.
+
 package stages
 
 import "testing"

@@ -1,3 +1,5 @@
+// This file plans hooks that run in the booted machine.
+
 package stages
 
 import (
@@ -11,12 +13,12 @@ import (
 
 const hooksVMRevision = 1
 
-// InMachine tells whether the manifest has the machine's hooks run in itself.
-func InMachine(vm *constellations.Machine) bool { return vm.Hooks.In == constellations.HooksInVM }
+// HooksInVM reports whether the machine's hooks run in the machine itself.
+func HooksInVM(vm *constellations.Machine) bool { return vm.Hooks.In == constellations.HooksInVM }
 
-// HasHooksInMachine tells whether there are any that do.
-func HasHooksInMachine(m *constellations.Manifest, vm *constellations.Machine) (bool, error) {
-	if !InMachine(vm) {
+// HasHooksInVM reports whether the machine has hooks that run in the machine itself.
+func HasHooksInVM(m *constellations.Manifest, vm *constellations.Machine) (bool, error) {
+	if !HooksInVM(vm) {
 		return false, nil
 	}
 	for _, dir := range sources(vm) {
@@ -28,10 +30,10 @@ func HasHooksInMachine(m *constellations.Manifest, vm *constellations.Machine) (
 	return false, nil
 }
 
-// hooksInMachine makes the image what it is after the hooks have run in the
-// booted machine. What a kernel writes to a disk differs from one run to the
-// next, so the result is impure.
-func (pl *planner) hooksInMachine(pm *Machine, section *constellations.SectionLock, scripts []graph.Local) error {
+// hooksVM replaces the machine's image by the one that hooks in the booted machine
+// leave. What a kernel writes to a disk differs from run to run, so the node is
+// impure.
+func (pl *planner) hooksVM(pm *Machine, section *constellations.SectionLock, scripts []graph.Local) error {
 	n := &graph.Node{
 		Stage: "hooks-vm", Revision: hooksVMRevision, Name: pl.name(pm.Machine, "hooks in the machine"),
 		Params: append([]graph.Param{
@@ -46,7 +48,7 @@ func (pl *planner) hooksInMachine(pm *Machine, section *constellations.SectionLo
 		Locals: scripts, Outputs: []string{OutImage, OutConsole}, Impure: true,
 		Devices: []string{"/dev/kvm"}, Needs: graph.Needs{CPU: pm.CPUs, Memory: pm.Memory + 256<<20},
 	}
-	if pm.Used {
+	if pm.Foreign {
 		n.Inputs = append(n.Inputs, graph.Input{Name: InLayout, Node: pm.Base, Output: OutLayout})
 	}
 	if pm.Hooks.Network {

@@ -1,3 +1,6 @@
+// This file plans the initrd. Its first program is meros itself, built for the
+// machine's architecture.
+
 package stages
 
 import (
@@ -23,7 +26,7 @@ const (
 
 const initrdRevision = 1
 
-// initrd adds what brings up the machine's root, with the modules of a
+// initrd adds the initrd that mounts the machine's root. It holds the modules of a
 // distribution's kernel.
 func (pl *planner) initrd(pm *Machine) error {
 	initrd := &graph.Node{
@@ -44,7 +47,7 @@ func (pl *planner) initrd(pm *Machine) error {
 	initrd.Locals = []graph.Local{*self}
 	libraries, err := runner.Libraries(program)
 	if err != nil {
-		return fmt.Errorf("the libraries of %s: %w", program, err)
+		return fmt.Errorf("libraries of %s: %w", program, err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(libraries)) {
 		l, err := pl.file(InLibrary+name, libraries[name])
@@ -57,8 +60,8 @@ func (pl *planner) initrd(pm *Machine) error {
 	return nil
 }
 
-// program is the file of meros for machines of an architecture: this program,
-// or the one beside it that was built for them.
+// program returns the file of meros for machines of an architecture: this program, or
+// one of another name beside it or in $PATH.
 func (pl *planner) program(machine string) (string, error) {
 	if machine == pl.Host {
 		return pl.Self, nil
@@ -71,17 +74,22 @@ func (pl *planner) program(machine string) (string, error) {
 	if file, err := exec.LookPath(name); err == nil {
 		return file, nil
 	}
-	without := "; --rootfs-only does without"
+	without := "`--rootfs-only` builds the disk without it"
 	if pl.RootfsOnly {
-		without = "; hooks that run in the sandbox do without"
+		without = "hooks that run in the sandbox do not need it"
 	}
 	return "", &NoProgramError{machine, file, without}
 }
 
-// NoProgramError is that meros itself is not there, built for the architecture
-// of a machine, whose first program it is.
+// NoProgramError says that there is no meros for the architecture of a machine, whose
+// first program it is.
 type NoProgramError struct{ Arch, File, without string }
 
 func (e *NoProgramError) Error() string {
-	return fmt.Sprintf("the first program of a machine of %s is meros itself, built for it, and there is no %s (in meros' source: CGO_ENABLED=0 GOARCH=%s go build -o %[2]s ./cmd/meros%[4]s)", e.Arch, e.File, arch.Go(e.Arch), e.without)
+	return fmt.Sprintf("the first program of a machine of %s is meros itself, and there is no %s", e.Arch, e.File)
+}
+
+// Hint returns how to get the program, and how to do without it.
+func (e *NoProgramError) Hint() string {
+	return fmt.Sprintf("build it in meros' source: `CGO_ENABLED=0 GOARCH=%s go build -o %s ./cmd/meros`\n%s", arch.Go(e.Arch), e.File, e.without)
 }

@@ -1,10 +1,12 @@
+// This file plans the kernel of a distribution, and chooses between it, a built one
+// and a file.
+
 package stages
 
 import (
-	"fmt"
-
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/hint"
 )
 
 // Names of the plan and the step, see names.go.
@@ -14,21 +16,22 @@ const (
 
 const kernelRevision = 1
 
-// kernelModules are what a machine of ours needs to find its disk, its
-// network and the host, where the kernel does not have them built in.
+// kernelModules lists the modules with which a machine finds its disk, its network
+// and the host. A kernel that has them built in needs none.
 var kernelModules = []string{
 	"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng",
 	"crc32c_generic", "ext4", // ext4 finds its checksum by name, not by a dependency
 	"af_packet", "overlay", "autofs4", "9p", "9pnet_virtio", "virtiofs", "fuse", "nf_tables", "bridge", "tun", "configfs", "dmi-sysfs", "qemu_fw_cfg",
-	"binfmt_misc", "button", "evdev", // interpreters by binfmt.d; the power button, and how logind hears of it
+	"binfmt_misc", "button", "evdev", // interpreters of binfmt.d; the power button, and its events for logind
 }
 
-// kernel adds the machine's kernel, unless it is built or a file.
+// kernel sets the machine's kernel. It adds a node for the kernel of a distribution;
+// a built kernel is in the plan already.
 func (pl *planner) kernel(pm *Machine, section *constellations.SectionLock) error {
 	switch pm.Machine.Kernel.Kind {
 	case constellations.KernelDistro:
 		if len(section.Kernel) == 0 {
-			return fmt.Errorf("the lock has no kernel (meros update %s %s)", pl.m.Name, pm.Name)
+			return pl.notLocked("its kernel", pm.Machine)
 		}
 		node := &graph.Node{
 			Stage: "kernel", Revision: kernelRevision, Name: baseSystem(pm.Machine) + " kernel",
@@ -43,7 +46,7 @@ func (pl *planner) kernel(pm *Machine, section *constellations.SectionLock) erro
 	case constellations.KernelImage:
 		file, err := pl.find("kernel", pm.Machine.Kernel.Location)
 		if err != nil {
-			return fmt.Errorf("%w; \"kernel: distro\" takes the distribution's", err)
+			return hint.Add(err, "`kernel: distro` takes the distribution's kernel")
 		}
 		pm.KernelPath = file
 	default:

@@ -1,3 +1,6 @@
+// This file plans a kernel that is built from source, from its compilers to its
+// image. The stages on the way have files of their own.
+
 package stages
 
 import (
@@ -8,13 +11,14 @@ import (
 	"meros/constellations"
 	"meros/graph"
 	"meros/runner/arch"
+	"meros/runner/hint"
 )
 
-// buildArch is the architecture that kernels are compiled on. Those of other
-// architectures are compiled by its cross compilers.
+// buildArch is the architecture that kernels are compiled on. Its cross compilers
+// compile those of other architectures.
 const buildArch = "x86_64"
 
-// kernelTools are the packages that a kernel is built with.
+// kernelTools lists the packages that a kernel is built with.
 var kernelTools = []string{
 	"bc", "bison", "ccache", "cpio", "flex", "kmod", "libc6-dev", "libelf-dev", "libncurses-dev", "libssl-dev", "make", "patch", "perl", "python3-minimal", "xz-utils",
 }
@@ -37,7 +41,7 @@ func compilers(toolchain, machine string) []string {
 	return nil
 }
 
-// toolchain is the machine, never booted, in whose system vm's kernel is built.
+// toolchain returns a machine, never booted, whose system builds vm's kernel.
 func toolchain(vm *constellations.Machine) *constellations.Machine {
 	t := &constellations.Machine{Name: vm.Name, Distribution: "debian", Suite: vm.Suite, Arch: buildArch, Mirror: vm.Mirror, Bootstrap: "meros"}
 	if vm.Distribution != "debian" {
@@ -48,7 +52,7 @@ func toolchain(vm *constellations.Machine) *constellations.Machine {
 	return t
 }
 
-// BuiltKernel is what a plan gives for a kernel that is built.
+// BuiltKernel is a kernel that is built from source.
 type BuiltKernel struct {
 	Config  *graph.Node // output "config"
 	Compile *graph.Node // outputs "kernel", "layer" (its modules and headers), "release", "system-map" and what the manifest asks for
@@ -69,14 +73,14 @@ func PlanKernel(p *graph.Plan, m *constellations.Manifest, vm *constellations.Ma
 func (pl *planner) buildKernel(vm *constellations.Machine) (*BuiltKernel, error) {
 	tools := toolchain(vm)
 	if compilers(vm.Kernel.Toolchain, vm.Arch) == nil {
-		return nil, fmt.Errorf("no compiler is known that makes a kernel of %s with %s", vm.Arch, vm.Kernel.Toolchain)
+		return nil, fmt.Errorf("no known compiler builds a kernel for %s with %s", vm.Arch, vm.Kernel.Toolchain)
 	}
 	if vm.Kernel.Headers && vm.Arch != buildArch {
-		return nil, fmt.Errorf("headers of an %s kernel would hold programs of %s: they are not made", vm.Arch, buildArch)
+		return nil, hint.Add(fmt.Errorf("no headers for a kernel of %s: they would hold programs of %s", vm.Arch, buildArch), "remove `headers` from the kernel")
 	}
 	section := pl.lock.Section(tools.Section())
 	if section == nil {
-		return nil, fmt.Errorf("the lock has nothing for %s %s, which kernels are built with (meros lock %s)", tools.Suite, tools.Arch, pl.m.Name)
+		return nil, pl.unlocked(fmt.Sprintf("%s %s, which builds kernels", tools.Suite, tools.Arch))
 	}
 	base, err := pl.base(tools, section)
 	if err != nil {
@@ -86,7 +90,7 @@ func (pl *planner) buildKernel(vm *constellations.Machine) (*BuiltKernel, error)
 	if err != nil {
 		return nil, err
 	}
-	// From here on every step sees the tools, and the source as it is compiled.
+	// From here on every step sees the tools and the patched source.
 	inputs := append(trees(InTools, base), graph.Input{Name: InSource, Node: source, Output: OutSource, Form: graph.Tree})
 	patch, err := pl.kernelPatch(vm, inputs)
 	if err != nil {

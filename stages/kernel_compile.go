@@ -1,3 +1,5 @@
+// This file plans the compilation of a kernel.
+
 package stages
 
 import (
@@ -21,12 +23,12 @@ const (
 
 const kernelCompileRevision = 1
 
-// kernelMemory is what a compilation takes for each of its jobs, bytes.
+// kernelMemory is the memory that a compilation takes for each of its jobs, bytes.
 const kernelMemory = 512 << 20
 
+// kernelCompile returns the node that compiles a kernel.
 func (pl *planner) kernelCompile(vm *constellations.Machine, config *graph.Node, inputs []graph.Input) *graph.Node {
-	// What foreign makefiles leave there is seen only by kernels from the same
-	// place.
+	// Foreign makefiles write there. Only kernels from the same place share it.
 	from := sha256.Sum256([]byte(string(vm.Kernel.Kind) + " " + vm.Kernel.Location))
 	shared := func(name string) runner.Mount {
 		return runner.Mount{Source: filepath.Join(pl.Root, "data", "cache", name, fmt.Sprintf("%x", from[:8])), Target: "/" + name, Writable: true}
@@ -48,5 +50,5 @@ func (pl *planner) kernelCompile(vm *constellations.Machine, config *graph.Node,
 	return pl.plan.Add(n)
 }
 
-// allCPUs is more tokens than any host has: the build gives what there is.
+// allCPUs is more tokens than any host has: the node gets all there are.
 const allCPUs = 1 << 16

@@ -1,3 +1,6 @@
+// This file plans a kernel's configuration from a base, meros' own fragments and
+// the manifest's.
+
 package stages
 
 import (
@@ -10,6 +13,7 @@ import (
 
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/hint"
 )
 
 // Names of the plan and the step, see names.go.
@@ -28,8 +32,8 @@ const (
 
 const kernelConfigRevision = 1
 
-// vmConfigs are meros' own fragments: what a kernel needs to run a machine, on
-// all architectures and on one.
+// These are meros' own fragments: the options that a kernel needs in a machine, for
+// all architectures and for one.
 var (
 	//go:embed vm.config
 	vmConfig []byte
@@ -45,9 +49,9 @@ func vmConfigOf(arch string) []byte {
 	return map[string][]byte{"x86_64": vmConfigX86, "aarch64": vmConfigARM64, "riscv64": vmConfigRISCV}[arch]
 }
 
-// kernelConfig is the configuration that the base and the fragments come to.
-// What they ask for is in the key as one sorted list: neither their order nor
-// their names matter, only where an error points.
+// kernelConfig returns the node that makes the configuration, and reports whether the
+// kernel may have modules. The key holds the options as one sorted list. The names and
+// the order of the fragments are in no key; errors use them.
 func (pl *planner) kernelConfig(vm *constellations.Machine, inputs []graph.Input) (n *graph.Node, modules bool, err error) {
 	wanted, err := pl.kernelOptions(vm)
 	if err != nil {
@@ -89,8 +93,8 @@ func (pl *planner) kernelConfig(vm *constellations.Machine, inputs []graph.Input
 	return pl.plan.Add(n), modules, nil
 }
 
-// baseConfig is the file of a configuration to start from; "running" is that
-// of the host's kernel.
+// baseConfig returns the file of the configuration to start from. "running" stands
+// for the configuration of the host's kernel.
 func (pl *planner) baseConfig(name string) (string, error) {
 	if name != "running" {
 		return pl.find("kernel configuration", name)
@@ -105,11 +109,11 @@ func (pl *planner) baseConfig(name string) (string, error) {
 			return f, nil
 		}
 	}
-	return "", fmt.Errorf("the running kernel's configuration is neither %s (name a file instead of \"running\")", strings.Join(tried, " nor "))
+	return "", hint.Add(fmt.Errorf("the running kernel's configuration is neither %s", strings.Join(tried, " nor ")), "name a file instead of `running`")
 }
 
-// kernelOptions is what meros' own fragments and the manifest's ask for, by
-// name; the manifest's count more.
+// kernelOptions returns the options of meros' own fragments and of the manifest's,
+// sorted by name. The manifest's win.
 func (pl *planner) kernelOptions(vm *constellations.Machine) ([]constellations.Option, error) {
 	all := make(map[string]constellations.Option)
 	for name, src := range map[string][]byte{"vm.config": vmConfig, "vm-" + vm.Arch + ".config": vmConfigOf(vm.Arch)} {
@@ -152,8 +156,8 @@ func (pl *planner) kernelOptions(vm *constellations.Machine) ([]constellations.O
 	return list, nil
 }
 
-// KernelMenu is the node, of no plan, in which a person changes what b comes
-// to. menu is a target of the kernel's makefile, term the kind of terminal.
+// KernelMenu returns a node, of no plan, in which a person edits the configuration of
+// b. menu is a target of the kernel's makefile, term the kind of terminal.
 func KernelMenu(b *BuiltKernel, menu, term string) *graph.Node {
 	return &graph.Node{
 		Stage: "kernel-menu", Name: "kernel configuration", Params: append(slices.Clone(b.Config.Params), graph.Param{Name: ParamMenu, Value: menu}),

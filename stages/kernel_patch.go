@@ -1,3 +1,5 @@
+// This file plans the patches of a kernel's source.
+
 package stages
 
 import (
@@ -9,7 +11,8 @@ import (
 
 const kernelPatchRevision = 1
 
-// kernelPatch is the difference that the patches make, or nil without any.
+// kernelPatch returns the layer of the files that the patches change, or nil if there
+// are no patches.
 func (pl *planner) kernelPatch(vm *constellations.Machine, inputs []graph.Input) (*graph.Node, error) {
 	if len(vm.Kernel.Patches) == 0 {
 		return nil, nil

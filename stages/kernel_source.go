@@ -1,3 +1,6 @@
+// This file plans the source of a kernel as one canonical archive, whether it comes
+// from a package, a tarball, a repository or a directory.
+
 package stages
 
 import (
@@ -28,7 +31,7 @@ const (
 
 const kernelSourceRevision = 1
 
-// kernelName is what people call the source of a kernel.
+// kernelName returns the name of a kernel's source for people.
 func kernelName(k constellations.Kernel) string {
 	location := strings.TrimSuffix(strings.TrimRight(k.Location, "/"), "/.git")
 	name := strings.TrimSuffix(path.Base(location), ".git")
@@ -38,7 +41,7 @@ func kernelName(k constellations.Kernel) string {
 	return name
 }
 
-// kernelSource is the source as one canonical archive, wherever it is from.
+// kernelSource returns the node that makes the archive.
 func (pl *planner) kernelSource(vm *constellations.Machine, section *constellations.SectionLock) (*graph.Node, error) {
 	k := vm.Kernel
 	n := &graph.Node{
@@ -50,21 +53,21 @@ func (pl *planner) kernelSource(vm *constellations.Machine, section *constellati
 	case constellations.KernelDebian:
 		p := section.Package(k.Location)
 		if p == nil {
-			return nil, fmt.Errorf("the lock does not have the package %s (meros lock %s)", k.Location, pl.m.Name)
+			return nil, pl.unlocked("the package " + k.Location)
 		}
 		n.Inputs = []graph.Input{{Name: InDeb, Node: pl.fetch(section, *p), Output: OutFile}}
 	case constellations.KernelTarball:
 		if locked == nil {
-			return nil, fmt.Errorf("the lock does not have %s (meros lock %s)", k.Location, pl.m.Name)
+			return nil, pl.unlocked(k.Location)
 		}
 		if k.SHA256 != "" && k.SHA256 != locked.SHA256 {
-			return nil, fmt.Errorf("line %d: %s has the digest %s in the manifest and %s in the lock (meros update %s)", k.Line, k.Location, k.SHA256, locked.SHA256, pl.m.Name)
+			return nil, fmt.Errorf("line %d: %w", k.Line, pl.otherDigest(k.Location, k.SHA256, locked.SHA256))
 		}
 		n.Params = append(n.Params, graph.Param{Name: ParamCompression, Value: constellations.TarCompression(path.Base(k.Location))})
 		n.Inputs = []graph.Input{{Name: InTarball, Node: pl.fetchURLs(path.Base(k.Location), []string{k.Location}, locked.SHA256, locked.Size), Output: OutFile}}
 	case constellations.KernelGit:
 		if locked == nil {
-			return nil, fmt.Errorf("the lock does not have the commit of %s %s (meros lock %s)", k.Location, k.Ref, pl.m.Name)
+			return nil, pl.unlocked(fmt.Sprintf("the commit of %s %s", k.Location, k.Ref))
 		}
 		n.Params = append(n.Params, graph.Param{Name: ParamCommit, Value: locked.Commit})
 		n.Hints = []graph.Param{{Name: HintURL, Value: k.Location}, {Name: HintRef, Value: k.Ref}, {Name: HintConstellation, Value: pl.m.Name}}
@@ -87,14 +90,15 @@ func (pl *planner) kernelSource(vm *constellations.Machine, section *constellati
 	return pl.plan.Add(n), nil
 }
 
-// notSource are what a directory holds besides the source: its history, and
-// what a build in it leaves. Patterns of path.Match.
+// notSource lists the files in a source directory that are not source: its history
+// and the results of a build. They are patterns of path.Match.
 var notSource = []string{
 	".git", "*.o", "*.ko", "*.a", "*.cmd", "*.mod", "*.mod.c", "*.order", "*.symvers", ".config", ".config.old", ".tmp_*", "vmlinux", "System.map",
 	"include/config", "include/generated", "arch/*/include/generated",
 }
 
-// localRepository is the directory that a repository's URL names, or "".
+// localRepository returns the directory that a repository's URL names, or "" if it
+// names a server.
 func localRepository(location string) string {
 	if filepath.IsAbs(location) {
 		return location

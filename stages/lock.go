@@ -1,3 +1,5 @@
+// This file lists everything that a lock has to pin for a plan.
+
 package stages
 
 import (
@@ -5,8 +7,7 @@ import (
 	"meros/runner/arch"
 )
 
-// Needs lists what the machines are made of that comes from a network: what a
-// lock has to pin.
+// Needs lists everything that the machines need from a network. A lock has to pin it.
 func Needs(machines []*constellations.Machine) []constellations.Need {
 	var needs []constellations.Need
 	for _, vm := range machines {
@@ -42,8 +43,8 @@ func AllNeeds(m *constellations.Manifest) []constellations.Need {
 	return Needs(all)
 }
 
-// KernelNeeds lists what the machine's kernel alone is made of and with, if it
-// is built.
+// KernelNeeds lists what the machine's kernel alone needs from a network: its source
+// and its compilers. It returns nil if the kernel is not built.
 func KernelNeeds(vm *constellations.Machine) []constellations.Need {
 	if !vm.Kernel.Built() {
 		return nil

@@ -1,3 +1,6 @@
+// This file plans the layers of a container image, from a file or from a registry,
+// as the base of a machine.
+
 package stages
 
 import (
@@ -7,6 +10,7 @@ import (
 	"meros/constellations"
 	"meros/graph"
 	"meros/runner/arch"
+	"meros/runner/hint"
 )
 
 // Names of the plan and the step, see names.go.
@@ -17,18 +21,18 @@ const (
 
 const ociRevision = 3
 
-// OCIPrefix begins a base that is an image of containers: oci:PATH[:TAG].
+// OCIPrefix begins a base that is a container image: oci:PATH[:TAG].
 const OCIPrefix = "oci:"
 
-// OCILayer is a layer of an image of containers.
+// OCILayer is a layer of a container image.
 type OCILayer struct {
 	File   string // the layer, or the archive that has it
 	Entry  string // name in the archive, or ""
 	DiffID string // SHA-256 of what it is uncompressed, in hexadecimal
 }
 
-// oci is an image of containers as the layers that a machine begins with. Each
-// is a node, so that images share what they have in common.
+// oci returns the layers of a container image. Each is a node, so that images share
+// the layers that they have in common.
 func (pl *planner) oci(vm *constellations.Machine, section *constellations.SectionLock, reference string) ([]*graph.Node, error) {
 	file, tag, err := FindOCI(pl.Root, pl.m, reference)
 	if err != nil {
@@ -55,11 +59,11 @@ func (pl *planner) oci(vm *constellations.Machine, section *constellations.Secti
 	return nodes, nil
 }
 
-// registry is an image of a registry, as the lock pins it.
+// registry returns the layers of an image of a registry, as the lock pins them.
 func (pl *planner) registry(vm *constellations.Machine, section *constellations.SectionLock, reference string) ([]*graph.Node, error) {
 	locked := pl.lock.Source(constellations.SourceRegistry, vm.Base, arch.Go(vm.Arch))
 	if locked == nil {
-		return nil, fmt.Errorf("the lock does not have %s for %s (meros lock %s)", vm.Base, vm.Arch, pl.m.Name)
+		return nil, pl.unlocked(vm.Base + " for " + vm.Arch)
 	}
 	var nodes []*graph.Node
 	for i, l := range locked.Layers {
@@ -74,7 +78,8 @@ func (pl *planner) registry(vm *constellations.Machine, section *constellations.
 	return nodes, nil
 }
 
-// FindOCI is [Find] for what is after [OCIPrefix]; path and tag may have colons.
+// FindOCI is [Find] for the part of a base after [OCIPrefix], PATH[:TAG]. Both may
+// have colons.
 func FindOCI(root string, m *constellations.Manifest, reference string) (file, tag string, err error) {
 	file, err = Find(root, m, "image", reference)
 	if err == nil {
@@ -88,5 +93,5 @@ func FindOCI(root string, m *constellations.Manifest, reference string) (file, t
 			return f, reference[i+1:], nil
 		}
 	}
-	return "", "", fmt.Errorf("%w (an image of a registry is docker://NAME:TAG)", err)
+	return "", "", hint.Add(err, "an image of a registry is `docker://NAME:TAG`")
 }

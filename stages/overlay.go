@@ -1,3 +1,5 @@
+// This file plans the layer of the files that are copied into a machine.
+
 package stages
 
 import (
@@ -13,7 +15,7 @@ const overlayRevision = 4
 // machines share.
 const InCommon = "common "
 
-// overlay is the layer of the files to copy in, or nil if there are none.
+// overlay returns the layer of the files to copy in, or nil if there are none.
 func (pl *planner) overlay(vm *constellations.Machine, section *constellations.SectionLock, below []*graph.Node) (*graph.Node, error) {
 	n := &graph.Node{
 		Stage: "overlay", Revision: overlayRevision, Name: pl.name(vm, "overlay"),

@@ -1,3 +1,7 @@
+// This file plans the images of a machine's disk: the base that machines share
+// (stage pack), the difference of one machine (stage delta), and both in one (stage
+// disk).
+
 package stages
 
 import (
@@ -20,11 +24,11 @@ const (
 	diskRevision  = 1
 )
 
-// fuse is what the pack stages show a qcow2 image as a raw file through,
-// where they may.
+// fuse is the device by which these stages read a qcow2 image as a raw file, where
+// the host has it.
 const fuse = "/dev/fuse"
 
-// geometry are the parameters an image has besides its content.
+// geometry returns the parameters of an image besides its content.
 func geometry(vm *constellations.Machine, section *constellations.SectionLock) []graph.Param {
 	return []graph.Param{
 		epoch(section),
@@ -34,7 +38,7 @@ func geometry(vm *constellations.Machine, section *constellations.SectionLock) [
 	}
 }
 
-// packBase is the image of what a machine shares with others.
+// packBase returns the image of the layers that a machine shares with others.
 func (pl *planner) packBase(vm *constellations.Machine, section *constellations.SectionLock, lower []*graph.Node) *graph.Node {
 	return pl.plan.Add(&graph.Node{
 		Stage: "pack", Revision: packRevision, Name: baseName(vm) + " base image",
@@ -43,7 +47,7 @@ func (pl *planner) packBase(vm *constellations.Machine, section *constellations.
 	})
 }
 
-// packDelta is the image of one machine: a small one with the base as its
+// packDelta returns the image of one machine: a small one with the base as its
 // backing file, or a whole one where that is cheaper.
 func (pl *planner) packDelta(pm *Machine, section *constellations.SectionLock, lower, upper []*graph.Node) (*graph.Node, error) {
 	vm := pm.Machine
@@ -53,7 +57,7 @@ func (pl *planner) packDelta(pm *Machine, section *constellations.SectionLock, l
 		Inputs: []graph.Input{{Name: InBase, Node: pm.Base, Output: OutImage}}, Outputs: []string{OutImage},
 		Devices: []string{fuse}, Needs: graph.Needs{Memory: 256 << 20},
 	}
-	if pm.Used {
+	if pm.Foreign {
 		n.Inputs = append(n.Inputs, graph.Input{Name: InLayout, Node: pm.Base, Output: OutLayout})
 		n.Params = append(n.Params, pl.tools("e2fsck")...)
 		if err := pl.inGuest(pm, n); err != nil {
@@ -64,7 +68,7 @@ func (pl *planner) packDelta(pm *Machine, section *constellations.SectionLock, l
 	return pl.plan.Add(n), nil
 }
 
-// disk is the self-contained image that the user finds in data/disks.
+// disk returns the self-contained image in data/disks.
 func (pl *planner) disk(vm *constellations.Machine, pm *Machine) *graph.Node {
 	return pl.plan.Add(&graph.Node{
 		Stage: "disk", Revision: diskRevision, Name: pl.name(vm, "disk"),

@@ -1,3 +1,6 @@
+// This file plans the packages that a Debian or Ubuntu machine has besides its base
+// system.
+
 package stages
 
 import (
@@ -10,7 +13,7 @@ import (
 
 const packagesRevision = 3
 
-// packages is the layer of the packages that a machine has besides the base
+// packages returns the layer of the packages that a machine has besides the base
 // system, or nil if there are none.
 func (pl *planner) packages(vm *constellations.Machine, section *constellations.SectionLock, lower []*graph.Node) (*graph.Node, error) {
 	if len(vm.Packages) == 0 {
@@ -18,10 +21,10 @@ func (pl *planner) packages(vm *constellations.Machine, section *constellations.
 	}
 	set := section.Set(vm.Packages)
 	if set == nil {
-		return nil, fmt.Errorf("the lock does not have its packages (meros update %s %s)", pl.m.Name, vm.Name)
+		return nil, pl.notLocked("its packages", vm)
 	}
 	if len(set.Packages) == 0 {
-		return nil, nil // all of them are in the base
+		return nil, nil // the base system has all of them
 	}
 	return pl.plan.Add(&graph.Node{
 		Stage: "packages", Revision: packagesRevision, Name: fmt.Sprintf("%s packages (%d)", baseName(vm), len(set.Packages)),

@@ -1,3 +1,6 @@
+// This file plans the layer that makes a machine different from others of the same
+// content: its name, networks, user and mounts. All of it comes from the manifest.
+
 package stages
 
 import (
@@ -25,19 +28,19 @@ const (
 
 const personalizeRevision = 7
 
-// Personality is what the personalize stage writes, as JSON in its parameter
-// "machine".
+// Personality holds the settings that the personalize stage writes into a machine.
+// It is JSON in the parameter [ParamMachine].
 type Personality struct {
 	Hostname   string            `json:"hostname"`
-	Hosts      map[string]string `json:"hosts,omitempty"`     // address by name, of the constellation's machines
-	Domain     string            `json:"domain,omitempty"`    // that their names are in; "" without networks
-	Resolvers  []string          `json:"resolvers,omitempty"` // addresses of its name servers, if it has no resolver of its own
+	Hosts      map[string]string `json:"hosts,omitempty"`     // addresses of the constellation's machines by name
+	Domain     string            `json:"domain,omitempty"`    // of their names; "" without networks
+	Resolvers  []string          `json:"resolvers,omitempty"` // addresses of its name servers; none if it has a resolver of its own
 	Interfaces []Interface       `json:"interfaces,omitempty"`
 	User       string            `json:"user,omitempty"`   // login user besides root
 	System     string            `json:"system,omitempty"` // "alpine"; "" is a system with systemd
 	Mounts     []Mount           `json:"mounts,omitempty"`
-	Base       bool              `json:"base,omitempty"`    // the system is of an image
-	Modules    bool              `json:"modules,omitempty"` // of a kernel that was built lie where Alpine has none
+	Base       bool              `json:"base,omitempty"`    // an image is the base of the system
+	Modules    bool              `json:"modules,omitempty"` // Alpine only: link its directory of modules to that of a built kernel
 }
 
 // Mount is a line of the machine's fstab(5).
@@ -46,11 +49,11 @@ type Mount struct {
 	Where   string `json:"where"`
 	Type    string `json:"type"`
 	Options string `json:"options"`
-	Pass    int    `json:"pass,omitempty"` // when it is checked
+	Pass    int    `json:"pass,omitempty"` // in which fsck(8) pass it is checked, 0 is never
 }
 
-// mounts are what a machine mounts, what is below another mount after it. A
-// directory of the host may be missing, and nobody waits for it; a disk is there.
+// mounts returns the machine's mounts, each after those above it. A directory of the
+// host may be missing, and the boot does not wait for it. A disk is always there.
 func mounts(vm *constellations.Machine) []Mount {
 	var all []Mount
 	for i, m := range vm.Mounts {
@@ -76,7 +79,7 @@ func mounts(vm *constellations.Machine) []Mount {
 	return all
 }
 
-// MountTag is the tag of a machine's nth mount.
+// MountTag returns the tag of a machine's nth mount.
 func MountTag(n int) string { return fmt.Sprintf("meros%d", n) }
 
 // Interface is one network interface, known by its MAC address.
@@ -84,16 +87,16 @@ type Interface struct {
 	MAC     string   `json:"mac"`
 	Address string   `json:"address,omitempty"` // with prefix length; empty is DHCP
 	Gateway string   `json:"gateway,omitempty"` // of the default route
-	Routes  []string `json:"routes,omitempty"`  // other networks that Via leads to
+	Routes  []string `json:"routes,omitempty"`  // other networks, which Via leads to
 	Via     string   `json:"via,omitempty"`
 	DNS     string   `json:"dns,omitempty"`
 }
 
-// personalize is the layer of what differs between machines but not in
-// substance. All of it comes from the manifest; only a user's account, the file
-// systems to mount and hosts that others may have named need to know what
-// accounts, fstab(5) and hosts(5) are below, and where directories may be others
-// than a distribution's, how they are: own is the layer that says so, or nil.
+// personalize returns the layer of the settings that differ between machines. They
+// come from the manifest. A user's account, mounts and host names are merged with
+// the accounts, fstab(5) and hosts(5) of the layers below, so the node then reads
+// them; ownHosts says that a layer may have its own hosts(5). own is the layer that
+// describes the directories, where they may differ from the distribution's, or nil.
 func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock, below []*graph.Node, own *graph.Node, ownHosts bool) *graph.Node {
 	vm := pm.Machine
 	p := Personality{Hostname: vm.Name, Hosts: make(map[string]string), Base: vm.Base != ""}
@@ -107,7 +110,7 @@ func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock,
 	if vm.Distribution == "alpine" {
 		p.System, p.Modules = vm.Distribution, pm.Built != nil && pm.Built.Modules
 	}
-	gateway := false // one of them is enough
+	gateway := false // one default route is enough
 	for _, n := range vm.Networks {
 		p.Interfaces = append(p.Interfaces, pl.networkInterface(vm, n, &gateway))
 	}
@@ -125,7 +128,7 @@ func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock,
 	}
 	if vm.User != "root" || len(p.Mounts) > 0 || p.Base || ownHosts {
 		for _, n := range below {
-			if slices.Contains(n.Outputs, OutAccounts) { // a kernel's headers have none
+			if slices.Contains(n.Outputs, OutAccounts) { // a kernel's layer has none
 				node.Inputs = append(node.Inputs, graph.Input{Name: InAccounts, Node: n, Output: OutAccounts})
 			}
 		}
@@ -143,11 +146,13 @@ func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock,
 	return pl.plan.Add(node)
 }
 
-// reaches tells whether vm is on the bridge.
+// reaches reports whether vm is on the bridge.
 func (pl *planner) reaches(vm *constellations.Machine, bridge string) bool {
 	return slices.ContainsFunc(vm.Networks, func(n constellations.Network) bool { return n.Bridge == bridge })
 }
 
+// networkInterface returns the settings of one interface. *gateway says that another
+// one has the default route.
 func (pl *planner) networkInterface(vm *constellations.Machine, n constellations.Network, gateway *bool) Interface {
 	i := Interface{MAC: MAC(pl.m.Name, vm.Name, n)}
 	b := pl.m.Bridge(n.Bridge)
@@ -166,10 +171,10 @@ func (pl *planner) networkInterface(vm *constellations.Machine, n constellations
 	return i
 }
 
-// resolverPackages bring a resolver that writes /etc/resolv.conf itself.
+// resolverPackages lists packages with a resolver that writes /etc/resolv.conf itself.
 var resolverPackages = []string{"systemd-resolved", "resolvconf", "openresolv", "network-manager"}
 
-// includes tells whether a file is among those that are copied into vm.
+// includes reports whether the files that are copied into vm have one of that name.
 func (pl *planner) includes(vm *constellations.Machine, name string) bool {
 	return slices.ContainsFunc(sources(vm), func(dir string) bool {
 		_, err := os.Lstat(filepath.Join(pl.m.Dir, dir, Includes, name))
@@ -177,8 +182,8 @@ func (pl *planner) includes(vm *constellations.Machine, name string) bool {
 	})
 }
 
-// resolvers are the name servers of vm's networks, those first that know the
-// world; none where somebody else says which there are.
+// resolvers returns the name servers of vm's networks. Those that resolve all names
+// come first. It returns nil if a package or an included file sets the resolvers.
 func (pl *planner) resolvers(vm *constellations.Machine) []string {
 	for _, p := range vm.Packages {
 		if slices.Contains(resolverPackages, p) {
@@ -199,9 +204,9 @@ func (pl *planner) resolvers(vm *constellations.Machine) []string {
 	return all
 }
 
-// MAC is the hardware address of a machine's interface: the manifest's, or
-// one that follows from the names, locally administered (IEEE 802, the
-// second-lowest bit of the first byte) within the prefix QEMU uses.
+// MAC returns the hardware address of a machine's interface. If the manifest has
+// none, the address follows from the names. It is then locally administered (IEEE
+// 802, the second-lowest bit of the first byte) within the prefix that QEMU uses.
 func MAC(constellation, machine string, n constellations.Network) string {
 	if n.MAC != "" {
 		return n.MAC
@@ -210,8 +215,8 @@ func MAC(constellation, machine string, n constellations.Network) string {
 	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[0], h[1], h[2])
 }
 
-// ManagementMAC is the address of the interface that only ssh from the host
-// comes through: none that the manifest speaks of.
+// ManagementMAC returns the hardware address of the interface that only ssh from the
+// host uses. The manifest does not name this interface.
 func ManagementMAC(constellation, machine string) string {
 	h := sha256.Sum256([]byte("management\x00" + constellation + "\x00" + machine))
 	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[0], h[1], h[2])

@@ -1,8 +1,8 @@
-// Package stages turns what a manifest says into a plan: one file for each
-// phase of a build, each with the functions that make its nodes. A stage
-// returns a node and does no work.
+// Package stages turns a manifest into a plan. One file for each stage has the
+// functions that make its nodes. They do no work: package step does it, in the file
+// of the same name.
 //
-// The way of one machine, each arrow an input:
+// This is the path of one machine, each arrow an input:
 //
 //	fetch... -> bootstrap -> packages -> pack (base image, shared)
 //	                  |          |         \
@@ -10,13 +10,14 @@
 //	                                     \        \-> personalize /
 //	fetch -> kernel -> initrd
 //
-// Alpine's mini root file system ("alpine") and packages ("apk") stand in the
-// place of bootstrap and packages, and so do an image ("use") and the layers of
-// an image of containers ("oci").
+// Other stages may replace bootstrap and packages: Alpine's mini root file system
+// ("alpine") and its packages ("apk"), a foreign image ("use"), or the layers of a
+// container image ("oci").
 //
 //	kernel, initrd, pack, format (further disks) -> boot
 //
-// Package step does the work of a stage, in the file of the same name.
+// Each stage has a revision. It must be increased whenever the stage gives other
+// bytes for the same key text.
 package stages
 
 import (
@@ -28,9 +29,10 @@ import (
 
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/hint"
 )
 
-// Options are what a plan depends on besides the manifest and its lock.
+// Options are the inputs of a plan besides the manifest and its lock.
 type Options struct {
 	Root       string            // directory that holds constellations/ and data/
 	Self       string            // path of the program
@@ -38,33 +40,33 @@ type Options struct {
 	Tools      map[string]string // identity of each host program that shapes an output, by name
 	URLs       func(section *constellations.SectionLock, p constellations.Package) []string
 	StatCache  *graph.StatCache
-	OCI        func(path, tag, arch string) ([]OCILayer, error) // reads an image of containers; arch is Go's name
+	OCI        func(path, tag, arch string) ([]OCILayer, error) // reads a container image; arch is Go's name
 	Timeout    string                                           // longest a hook may take, as time.Duration prints it; "" is no limit
 	RootfsOnly bool                                             // leave out kernel and initrd
 	Boot       bool                                             // boot each machine once
 }
 
-// Machine is what a plan gives for one machine.
+// Machine holds the nodes of one machine in a plan.
 type Machine struct {
 	*constellations.Machine
 	Constellation string
-	Base          *graph.Node   // image that Image is a difference to
+	Base          *graph.Node   // image below Image
 	Layers        []*graph.Node // of its root file system, the lowest first
-	Used          bool          // Base is somebody else's image, with the output "layout"
+	Foreign       bool          // Base is a foreign image, with the output "layout"
 	Image         *graph.Node
 	Disk          *graph.Node // the self-contained image in data/disks
 	DiskPath      string
-	Export        *graph.Node  // the form beside it that the manifest asks for, or nil
+	Export        *graph.Node  // the file beside it in the format that the manifest names, or nil
 	Disks         []Disk       // further ones
-	Kernel        *graph.Node  // with the output "kernel"; nil if the kernel is a file, or not wanted
+	Kernel        *graph.Node  // with the output "kernel"; nil if the kernel is a file or is not needed
 	Built         *BuiltKernel // nil if the kernel is not built
 	KernelPath    string
 	Initrd        *graph.Node // nil with --rootfs-only
-	Boot          *graph.Node // nil if it is not to be booted
-	Named         []string    // files and directories that the manifest names; what machines share is of the first
+	Boot          *graph.Node // nil without a boot check
+	Named         []string    // files and directories that the manifest names; the first machine has those that several share
 }
 
-// Targets are the last nodes of the machine.
+// Targets returns the nodes that a build of the machine has to make.
 func (m *Machine) Targets() []*graph.Node {
 	t := []*graph.Node{m.Disk, m.Image, m.Base}
 	for _, d := range m.Disks {
@@ -86,15 +88,15 @@ type planner struct {
 	lock   *constellations.Lock
 	locals map[string]*graph.Local // by path; common/ is read once for all machines
 	named  []string
-	bases  map[string][]*graph.Node // by what makes a base; it has hundreds of packages, machines share it
+	bases  map[string][]*graph.Node // by all that a base depends on; machines share bases, which have hundreds of packages
 }
 
 func newPlanner(p *graph.Plan, m *constellations.Manifest, lock *constellations.Lock, o Options) *planner {
 	return &planner{Options: o, plan: p, m: m, lock: lock, locals: make(map[string]*graph.Local), bases: make(map[string][]*graph.Node)}
 }
 
-// Plan adds the nodes of the machines of m to p. All that comes from a
-// network must be in lock: see [Needs].
+// Plan adds the nodes of the machines of m to p. The lock must pin everything that
+// comes from a network, see [Needs].
 func Plan(p *graph.Plan, m *constellations.Manifest, machines []*constellations.Machine, lock *constellations.Lock, o Options) ([]*Machine, error) {
 	pl := newPlanner(p, m, lock, o)
 	var out []*Machine
@@ -110,14 +112,14 @@ func Plan(p *graph.Plan, m *constellations.Manifest, machines []*constellations.
 	return out, nil
 }
 
-// machine is the way of one machine through the stages.
+// machine adds the nodes of one machine.
 func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	section := pl.lock.Section(vm.Section())
 	if section == nil {
-		return nil, fmt.Errorf("the lock has nothing for %s %s (meros lock %s)", vm.Suite, vm.Arch, pl.m.Name)
+		return nil, pl.unlocked(vm.Suite + " " + vm.Arch)
 	}
 	pm := &Machine{Machine: vm, Constellation: pl.m.Name}
-	if InMachine(vm) { // it may be needed to read what is below
+	if HooksInVM(vm) { // the machine may have to boot to read its base
 		if err := pl.kernels(pm, section); err != nil {
 			return nil, err
 		}
@@ -137,14 +139,14 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	if pm.Image, err = pl.packDelta(pm, section, lower, upper); err != nil {
 		return nil, err
 	}
-	var inside []graph.Local
-	if InMachine(vm) {
-		if inside, err = pl.hookScripts(vm); err != nil {
+	var inVM []graph.Local
+	if HooksInVM(vm) {
+		if inVM, err = pl.hookScripts(vm); err != nil {
 			return nil, err
 		}
 	}
-	if len(inside) > 0 {
-		if err := pl.hooksInMachine(pm, section, inside); err != nil {
+	if len(inVM) > 0 {
+		if err := pl.hooksVM(pm, section, inVM); err != nil {
 			return nil, err
 		}
 	}
@@ -154,14 +156,14 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 		return nil, err
 	}
 	if vm.Format != "" && vm.Format != "qcow2" {
-		if len(inside) > 0 && OfTree(vm.Format) {
-			return nil, fmt.Errorf("%w: its format is %s", ErrOnlyDisk, vm.Format)
+		if len(inVM) > 0 && OfTree(vm.Format) {
+			return nil, fmt.Errorf("format %s: %w", vm.Format, ErrOnlyDisk)
 		}
 		file := strings.TrimSuffix(pm.DiskPath, ".qcow2") + ExportEnding(vm.Format, vm.Compress)
 		pm.Export = Export(pl.plan, pm, pl.Options, vm.Format, vm.Compress, file)
 	}
 	if pl.RootfsOnly {
-		pm.Kernel, pm.Initrd = nil, nil // whoever runs hooks has them as inputs
+		pm.Kernel, pm.Initrd = nil, nil // a node that runs hooks in the machine has them as inputs
 		return pm, nil
 	}
 	if pm.Initrd == nil {
@@ -175,10 +177,10 @@ func (pl *planner) machine(vm *constellations.Machine) (*Machine, error) {
 	return pm, err
 }
 
-// builtKernel adds the kernel's compilation, if the manifest has it built.
+// builtKernel adds the nodes of a kernel that is built.
 func (pl *planner) builtKernel(pm *Machine) (err error) {
 	vm := pm.Machine
-	if pm.Built != nil || !vm.Kernel.Built() || pl.RootfsOnly && !vm.Kernel.Headers && !InMachine(vm) {
+	if pm.Built != nil || !vm.Kernel.Built() || pl.RootfsOnly && !vm.Kernel.Headers && !HooksInVM(vm) {
 		return nil
 	}
 	if pm.Built, err = pl.buildKernel(vm); err != nil {
@@ -187,7 +189,7 @@ func (pl *planner) builtKernel(pm *Machine) (err error) {
 	return nil
 }
 
-// kernels adds what the machine boots with.
+// kernels adds the kernel and the initrd.
 func (pl *planner) kernels(pm *Machine, section *constellations.SectionLock) error {
 	if err := pl.builtKernel(pm); err != nil {
 		return err
@@ -198,8 +200,8 @@ func (pl *planner) kernels(pm *Machine, section *constellations.SectionLock) err
 	return pl.initrd(pm)
 }
 
-// lower are the layers that a machine begins with, and their image: those that
-// it shares with others, or what is in an image that is there already.
+// lower returns the layers that a machine begins with, which it may share with
+// others, and sets their image: of a base system, a container image or a foreign disk.
 func (pl *planner) lower(pm *Machine, section *constellations.SectionLock) ([]*graph.Node, error) {
 	if reference, ok := strings.CutPrefix(pm.Machine.Base, OCIPrefix); ok {
 		lower, err := pl.oci(pm.Machine, section, reference)
@@ -217,7 +219,7 @@ func (pl *planner) lower(pm *Machine, section *constellations.SectionLock) ([]*g
 	}
 	if pm.Machine.Base != "" {
 		use, err := pl.use(pm, section)
-		pm.Base, pm.Used = use, true
+		pm.Base, pm.Foreign = use, true
 		return []*graph.Node{use}, err
 	}
 	lower, err := pl.base(pm.Machine, section)
@@ -227,8 +229,8 @@ func (pl *planner) lower(pm *Machine, section *constellations.SectionLock) ([]*g
 	return lower, err
 }
 
-// upper are the layers over the shared base, in order. A kernel's modules wait
-// for nothing and nothing waits for them; its headers are there for the hooks.
+// upper returns the layers above the shared base, in order. A kernel's modules come
+// last: nothing depends on them. Its headers come first, so that hooks see them.
 func (pl *planner) upper(pm *Machine, section *constellations.SectionLock, lower []*graph.Node) ([]*graph.Node, error) {
 	vm := pm.Machine
 	below := append([]*graph.Node(nil), lower...)
@@ -244,7 +246,7 @@ func (pl *planner) upper(pm *Machine, section *constellations.SectionLock, lower
 		below, upper = append(below, overlay), append(upper, overlay)
 	}
 	var hooks *graph.Node
-	if !InMachine(vm) {
+	if !HooksInVM(vm) {
 		if hooks, err = pl.hooks(vm, section, below); err != nil {
 			return nil, err
 		}
@@ -259,12 +261,12 @@ func (pl *planner) upper(pm *Machine, section *constellations.SectionLock, lower
 	return upper, nil
 }
 
-// name is what a node of one machine is called.
+// name returns the name of a node that belongs to one machine.
 func (pl *planner) name(vm *constellations.Machine, what string) string {
 	return pl.m.Name + "/" + vm.Name + " " + what
 }
 
-// trees are the nodes' layers as unpacked inputs.
+// trees returns the nodes' layers as unpacked inputs.
 func trees(name string, nodes []*graph.Node) []graph.Input {
 	in := make([]graph.Input, len(nodes))
 	for i, n := range nodes {
@@ -273,14 +275,14 @@ func trees(name string, nodes []*graph.Node) []graph.Input {
 	return in
 }
 
-// epoch is the time that stands for now in everything built from a section of
-// a lock, in seconds since 1970: that of its newest archive index.
+// epoch returns the parameter for the time that stands for now in everything that is
+// built from a section of the lock: the time of its newest archive index.
 func epoch(section *constellations.SectionLock) graph.Param {
 	return graph.Param{Name: ParamEpoch, Value: strconv.FormatInt(section.Date.Unix(), 10)}
 }
 
-// foreign are the parameters of a stage that runs programs of the machine: none
-// if the host runs them itself.
+// foreign returns the parameters of a stage that runs the machine's programs: none if
+// the host runs them itself.
 func (pl *planner) foreign(vm *constellations.Machine) []graph.Param {
 	if vm.Arch == pl.Host {
 		return nil
@@ -288,11 +290,28 @@ func (pl *planner) foreign(vm *constellations.Machine) []graph.Param {
 	return append([]graph.Param{{Name: ParamForeign, Value: vm.Arch}}, pl.tools(emulator+vm.Arch)...)
 }
 
-// tools are the identities of host programs, as parameters.
+// tools returns the identities of host programs as parameters.
 func (pl *planner) tools(names ...string) []graph.Param {
 	var ps []graph.Param
 	for _, n := range names {
 		ps = append(ps, graph.Param{Name: ParamTool + n, Value: pl.Tools[n]})
 	}
 	return ps
+}
+
+// unlocked returns the error for a part of the plan that the lock does not pin.
+func (pl *planner) unlocked(what string) error {
+	return hint.Add(fmt.Errorf("the lock does not have %s", what), "`meros lock %s` adds it", pl.m.Name)
+}
+
+// notLocked returns the error for a part of one machine that the lock, which pins the
+// rest of it, does not have.
+func (pl *planner) notLocked(what string, vm *constellations.Machine) error {
+	return hint.Add(fmt.Errorf("the lock does not have %s", what), "`meros update %s %s` adds it", pl.m.Name, vm.Name)
+}
+
+// otherDigest returns the error for a file whose digest in the manifest is not the one
+// in the lock.
+func (pl *planner) otherDigest(file, manifest, lock string) error {
+	return hint.Add(fmt.Errorf("%s has the digest %.12s in the manifest and %.12s in the lock", file, manifest, lock), "`meros update %s` locks the manifest's", pl.m.Name)
 }

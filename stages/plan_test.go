@@ -1,8 +1,12 @@
+// These tests compare plans with golden ones, and changes of a manifest with the
+// nodes that they change.
+
 package stages
 
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,11 +19,12 @@ import (
 
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/hint"
 )
 
 var update = flag.Bool("update", false, "write the golden plans")
 
-// project unpacks an archive below testdata: a root directory.
+// project unpacks an archive of testdata into a new root directory.
 func project(t *testing.T, archive string) string {
 	t.Helper()
 	a, err := txtar.ParseFile(archive)
@@ -30,7 +35,7 @@ func project(t *testing.T, archive string) string {
 	if err := txtar.Write(a, root); err != nil {
 		t.Fatal(err)
 	}
-	// Static programs without content: the header of one, elf(5).
+	// These static programs are headers without content, elf(5).
 	for name, is := range map[string]struct{ class, machine byte }{
 		"meros": {2, 62}, "meros-aarch64": {2, 183}, "meros-riscv64": {2, 243}, "meros-arm": {1, 40}, "meros-i386": {1, 3},
 	} {
@@ -44,7 +49,7 @@ func project(t *testing.T, archive string) string {
 	return root
 }
 
-// options are a plan's on a host that is always the same.
+// options returns the options of a plan on a fixed host.
 func options(root string) Options {
 	return Options{
 		Root: root, Self: filepath.Join(root, "meros"), Host: "x86_64",
@@ -81,8 +86,8 @@ func tryAddTo(p *graph.Plan, root, name string, o Options) ([]*Machine, error) {
 	return Plan(p, m, all, lock, o)
 }
 
-// The plan of each archive in testdata, as text. All of its constellations
-// are one plan: what they have in common is there once.
+// TestPlans compares the plan of each archive in testdata, as text. All of its
+// constellations are in one plan, which has their common nodes once.
 func TestPlans(t *testing.T) {
 	archives, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(archives) == 0 {
@@ -118,17 +123,17 @@ func golden(t *testing.T, file, got string) {
 	have, wanted := strings.Split(got, "\n"), strings.Split(string(want), "\n")
 	for i := range min(len(have), len(wanted)) {
 		if have[i] != wanted[i] {
-			t.Fatalf("the plan is not that of %s (go test ./stages -update writes it); line %d is\n%s\nnot\n%s", file, i+1, have[i], wanted[i])
+			t.Fatalf("the plan differs from %s, which `go test ./stages -update` writes; line %d is\n%s\nnot\n%s", file, i+1, have[i], wanted[i])
 		}
 	}
 	if len(have) != len(wanted) {
-		t.Errorf("the plan has %d lines, that of %s %d (go test ./stages -update writes it)", len(have), file, len(wanted))
+		t.Errorf("the plan has %d lines, and %s, which `go test ./stages -update` writes, has %d", len(have), file, len(wanted))
 	}
 }
 
-// Each change of a manifest or of a file changes the nodes it has to, and no
+// Each change of a manifest or of a file changes the nodes that depend on it, and no
 // others.
-func TestWhatAChangeReaches(t *testing.T) {
+func TestChangedNodes(t *testing.T) {
 	for name, test := range map[string]struct {
 		change  func(root string) error
 		changed string // stages of the machine whose nodes differ
@@ -142,7 +147,7 @@ func TestWhatAChangeReaches(t *testing.T) {
 		}, "hooks"},
 		"owners":       {edit("a/owners", "/etc/motd 1:1\n"), "overlay"},
 		"other file":   {edit("a/README", "notes"), ""},
-		"no hook":      {edit("a/hooks/0200-b.sh", "#!/bin/true"), ""},
+		"not a hook":   {edit("a/hooks/0200-b.sh", "#!/bin/true"), ""},
 		"memory":       {replace("memory: 512M", "memory: 1G"), "boot"},
 		"kvm":          {replace("memory: 512M", "memory: 512M, kvm: off"), "boot"},
 		"user":         {replace("memory: 512M", "memory: 512M, user: me"), "boot personalize"},
@@ -191,8 +196,8 @@ func replace(from, to string) func(string) error {
 	}
 }
 
-// ofFirst are the key texts, as far as the plan decides them, of all that the
-// first machine needs, by stage.
+// ofFirst returns, by stage, the key texts of the nodes that the first machine needs,
+// without the digests of their inputs.
 func ofFirst(t *testing.T, root string) map[string]string {
 	t.Helper()
 	o := options(root)
@@ -216,9 +221,9 @@ func keyTexts(m *Machine) map[string]string {
 	return texts
 }
 
-// Of a kernel's fragments neither names nor order count, only what they ask
-// for; and nothing of the rest of the machine depends on it.
-func TestWhatAKernelsChangeReaches(t *testing.T) {
+// Only the options in a kernel's fragments count, not their names or order. The rest of
+// the machine does not depend on them.
+func TestChangedKernelNodes(t *testing.T) {
 	kernels := func(name, text string) func(string) error {
 		return func(root string) error {
 			return os.WriteFile(filepath.Join(root, "constellations/kernels", name), []byte(text), 0o644)
@@ -272,24 +277,24 @@ func TestWhatAKernelsChangeReaches(t *testing.T) {
 	}
 }
 
-// based makes a machine of an image.
+// based gives a machine an image as its base.
 func based(base string) func(string) error {
 	return func(root string) error {
 		return errors.Join(replace("packages: [openssh-server]", "packages: []")(root), replace("memory: 512M", "memory: 512M, base: "+base)(root))
 	}
 }
 
-// What a plan cannot be made of is said with what to do.
+// The error of an impossible plan comes with its next step.
 func TestCannotBePlanned(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(root string) error
 		words  []string
 	}{
-		"not locked":          {replace("memory: 512M", "memory: 512M, suite: trixie"), []string{"plan one/a:", "trixie", "meros lock one"}},
-		"no kernel file":      {replace("memory: 512M", "memory: 512M, kernel: data/disks/bzImage"), []string{"kernel data/disks/bzImage does not exist", "kernel: distro"}},
-		"base is no file":     {based("/dev/zero"), []string{"base image /dev/zero: this is no file (qemu-img convert makes one of a device)"}},
-		"base is a directory": {based("constellations"), []string{"base image constellations: this is a directory (if an image of containers is in it: oci:PATH)"}},
-		"disk is a directory": {replace("memory: 512M", "memory: 512M, disks: [{label: d, base: constellations}]"), []string{"the base of disk d constellations: this is a directory (name an image of a disk)"}},
+		"not locked":          {replace("memory: 512M", "memory: 512M, suite: trixie"), []string{"plan one/a: the lock does not have trixie", "hint: `meros lock one`"}},
+		"no kernel file":      {replace("memory: 512M", "memory: 512M, kernel: data/disks/bzImage"), []string{"kernel data/disks/bzImage does not exist", "hint: `kernel: distro`"}},
+		"not a file":          {based("/dev/zero"), []string{"base image /dev/zero: this is not a regular file", "hint: convert a device with `qemu-img convert`"}},
+		"base is a directory": {based("constellations"), []string{"base image constellations: this is a directory", "hint: `oci:PATH` reads a container image in a directory"}},
+		"disk is a directory": {replace("memory: 512M", "memory: 512M, disks: [{label: d, base: constellations}]"), []string{"the base of disk d constellations: this is a directory", "hint: name a file with a disk image"}},
 		"dangling hook": {func(root string) error {
 			return os.Symlink("/nowhere", filepath.Join(root, "constellations/one/a/hooks/0300.chroot"))
 		}, []string{"hooks/0300.chroot", "no such file"}},
@@ -300,18 +305,19 @@ func TestCannotBePlanned(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := tryAddTo(new(graph.Plan), root, "one", options(root))
+			text := fmt.Sprintf("%v\nhint: %s", err, hint.Of(err))
 			for _, w := range test.words {
-				if err == nil || !strings.Contains(err.Error(), w) {
-					t.Errorf("%v, without %q", err, w)
+				if err == nil || !strings.Contains(text, w) {
+					t.Errorf("%s, without %q", text, w)
 				}
 			}
 		})
 	}
 }
 
-// What is to start a system of Alpine is among its packages.
+// The package that starts an Alpine system has to be among its packages.
 func TestSetupIsThere(t *testing.T) {
-	for setup, want := range map[string]string{"openrc": "setup of a is openrc, and the package openrc is not among its packages", "busybox": ""} {
+	for setup, want := range map[string]string{"openrc": "setup of a is openrc, but the package openrc is not among its packages", "busybox": ""} {
 		root := project(t, "testdata/systems.txtar")
 		file := filepath.Join(root, "constellations/systems/manifest.yml")
 		b, err := os.ReadFile(file)
@@ -328,7 +334,7 @@ func TestSetupIsThere(t *testing.T) {
 	}
 }
 
-// A manifest's kernel is a path below the root or below the constellation.
+// A manifest's kernel is a path relative to the root or to the constellation.
 func TestKernelFile(t *testing.T) {
 	root := project(t, "testdata/one.txtar")
 	if err := replace("memory: 512M", "memory: 512M, kernel: bzImage")(root); err != nil {
@@ -346,7 +352,7 @@ func TestKernelFile(t *testing.T) {
 	}
 }
 
-// All that a manifest names as a file of the host is known of the machines.
+// The machines list all files of the host that a manifest names.
 func TestNamed(t *testing.T) {
 	for name, want := range map[string]string{
 		"kernels": "a.config b.config linux modules.config old.config one.patch two.patch", "systems": "k.rsa.pub old.vmdk",

@@ -1,3 +1,6 @@
+// This file identifies the programs of the host that shape outputs. Their
+// identities are parameters of the stages that run them.
+
 package stages
 
 import (
@@ -12,14 +15,14 @@ import (
 	"meros/runner/arch"
 )
 
-// emulator begins the name of a tool that runs programs of another
-// architecture: qemu-user, whatever the host's name of its program is.
+// emulator begins the name of a tool that runs programs of another architecture. It is
+// qemu-user, however the host names the program.
 const emulator = "qemu-user-"
 
-// ToolIdentities are the [Options.Tools] of this host: for each program that
-// the machines' stages run, boot checks included if boot is set, the digest of the program and of the libraries it
-// names, or "missing", of which the stage that needs it complains when it
-// runs.
+// ToolIdentities returns the [Options.Tools] of this host. It identifies each program
+// that the machines' stages run, those of boot checks if boot is set. An identity is the
+// digest of the program and of its libraries. It is "missing" if the host does not have
+// the program; the stage then fails when it runs.
 func ToolIdentities(machines []*constellations.Machine, boot bool, stats *graph.StatCache) map[string]string {
 	names := map[string]bool{"mke2fs": true, "debugfs": true}
 	for _, m := range machines {
@@ -41,7 +44,7 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, stats *graph.
 		if m.Bootstrap == "debootstrap" {
 			names["debootstrap"] = true
 		}
-		if boot || m.BootCheck || InMachine(m) {
+		if boot || m.BootCheck || HooksInVM(m) {
 			names["qemu-system-"+m.Arch] = true
 		}
 	}
@@ -63,12 +66,12 @@ func ToolIdentities(machines []*constellations.Machine, boot bool, stats *graph.
 	return ids
 }
 
-// isImage tells whether a machine is made of an image of a disk.
+// isImage reports whether the base of a machine is a disk image.
 func isImage(vm *constellations.Machine) bool {
 	return vm.Base != "" && !constellations.OfRegistry(vm.Base) && !strings.HasPrefix(vm.Base, OCIPrefix)
 }
 
-// ToolIdentity is the identity of one host program.
+// ToolIdentity returns the identity of one program of the host.
 func ToolIdentity(name string, stats *graph.StatCache) string {
 	files, err := runner.ProgramFiles(name)
 	if err != nil {

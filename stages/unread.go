@@ -1,3 +1,5 @@
+// This file finds files in the directories of a constellation that no machine uses.
+
 package stages
 
 import (
@@ -12,8 +14,8 @@ import (
 	"meros/constellations"
 )
 
-// Unread tells of what lies where a constellation's files and hooks do, and is
-// used for no machine: most likely its name is not what its author meant.
+// Unread returns a note for each file or directory that looks like files or hooks of a
+// machine, but that no machine uses. Most likely its name is a mistake.
 func Unread(m *constellations.Manifest) ([]string, error) {
 	known := []string{"common"}
 	for i := range m.Machines {
@@ -24,7 +26,7 @@ func Unread(m *constellations.Manifest) ([]string, error) {
 		return nil, err
 	}
 	var all []string
-	files := false // what Owners says of common/ is of all machines' files, and the reverse
+	files := false // owners of common/ apply to the files of all machines, and the reverse
 	for _, name := range known {
 		if _, err := os.Lstat(filepath.Join(m.Dir, name, Includes)); err == nil {
 			files = true
@@ -37,7 +39,7 @@ func Unread(m *constellations.Manifest) ([]string, error) {
 		machine := slices.Contains(known, e.Name())
 		here, err := unreadIn(filepath.Join(m.Dir, e.Name()), e.Name(), machine, files, known)
 		if errors.Is(err, fs.ErrPermission) && !machine {
-			continue // somebody else's: a build does not read it
+			continue // of another user: a build does not read it
 		}
 		if err != nil {
 			return nil, err
@@ -47,7 +49,8 @@ func Unread(m *constellations.Manifest) ([]string, error) {
 	return all, nil
 }
 
-// unreadIn is [Unread] of one directory of the constellation.
+// unreadIn is [Unread] for one directory of the constellation. machine says that it is a
+// machine's or common/, files that some machine has files to copy in.
 func unreadIn(dir, name string, machine, files bool, machines []string) ([]string, error) {
 	parts := []string{Includes, "hooks", Owners}
 	entries, err := os.ReadDir(dir)
@@ -59,7 +62,7 @@ func unreadIn(dir, name string, machine, files bool, machines []string) ([]strin
 	}
 	if !machine {
 		if !has(Includes) && !has("hooks") {
-			return nil, nil // something else of the constellation's
+			return nil, nil // it is for another purpose
 		}
 		return []string{fmt.Sprintf("%s is not used: no machine has this name%s", name, meant(name, machines))}, nil
 	}
@@ -84,14 +87,15 @@ func unreadIn(dir, name string, machine, files bool, machines []string) ([]strin
 	return all, nil
 }
 
+// meant returns a question for the known name that is most like name, or "".
 func meant(name string, known []string) string {
 	if near := constellations.Nearest(name, known); near != "" {
-		return fmt.Sprintf(" (did you mean %q?)", near)
+		return fmt.Sprintf("; did you mean %q?", near)
 	}
 	return ""
 }
 
-// isScript tells whether a file begins as a script does, execve(2).
+// isScript reports whether a file begins as a script does, execve(2).
 func isScript(file string) bool {
 	if fi, err := os.Stat(file); err != nil || !fi.Mode().IsRegular() {
 		return false
@@ -106,6 +110,6 @@ func isScript(file string) bool {
 	return string(begin[:]) == "#!"
 }
 
-// isEditors tells whether the name is one that editors give to files of their
-// own, and to what a file was before.
+// isEditors reports whether the name is one that editors give to their own files and to
+// backups.
 func isEditors(name string) bool { return strings.HasPrefix(name, ".") || strings.HasSuffix(name, "~") }

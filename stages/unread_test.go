@@ -1,3 +1,5 @@
+// These tests look for unused files in a constellation.
+
 package stages_test
 
 import (
@@ -27,10 +29,10 @@ func TestUnread(t *testing.T) {
 	}
 	got, err := stages.Unread(&constellations.Manifest{Name: "shop", Dir: dir, Machines: []constellations.Machine{{Name: "web"}, {Name: "db"}}})
 	want := []string{
-		`db/hook is not used (did you mean "hooks"?)`,
-		`db/include.chroot is not used (did you mean "includes.chroot"?)`,
+		`db/hook is not used; did you mean "hooks"?`,
+		`db/include.chroot is not used; did you mean "includes.chroot"?`,
 		"old is not used: no machine has this name",
-		`wbe is not used: no machine has this name (did you mean "web"?)`,
+		`wbe is not used: no machine has this name; did you mean "web"?`,
 		"web/hooks/0200-app.sh is not run: the names of hooks end in .chroot",
 	}
 	if err != nil || !slices.Equal(got, want) {

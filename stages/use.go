@@ -1,3 +1,5 @@
+// This file plans a foreign image as the base of a machine or as a further disk.
+
 package stages
 
 import (
@@ -10,6 +12,7 @@ import (
 
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/hint"
 )
 
 // Names of the plan and the step, see names.go.
@@ -19,11 +22,11 @@ const (
 
 const useRevision = 8
 
-// useTools are the programs by which an image is opened.
+// useTools lists the programs that open an image.
 var useTools = []string{"qemu-img", "e2fsck", "resize2fs", "sfdisk", "fuse2fs"}
 
-// Read adds the node that reads an image as it is; its output "layer" has the
-// files of the root file system.
+// Read adds the node that reads an image without changing it. Its output "layer" has
+// the files of the root file system.
 func Read(p *graph.Plan, file string, stats *graph.StatCache) (*graph.Node, error) {
 	var tools []graph.Param
 	for _, t := range useTools {
@@ -38,8 +41,8 @@ func Read(p *graph.Plan, file string, stats *graph.StatCache) (*graph.Node, erro
 	return p.Add(n), nil
 }
 
-// useNode is the node that opens an image, which it is yet to be given, and grows
-// it to a size in bytes or by what is to be free.
+// useNode returns the node that opens an image and grows it: to a size in bytes, or
+// until freeMiB are free. The caller adds the image.
 func useNode(name string, epoch graph.Param, size int64, freeMiB int, tools []graph.Param) *graph.Node {
 	return &graph.Node{
 		Stage: "use", Revision: useRevision, Name: name,
@@ -51,8 +54,8 @@ func useNode(name string, epoch graph.Param, size int64, freeMiB int, tools []gr
 	}
 }
 
-// use is an image that somebody else made, as the base of a machine: a disk
-// that differences are made to, and its files for the hooks.
+// use returns the node of a foreign image as the base of a machine. It gives the image
+// below the machine's own, and the layer of its files for the hooks.
 func (pl *planner) use(pm *Machine, section *constellations.SectionLock) (*graph.Node, error) {
 	vm := pm.Machine
 	n := useNode(pl.name(vm, "base image"), epoch(section), vm.DiskSize, vm.BuildFreeMB, pl.tools(useTools...))
@@ -66,36 +69,36 @@ func (pl *planner) use(pm *Machine, section *constellations.SectionLock) (*graph
 	return pl.plan.Add(n), nil
 }
 
-// baseImage is what errors call the image that a machine is made of.
+// baseImage is the name, in errors, of the image that is the base of a machine.
 const baseImage = "base image"
 
-// ImageFile refuses what is no file with an image in it. containers tells
-// whether it might be one of containers instead.
-func ImageFile(file string, containers bool) error {
+// ImageFile returns an error if the file cannot hold a disk image. container says that
+// a container image would be allowed as well.
+func ImageFile(file string, container bool) error {
 	fi, err := os.Stat(file)
 	switch {
 	case err != nil:
 		return err
-	case fi.IsDir() && containers:
-		return errors.New("this is a directory (if an image of containers is in it: oci:PATH)")
+	case fi.IsDir() && container:
+		return hint.Add(errors.New("this is a directory"), "`oci:PATH` reads a container image in a directory")
 	case fi.IsDir():
-		return errors.New("this is a directory (name an image of a disk)")
+		return hint.Add(errors.New("this is a directory"), "name a file with a disk image")
 	case !fi.Mode().IsRegular():
-		return errors.New("this is no file (qemu-img convert makes one of a device)")
+		return hint.Add(errors.New("this is not a regular file"), "convert a device with `qemu-img convert`")
 	}
 	return nil
 }
 
-// imageOf gives a node an image, by path or URL. Errors call it what; sha256 is
-// what the manifest says of the URL, or "".
+// imageOf gives a node an image, by path or URL. Errors call it what. sha256 is the
+// digest that the manifest has for the URL, or "".
 func (pl *planner) imageOf(n *graph.Node, what, base, sha256 string) error {
 	if constellations.ImageURL(base) {
 		locked := pl.lock.Source(constellations.SourceImage, base, "")
 		if locked == nil {
-			return fmt.Errorf("the lock does not have %s (meros lock %s)", base, pl.m.Name)
+			return pl.unlocked(base)
 		}
 		if sha256 != "" && sha256 != locked.SHA256 {
-			return fmt.Errorf("%s has the digest %s in the manifest and %s in the lock (meros update %s)", base, sha256, locked.SHA256, pl.m.Name)
+			return pl.otherDigest(base, sha256, locked.SHA256)
 		}
 		n.Inputs = append(n.Inputs, graph.Input{Name: InImage, Node: pl.fetchURLs(path.Base(base), []string{base}, locked.SHA256, locked.Size), Output: OutFile})
 		return nil

@@ -47,7 +47,7 @@ func (c *exportCmd) Run(e *env) error {
 	if err := e.checkOutput(c.Output); err != nil {
 		return err
 	}
-	inside, err := stages.HasHooksInMachine(m, machines[0])
+	inside, err := stages.HasHooksInVM(m, machines[0])
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ func TestForeign(t *testing.T) {
 	}
 	meros("lock", "deb")
 	o := lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "build", "deb", "--locked")))
-	fails(t, o, 1, "plan deb/m", "the first program of a machine of aarch64 is meros itself", "GOARCH=arm64 go build", "--rootfs-only")
+	fails(t, o, 1, "plan deb/m", "the first program of a machine of aarch64 is meros itself", `"hint":"build it in meros' source: `+"`CGO_ENABLED=0 GOARCH=arm64 go build", "`--rootfs-only`")
 	lab.ForeignProgram(t, "arm64", "aarch64")
 	o = meros("build", "deb", "--locked")
 	t.Logf("Debian was built in %v", o.Wall)

@@ -144,7 +144,7 @@ func bootable(e *env, b *built) ([]*vm.Machine, error) {
 			disks = append(disks, vm.Disk{Label: d.Label, Image: path(d.Image, stages.OutImage)})
 		}
 		root := ""
-		if m.Used {
+		if m.Foreign {
 			l, err := image.ReadLayout(path(m.Base, stages.OutLayout))
 			if err != nil {
 				return nil, err

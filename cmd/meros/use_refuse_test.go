@@ -85,10 +85,10 @@ func TestUseNames(t *testing.T) {
 	for use, words := range map[string]string{
 		"c.qcow2":                   "there is no such image (one of a registry is docker://NAME:TAG)",
 		"debian:12":                 "docker://NAME:TAG",
-		".":                         "this is a directory (if an image of containers is in it: oci:PATH)",
-		"/dev/null":                 "this is no file (qemu-img convert",
+		".":                         "this is a directory\n`oci:PATH` reads a container image in a directory",
+		"/dev/null":                 "this is not a regular file\nconvert a device with `qemu-img convert`",
 		"a.qcow2/b":                 "not a directory",
-		"oci:c.tar":                 "c.tar does not exist (an image of a registry is docker://NAME:TAG)",
+		"oci:c.tar":                 "c.tar does not exist\nan image of a registry is `docker://NAME:TAG`",
 		"docker://-x":               "not a valid reference to an image in a registry\nwrite it as docker://debian:12",
 		"ftp://example.org/a.qcow2": "not a valid URL of an image: https, http or file",
 		"https://example.org/":      "write it as https://host/image.qcow2",
