@@ -11,19 +11,19 @@ import (
 )
 
 type buildCmd struct {
-	Constellation string        `arg:"" help:"Name of a directory below constellations/."`
-	Machine       []string      `arg:"" optional:"" help:"Only these machines."`
-	RootfsOnly    bool          `help:"Build the disk images only, no kernel and no initrd."`
-	Boot          bool          `help:"Boot each built machine once and keep the verdict."`
-	Locked        bool          `help:"Fail instead of changing meros.lock."`
-	Timeout       time.Duration `help:"Longest time one hook may take (such as 10m; default: no limit)."`
-	Use           givenImage    `placeholder:"IMAGE" help:"Make the one machine of this image, which is never written to, instead of a base system: a file, a URL, oci:PATH or docker://NAME:TAG, as base: of the manifest."`
-	Check         bool          `help:"Then build all of it again, in fresh directories, and compare: what does not give the same bytes is named."`
-	KeepGoing     bool          `short:"k" help:"After a failure, build what does not depend on it."`
-	Rebuild       string        `placeholder:"STAGE" help:"Run the stages with this in their names again, although the cache has what they give."`
-	ShellOnError  bool          `help:"If a stage fails, run it once more and open a shell inside it, where it fails."`
-	Jobs          int           `short:"j" help:"CPU tokens (default: one for each CPU)."`
-	ToRun         bool          `hidden:"" help:"Only what machines run with, not the form that a manifest wants beside it."`
+	Constellation string        `arg:"" help:"Name of the constellation."`
+	Machine       []string      `arg:"" optional:"" help:"Machines (default: all)."`
+	RootfsOnly    bool          `help:"Build only the disk images, no kernels and no initrds."`
+	Boot          bool          `help:"Boot each machine once, and cache the result."`
+	Locked        bool          `help:"Fail if meros.lock would have to change."`
+	Timeout       time.Duration `help:"Time limit of one hook, such as 10m (default: none)."`
+	Use           givenImage    `placeholder:"IMAGE" help:"Base the one machine on this image instead of a base system: a file, a URL, oci:PATH or docker://NAME:TAG, as base: in the manifest. The image is never written to."`
+	Check         bool          `help:"Build everything a second time in fresh directories, and name the stages whose bytes differ."`
+	KeepGoing     bool          `short:"k" help:"After a failure, build everything that does not depend on it."`
+	Rebuild       string        `placeholder:"STAGE" help:"Run the stages with this in their names again, even if the cache has their outputs."`
+	ShellOnError  bool          `help:"If a stage fails, run it again and open a shell where it fails."`
+	Jobs          int           `short:"j" help:"CPU tokens (default: the number of CPUs)."`
+	ToRun         bool          `hidden:"" help:"Leave out the exports that the manifest asks for."`
 }
 
 func (c *buildCmd) request() *request {

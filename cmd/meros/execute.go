@@ -1,3 +1,6 @@
+// This file builds a plan: it shows the progress, records the build and cleans the
+// cache.
+
 package main
 
 import (
@@ -11,28 +14,29 @@ import (
 	"meros/graph"
 	"meros/graph/record"
 	"meros/runner"
+	"meros/runner/hint"
 	"meros/runner/host"
 	"meros/runner/layer"
 	"meros/stages/pin"
 	"meros/stages/step"
 )
 
-// execution is how a plan is built.
+// execution says how to build a plan.
 type execution struct {
-	name      string   // of what is built, for people
-	verb      string   // what the history calls it; "" is not remembered
-	machines  []string // that are built, for the history
-	jobs      int      // CPU tokens; 0 is one for each CPU
+	name      string   // what is built, for people
+	verb      string   // in the history; "" means no record
+	machines  []string // for the history
+	jobs      int      // CPU tokens; 0 means the number of CPUs
 	keepGoing bool
-	quiet     bool                   // say nothing unless something had to be done
-	rerun     func(*graph.Node) bool // what the cache is not asked for; may be nil
+	quiet     bool                   // print nothing unless a stage runs
+	rerun     func(*graph.Node) bool // reports whether to run a node again; may be nil
 }
 
 func (x execution) about() record.About {
 	return record.About{Name: x.name, Verb: x.verb, Machines: x.machines, CPUs: x.jobs, Meros: version()}
 }
 
-// execute builds the targets of a plan and tells what came of it.
+// execute builds the targets of a plan, and reports the result.
 func (w *workspace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x execution) (*graph.Result, error) {
 	if x.jobs == 0 {
 		x.jobs = runtime.NumCPU()
@@ -58,11 +62,11 @@ func (w *workspace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	defer w.makeRoom(e, r)
 	if x.verb != "" {
 		if err := e.records().Keep(w.scratch.Dir(), rec.Build(x.about(), plan, r, err), func(b *record.Build) { rec.AddNodes(b, plan, targets, r) }); err != nil {
-			e.ui.note("the build is not remembered, and cache gc does not know of its images: %v", err)
+			e.ui.note("no record of this build was written, so `meros cache gc` may remove its images: %v", err)
 		}
 	}
 	if changed := (*graph.ChangedError)(nil); errors.As(err, &changed) {
-		os.Remove(w.statsFile()) // should it be what was wrong
+		os.Remove(w.statsFile()) // a wrong cached fingerprint may be the cause
 	}
 	if err != nil {
 		return nil, err
@@ -73,8 +77,8 @@ func (w *workspace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	return r, nil
 }
 
-// graphOptions are those of a build on this host. watch is what becomes of the
-// output of stages.
+// graphOptions returns the options of a build on this host. watch receives the output
+// of stages.
 func (w *workspace) graphOptions(jobs int, watch func(*graph.Job) runner.Stdio) (graph.Options, error) {
 	self, err := os.Executable()
 	sandboxed := graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}
@@ -84,8 +88,8 @@ func (w *workspace) graphOptions(jobs int, watch func(*graph.Job) runner.Stdio) 
 	}, err
 }
 
-// sameProgram makes sure that what ran is this program: one that was installed
-// in its place meanwhile would have other stages.
+// sameProgram fails a stage if this program's file was replaced while it ran: the new
+// program may have other stages.
 func sameProgram(run func(context.Context, runner.Spec, runner.Stdio) error) func(context.Context, runner.Spec, runner.Stdio) error {
 	return func(ctx context.Context, s runner.Spec, stdio runner.Stdio) error {
 		if err := run(ctx, s, stdio); err != nil {
@@ -97,10 +101,10 @@ func sameProgram(run func(context.Context, runner.Spec, runner.Stdio) error) fun
 		}
 		now, err := os.Stat(self)
 		if err != nil {
-			return fmt.Errorf("%w: it was replaced while it ran (build again)", err)
+			return hint.Add(fmt.Errorf("the program was replaced while it ran: %w", err), "build again")
 		}
 		if then, err := os.Stat("/proc/self/exe"); err != nil || !os.SameFile(now, then) {
-			return fmt.Errorf("%s was replaced while it ran (build again)", self)
+			return hint.Add(fmt.Errorf("%s was replaced while it ran", self), "build again")
 		}
 		return nil
 	}

@@ -1,3 +1,5 @@
+// This file is the verb graph: it draws the graph of a build.
+
 package main
 
 import (
@@ -11,12 +13,12 @@ import (
 type graphCmd struct {
 	Constellation string   `arg:"" help:"Name of the constellation."`
 	Machine       []string `arg:"" optional:"" help:"Machines (default: all)."`
-	Format        string   `enum:"svg,html,dot,mermaid,json" default:"svg" help:"What to print: ${enum}. JSON is {\"nodes\": [{\"id\", \"name\", \"stage\", \"outcome\", \"count\", \"seconds\", \"bytes\"}], \"edges\": [[from, to]]}."`
-	RootfsOnly    bool     `help:"As of build."`
-	Boot          bool     `help:"As of build."`
+	Format        string   `enum:"svg,html,dot,mermaid,json" default:"svg" help:"Format: ${enum}. JSON is {\"nodes\": [{\"id\", \"name\", \"stage\", \"outcome\", \"count\", \"seconds\", \"bytes\"}], \"edges\": [[from, to]]}."`
+	RootfsOnly    bool     `help:"As for build."`
+	Boot          bool     `help:"As for build."`
 }
 
-// Run implements the verb: it draws what a build is made of.
+// Run implements the verb.
 func (c *graphCmd) Run(e *env) error {
 	f, err := (&request{Constellation: c.Constellation, Machines: c.Machine, RootfsOnly: c.RootfsOnly, Boot: c.Boot}).preview(e)
 	if err != nil {

@@ -1,3 +1,5 @@
+// This file is the verb history: it lists builds, or the stages of one.
+
 package main
 
 import (
@@ -7,7 +9,7 @@ import (
 )
 
 type historyCmd struct {
-	What string `arg:"" optional:"" help:"A constellation (default: all), or a build, whose stages are shown then."`
+	What string `arg:"" optional:"" help:"A constellation (default: all), or a build, to list its stages."`
 	JSON bool   `name:"json" help:"Print JSON: a list of builds, each {\"id\", \"name\", \"verb\", \"machines\", \"began\", \"seconds\", \"result\", \"error\", \"cpus\", \"nodes\", \"cached\", \"ran\", \"failed\", \"skipped\", \"spared\", \"meros\"}; of one build with \"stages\": [{\"name\", \"stage\", \"outcome\", \"key\", \"reason\", \"error\", \"start\", \"seconds\", \"inputs\", \"outputs\", \"log\", \"url\", \"target\", \"impure\", \"files\"}]."`
 }
 
@@ -42,7 +44,7 @@ func (c *historyCmd) Run(e *env) error {
 	return nil
 }
 
-// line tells of a build in one.
+// historyLine describes a build in one line.
 func historyLine(h *record.Head) string {
 	text := fmt.Sprintf("%-32s %-11s %8s  %d ran, %d cached", h.ID, h.Result, secondsText(h.Seconds), h.Ran, h.Cached)
 	if h.Failed > 0 {
@@ -54,7 +56,7 @@ func historyLine(h *record.Head) string {
 	return text
 }
 
-// one shows a build.
+// one lists the stages of a build.
 func (c *historyCmd) one(e *env, rs record.Store) error {
 	b, err := rs.Find(c.What)
 	if err != nil {

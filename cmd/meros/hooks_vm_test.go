@@ -52,7 +52,7 @@ kill -HUP 1
 	if out, err := exec.Command("stat", "-c", "%u", filepath.Join(tree, "opt/made")).Output(); err != nil || strings.TrimSpace(string(out)) == "0" {
 		t.Errorf("the owner is %s, %v", out, err)
 	}
-	if o := p.Must(t, "plan", "inside", "--rootfs-only"); !strings.Contains(o.Stdout, " 0 would run") {
+	if o := p.Must(t, "plan", "inside", "--rootfs-only"); !strings.Contains(o.Stdout, " 0 to run") {
 		t.Errorf("after it: %s", o.Stdout)
 	}
 

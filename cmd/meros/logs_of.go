@@ -1,23 +1,22 @@
+// This file is the verb logs-of: it prints the log of a stage.
+
 package main
 
 import (
-	"bufio"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
-	"golang.org/x/term"
-
 	"meros/graph/record"
+	"meros/runner/hint"
 )
 
 type logsOfCmd struct {
-	Build string `arg:"" help:"A build as meros history shows it, the beginning of one, or a constellation: its newest build (NAME~1: the one before)."`
-	Stage string `arg:"" help:"A part of the stage's name."`
+	Build string `arg:"" help:"ID of a build in meros history, the beginning of one, or a constellation for its newest build (NAME~1: the one before)."`
+	Stage string `arg:"" help:"Part of the name of the stage."`
 }
 
-// Run implements the verb: it prints what a stage wrote.
+// Run implements the verb.
 func (c *logsOfCmd) Run(e *env) error {
 	b, err := e.records().Find(c.Build)
 	if err != nil {
@@ -37,27 +36,13 @@ func (c *logsOfCmd) Run(e *env) error {
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return fmt.Errorf("the log of %s was removed from the cache meanwhile (meros build --rebuild STAGE makes it again): %w", s.Name, err)
+		return hint.Add(fmt.Errorf("the log of %s is no longer in the cache: %w", s.Name, err), "`meros build --rebuild STAGE` writes it again")
 	}
 	defer f.Close()
-	if out, ok := e.ui.out.(*os.File); !ok || !term.IsTerminal(int(out.Fd())) {
-		_, err = io.Copy(e.ui.out, f)
-		return err
-	}
-	lines := bufio.NewReader(f)
-	for err == nil { // what is foreign must not make the terminal do things
-		var l string
-		if l, err = lines.ReadString('\n'); l != "" {
-			e.ui.say("%s", printable(strings.TrimRight(l, "\r\n")))
-		}
-	}
-	if err == io.EOF {
-		err = nil
-	}
-	return err
+	return e.ui.copy(f)
 }
 
-// stage is the one with that name, or the only one that has it in its own.
+// findNode returns the node of that name, or the only one that has part in its name.
 func findNode(b *record.Build, part string) (*record.Node, error) {
 	var found []*record.Node
 	for i := range b.Stages {
@@ -71,13 +56,13 @@ func findNode(b *record.Build, part string) (*record.Node, error) {
 	}
 	switch {
 	case len(found) == 0:
-		return nil, usageError{fmt.Errorf("%s: no stage has %q in its name (meros history %s -v)", b.ID, part, b.ID)}
+		return nil, usageError{hint.Add(fmt.Errorf("%s: no stage has %q in its name", b.ID, part), "`meros history %s -v` lists the stages", b.ID)}
 	case len(found) > 1:
 		names := make([]string, len(found))
 		for i, s := range found {
 			names[i] = s.Name
 		}
-		return nil, usageError{fmt.Errorf("%s: %q may be: %s", b.ID, part, strings.Join(names, "; "))}
+		return nil, usageError{fmt.Errorf("%s: %q is in several names: %s", b.ID, part, strings.Join(names, "; "))}
 	}
 	return found[0], nil
 }

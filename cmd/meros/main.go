@@ -1,5 +1,7 @@
 // Command meros builds constellations of virtual machines from manifests and
-// boots them. README.md shows how it is used, "meros --help" what it can do.
+// boots them. README.md is the introduction, and "meros --help" lists the verbs.
+//
+// This file is the command line: it parses it, runs the verb and picks the exit code.
 package main
 
 import (
@@ -23,12 +25,13 @@ import (
 	"meros/constellations"
 	"meros/graph/record"
 	"meros/runner"
+	"meros/runner/hint"
 	"meros/runner/initrd"
 	"meros/runner/sandbox"
 	"meros/stages/step"
 )
 
-// Exit codes. A program that was connected to or run passes its own through.
+// Exit codes. connect and run pass on the status of their program.
 const (
 	exitOK          = 0
 	exitFailed      = 1
@@ -40,10 +43,10 @@ func main() {
 	os.Exit(run(os.Args, os.Stdout, os.Stderr))
 }
 
-// run is the program. The first calls are those by which it starts itself
-// anew: as the first process of a guest, as that of a sandbox, as a stage.
+// run is the program. meros also starts itself: as the first process of a guest, as
+// the first process of a sandbox, as a stage, and as a supervisor.
 func run(args []string, stdout, stderr io.Writer) int {
-	umask := syscall.Umask(0o022) // the user's own would be seen in what is built
+	umask := syscall.Umask(0o022) // the user's umask must not change what is built
 	switch {
 	case os.Getpid() == 1 && args[0] == "/init":
 		initrd.Main(step.Inside())
@@ -76,8 +79,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 // errInterrupted is the cause with which the context ends.
 var errInterrupted = errors.New("interrupted")
 
-// interruptible is a context that the first SIGINT, SIGTERM or SIGHUP ends;
-// the second ends the process, and with it, by the kernel, every sandbox.
+// interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP ends. The
+// second signal kills the process, and the kernel then kills every sandbox.
 func interruptible() (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	sigs := make(chan os.Signal, 2)
@@ -96,57 +99,57 @@ func interruptible() (context.Context, func()) {
 
 // cli is the command line.
 type cli struct {
-	Root     string           `help:"Directory that holds constellations/ and data/ (default: the nearest one upwards)." placeholder:"DIR" env:"MEROS_ROOT"`
+	Root     string           `help:"Directory that holds constellations/ and data/ (default: the nearest one, from here upwards)." placeholder:"DIR" env:"MEROS_ROOT"`
 	Verbose  bool             `short:"v" help:"Show each stage's output and why it runs." env:"MEROS_VERBOSE"`
 	Version  kong.VersionFlag `help:"Print the version."`
 	Progress string           `help:"How to show progress: ${enum}." enum:"auto,tty,plain,json" default:"auto" env:"MEROS_PROGRESS"`
-	Umask    *int             `hidden:"" help:"The user's umask, of files that are made for the user."`
+	Umask    *int             `hidden:"" help:"Umask for the files that the user asked for."`
 
 	KernelBuild kernelBuildCmd `cmd:"" help:"Build a Linux kernel."`
 	Build       buildCmd       `cmd:"" help:"Build the images of a constellation."`
-	Plan        planCmd        `cmd:"" help:"Show what a build would do, and why, without doing it."`
-	Why         whyCmd         `cmd:"" help:"Explain what made stages run, down to the file or package."`
-	Graph       graphCmd       `cmd:"" help:"Draw what a build is made of."`
-	History     historyCmd     `cmd:"" help:"Show the builds that are remembered, or the stages of one."`
-	Report      reportCmd      `cmd:"" help:"Write a page about a build: what ran when and why, logs, and all that the images are made of."`
-	Diff        diffCmd        `cmd:"" help:"Show what differs between two builds or images: packages, and files by mode, owner, size and content."`
-	LogsOf      logsOfCmd      `cmd:"" name:"logs-of" help:"Print what a stage of a build wrote."`
-	Export      exportCmd      `cmd:"" help:"Put a machine into a file: a disk image, an archive or an image of a container."`
-	Init        initCmd        `cmd:"" aliases:"up" help:"Boot a constellation, building what is missing, and wait until ssh answers."`
-	Connect     connectCmd     `cmd:"" help:"Open a shell on a machine, or run a command there."`
-	Run         runCmd         `cmd:"" help:"Run a program of a machine, its windows shown here."`
+	Plan        planCmd        `cmd:"" help:"Show what a build would run, and why."`
+	Why         whyCmd         `cmd:"" help:"Explain why stages run, down to the file or package."`
+	Graph       graphCmd       `cmd:"" help:"Draw the graph of a build."`
+	History     historyCmd     `cmd:"" help:"List recent builds, or the stages of one."`
+	Report      reportCmd      `cmd:"" help:"Write a web page about a build: times, reasons, logs and the contents of the images."`
+	Diff        diffCmd        `cmd:"" help:"Compare two builds or images: packages, and files by mode, owner, size and content."`
+	LogsOf      logsOfCmd      `cmd:"" name:"logs-of" help:"Print the log of a stage."`
+	Export      exportCmd      `cmd:"" help:"Write a machine to a file: a disk image, an archive or a container image."`
+	Init        initCmd        `cmd:"" aliases:"up" help:"Build and boot a constellation, and wait until ssh answers."`
+	Connect     connectCmd     `cmd:"" help:"Open a shell on a machine, or run a command on it."`
+	Run         runCmd         `cmd:"" help:"Run a program on a machine and show its windows here."`
 	Push        pushCmd        `cmd:"" help:"Copy files into a machine."`
 	Pull        pullCmd        `cmd:"" help:"Copy files out of a machine."`
-	Info        infoCmd        `cmd:"" aliases:"ps" help:"Show how the machines of a constellation are, or of all."`
-	Shutdown    shutdownCmd    `cmd:"" aliases:"down" help:"Shut down a constellation's machines. What they wrote to their first disk is dropped; restart keeps it."`
-	Restart     restartCmd     `cmd:"" help:"Shut down machines and start them with the disks they had."`
-	Reset       resetCmd       `cmd:"" help:"Shut down machines and start them from their images."`
-	Snapshot    snapshotCmd    `cmd:"" help:"Save the state of running machines, and go back to it, until they are shut down."`
-	Top         topCmd         `cmd:"" help:"Show what running machines use of this host."`
-	Logs        logsCmd        `cmd:"" help:"Show what machines wrote to their consoles."`
-	Console     consoleCmd     `cmd:"" help:"Use a machine's serial console."`
-	View        viewCmd        `cmd:"" help:"Show the screen of a machine that has a display."`
-	SSHConfig   sshConfigCmd   `cmd:"" name:"ssh-config" help:"Print a configuration of ssh for the machines."`
-	Lock        lockCmd        `cmd:"" help:"Pin the packages of a constellation in meros.lock, if they are not."`
-	Update      updateCmd      `cmd:"" help:"Pin the packages anew, at what the archive has now."`
-	New         newCmd         `cmd:"" help:"Make a constellation to begin with."`
-	Validate    validateCmd    `cmd:"" help:"Read manifests and locks, and tell all that is wrong with them."`
-	Doctor      doctorCmd      `cmd:"" help:"Look whether this host has all that meros needs, and say what does not work without it."`
+	Info        infoCmd        `cmd:"" aliases:"ps" help:"Show the state of machines."`
+	Shutdown    shutdownCmd    `cmd:"" aliases:"down" help:"Shut down machines and discard what they wrote to their first disk; restart keeps it."`
+	Restart     restartCmd     `cmd:"" help:"Shut down machines and start them again with their disks."`
+	Reset       resetCmd       `cmd:"" help:"Shut down machines and start them again from their images."`
+	Snapshot    snapshotCmd    `cmd:"" help:"Save and restore the state of running machines, until they are shut down."`
+	Top         topCmd         `cmd:"" help:"Show how much CPU, memory and traffic machines use."`
+	Logs        logsCmd        `cmd:"" help:"Print the console output of machines."`
+	Console     consoleCmd     `cmd:"" help:"Open the serial console of a machine."`
+	View        viewCmd        `cmd:"" help:"Show the screen of a machine."`
+	SSHConfig   sshConfigCmd   `cmd:"" name:"ssh-config" help:"Print an ssh configuration for the machines."`
+	Lock        lockCmd        `cmd:"" help:"Pin in meros.lock everything that a constellation downloads, unless it is pinned."`
+	Update      updateCmd      `cmd:"" help:"Pin again, at the versions that the servers have now."`
+	New         newCmd         `cmd:"" help:"Create a constellation from a template."`
+	Validate    validateCmd    `cmd:"" help:"Check manifests and locks, and list all problems."`
+	Doctor      doctorCmd      `cmd:"" help:"Check this host for everything meros needs."`
 	Schema      schemaCmd      `cmd:"" help:"Print the JSON Schema of a manifest, for editors."`
-	Completion  completionCmd  `cmd:"" help:"Print the completions for a shell."`
-	Complete    completeCmd    `cmd:"" hidden:"" help:"Say what a word of a command line may become."`
+	Completion  completionCmd  `cmd:"" help:"Print the completion script for a shell."`
+	Complete    completeCmd    `cmd:"" hidden:"" help:"List the completions of a word."`
 	Man         manCmd         `cmd:"" help:"Write the manual pages."`
-	Kernel      kernelCmd      `cmd:"" help:"Look at kernels."`
-	Cache       cacheCmd       `cmd:"" help:"Look after the cache."`
-	Net         netCmd         `cmd:"" help:"Look at the networks of a constellation."`
-	NC          ncCmd          `cmd:"" name:"nc" hidden:"" help:"Hand a connection to a machine to ssh."`
-	Demo        demoCmd        `cmd:"" help:"Build and boot the demo constellation, and ask it who it is."`
+	Kernel      kernelCmd      `cmd:"" help:"Configure and compare kernels."`
+	Cache       cacheCmd       `cmd:"" help:"Inspect and clean the cache."`
+	Net         netCmd         `cmd:"" help:"Show and check the networks of a constellation."`
+	NC          ncCmd          `cmd:"" name:"nc" hidden:"" help:"Pass a connection to a machine to ssh."`
+	Demo        demoCmd        `cmd:"" help:"Build and boot the demo constellation, and run uname on it."`
 }
 
-// release is the version that a packager gives: -ldflags "-X main.release=1.2".
+// release is the version that a packager sets: -ldflags "-X main.release=1.2".
 var release string
 
-// version is the packager's, that of the module, or the commit it was built from.
+// version returns the packager's version, the module's, or the commit.
 func version() string {
 	b, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -155,35 +158,35 @@ func version() string {
 	return fmt.Sprintf("meros %s (%s, %s/%s)", cmp.Or(release, b.Main.Version, "(devel)"), b.GoVersion, runtime.GOOS, runtime.GOARCH)
 }
 
-// env is what every verb works with.
+// env is the environment of a verb.
 type env struct {
 	ctx context.Context
 	project
 	ui      *ui
-	entered bool // this is root of a user namespace of ours
-	globals []string
+	entered bool     // this process is root of a user namespace that meros made
+	globals []string // the flags of all verbs, for another process
 
-	outputMode os.FileMode // of files that are made for the user, who can always read and write them
+	outputMode os.FileMode // of files that the user asked for; the user can read and write them
 }
 
 // usageError is a mistake on the command line.
 type usageError struct{ error }
 
-// Unwrap returns the mistake itself, with its hint.
+// Unwrap returns the error with its hints.
 func (e usageError) Unwrap() error { return e.error }
 
-// exitStatus is the status of a program that was run for the user.
+// exitStatus is the status of a program that meros ran for the user.
 type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-// command runs a verb. umask is the user's, but in a user namespace of ours,
-// where --umask tells it.
+// command runs a verb. umask is the user's. In a user namespace that meros made,
+// --umask replaces it.
 func command(ctx context.Context, args []string, stdout, stderr io.Writer, entered bool, umask int) int {
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c, kong.Name("meros"),
-		kong.Description("Builds virtual machines from manifests, each phase cached by its content, and boots groups of them."),
+		kong.Description("Build virtual machines from manifests, cache every stage, and boot groups of machines."),
 		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exited = code }), kong.UsageOnError(),
 		kong.Vars{"version": version()}, kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
 	if err != nil {
@@ -198,7 +201,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, enter
 	}
 	u := newUI(stdout, stderr, c.Progress, c.Verbose)
 	if err != nil {
-		u.fail(fmt.Errorf("%w (meros --help)", err))
+		u.fail(hint.Add(err, "`meros --help` lists the verbs and their flags"))
 		return exitUsage
 	}
 	if c.Umask != nil {
@@ -209,7 +212,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, enter
 	switch {
 	case err == nil:
 	case strings.HasPrefix(kctx.Command(), "new ") || kctx.Command() == demo:
-		e.root, err = filepath.Abs(kong.ExpandPath(c.Root)) // the first one
+		e.root, err = filepath.Abs(kong.ExpandPath(c.Root)) // the verb makes constellations/ there
 	case slices.ContainsFunc(rootless, func(v string) bool { return strings.HasPrefix(kctx.Command(), v) }):
 		e.root, err = cmp.Or(c.Root, "."), nil
 	}
@@ -246,13 +249,13 @@ func exitCode(ctx context.Context, u *ui, err error) int {
 	return exitFailed
 }
 
-// findRoot is dir, or the nearest directory from here upwards that holds
+// findRoot returns dir, or the nearest directory from here upwards that holds
 // constellations/.
 func findRoot(dir string) (string, error) {
 	if dir != "" {
 		dir = kong.ExpandPath(dir)
 		if fi, err := os.Stat(filepath.Join(dir, "constellations")); err != nil || !fi.IsDir() {
-			return "", usageError{fmt.Errorf("the root directory %s (--root or MEROS_ROOT) holds no directory constellations/ (meros new NAME makes the first one in it)", dir)}
+			return "", usageError{hint.Add(fmt.Errorf("the root directory %s (--root or MEROS_ROOT) has no directory constellations/", dir), "`meros new NAME` creates the first constellation in it")}
 		}
 		return dir, nil
 	}
@@ -265,13 +268,14 @@ func findRoot(dir string) (string, error) {
 			return d, nil
 		}
 		if d == filepath.Dir(d) {
-			return "", usageError{fmt.Errorf("no directory constellations/ in %s or above it (meros new NAME makes the first one here; --root DIR says where another is)", here)}
+			return "", usageError{hint.Add(fmt.Errorf("no directory constellations/ in %s or above it", here), "`meros new NAME` creates the first constellation here; --root DIR names another project")}
 		}
 	}
 }
 
-// inNamespace runs the verb again where it may make sandboxes: an ordinary
-// user's process cannot map the ids of a root file system.
+// inNamespace runs meros with these arguments in a user namespace, where it can make
+// sandboxes: the process of an ordinary user cannot map the IDs of a root file system.
+// It returns false if this process can make them.
 func (e *env) inNamespace(args ...string) (done bool, err error) {
 	if e.entered || os.Geteuid() == 0 {
 		return false, nil

@@ -1,11 +1,13 @@
+// This file is the verb plan: it prints what a build would do.
+
 package main
 
 type planCmd struct {
 	Constellation string     `arg:"" help:"Name of the constellation."`
 	Machine       []string   `arg:"" optional:"" help:"Machines (default: all)."`
-	RootfsOnly    bool       `help:"As of build."`
-	Boot          bool       `help:"As of build."`
-	Use           givenImage `placeholder:"IMAGE" help:"As of build."`
+	RootfsOnly    bool       `help:"As for build."`
+	Boot          bool       `help:"As for build."`
+	Use           givenImage `placeholder:"IMAGE" help:"As for build."`
 	JSON          bool       `name:"json" help:"Print JSON: {\"constellation\", \"reused\", \"run\", \"maybe\", \"seconds\", \"stages\": [{\"name\", \"stage\", \"outcome\", \"reason\", \"after\", \"seconds\"}]}; outcome is reused, run or maybe."`
 }
 

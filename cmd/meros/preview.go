@@ -1,3 +1,6 @@
+// This file previews a build: which stages would run and why, for plan, why, graph and
+// cache export. It runs nothing.
+
 package main
 
 import (
@@ -15,7 +18,7 @@ import (
 	"meros/graph/record"
 )
 
-// preview is what a build of machines would do.
+// preview is what a build of machines would do now.
 type preview struct {
 	manifest *constellations.Manifest
 	all      []graph.Preview
@@ -23,11 +26,11 @@ type preview struct {
 	store    *cache.Store
 	history  graph.History
 	last     record.Last
-	packages func() map[string]graph.Label // of the newest builds, by digest
-	named    []string                      // files and directories of the host, by the manifest
+	packages func() map[string]graph.Label // of the newest builds, by the digests of their files
+	named    []string                      // files and directories of the host that the manifest names
 }
 
-// nodes are those of the plan that the build needs.
+// nodes returns the nodes that the build needs.
 func (f *preview) nodes() (all []*graph.Node) {
 	for _, s := range f.all {
 		all = append(all, s.Node)
@@ -35,6 +38,7 @@ func (f *preview) nodes() (all []*graph.Node) {
 	return all
 }
 
+// summary returns the preview for people and programs.
 func (f *preview) summary() *planSummary {
 	p := &planSummary{Constellation: f.manifest.Name, Seconds: record.Seconds(graph.Estimate(f.all, f.history, runtime.NumCPU()))}
 	for _, s := range f.all {
@@ -54,7 +58,7 @@ func (f *preview) summary() *planSummary {
 	return p
 }
 
-// reason is why a stage would run, in one line.
+// reason returns in one line why a stage would run.
 func (f *preview) reason(s graph.Preview) string {
 	if s.Node.Fixed != nil {
 		return "not downloaded yet"
@@ -69,14 +73,13 @@ func (f *preview) reason(s graph.Preview) string {
 	return strings.TrimPrefix(s.Reason, "cache miss: ")
 }
 
-// lastOf is what a node was the last time.
+// lastOf returns the last action of a node.
 func (f *preview) lastOf(n *graph.Node) (record.LastAction, bool) {
 	a, ok := f.last[f.manifest.Name+" "+n.Name]
 	return a, ok
 }
 
-// differences are what a stage's key does not share with the one that it had
-// the last time.
+// differences returns the differences between a stage's key text and its last one.
 func (f *preview) differences(s graph.Preview) []graph.Difference {
 	was, ok := f.lastOf(s.Node)
 	if !ok || s.KeyText == nil || was.Action == s.Action.Hex() {
@@ -85,11 +88,13 @@ func (f *preview) differences(s graph.Preview) []graph.Difference {
 	return f.differencesOf(s.Node, was.Action, s.KeyText)
 }
 
+// has reports whether a stage has part in its name.
 func (f *preview) has(part string) bool {
 	return slices.ContainsFunc(f.all, func(s graph.Preview) bool { return strings.Contains(s.Node.Name, part) })
 }
 
-// next explains what would run now: all whose key is known and has no answer.
+// next explains the stages that would run now: their key is known and has no entry in
+// the cache.
 func (f *preview) next(part string) []record.Explanation {
 	var all []record.Explanation
 	for _, s := range f.all {
@@ -99,9 +104,9 @@ func (f *preview) next(part string) []record.Explanation {
 		x := record.Explanation{Name: s.Node.Name, Stage: s.Node.Stage, When: "next"}
 		if s.Outcome == graph.MayRun {
 			if part == "" {
-				continue // those before it are explained
+				continue // the stages before it are explained
 			}
-			x.Reason = fmt.Sprintf("%s runs before it; unless that gives the same bytes as before, this runs too", s.After.Name)
+			x.Reason = fmt.Sprintf("%s runs before it; this runs only if that output changes", s.After.Name)
 		} else if x.Differences = f.differences(s); len(x.Differences) == 0 {
 			x.Reason = strings.TrimPrefix(s.Reason, "cache miss: ")
 		}
@@ -115,7 +120,7 @@ func (f *preview) next(part string) []record.Explanation {
 	return all
 }
 
-// lastTime explains the newest build that changed something of these machines.
+// lastTime explains the newest build that changed one of these machines.
 func (f *preview) lastTime(part string) []record.Explanation {
 	var newest int64
 	for _, s := range f.all {
@@ -139,14 +144,14 @@ func (f *preview) lastTime(part string) []record.Explanation {
 			}
 		}
 		if len(x.Differences) == 0 {
-			x.Reason = "it was built for the first time " + time.Unix(0, newest).Format(time.DateTime)
+			x.Reason = "it was built for the first time on " + time.Unix(0, newest).Format(time.DateTime)
 		}
 		all = append(all, x)
 	}
 	return all
 }
 
-// planSummary is what a build would do, for people and programs.
+// planSummary is a preview for people and programs.
 type planSummary struct {
 	Constellation string      `json:"constellation"`
 	Reused        int         `json:"reused"`
@@ -178,9 +183,13 @@ func (p *planSummary) print(e *env) {
 	if more := downloads - maxDownloads; more > 0 && !e.ui.verbose {
 		e.ui.say("run    and %d more downloads", more)
 	}
-	text := fmt.Sprintf("%s: %d stages: %d reused, %d would run", p.Constellation, len(p.Stages), p.Reused, p.Run)
+	text := fmt.Sprintf("%s: %d stages: %d cached, %d to run", p.Constellation, len(p.Stages), p.Reused, p.Run)
 	if p.Maybe > 0 {
-		text += fmt.Sprintf(", %d more unless those give the same bytes", p.Maybe)
+		their := "their"
+		if p.Run == 1 {
+			their = "its"
+		}
+		text += fmt.Sprintf(", up to %d more if %s output changes", p.Maybe, their)
 	}
 	if p.Run > 0 {
 		text += ", about " + secondsText(p.Seconds)
@@ -199,7 +208,7 @@ type planStage struct {
 
 var outcomes = map[graph.Outcome]string{graph.WouldReuse: "reused", graph.WouldRun: "run", graph.MayRun: "maybe"}
 
-// maxDownloads is how many downloads are told one by one.
+// maxDownloads is how many downloads have a line of their own.
 const maxDownloads = 5
 
 // newPreview previews a plan.

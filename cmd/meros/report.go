@@ -21,9 +21,9 @@ import (
 )
 
 type reportCmd struct {
-	Build  string `arg:"" optional:"" help:"A build as meros history shows it, or a constellation: its newest build (default: the newest of all)."`
-	Output string `short:"o" placeholder:"FILE" help:"Where to write the page (default: data/reports/BUILD.html)."`
-	Trace  string `placeholder:"FILE" help:"Write what ran when in the trace format of Chrome and Perfetto instead of a page."`
+	Build  string `arg:"" optional:"" help:"ID of a build in meros history, or a constellation for its newest build (default: the newest of all)."`
+	Output string `short:"o" placeholder:"FILE" help:"File for the page (default: data/reports/BUILD.html)."`
+	Trace  string `placeholder:"FILE" help:"Write a trace for Chrome and Perfetto to this file instead of a page."`
 }
 
 // Run implements the verb.

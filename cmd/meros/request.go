@@ -129,7 +129,7 @@ func (r *request) preview(e *env) (*preview, error) {
 		return nil, err
 	}
 	if len(missing) > 0 {
-		return nil, fmt.Errorf("%s does not pin %s: what it will be is not known yet (%s)", lockFile(m), missing[0], pinnedBy(m, missing[0]))
+		return nil, hint.Add(fmt.Errorf("%s does not pin %s, so its digest is not known yet", lockFile(m), missing[0]), "`%s` pins it", pinnedBy(m, missing[0]))
 	}
 	w := e.workspaceToRead()
 	if w.store, err = e.openStore(true); err != nil {
@@ -146,7 +146,7 @@ func (r *request) preview(e *env) (*preview, error) {
 func (r *request) rerun(plan *graph.Plan) (func(*graph.Node) bool, error) {
 	asked := func(n *graph.Node) bool { return n.Fixed == nil && strings.Contains(n.Name, r.Rebuild) }
 	if !slices.ContainsFunc(plan.Nodes, asked) {
-		return nil, usageError{fmt.Errorf("no stage has %q in its name (meros plan -v %s lists them)", r.Rebuild, r.Constellation)}
+		return nil, usageError{hint.Add(fmt.Errorf("no stage has %q in its name", r.Rebuild), "`meros plan -v %s` lists the stages", r.Constellation)}
 	}
 	return asked, nil
 }
@@ -242,7 +242,7 @@ func (r *request) execute(e *env, w *workspace, name string, p *planned) (*graph
 // useImage makes the image the base of the machine.
 func (r *request) useImage(e *env, machines []*constellations.Machine) error {
 	if len(machines) != 1 {
-		return usageError{fmt.Errorf("--use is for one machine, and these are %d (name one)", len(machines))}
+		return usageError{hint.Add(fmt.Errorf("--use is for one machine, not for %d", len(machines)), "name one machine after the constellation")}
 	}
 	base, err := baseFromHere(string(r.Use))
 	if err != nil {
@@ -250,7 +250,7 @@ func (r *request) useImage(e *env, machines []*constellations.Machine) error {
 	}
 	if len(machines[0].Packages) > 0 && !e.entered && !r.advised {
 		r.advised = true
-		e.ui.note("the manifest's packages are not installed into %s: it has its own", r.Use)
+		e.ui.note("%s keeps its own packages, those of the manifest are not installed", r.Use)
 	}
 	r.Use = givenImage(base) // the process in the namespace may run elsewhere
 	vm := *machines[0]       // a copy: locking and pruning need the manifest as it is
@@ -283,7 +283,7 @@ func baseFromHere(use string) (string, error) {
 	}
 	err = stages.ImageFile(file, true)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = errors.New("there is no such image (one of a registry is docker://NAME:TAG)")
+		err = hint.Add(errors.New("there is no such image"), "an image of a registry is docker://NAME:TAG")
 	}
 	return file, err
 }
@@ -315,7 +315,7 @@ func keepsInputs(disks string, plan *graph.Plan) error {
 		for _, file := range read {
 			file, err := filepath.EvalSymlinks(file)
 			if by := made[filepath.Base(file)]; err == nil && by != nil && filepath.Dir(file) == disks {
-				return usageError{fmt.Errorf("%s reads %s, which %s would replace (keep it under another name)", n.Name, file, by.Name)}
+				return usageError{hint.Add(fmt.Errorf("%s reads %s, which %s would replace", n.Name, file, by.Name), "give the file another name")}
 			}
 		}
 	}
@@ -337,7 +337,7 @@ func diskCollision(e *env, m *constellations.Manifest, machines []*constellation
 				continue // a build of that constellation reports it
 			}
 			if _, err := o.Machine(whole[i+1:]); err == nil {
-				return usageError{fmt.Errorf("%s/%s and %s/%s would have one disk, data/disks/%s.qcow2 (rename one of them)", m.Name, vm.Name, other, whole[i+1:], whole)}
+				return usageError{hint.Add(fmt.Errorf("%s/%s and %s/%s would share the disk data/disks/%s.qcow2", m.Name, vm.Name, other, whole[i+1:], whole), "rename one of the machines")}
 			}
 		}
 	}
@@ -381,7 +381,7 @@ func (g *givenImage) Decode(ctx *kong.DecodeContext) error {
 		return err
 	}
 	if name == "" {
-		return errors.New("no image is named (is a variable empty?)")
+		return hint.Add(errors.New("the name of the image is empty"), "a variable may be unset")
 	}
 	*g = givenImage(name)
 	return nil

@@ -1,3 +1,5 @@
+// This file formats times and sizes for people, and reads those that a user gives.
+
 package main
 
 import (
@@ -11,6 +13,7 @@ import (
 	"meros/runner"
 )
 
+// seconds formats a duration in seconds, with three or four digits.
 func seconds(d time.Duration) string {
 	switch {
 	case d < 10*time.Second:
@@ -21,9 +24,10 @@ func seconds(d time.Duration) string {
 	return fmt.Sprintf("%.0f s", d.Seconds())
 }
 
+// secondsText formats a number of seconds.
 func secondsText(s float64) string { return seconds(time.Duration(s * float64(time.Second))) }
 
-// bytesText is a size in the decimal units of SI.
+// bytesText formats a size in the decimal units of SI.
 func bytesText(n int64) string {
 	f := float64(n)
 	for _, u := range []string{"B", "kB", "MB", "GB"} {
@@ -38,7 +42,7 @@ func bytesText(n int64) string {
 	return fmt.Sprintf("%.1f TB", f)
 }
 
-// ago is how long ago something was.
+// ago formats how long ago a time was.
 func ago(t time.Time) string {
 	d := time.Since(t)
 	switch {
@@ -52,19 +56,10 @@ func ago(t time.Time) string {
 	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
 }
 
-// cut shortens a text in its middle to that many letters.
-func cut(s string, n int) string {
-	r := []rune(s)
-	if len(r) <= n {
-		return s
-	}
-	return string(r[:n/2]) + "…" + string(r[len(r)-n/2+1:])
-}
-
-// printable replaces what could make a terminal do things.
+// printable replaces control characters, which could make a terminal do things.
 func printable(s string) string { return runner.Printable(s) }
 
-// byteSize is a size that a user gives, see [constellations.ParseSize].
+// byteSize is a size on the command line, see [constellations.ParseSize].
 type byteSize int64
 
 // String returns the size as UnmarshalText reads it.
@@ -80,8 +75,8 @@ func (b *byteSize) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// age is a duration that a user gives: as of time.ParseDuration, or in days or
-// weeks.
+// age is a duration on the command line: as for [time.ParseDuration], or in days (d)
+// or weeks (w).
 type age time.Duration
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -97,17 +92,18 @@ func (a *age) UnmarshalText(text []byte) error {
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 {
-		return fmt.Errorf("%q is no age (such as 30d, 2w or 12h)", text)
+		return fmt.Errorf("%q is not an age (such as 30d, 2w or 12h)", text)
 	}
 	*a = age(d)
 	return nil
 }
 
+// joined joins the parts that are not empty.
 func joined(parts ...string) string {
 	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "; ")
 }
 
-// fit cuts a line, of one cell for each letter, for a terminal.
+// fit cuts a line for a terminal. It takes each letter for one cell.
 func fit(s string, width int) string {
 	if r := []rune(s); len(r) > width-1 {
 		s = string(r[:max(width-1, 0)])

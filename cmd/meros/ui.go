@@ -1,6 +1,41 @@
+// This file is the user interface. Every word that a user sees leaves through it,
+// by these rules.
+//
+// Standard output carries the result of a verb and nothing else: a table, a path, a
+// JSON value. A script can rely on it. say prints a line of it and sayJSON a value;
+// the help of each --json flag documents the shape of its value.
+//
+// Standard error carries everything about the work: notes, progress, errors and
+// hints.
+//
+// A note is one line in lower case without a full stop. It reports what meros did
+// ("wrote shop/meros.lock"), or a fact that the user did not ask for and should know.
+// transient shows progress that the next line replaces; only a terminal shows it.
+//
+// An error is printed once, at the end, as "error: place: cause". The next step is
+// not part of it: each hint of the error follows on a line of its own, "hint: ...",
+// with commands in backquotes. For a failed stage, the end of its log comes first,
+// each line behind "  |", and the name of the full log last.
+//
+// Colours repeat what a word says, and never carry a meaning alone. There are none
+// without a terminal, nor if NO_COLOR is set.
+//
+// printable replaces control characters in every text that comes from elsewhere: the
+// output of stages, consoles, names of files, errors of programs. Such a text could
+// make the terminal do things.
+//
+// --progress=json writes one JSON object a line to standard error instead of all
+// that: events of the build, {"event": "note", "text"} and {"event": "error", "text",
+// "hint"}. With --progress=tty the running stages are redrawn below the last line,
+// with --progress=plain each event is a line.
+//
+// A verb that gives the terminal to another program (connect, run, console, view)
+// calls close first, and prints nothing after that.
+
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,7 +55,7 @@ import (
 	"meros/stages/step"
 )
 
-// ui is the one way by which words reach the user.
+// ui prints to the user. Several goroutines may use it.
 type ui struct {
 	mu      sync.Mutex
 	out     io.Writer // results
@@ -33,20 +68,21 @@ type ui struct {
 
 	running map[*graph.Node]*activity
 	failed  []*graph.NodeError
-	built   bool // something was
-	quiet   bool // cached nodes are not told
+	built   bool // a build began
+	quiet   bool // leave out cached nodes
 	live    live
-	drawn   []string // lines of the live region on the screen
+	drawn   []string // the lines of the live region on the screen
 	drawnAt time.Time
 }
 
-// activity is a node that runs.
+// activity is the progress of a running node.
 type activity struct {
 	since       time.Time
 	done, total int64
 	line        string
 }
 
+// newUI returns a user interface. mode is the value of --progress.
 func newUI(out, errw io.Writer, mode string, verbose bool) *ui {
 	u := &ui{out: out, err: errw, mode: mode, verbose: verbose, start: time.Now(), running: make(map[*graph.Node]*activity), size: func() (int, int) { return 80, 24 }}
 	f, isFile := errw.(*os.File)
@@ -69,7 +105,7 @@ func newUI(out, errw io.Writer, mode string, verbose bool) *ui {
 	return u
 }
 
-// say prints a line of result to standard output.
+// say prints a line of the result to standard output.
 func (u *ui) say(format string, a ...any) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -77,14 +113,36 @@ func (u *ui) say(format string, a ...any) {
 	fmt.Fprintf(u.out, format+"\n", a...)
 }
 
-// note prints a line about what is going on.
+// copy prints foreign text to standard output: as it is, or without control characters
+// on a terminal.
+func (u *ui) copy(r io.Reader) error {
+	if out, ok := u.out.(*os.File); !ok || !term.IsTerminal(int(out.Fd())) {
+		_, err := io.Copy(u.out, r)
+		return err
+	}
+	lines := bufio.NewReader(r)
+	for {
+		l, err := lines.ReadString('\n')
+		if l != "" {
+			u.say("%s", printable(strings.TrimRight(l, "\r\n")))
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// note prints a line about the work to standard error.
 func (u *ui) note(format string, a ...any) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.print(fmt.Sprintf(format, a...))
 }
 
-// transient shows a line that the next one replaces, where that can be.
+// transient shows a line that the next one replaces. Only a terminal shows it.
 func (u *ui) transient(line string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -98,6 +156,7 @@ func (u *ui) transient(line string) {
 	u.drawn, u.drawnAt = []string{line}, time.Now()
 }
 
+// print prints a line to standard error. The caller holds the mutex.
 func (u *ui) print(line string) {
 	if u.mode == "json" {
 		json.NewEncoder(u.err).Encode(map[string]string{"event": "note", "text": line})
@@ -108,11 +167,11 @@ func (u *ui) print(line string) {
 	u.draw(true)
 }
 
-// failuresShown is how many failed nodes of a build are told about at its end.
+// failuresShown is how many failed nodes are printed at the end of a build.
 const failuresShown = 4
 
-// fail prints an error, and of each failed node the end of its log and where
-// all of it is. As JSON, each mistake of a manifest is an object of its own.
+// fail prints an error and its hints. For a failed node it also prints the end of
+// the log and the name of its file. As JSON, each problem of a manifest is an object.
 func (u *ui) fail(err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -155,6 +214,7 @@ func nodeHints(ne *graph.NodeError, tail []string) string {
 	return hints
 }
 
+// failNode prints the failure of a node.
 func (u *ui) failNode(ne *graph.NodeError) {
 	msg, tail := ne.Error(), step.Tail(ne)
 	hints := nodeHints(ne, tail)
@@ -178,7 +238,7 @@ func (u *ui) failNode(ne *graph.NodeError) {
 	}
 }
 
-// errorLine shows an error and, on lines of their own, its hints.
+// errorLine prints an error and, on lines of their own, its hints.
 func (u *ui) errorLine(msg, hints string) {
 	if u.mode == "json" {
 		json.NewEncoder(u.err).Encode(struct {
@@ -198,24 +258,25 @@ func (u *ui) errorLine(msg, hints string) {
 	}
 }
 
-// machineOf is the constellation and machine a node belongs to alone.
+// machineOf returns the constellation and the machine that alone uses the node.
 func machineOf(n *graph.Node) (constellation, machine string, ok bool) {
 	id, _, _ := strings.Cut(n.Name, " ")
 	return strings.Cut(id, "/")
 }
 
+// interrupted prints that the user ended the verb.
 func (u *ui) interrupted() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.erase()
 	msg := "interrupted"
 	if u.built {
-		msg += "; what was finished is kept, and the next run goes on from there"
+		msg += "; finished stages are in the cache, the next run continues from them"
 	}
 	u.errorLine(msg, "")
 }
 
-// close removes what is drawn only while the program runs.
+// close removes the live region, which is drawn only while the program runs.
 func (u *ui) close() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -223,7 +284,7 @@ func (u *ui) close() {
 	u.erase()
 }
 
-// event shows what happens in a build.
+// event shows an event of a build.
 func (u *ui) event(e graph.Event) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -257,7 +318,7 @@ func (u *ui) event(e graph.Event) {
 			u.print("  | " + printable(e.Line))
 		}
 	case graph.Waiting:
-		u.line("wait", name, "33", fmt.Sprintf("process %d builds the same", e.PID))
+		u.line("wait", name, "33", fmt.Sprintf("process %d builds the same stage", e.PID))
 	case graph.Cached:
 		u.live.cached++
 		delete(u.live.expected, e.Node)
@@ -280,9 +341,9 @@ func (u *ui) event(e graph.Event) {
 func impure(n *graph.Node) string {
 	switch {
 	case n.Impure && n.Network == runner.NoNetwork:
-		return "impure: it never gives the same bytes twice"
+		return "impure: its output differs each time"
 	case n.Impure:
-		return "impure: it may reach a network"
+		return "impure: it may use a network"
 	}
 	return ""
 }
@@ -294,7 +355,7 @@ func (u *ui) why(reason string) string {
 	return strings.TrimPrefix(reason, "cache miss: ")
 }
 
-// cost is how long a node took and how large its outputs are.
+// cost returns how long a node took and how large its outputs are.
 func (u *ui) cost(e graph.Event) string {
 	var size int64
 	for _, a := range e.Outputs {

@@ -1,3 +1,6 @@
+// This file draws the live region: the running stages and the progress of the build,
+// below the last line of a terminal.
+
 package main
 
 import (
@@ -9,39 +12,40 @@ import (
 	"time"
 
 	"meros/graph"
+	"meros/graph/draw"
 	"meros/runner/host"
 )
 
-// redraw is how often the live region changes at the most, and tickLive how
-// often it does if nothing happens.
+// redraw is the shortest time between two drawings of the live region, and tickLive
+// the longest.
 const (
 	redraw   = 100 * time.Millisecond
 	tickLive = 500 * time.Millisecond
 )
 
-// maxLive is how many running nodes are shown one by one.
+// maxLive is how many running nodes have a line of their own.
 const maxLive = 8
 
-// live is what is shown, at the end of the screen, only while a build runs.
+// live is the state of the region at the end of the screen that is drawn while a build runs.
 type live struct {
-	expected map[*graph.Node]time.Duration // of what is expected to run and has not yet ended
-	toRun    int                           // of them at the beginning
+	expected map[*graph.Node]time.Duration // of the nodes that are expected to run and have not ended
+	toRun    int                           // how many they were at the start
 	ran      int
 	cached   int
 	jobs     int
 	cpu      host.CPUMeter
-	blocks   bool // the terminal knows Unicode
+	blocks   bool // the terminal shows Unicode
 	stop     chan struct{}
 }
 
-// begin announces a build. Of a quiet one no cached node is told.
-// foreseen, which may be nil, is what is expected to happen.
-func (u *ui) begin(quiet bool, foreseen []graph.Preview, h graph.History, jobs int) {
+// begin announces a build. If quiet is set, event leaves out cached nodes. preview may
+// be nil.
+func (u *ui) begin(quiet bool, preview []graph.Preview, h graph.History, jobs int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.quiet = quiet
 	u.live = live{expected: make(map[*graph.Node]time.Duration), jobs: max(jobs, 1), blocks: unicodeTerminal(), stop: make(chan struct{})}
-	for _, f := range foreseen {
+	for _, f := range preview {
 		if f.Outcome != graph.WouldReuse {
 			u.live.expected[f.Node] = h.Expect(f.Node)
 		}
@@ -52,7 +56,7 @@ func (u *ui) begin(quiet bool, foreseen []graph.Preview, h graph.History, jobs i
 	}
 }
 
-// tick redraws what changes with time alone.
+// tick redraws the times while nothing happens.
 func (u *ui) tick(stop chan struct{}) {
 	t := time.NewTicker(tickLive)
 	defer t.Stop()
@@ -78,7 +82,7 @@ func (u *ui) end() {
 	}
 }
 
-// draw shows the running nodes below what was printed, in one write: the screen
+// draw shows the running nodes below the last line, in one write, so that the screen
 // does not flicker.
 func (u *ui) draw(force bool) {
 	if u.mode != "tty" || len(u.running) == 0 || !force && time.Since(u.drawnAt) < redraw {
@@ -95,8 +99,8 @@ func (u *ui) draw(force bool) {
 	u.drawn, u.drawnAt = lines, time.Now()
 }
 
-// erasure is what removes the live region from the screen. A terminal that has
-// become narrower shows a line of it in several rows.
+// erasure returns the text that removes the live region from the screen. A terminal
+// that has become narrower shows a line in several rows.
 func (u *ui) erasure() string {
 	if len(u.drawn) == 0 {
 		return ""
@@ -109,7 +113,7 @@ func (u *ui) erasure() string {
 	return fmt.Sprintf("\x1b[%dA\x1b[J", rows)
 }
 
-// frame is what the live region shows on a screen of that many cells.
+// frame returns the lines of the live region for a screen of that many cells.
 func (u *ui) frame(width, height int, now time.Time) []string {
 	nodes := make([]*graph.Node, 0, len(u.running))
 	for n := range u.running {
@@ -135,11 +139,11 @@ func (u *ui) frame(width, height int, now time.Time) []string {
 	return append(lines, fit(u.footer(len(nodes), now), width))
 }
 
-// nodeLine tells how far a node is.
+// nodeLine returns the progress of a node.
 func (u *ui) nodeLine(n *graph.Node, width int, now time.Time) string {
 	a := u.running[n]
 	took := now.Sub(a.since)
-	line := fmt.Sprintf("%8s  %-*s", seconds(took), width, cut(n.Name, width))
+	line := fmt.Sprintf("%8s  %-*s", seconds(took), width, draw.Cut(n.Name, width))
 	switch {
 	case a.total > 0:
 		return line + "  " + u.live.bar(float64(a.done)/float64(a.total)) + "  " + progressText(n, a)
@@ -149,10 +153,10 @@ func (u *ui) nodeLine(n *graph.Node, width int, now time.Time) string {
 	return line
 }
 
-// barCells is how wide a bar is.
+// barCells is the width of a bar.
 const barCells = 16
 
-// bar draws a part of a whole.
+// bar draws a fraction as a bar.
 func (l *live) bar(part float64) string {
 	full := int(max(min(part, 1), 0)*barCells + 0.5)
 	if l.blocks {
@@ -161,7 +165,7 @@ func (l *live) bar(part float64) string {
 	return "[" + strings.Repeat("#", full) + strings.Repeat(".", barCells-full) + "]"
 }
 
-// footer tells how far the build is.
+// footer returns the progress of the build.
 func (u *ui) footer(running int, now time.Time) string {
 	l := &u.live
 	done := fmt.Sprintf("%d done", l.ran)
@@ -178,8 +182,8 @@ func (u *ui) footer(running int, now time.Time) string {
 	return line
 }
 
-// left is how long the build may take still: as long as the longest of what
-// runs, or as all that is left, side by side.
+// left estimates how long the build still takes: as long as the longest running node,
+// or as all remaining nodes divided by the jobs.
 func (u *ui) left(now time.Time) time.Duration {
 	var sum, longest time.Duration
 	for n, d := range u.live.expected {
@@ -192,7 +196,7 @@ func (u *ui) left(now time.Time) time.Duration {
 	return max(longest, sum/time.Duration(u.live.jobs))
 }
 
-// progressText is how far a node is: a download in bytes, others in steps.
+// progressText returns the progress of a node: of a download in bytes, of others in steps.
 func progressText(n *graph.Node, a *activity) string {
 	if n.Needs.Download {
 		return fmt.Sprintf("%s of %s", bytesText(a.done), bytesText(a.total))
@@ -200,6 +204,7 @@ func progressText(n *graph.Node, a *activity) string {
 	return fmt.Sprintf("%d of %d", a.done, a.total)
 }
 
+// erase removes the live region. The caller holds the mutex.
 func (u *ui) erase() {
 	if len(u.drawn) > 0 {
 		fmt.Fprint(u.err, u.erasure())
@@ -207,8 +212,7 @@ func (u *ui) erase() {
 	}
 }
 
-// unicodeTerminal tells whether the locale's characters are Unicode's,
-// locale(7).
+// unicodeTerminal reports whether the locale uses UTF-8, locale(7).
 func unicodeTerminal() bool {
 	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
 		if v := strings.ToUpper(os.Getenv(name)); v != "" {

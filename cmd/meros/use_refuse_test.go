@@ -83,7 +83,7 @@ func TestUseNames(t *testing.T) {
 		}
 	}
 	for use, words := range map[string]string{
-		"c.qcow2":                   "there is no such image (one of a registry is docker://NAME:TAG)",
+		"c.qcow2":                   "there is no such image\nan image of a registry is docker://NAME:TAG",
 		"debian:12":                 "docker://NAME:TAG",
 		".":                         "this is a directory\n`oci:PATH` reads a container image in a directory",
 		"/dev/null":                 "this is not a regular file\nconvert a device with `qemu-img convert`",

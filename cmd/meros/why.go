@@ -1,3 +1,6 @@
+// This file is the verb why: it explains the next build, the last one, or the
+// differences between two.
+
 package main
 
 import (
@@ -6,15 +9,16 @@ import (
 	"strings"
 
 	"meros/graph/record"
+	"meros/runner/hint"
 )
 
 type whyCmd struct {
 	Constellation string `arg:"" help:"Name of the constellation, or CONSTELLATION/MACHINE."`
-	Stage         string `arg:"" optional:"" help:"A part of the names of the stages to explain (default: those that run first)."`
-	RootfsOnly    bool   `help:"As of build."`
-	Boot          bool   `help:"As of build."`
-	From          string `placeholder:"BUILD" help:"Compare this build of the history with another (see meros history; NAME~1 is the one before the newest)."`
-	To            string `placeholder:"BUILD" help:"The other one (default: the newest of the constellation)."`
+	Stage         string `arg:"" optional:"" help:"Explain the stages with this in their names (default: those that run first)."`
+	RootfsOnly    bool   `help:"As for build."`
+	Boot          bool   `help:"As for build."`
+	From          string `placeholder:"BUILD" help:"Compare this build with another: an ID of meros history, or NAME~1 for the build before the newest."`
+	To            string `placeholder:"BUILD" help:"The other build (default: the newest of the constellation)."`
 	JSON          bool   `name:"json" help:"Print JSON: [{\"name\", \"stage\", \"when\", \"reason\", \"differences\": [{\"name\", \"before\", \"after\"}], \"then\"}]; when is next, last, spared or between."`
 }
 
@@ -40,10 +44,10 @@ func (c *whyCmd) Run(e *env) error {
 		return e.sayJSON(append([]record.Explanation{}, all...))
 	}
 	if len(all) == 0 && c.Stage != "" && !f.has(c.Stage) {
-		return usageError{fmt.Errorf("%s: no stage has %q in its name (meros plan %s -v lists them)", name, c.Stage, name)}
+		return usageError{hint.Add(fmt.Errorf("%s: no stage has %q in its name", name, c.Stage), "`meros plan %s -v` lists the stages", name)}
 	}
 	if len(all) == 0 {
-		e.ui.say("nothing would run, and nothing is known of an earlier build")
+		e.ui.say("nothing would run, and no earlier build is remembered")
 	}
 	for _, x := range all {
 		printExplanation(e, x)
@@ -51,7 +55,7 @@ func (c *whyCmd) Run(e *env) error {
 	return nil
 }
 
-// between explains what differs between two builds of the history.
+// between explains the differences between two builds.
 func (c *whyCmd) between(e *env, name string) error {
 	rs := e.records()
 	to, err := rs.Find(cmp.Or(c.To, name))
@@ -65,7 +69,7 @@ func (c *whyCmd) between(e *env, name string) error {
 		}
 	}
 	if from == nil {
-		return usageError{fmt.Errorf("%s is the first build that is remembered: there is none to compare it with", to.ID)}
+		return usageError{fmt.Errorf("%s is the first build that is remembered, there is no build to compare it with", to.ID)}
 	}
 	store, err := e.openStore(true)
 	if err != nil {
@@ -84,9 +88,10 @@ func (c *whyCmd) between(e *env, name string) error {
 	return nil
 }
 
-// maxDifferences is how many lines are told of a stage.
+// maxDifferences is how many differences of a stage are printed.
 const maxDifferences = 20
 
+// printExplanation prints why a stage runs or ran.
 func printExplanation(e *env, x record.Explanation) {
 	verb := map[string]string{"next": "would run", "last": "changed the last time", "between": "differs", "spared": "was spared"}[x.When]
 	e.ui.say("%s %s", x.Name, verb)
@@ -101,6 +106,6 @@ func printExplanation(e *env, x record.Explanation) {
 		e.ui.say("    %s", d)
 	}
 	if len(x.Then) > 0 {
-		e.ui.say("  then, unless it gives the same bytes: %s", strings.Join(x.Then, ", "))
+		e.ui.say("  then, if its output changes: %s", strings.Join(x.Then, ", "))
 	}
 }

@@ -76,7 +76,7 @@ func Chart(bars []Bar, total float64, text Text) string {
 		x, w, y := bar.Start*scale, max(bar.Seconds*scale, 1), chartTop+row[i]*chartRow
 		fmt.Fprintf(&b, "<a href=\"#s%d\"><title>%s: %s</title><rect class=\"%s\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"%d\"/>", bar.Anchor, html.EscapeString(bar.Name), text.Seconds(bar.Seconds), class, x, y, w, chartRow-5)
 		if letters := int(w / 6); letters > 4 {
-			fmt.Fprintf(&b, "<text x=\"%.1f\" y=\"%d\">%s</text>", x+3, y+12, html.EscapeString(cut(bar.Name, letters)))
+			fmt.Fprintf(&b, "<text x=\"%.1f\" y=\"%d\">%s</text>", x+3, y+12, html.EscapeString(Cut(bar.Name, letters)))
 		}
 		b.WriteString("</a>\n")
 	}

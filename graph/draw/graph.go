@@ -142,8 +142,8 @@ func (g *Graph) Mermaid() string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// cut shortens a text in its middle to n letters.
-func cut(s string, n int) string {
+// Cut shortens a text in its middle to n letters.
+func Cut(s string, n int) string {
 	r := []rune(s)
 	if len(r) <= n {
 		return s

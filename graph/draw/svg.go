@@ -107,7 +107,7 @@ svg { background: #1b1d22 } text { fill: #ddd } rect { fill: #262a31; stroke: #8
 		s := spots[i]
 		fmt.Fprintf(&b, "<g><title>%s</title><rect class=\"%s\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"6\"/>", html.EscapeString(g.label(n)), n.Outcome, s.x, s.y, boxWidth, boxHeight)
 		fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\">%s</text><text x=\"%d\" y=\"%d\" font-size=\"11\">%s</text></g>\n",
-			s.x+8, s.y+17, html.EscapeString(cut(n.Name, lettersInBox)), s.x+8, s.y+32, g.state(n))
+			s.x+8, s.y+17, html.EscapeString(Cut(n.Name, lettersInBox)), s.x+8, s.y+32, g.state(n))
 	}
 	fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" font-size=\"11\">thin frame: reused; thick: runs; thickest: failed; dashed: runs if its inputs change, or skipped</text>\n", margin, height-12)
 	return b.String() + "</svg>"
