@@ -114,7 +114,7 @@ func TestMachineLife(t *testing.T) {
 		p.Write(t, "constellations/live/manifest.yml", "virtual_machines: {m: {memroy: 1G}}\n")
 		fails(t, p.Run(t, "build", "live"), exitUsage, "memroy")
 		for _, args := range [][]string{{"info"}, {"info", "live"}} {
-			if o := p.Must(t, args...); !strings.Contains(o.Stdout, string(vm.Ready)) || !strings.Contains(o.Stderr, "its machines are told by their records") {
+			if o := p.Must(t, args...); !strings.Contains(o.Stdout, string(vm.Ready)) || !strings.Contains(o.Stderr, "cannot read the manifest, listing machines from their run records") {
 				t.Errorf("meros %q said\n%s%s", args, o.Stdout, o.Stderr)
 			}
 		}

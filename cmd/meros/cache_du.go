@@ -1,3 +1,6 @@
+// This file is the verb cache du: it shows which constellations use the cache, and since
+// when nothing used an entry.
+
 package main
 
 import (
@@ -12,17 +15,17 @@ import (
 )
 
 type duCmd struct {
-	Constellation string `arg:"" optional:"" help:"Show each thing that the newest builds of this one are made of."`
+	Constellation string `arg:"" optional:"" help:"List the entries that the newest builds of this constellation are made of."`
 	JSON          bool   `name:"json" help:"Print JSON: {\"bytes\", \"limit\", \"kinds\": [{\"kind\", \"files\", \"bytes\"}], \"constellations\": [{\"name\", \"bytes\", \"alone\"}], \"unneeded\", \"ages\": [{\"days\", \"bytes\"}]}, bytes as allocated on disk; or with a constellation [{\"kind\", \"node\", \"output\", \"digest\", \"bytes\", \"used\", \"also\"}]."`
 }
 
-// cacheUse is what takes room.
+// cacheUse is the usage of the cache.
 type cacheUse struct {
 	Bytes          int64           `json:"bytes"`
 	Limit          int64           `json:"limit"`
 	Kinds          []kindUse       `json:"kinds"`
 	Constellations []constellation `json:"constellations"`
-	Unneeded       int64           `json:"unneeded"` // of no constellation's newest builds, no lock and no pin
+	Unneeded       int64           `json:"unneeded"` // in no constellation's newest builds, no lock and no pin
 	Ages           []ageUse        `json:"ages"`
 }
 
@@ -34,18 +37,18 @@ type kindUse struct {
 
 type constellation struct {
 	Name  string `json:"name"`
-	Bytes int64  `json:"bytes"` // of artifacts of its newest builds
-	Alone int64  `json:"alone"` // of them, those that no other one has
+	Bytes int64  `json:"bytes"` // of the artifacts of its newest builds
+	Alone int64  `json:"alone"` // of those that no other constellation has
 }
 
-// ageUse are the bytes last used less than so many days ago, and more than the
-// one before.
+// ageUse counts the bytes that were last used less than Days days ago, and not less than
+// those of the entry before.
 type ageUse struct {
-	Days  int   `json:"days"` // 0 is without a bound
+	Days  int   `json:"days"` // 0 means no bound
 	Bytes int64 `json:"bytes"`
 }
 
-// ageDays are the bounds that ages are sorted by.
+// ageDays are the bounds of ages.
 var ageDays = [...]int{1, 7, 30, 0}
 
 // Run implements the verb.
@@ -139,17 +142,17 @@ func (u *cacheUse) print(e *env, disks cache.Item) {
 	for _, k := range u.Kinds {
 		e.ui.say("%9s  %7d  %s", bytesText(k.Bytes), k.Files, k.Kind)
 	}
-	limit := "without a limit"
+	limit := "no limit"
 	if u.Limit > 0 {
-		limit = "a build makes room from " + bytesText(u.Limit) + " on"
+		limit = "builds clean the cache above " + bytesText(u.Limit)
 	}
-	e.ui.say("%9s           in all; %s", bytesText(u.Bytes), limit)
+	e.ui.say("%9s           in total; %s", bytesText(u.Bytes), limit)
 	e.ui.say("%9s  %7d  %s", bytesText(disks.Bytes), disks.Files, disks.Kind)
 	e.ui.say("")
 	for _, c := range u.Constellations {
-		e.ui.say("%9s  %s; %s of it no other constellation has", bytesText(c.Bytes), c.Name, bytesText(c.Alone))
+		e.ui.say("%9s  %s; %s of it in no other constellation", bytesText(c.Bytes), c.Name, bytesText(c.Alone))
 	}
-	e.ui.say("%9s  of no constellation's newest builds, no lock and no pin (meros cache gc frees it first)", bytesText(u.Unneeded))
+	e.ui.say("%9s  in no current build, lock or pin; `meros cache gc` removes it first", bytesText(u.Unneeded))
 	e.ui.say("")
 	for i, a := range u.Ages {
 		text := fmt.Sprintf("used within %d days", a.Days)
@@ -163,26 +166,26 @@ func (u *cacheUse) print(e *env, disks cache.Item) {
 	}
 }
 
-type heldByOthers struct {
-	heldJSON
-	Also []string `json:"also,omitempty"` // other constellations that have it
+type sharedItem struct {
+	itemJSON
+	Also []string `json:"also,omitempty"` // other constellations that have the entry
 }
 
-// one shows what the newest builds of a constellation are made of.
+// one lists the entries that the newest builds of a constellation are made of.
 func (c *duCmd) one(e *env, need *roots, all []cache.Item) error {
 	if _, err := constellations.Find(e.root, c.Constellation); err != nil && !slices.Contains(need.names, c.Constellation) {
 		return usageIfMissing(err)
 	}
-	held := []heldByOthers{}
+	held := []sharedItem{}
 	for _, h := range all {
 		users := need.users[h.Digest]
 		if h.Digest == "" || !slices.Contains(users, c.Constellation) {
 			continue
 		}
 		others := slices.DeleteFunc(slices.Clone(users), func(n string) bool { return n == c.Constellation })
-		held = append(held, heldByOthers{newHeldJSON(h), others})
+		held = append(held, sharedItem{newItemJSON(h), others})
 	}
-	slices.SortFunc(held, func(a, b heldByOthers) int {
+	slices.SortFunc(held, func(a, b sharedItem) int {
 		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), strings.Compare(a.Digest, b.Digest))
 	})
 	if c.JSON {

@@ -1,3 +1,5 @@
+// This file is the verb cache gc, and the collection after a build.
+
 package main
 
 import (
@@ -14,17 +16,17 @@ import (
 	"meros/cache"
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/hint"
 )
 
-// cacheSizeEnv is the variable that says how large the cache may become before
-// a build makes room.
+// cacheSizeEnv is the variable that holds the size above which a build cleans the cache.
 const cacheSizeEnv = "MEROS_CACHE_SIZE"
 
 type gcCmd struct {
-	MaxSize   byteSize `placeholder:"SIZE" help:"Make the cache no larger than that (such as 20G; default without other limits: MEROS_CACHE_SIZE, or a fifth of the disk, at most 50G)."`
-	MinFree   byteSize `placeholder:"SIZE" help:"Leave that much of the disk free."`
-	OlderThan age      `placeholder:"AGE" help:"Remove what was not used for so long (such as 30d)."`
-	DryRun    bool     `short:"n" help:"Only tell what would be removed."`
+	MaxSize   byteSize `placeholder:"SIZE" help:"Limit of the size of the cache, such as 20G (default without other limits: MEROS_CACHE_SIZE, or a fifth of the disk, at most 50G)."`
+	MinFree   byteSize `placeholder:"SIZE" help:"Space to leave free on the disk, such as 10G."`
+	OlderThan age      `placeholder:"AGE" help:"Remove entries that were not used for this long, such as 30d."`
+	DryRun    bool     `short:"n" help:"Only print what would be removed."`
 	JSON      bool     `name:"json" help:"Print JSON: {\"before\", \"after\", \"missing\", \"busy\", \"kept\": {why: bytes}, \"removed\": [{\"kind\", \"node\", \"output\", \"digest\", \"bytes\", \"used\"}]}."`
 }
 
@@ -34,10 +36,10 @@ func (c *gcCmd) args() []string {
 	})
 }
 
-// Run implements the verb. It fails if a limit could not be met.
+// Run implements the verb. It fails if it cannot meet a limit.
 func (c *gcCmd) Run(e *env) error {
 	if done, err := e.inNamespace(c.args()...); done {
-		return err // unpacked layers have files of the ids of a namespace
+		return err // the owners of unpacked files are IDs of a namespace
 	}
 	dir := e.cacheDir()
 	store, err := cache.Open(dir, cache.Options{ReadOnly: c.DryRun})
@@ -70,12 +72,12 @@ func (c *gcCmd) Run(e *env) error {
 		c.print(e, r)
 	}
 	if r.Missing > 0 {
-		return fmt.Errorf("%s more would have to go to meet the limit, and what is left is needed (%s)", bytesText(r.Missing), heldBy(r))
+		return hint.Add(fmt.Errorf("the limit is exceeded by %s, and everything left is needed", bytesText(r.Missing)), "%s", howToFree(r))
 	}
 	return nil
 }
 
-// cacheSize is what the cache in dir takes on disk.
+// cacheSize returns the bytes that the cache in dir occupies on disk.
 func cacheSize(dir string) (sum int64, err error) {
 	all, err := cache.Contents(dir, cacheAreas(dir)...)
 	for _, h := range all {
@@ -84,26 +86,22 @@ func cacheSize(dir string) (sum int64, err error) {
 	return sum, err
 }
 
-// heldBy says what keeps most, and what can be done about that.
-func heldBy(r *cache.Collected) string {
+// howToFree names the largest reason why entries are kept, and what removes it.
+func howToFree(r *cache.Collected) string {
 	if r.Busy > 0 {
-		return bytesText(r.Busy) + " may be used by a build that runs: collect after it"
+		return "a running build may use " + bytesText(r.Busy) + ", try again when it is done"
 	}
 	hints := map[string]string{
-		keptByMachine: "meros shutdown", keptByPin: "meros cache unpin", keptByImage: "remove constellations that are not used", keptByLock: "remove constellations that are not used",
+		keptByMachine: "`meros shutdown` frees it", keptByPin: "`meros cache unpin` frees it", keptByImage: "remove unused constellations", keptByLock: "remove unused constellations",
 	}
 	reasons := slices.SortedFunc(maps.Keys(r.Retained), func(a, b string) int { return int(min(max(r.Retained[b]-r.Retained[a], -1), 1)) })
 	if len(reasons) == 0 {
-		return "it is used"
+		return "try again when no build is running"
 	}
-	text := fmt.Sprintf("most of it, %s, by %s", bytesText(r.Retained[reasons[0]]), reasons[0])
-	if h := hints[reasons[0]]; h != "" {
-		text += ": " + h
-	}
-	return text
+	return fmt.Sprintf("%s are needed by %s: %s", bytesText(r.Retained[reasons[0]]), reasons[0], hints[reasons[0]])
 }
 
-// collect collects, but never what is needed.
+// collect cleans the cache, and keeps what the roots need.
 func collect(e *env, store *cache.Store, o cache.CollectOptions) (*cache.Collected, error) {
 	o.Roots = func() (cache.Roots, error) {
 		need, err := findRoots(e, store)
@@ -116,7 +114,7 @@ func collect(e *env, store *cache.Store, o cache.CollectOptions) (*cache.Collect
 	return store.Collect(e.ctx, o)
 }
 
-// partialWait is the age from which nobody continues a partial download.
+// partialWait is the age at which a partial download is abandoned.
 const partialWait = time.Hour
 
 // cacheAreas returns the directories beside the store's own in the cache
@@ -130,25 +128,25 @@ func cacheAreas(dir string) []cache.Area {
 	}
 }
 
-// cacheLimit is how large the cache in dir may become if nobody says so: a
-// fifth of its disk, and no more than anybody misses on a laptop.
+// cacheLimit returns the default limit of the cache in dir: a fifth of its disk, and at
+// most 50 GiB, which a laptop can spare.
 func cacheLimit(dir string) (byteSize, error) {
 	if v := os.Getenv(cacheSizeEnv); v != "" {
 		n, err := constellations.ParseSize(v, 1)
 		if err != nil {
-			return 0, usageError{fmt.Errorf("%s: %w (such as 20G; 0 is no limit)", cacheSizeEnv, err)}
+			return 0, usageError{hint.Add(fmt.Errorf("%s: %w", cacheSizeEnv, err), "write a size such as 20G; 0 means no limit")}
 		}
 		return byteSize(n), nil
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
-		return 0, fmt.Errorf("look at the disk of %s: %w", dir, err)
+		return 0, fmt.Errorf("read the size of the disk of %s: %w", dir, err)
 	}
 	return byteSize(min(int64(fs.Blocks)*int64(fs.Bsize)/5, 50<<30)), nil
 }
 
-// heldJSON is what takes room, for programs.
-type heldJSON struct {
+// itemJSON is an entry of the cache, for programs.
+type itemJSON struct {
 	Kind   string    `json:"kind"`
 	Node   string    `json:"node,omitempty"`
 	Output string    `json:"output,omitempty"`
@@ -157,12 +155,12 @@ type heldJSON struct {
 	Used   time.Time `json:"used"`
 }
 
-func newHeldJSON(h cache.Item) heldJSON {
-	return heldJSON{h.Kind, h.Node, h.Output, string(h.Digest), h.Bytes, h.Used.UTC()}
+func newItemJSON(h cache.Item) itemJSON {
+	return itemJSON{h.Kind, h.Node, h.Output, string(h.Digest), h.Bytes, h.Used.UTC()}
 }
 
-// what names it for people.
-func (h heldJSON) what() string {
+// what names the entry for people.
+func (h itemJSON) what() string {
 	if h.Node == "" {
 		return h.Kind
 	}
@@ -170,9 +168,9 @@ func (h heldJSON) what() string {
 }
 
 func sayCollected(e *env, r *cache.Collected) error {
-	removed := []heldJSON{}
+	removed := []itemJSON{}
 	for _, h := range r.Removed {
-		removed = append(removed, newHeldJSON(h))
+		removed = append(removed, newItemJSON(h))
 	}
 	return e.sayJSON(map[string]any{"before": r.Before, "after": r.After, "missing": r.Missing, "busy": r.Busy, "kept": r.Retained, "removed": removed})
 }
@@ -181,7 +179,7 @@ func (c *gcCmd) print(e *env, r *cache.Collected) {
 	kinds := make(map[string]cache.Item)
 	for _, h := range r.Removed {
 		if e.ui.verbose {
-			e.ui.say("%9s  %-12s  %s", bytesText(h.Bytes), ago(h.Used), newHeldJSON(h).what())
+			e.ui.say("%9s  %-12s  %s", bytesText(h.Bytes), ago(h.Used), newItemJSON(h).what())
 		}
 		k := kinds[h.Kind]
 		k.Bytes += h.Bytes
@@ -196,34 +194,34 @@ func (c *gcCmd) print(e *env, r *cache.Collected) {
 		e.ui.say("%s %9s  %5d  %s", verb, bytesText(kinds[kind].Bytes), kinds[kind].Files, kind)
 	}
 	if r.Stuck > 0 {
-		e.ui.note("%d files could not be removed: they are another user's", r.Stuck)
+		e.ui.note("%d files could not be removed: they belong to another user", r.Stuck)
 	}
 	e.ui.say("the cache: %s before, %s after", bytesText(r.Before), bytesText(r.After))
 }
 
-// makeRoom collects after a build that made something, if the cache has become
-// too large. What it costs to fail here is room.
-func (w *workspace) makeRoom(e *env, r *graph.Result) {
+// limitCache cleans the cache after a build that ran a stage, if the cache exceeds its
+// limit. A failure here only wastes disk space.
+func (w *workspace) limitCache(e *env, r *graph.Result) {
 	if r.Ran == 0 || e.ctx.Err() != nil {
 		return
 	}
 	limit, err := cacheLimit(w.store.Dir())
 	if err != nil || limit == 0 {
 		if err != nil {
-			e.ui.note("no room is made: %v", err)
+			e.ui.note("the cache is not cleaned: %v", err)
 		}
 		return
 	}
 	if size, err := cacheSize(w.store.Dir()); err == nil && size <= int64(limit) {
-		return // what has to stay need not be known
+		return // reading the roots takes time
 	}
 	c, err := collect(e, w.store, cache.CollectOptions{MaxSize: int64(limit)})
 	switch {
 	case err != nil:
-		e.ui.note("no room could be made: %v", err)
+		e.ui.note("the cache could not be cleaned: %v", err)
 	case len(c.Removed) > 0:
-		e.ui.note("made room: removed %s from the cache that was not used for the longest time (the limit is %s, %s)", bytesText(c.Before-c.After), bytesText(int64(limit)), cacheSizeEnv)
+		e.ui.note("removed %s from the cache, the least recently used entries first (limit: %s, %s)", bytesText(c.Before-c.After), bytesText(int64(limit)), cacheSizeEnv)
 	case c.Missing > 0:
-		e.ui.note("the cache takes %s, above its limit of %s (%s), and all of it is needed: %s", bytesText(c.After), bytesText(int64(limit)), cacheSizeEnv, heldBy(c))
+		e.ui.note("the cache exceeds its limit: it has %s of %s (%s), and everything is needed: %s", bytesText(c.After), bytesText(int64(limit)), cacheSizeEnv, howToFree(c))
 	}
 }

@@ -1,3 +1,5 @@
+// This file is the verbs cache pin and cache unpin.
+
 package main
 
 import (
@@ -10,10 +12,11 @@ import (
 
 	"meros/cache"
 	"meros/constellations"
+	"meros/runner/hint"
 )
 
 type pinCmd struct {
-	What string `arg:"" optional:"" help:"CONSTELLATION or CONSTELLATION/MACHINE (default: show the pins)."`
+	What string `arg:"" optional:"" help:"CONSTELLATION or CONSTELLATION/MACHINE (default: list the pins)."`
 }
 
 // Run implements the verb.
@@ -45,7 +48,7 @@ func (c *pinCmd) Run(e *env) error {
 		return err
 	}
 	if len(builds) == 0 {
-		return fmt.Errorf("%s was never built here: there is nothing to pin (meros build %s)", c.What, strings.Replace(c.What, "/", " ", 1))
+		return hint.Add(fmt.Errorf("%s was never built here, there is nothing to pin", c.What), "`meros build %s` builds it", strings.Replace(c.What, "/", " ", 1))
 	}
 	scratch, err := store.NewScratch(e.scratchDir())
 	if err != nil {
@@ -70,13 +73,14 @@ func (c *pinCmd) Run(e *env) error {
 	if err := store.Pin(c.What, slices.Sorted(maps.Keys(set))); err != nil {
 		return err
 	}
-	e.ui.say("pinned %s: what it is made of now stays until meros cache unpin %s", c.What, c.What)
+	e.ui.say("pinned %s: its current artifacts stay until `meros cache unpin %s`", c.What, c.What)
 	if gone > 0 {
-		e.ui.note("%d things that it was made of are not in the cache any more (meros build makes them again where they are needed)", gone)
+		e.ui.note("%d of its artifacts are no longer in the cache; `meros build` makes them again if it needs them", gone)
 	}
 	return nil
 }
 
+// showPins lists the pins with their sizes.
 func showPins(e *env, store *cache.Store) error {
 	pins, err := store.Pins()
 	if err != nil {
@@ -104,7 +108,7 @@ func showPins(e *env, store *cache.Store) error {
 }
 
 type unpinCmd struct {
-	What string `arg:"" help:"As meros cache pin shows it."`
+	What string `arg:"" help:"Name of a pin, as meros cache pin lists it."`
 }
 
 // Run implements the verb.

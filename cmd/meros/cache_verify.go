@@ -1,12 +1,16 @@
+// This file is the verb cache verify.
+
 package main
 
 import (
 	"fmt"
 	"time"
+
+	"meros/runner/hint"
 )
 
 type verifyCmd struct {
-	Repair bool `help:"Remove what is damaged; the next build makes it again."`
+	Repair bool `help:"Remove damaged files; the next build makes them again."`
 	JSON   bool `name:"json" help:"Print JSON: {\"files\", \"bytes\", \"damaged\": [{\"file\", \"reason\"}]}."`
 }
 
@@ -14,9 +18,9 @@ func (c *verifyCmd) args() []string {
 	return commandLine([]string{"cache", "verify"}, map[string]any{"repair": c.Repair, "json": c.JSON})
 }
 
-// Run implements the verb. It fails if something is damaged and stays.
+// Run implements the verb. It fails if damaged files remain.
 func (c *verifyCmd) Run(e *env) error {
-	if c.Repair { // unpacked layers have files of the ids of a namespace
+	if c.Repair { // the owners of unpacked files are IDs of a namespace
 		if done, err := e.inNamespace(c.args()...); done {
 			return err
 		}
@@ -26,7 +30,7 @@ func (c *verifyCmd) Run(e *env) error {
 		return err
 	}
 	if c.Repair {
-		scratch, err := store.NewScratch(e.scratchDir()) // what is dropped goes there
+		scratch, err := store.NewScratch(e.scratchDir()) // the store removes files through it
 		if err != nil {
 			return err
 		}
@@ -52,8 +56,8 @@ func (c *verifyCmd) Run(e *env) error {
 	case len(v.Damaged) == 0:
 		return nil
 	case c.Repair:
-		e.ui.note("removed what was damaged; the next build that needs it makes it again")
+		e.ui.note("removed the damaged files; the next build makes them again if it needs them")
 		return nil
 	}
-	return fmt.Errorf("%d files of the cache are damaged (meros cache verify --repair removes them, the next build makes them again)", len(v.Damaged))
+	return hint.Add(fmt.Errorf("%d files of the cache are damaged", len(v.Damaged)), "`meros cache verify --repair` removes them, and the next build makes them again")
 }

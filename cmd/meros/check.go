@@ -1,3 +1,6 @@
+// This file builds everything a second time in fresh directories and compares, for build
+// --check.
+
 package main
 
 import (
@@ -9,19 +12,20 @@ import (
 
 	"meros/cache"
 	"meros/graph"
+	"meros/runner/hint"
 	"meros/runner/layer"
 	"meros/stages/step"
 )
 
-// checker builds a plan a second time, from its downloads on.
+// checker builds a plan a second time, starting with the same downloads.
 type checker struct {
 	*workspace
-	again *cache.Store // with nothing in it but the downloads, and what foreign networks gave
+	again *cache.Store // it starts with the downloads and the outputs of impure stages
 	first *graph.Result
 }
 
-// seed puts into the second store what comes from a network: the downloads, and
-// what stages gave whose key does not determine it.
+// seed adds to the second store everything that came from a network: the downloads, and
+// the outputs of impure stages. It returns how many impure stages there are.
 func (c *checker) seed(plan *graph.Plan) (impure int, err error) {
 	for _, n := range plan.Nodes {
 		id := c.first.Actions[n]
@@ -53,7 +57,7 @@ func (c *checker) seed(plan *graph.Plan) (impure int, err error) {
 	return impure, nil
 }
 
-// share gives the second store an artifact of the first, if that has it.
+// share links an artifact into the second store, if the first one has it.
 func (c *checker) share(a cache.Artifact) error {
 	to := c.again.Path(a.Digest)
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
@@ -66,11 +70,11 @@ func (c *checker) share(a cache.Artifact) error {
 	return err
 }
 
-// compare finds the first node that was given the same and gave something else.
+// compare finds the first node that had the same inputs and another output.
 func (c *checker) compare(plan *graph.Plan, second *graph.Result) error {
 	for _, n := range plan.Nodes {
 		if n.Fixed != nil || c.first.Actions[n] != second.Actions[n] {
-			continue // what goes into it differs already
+			continue // its inputs differ
 		}
 		for _, o := range n.Outputs {
 			a, b := c.first.Outputs[n][o], second.Outputs[n][o]
@@ -81,15 +85,16 @@ func (c *checker) compare(plan *graph.Plan, second *graph.Result) error {
 			if err != nil {
 				where = err.Error()
 			}
-			return fmt.Errorf("%s is not reproducible: its output %q was %s and is %s: %s (the key, which is the same: data/cache/actions/%s)",
-				n.Name, o, a.Digest.Encoded()[:12], b.Digest.Encoded()[:12], where, filepath.Join(c.first.Actions[n].Hex()[:2], c.first.Actions[n].Hex()+".key"))
+			return hint.Add(fmt.Errorf("%s is not reproducible: its output %q was %s and is %s: %s",
+				n.Name, o, a.Digest.Encoded()[:12], b.Digest.Encoded()[:12], where),
+				"data/cache/actions/%s is the key of both", filepath.Join(c.first.Actions[n].Hex()[:2], c.first.Actions[n].Hex()+".key"))
 		}
 	}
 	return nil
 }
 
-// check builds all that a build has given once more, in fresh directories, and
-// compares. The error names the stage that gave other bytes from the same ones.
+// check builds everything again in fresh directories, and compares. The error names the
+// stage whose output differs although its inputs are the same.
 func (w *workspace) check(e *env, plan *graph.Plan, targets []*graph.Node, first *graph.Result, jobs int) error {
 	dir := filepath.Join(w.scratch.Dir(), "check")
 	again, err := cache.Open(dir, cache.Options{NoSync: true})
@@ -103,7 +108,7 @@ func (w *workspace) check(e *env, plan *graph.Plan, targets []*graph.Node, first
 	}
 	var checked []*graph.Node
 	for _, t := range targets {
-		if t.Deliver == "" && t.Stage != "boot" { // a copy, and a verdict that has a time in it
+		if t.Deliver == "" && t.Stage != "boot" { // copies, and results that contain times
 			checked = append(checked, t)
 		}
 	}
@@ -115,7 +120,7 @@ func (w *workspace) check(e *env, plan *graph.Plan, targets []*graph.Node, first
 		return err
 	}
 	o.Store, o.Observe = again, e.ui.event
-	e.ui.note("building all of it again, to compare")
+	e.ui.note("building everything again, to compare")
 	e.ui.begin(false, nil, w.history, jobs)
 	defer e.ui.end()
 	second, err := graph.Build(e.ctx, plan, checked, o)
@@ -127,7 +132,7 @@ func (w *workspace) check(e *env, plan *graph.Plan, targets []*graph.Node, first
 	}
 	text := fmt.Sprintf("checked: %d stages gave the same bytes again", second.Ran)
 	if impure > 0 {
-		text += fmt.Sprintf("; %d impure ones were not tried", impure)
+		text += fmt.Sprintf("; %d impure stages were left out", impure)
 	}
 	e.ui.note("%s", text)
 	return nil

@@ -1,3 +1,5 @@
+// This file is the verb connect.
+
 package main
 
 import (
@@ -5,13 +7,15 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+
+	"meros/runner/hint"
 )
 
 type connectCmd struct {
 	Constellation string   `arg:"" help:"Name of the constellation."`
 	Machine       string   `arg:"" help:"Name of the machine."`
-	Agent         bool     `short:"A" help:"Let the machine use your ssh agent."`
-	Command       []string `arg:"" optional:"" passthrough:"" help:"What to run there, after --: one word is a line for the shell, several are kept as they are. Its exit status becomes that of meros."`
+	Agent         bool     `short:"A" help:"Forward your ssh agent to the machine."`
+	Command       []string `arg:"" optional:"" passthrough:"" help:"Command to run, after --. One word is a line for the shell; several words are passed on as they are. Its exit status becomes that of meros."`
 }
 
 // Run implements the verb: it becomes ssh(1).
@@ -38,7 +42,7 @@ func (c *connectCmd) Run(e *env) error {
 	}
 	program, err := exec.LookPath(argv[0])
 	if err != nil {
-		return fmt.Errorf("%w (Debian: apt install openssh-client)", err)
+		return hint.Add(err, "`apt install openssh-client` installs it on Debian")
 	}
 	e.ui.close()
 	return fmt.Errorf("start %s: %w", program, syscall.Exec(program, argv, os.Environ()))

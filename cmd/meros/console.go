@@ -1,3 +1,6 @@
+// This file is the verb console: it joins the terminal with the serial line of a
+// machine.
+
 package main
 
 import (
@@ -12,7 +15,7 @@ import (
 	"golang.org/x/term"
 )
 
-// escapeKey ends a console, as in telnet(1): control and the closing bracket.
+// escapeKey, control and the closing bracket, leaves a console, as in telnet(1).
 const escapeKey = 0x1d
 
 type consoleCmd struct {
@@ -20,7 +23,7 @@ type consoleCmd struct {
 	Machine       string `arg:"" help:"Name of the machine."`
 }
 
-// Run implements the verb: the machine's serial line, both ways.
+// Run implements the verb.
 func (c *consoleCmd) Run(e *env) error {
 	g, err := groupOf(e, c.Constellation, c.Machine)
 	if err != nil {
@@ -34,7 +37,7 @@ func (c *consoleCmd) Run(e *env) error {
 	defer context.AfterFunc(e.ctx, func() { conn.Close() })()
 	fd := int(os.Stdin.Fd())
 	if term.IsTerminal(fd) {
-		e.ui.note("%s/%s: its console; control-] leaves it", g.Name, c.Machine)
+		e.ui.note("%s/%s: connected to the console, control-] leaves it", g.Name, c.Machine)
 		old, err := term.MakeRaw(fd)
 		if err != nil {
 			return err
@@ -45,12 +48,12 @@ func (c *consoleCmd) Run(e *env) error {
 	return talk(conn, os.Stdin, os.Stdout)
 }
 
-// talkSilence is how long a console that has said nothing more is taken to be
-// done with the last line of an input that has ended.
+// talkSilence is how long a console must be silent after the end of the input to count
+// as finished with the last line.
 const talkSilence = time.Second
 
-// talk copies both ways until the machine ends, or the escape key is typed, or
-// the input is at its end and the answer to it, too.
+// talk copies both ways until the machine ends, the user types the escape key, or the
+// input has ended and the console is silent.
 func talk(conn net.Conn, in io.Reader, out io.Writer) error {
 	over := make(chan error, 1)
 	said := make(chan struct{}, 1)
@@ -96,7 +99,8 @@ func talk(conn net.Conn, in io.Reader, out io.Writer) error {
 	}
 }
 
-// typeInto copies what is typed until the escape key; [io.EOF] is the input's end.
+// typeInto copies the input until the escape key. It returns [io.EOF] at the end of the
+// input.
 func typeInto(conn io.Writer, in io.Reader) error {
 	b := make([]byte, 1024)
 	for {

@@ -1,3 +1,6 @@
+// This file is the verb demo: it creates, builds and boots a constellation, and runs a
+// command on it.
+
 package main
 
 import (
@@ -11,10 +14,10 @@ import (
 )
 
 type demoCmd struct {
-	Keep bool `help:"Leave the machine running."`
+	Keep bool `help:"Leave the machines running."`
 }
 
-// Run implements the verb: build, boot, ask the machine who it is, end it.
+// Run implements the verb.
 func (c *demoCmd) Run(e *env) error {
 	if !isConstellation(e, demo) {
 		if err := makeConstellation(e, demo, "debian"); err != nil {
@@ -40,12 +43,12 @@ func (c *demoCmd) Run(e *env) error {
 		}
 		out, err := exec.CommandContext(e.ctx, argv[0], argv[1:]...).Output()
 		if err != nil {
-			return fmt.Errorf("ask %s who it is: %w", vmachine.Name, err)
+			return fmt.Errorf("run uname on %s: %w", vmachine.Name, err)
 		}
 		e.ui.say("%s", strings.TrimSpace(string(out)))
 	}
 	if c.Keep {
-		e.ui.note("it runs on: meros connect %s %s opens a shell, meros shutdown %s ends it", demo, m.Machines[0].Name, demo)
+		e.ui.note("it is still running: `meros connect %s %s` opens a shell, `meros shutdown %s` shuts it down", demo, m.Machines[0].Name, demo)
 		return nil
 	}
 	all, err := selectMachines(m, nil)

@@ -1,3 +1,5 @@
+// This file is the verb diff: it compares the systems of two builds or images.
+
 package main
 
 import (
@@ -14,22 +16,23 @@ import (
 	"meros/cache"
 	"meros/graph"
 	"meros/graph/record"
+	"meros/runner/hint"
 	"meros/runner/layer"
 	"meros/stages"
 )
 
 type diffCmd struct {
-	A       string `arg:"" help:"An image, or a build as meros history shows it, or a constellation: its newest build; each of the last with /MACHINE to look at one machine."`
-	B       string `arg:"" help:"What it is compared with, named the same way."`
+	A       string `arg:"" help:"An image, the ID of a build in meros history, or a constellation for its newest build. Add /MACHINE to a build or a constellation to compare one machine."`
+	B       string `arg:"" help:"The other one, named the same way."`
 	JSON    bool   `name:"json" help:"Print JSON: [{\"machine\", \"packages\": [{\"name\", \"before\", \"after\"}], \"files\": [{\"path\", \"change\", \"what\"}]}]; change is added, removed or changed."`
-	ExitOne bool   `name:"exit-code" help:"End with status 1 if there are differences."`
+	ExitOne bool   `name:"exit-code" help:"Exit with status 1 if there are differences."`
 }
 
 func (c *diffCmd) args() []string {
 	return commandLine([]string{"diff", c.A, c.B}, map[string]any{"json": c.JSON, "exit-code": c.ExitOne})
 }
 
-// machineDiff is what differs between two states of a machine.
+// machineDiff holds the differences between two systems of a machine.
 type machineDiff struct {
 	Machine  string             `json:"machine,omitempty"`
 	Packages []graph.Difference `json:"packages"`
@@ -78,11 +81,11 @@ func (c *diffCmd) Run(e *env) error {
 	return err
 }
 
-// systems are the layers of machines, as files of the store.
+// systems maps machines to their layers, which are files of the store.
 type systems map[string][]string
 
-// systems are the layers of each machine whose image the build made, or of the
-// only one that is asked for.
+// systemsIn returns the layers of each machine whose image the build made, or of one
+// machine.
 func systemsIn(b *record.Build, store *cache.Store, only string) (systems, error) {
 	all := make(systems)
 	for _, s := range b.Stages {
@@ -91,7 +94,7 @@ func systemsIn(b *record.Build, store *cache.Store, only string) (systems, error
 			continue
 		}
 		if ok && s.Stage == "hooks-vm" {
-			return nil, fmt.Errorf("%s: the hooks of %s ran in the machine itself, which left an image and no layers (compare images: meros diff OLD.qcow2 data/disks/%s-%s.qcow2)", b.ID, machine, b.Name, machine)
+			return nil, hint.Add(fmt.Errorf("%s: the hooks of %s ran in the machine itself, so there is an image and no layers", b.ID, machine), "compare images: `meros diff OLD.qcow2 data/disks/%s-%s.qcow2`", b.Name, machine)
 		}
 		if !ok || s.Stage != "delta" || what != "image" {
 			continue
@@ -102,7 +105,7 @@ func systemsIn(b *record.Build, store *cache.Store, only string) (systems, error
 				continue
 			}
 			if err := store.Has(a); err != nil {
-				return nil, fmt.Errorf("%s: what %s gave is not in the cache any more: %w (build it again)", b.ID, b.Stages[i].Name, err)
+				return nil, hint.Add(fmt.Errorf("%s: the output of %s is no longer in the cache: %w", b.ID, b.Stages[i].Name, err), "build it again")
 			}
 			all[machine] = append(all[machine], store.Path(a.Digest))
 		}
@@ -113,18 +116,19 @@ func systemsIn(b *record.Build, store *cache.Store, only string) (systems, error
 	return all, nil
 }
 
-// databases are where a system says which packages it has.
+// These files list the installed packages.
 const (
 	dpkgStatus   = "var/lib/dpkg/status"
 	apkInstalled = "lib/apk/db/installed"
 )
 
+// compare compares the machines that both sides have.
 func (c *diffCmd) compare(e *env, a, b systems) ([]machineDiff, error) {
 	all := []machineDiff{}
 	names := slices.Sorted(maps.Keys(a))
 	if len(a) == 1 && len(b) == 1 {
 		for _, files := range b {
-			b = systems{names[0]: files} // whatever it is called there
+			b = systems{names[0]: files} // the names may differ
 		}
 	}
 	for _, name := range names {
@@ -166,7 +170,7 @@ func differ(e *env, before, after []string) (*machineDiff, error) {
 	return d, nil
 }
 
-// packagesIn are the versions of what is installed, by name.
+// packagesIn returns the versions of the installed packages, by name.
 func packagesIn(l *layer.Listing) map[string]string {
 	all := make(map[string]string)
 	read := func(file, nameField, versionField string) {
@@ -177,7 +181,7 @@ func packagesIn(l *layer.Listing) map[string]string {
 			if v, ok := strings.CutPrefix(s.Text(), nameField); ok {
 				name = strings.TrimSpace(v)
 			} else if v, ok := strings.CutPrefix(s.Text(), "Status:"); ok && !strings.HasSuffix(strings.TrimSpace(v), " installed") {
-				name = "" // removed, but for its configuration
+				name = "" // only its configuration is left
 			} else if v, ok := strings.CutPrefix(s.Text(), versionField); ok && name != "" {
 				all[name] = strings.TrimSpace(v)
 			}
@@ -188,6 +192,7 @@ func packagesIn(l *layer.Listing) map[string]string {
 	return all
 }
 
+// differInPackages compares two sets of packages.
 func differInPackages(a, b map[string]string) []graph.Difference {
 	all := []graph.Difference{}
 	for name, was := range a {
@@ -204,7 +209,7 @@ func differInPackages(a, b map[string]string) []graph.Difference {
 	return all
 }
 
-// filesShown is how many files are told without -v.
+// filesShown is how many files are printed without -v.
 const filesShown = 100
 
 func (d machineDiff) print(e *env) {
@@ -227,7 +232,7 @@ func (d machineDiff) print(e *env) {
 	}
 }
 
-// systemsOf finds what a user names: an image, a build, or a machine of one.
+// systemsOf returns the systems of an image, a build, or one machine of a build.
 func (w *workspace) systemsOf(e *env, what string) (systems, error) {
 	if filepath.IsAbs(what) {
 		files, err := w.imageLayers(e, what)
@@ -247,12 +252,12 @@ func (w *workspace) systemsOf(e *env, what string) (systems, error) {
 	}
 	files, ok := all[machine]
 	if !ok {
-		return nil, usageError{fmt.Errorf("%s: the build made no image of %s (of: %s)", b.ID, machine, strings.Join(slices.Sorted(maps.Keys(all)), ", "))}
+		return nil, usageError{fmt.Errorf("%s: the build made no image of %s (only of %s)", b.ID, machine, strings.Join(slices.Sorted(maps.Keys(all)), ", "))}
 	}
 	return systems{machine: files}, nil
 }
 
-// imageLayers reads an image that somebody made.
+// imageLayers reads an image that is not in the cache.
 func (w *workspace) imageLayers(e *env, file string) ([]string, error) {
 	plan := new(graph.Plan)
 	n, err := stages.Read(plan, file, w.stats)

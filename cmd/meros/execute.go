@@ -59,7 +59,7 @@ func (w *workspace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	o.Observe, o.KeepGoing, o.Rerun = observe, x.keepGoing, x.rerun
 	r, err := graph.Build(e.ctx, plan, targets, o)
 	w.remember(r, x.name)
-	defer w.makeRoom(e, r)
+	defer w.limitCache(e, r)
 	if x.verb != "" {
 		if err := e.records().Keep(w.scratch.Dir(), rec.Build(x.about(), plan, r, err), func(b *record.Build) { rec.AddNodes(b, plan, targets, r) }); err != nil {
 			e.ui.note("no record of this build was written, so `meros cache gc` may remove its images: %v", err)
@@ -83,7 +83,7 @@ func (w *workspace) graphOptions(jobs int, watch func(*graph.Job) runner.Stdio) 
 	self, err := os.Executable()
 	sandboxed := graph.Sandboxed{Self: self, Run: sameProgram(runner.Run), Watch: watch, Env: new(servers).env}
 	return graph.Options{
-		Store: w.store, Runner: &fetchesOfLayers{sandboxed, sync.OnceValues(pin.NewRegistries)}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
+		Store: w.store, Runner: &layerFetcher{sandboxed, sync.OnceValues(pin.NewRegistries)}, Unpack: layer.Unpack, Scratch: w.scratch.Dir(),
 		Budget: graph.Budget{CPU: jobs, Memory: host.MemoryAvailable(), Downloads: 8}, History: w.history,
 	}, err
 }

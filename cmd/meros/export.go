@@ -1,3 +1,5 @@
+// This file is the verb export.
+
 package main
 
 import (
@@ -8,16 +10,17 @@ import (
 
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/hint"
 	"meros/stages"
 )
 
 type exportCmd struct {
 	Constellation string `arg:"" help:"Name of the constellation."`
 	Machine       string `arg:"" help:"Name of the machine."`
-	Format        string `enum:",qcow2,raw,tar,oci,squashfs,erofs" default:"" placeholder:"FORMAT" help:"What to make: qcow2, raw, tar, oci, squashfs or erofs (default: as the manifest says, or qcow2)."`
-	Compress      string `enum:",zstd" default:"" placeholder:"zstd" help:"zstd (default: with the manifest's format, as that says)."`
-	Output        string `short:"o" type:"path" placeholder:"FILE" help:"Where it is put (default: CONSTELLATION-MACHINE and the format's ending, here)."`
-	Locked        bool   `help:"Fail instead of changing meros.lock."`
+	Format        string `enum:",qcow2,raw,tar,oci,squashfs,erofs" default:"" placeholder:"FORMAT" help:"Format: qcow2, raw, tar, oci, squashfs or erofs (default: the manifest's, or qcow2)."`
+	Compress      string `enum:",zstd" default:"" placeholder:"zstd" help:"Compression: zstd (default: the manifest's, if the format is the manifest's)."`
+	Output        string `short:"o" type:"path" placeholder:"FILE" help:"File to write (default: CONSTELLATION-MACHINE and the ending of the format, here)."`
+	Locked        bool   `help:"Fail if meros.lock would have to change."`
 }
 
 func (c *exportCmd) args() []string {
@@ -26,7 +29,7 @@ func (c *exportCmd) args() []string {
 	})
 }
 
-// Run implements the verb: it builds the machine and puts it into a file.
+// Run implements the verb.
 func (c *exportCmd) Run(e *env) error {
 	m, machines, err := (&request{Constellation: c.Constellation, Machines: []string{c.Machine}}).load(e)
 	if err != nil {
@@ -37,7 +40,7 @@ func (c *exportCmd) Run(e *env) error {
 		c.Compress = cmp.Or(c.Compress, machines[0].Compress)
 	}
 	if c.Format == "erofs" && c.Compress != "" {
-		return usageError{errors.New("erofs is not compressed with zstd by the mkfs.erofs of most distributions (leave --compress out)")}
+		return usageError{hint.Add(errors.New("the mkfs.erofs of most distributions cannot compress with zstd"), "leave out --compress")}
 	}
 	if c.Output == "" {
 		if c.Output, err = filepath.Abs(c.Constellation + "-" + c.Machine + stages.ExportEnding(c.Format, c.Compress)); err != nil {

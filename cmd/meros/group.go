@@ -1,3 +1,6 @@
+// This file finds the machines of a constellation, running or not, for the verbs that
+// use them. It does not need a manifest that is valid.
+
 package main
 
 import (
@@ -7,13 +10,14 @@ import (
 	"slices"
 
 	"meros/constellations"
+	"meros/runner/hint"
 	"meros/runner/vm"
 )
 
-// known is a constellation as its manifest says or, where that cannot be read,
-// as its machines were started: a mistake in a file, or a new name of a
-// directory, is no reason not to reach them.
-func known(e *env, name string) (*constellations.Manifest, *vm.Group, error) {
+// findGroup returns a constellation and its machines. If it cannot read the manifest,
+// it returns the machines that have run records: a mistake in a file must not make
+// running machines unreachable.
+func findGroup(e *env, name string) (*constellations.Manifest, *vm.Group, error) {
 	m, err := constellations.Find(e.root, name)
 	if err == nil || !constellations.IsName(name) {
 		return m, e.group(name), usageIfMissing(err)
@@ -23,7 +27,7 @@ func known(e *env, name string) (*constellations.Manifest, *vm.Group, error) {
 	if merr != nil || len(machines) == 0 {
 		return nil, nil, usageIfMissing(err)
 	}
-	e.ui.note("%s: its machines are told by their records, for its manifest is of no use: %s", name, printable(err.Error()))
+	e.ui.note("%s: cannot read the manifest, listing machines from their run records: %s", name, printable(err.Error()))
 	m = &constellations.Manifest{Name: name}
 	for _, n := range machines {
 		m.Machines = append(m.Machines, constellations.Machine{Name: n})
@@ -31,7 +35,7 @@ func known(e *env, name string) (*constellations.Manifest, *vm.Group, error) {
 	return m, g, nil
 }
 
-// constellationsOf are those with a manifest, and those without that have machines.
+// constellationsOf returns the constellations that have a manifest or machines.
 func constellationsOf(e *env) ([]string, error) {
 	names, err := constellations.List(e.root)
 	if err != nil {
@@ -56,9 +60,9 @@ func constellationsOf(e *env) ([]string, error) {
 	return names, nil
 }
 
-// groupOf is where a machine of a constellation is.
+// groupOf returns the group of a machine. It fails if there is no such machine.
 func groupOf(e *env, constellation, machine string) (*vm.Group, error) {
-	m, g, err := known(e, constellation)
+	m, g, err := findGroup(e, constellation)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +72,7 @@ func groupOf(e *env, constellation, machine string) (*vm.Group, error) {
 	return g, nil
 }
 
-// names are those of the machines.
+// names returns the names of the machines.
 func names(machines []*constellations.Machine) []string {
 	var all []string
 	for _, m := range machines {
@@ -77,31 +81,31 @@ func names(machines []*constellations.Machine) []string {
 	return all
 }
 
-// withForgotten are the named machines, or all: those of the manifest, and
-// those that run but are in it no more.
-func withForgotten(m *constellations.Manifest, g *vm.Group, names []string) ([]*constellations.Machine, error) {
+// withRemoved returns the named machines, or all if names is empty: those of the
+// manifest, and those that run although the manifest no longer has them.
+func withRemoved(m *constellations.Manifest, g *vm.Group, names []string) ([]*constellations.Machine, error) {
 	running, err := g.Machines()
 	if err != nil {
 		return nil, err
 	}
-	known := *m
-	known.Machines = slices.Clone(m.Machines)
+	all := *m
+	all.Machines = slices.Clone(m.Machines)
 	for _, n := range running {
 		if _, err := m.Machine(n); err != nil {
-			known.Machines = append(known.Machines, constellations.Machine{Name: n})
+			all.Machines = append(all.Machines, constellations.Machine{Name: n})
 		}
 	}
-	return selectMachines(&known, names)
+	return selectMachines(&all, names)
 }
 
-// runningMachines are the named machines, or those that run.
+// runningMachines returns the named machines, or the running ones if wanted is empty.
 func runningMachines(e *env, constellation string, wanted []string) (*vm.Group, []string, error) {
 	m, err := constellations.Find(e.root, constellation)
 	if err != nil {
 		return nil, nil, usageIfMissing(err)
 	}
 	g := e.group(m.Name)
-	machines, err := withForgotten(m, g, wanted)
+	machines, err := withRemoved(m, g, wanted)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -119,7 +123,7 @@ func runningMachines(e *env, constellation string, wanted []string) (*vm.Group, 
 		}
 	}
 	if len(alive) == 0 {
-		return nil, nil, fmt.Errorf("%s %w (meros init %s)", m.Name, vm.ErrNotRunning, m.Name)
+		return nil, nil, hint.Add(fmt.Errorf("%s %w", m.Name, vm.ErrNotRunning), "`meros init %s` starts it", m.Name)
 	}
 	return g, alive, nil
 }

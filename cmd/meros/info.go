@@ -1,3 +1,5 @@
+// This file is the verb info: it shows the state of machines.
+
 package main
 
 import (
@@ -11,7 +13,7 @@ import (
 )
 
 type infoCmd struct {
-	Constellation string `arg:"" optional:"" help:"Name of the constellation; default: all."`
+	Constellation string `arg:"" optional:"" help:"Name of the constellation (default: all)."`
 	JSON          bool   `name:"json" help:"Print a JSON array of objects."`
 }
 
@@ -26,14 +28,14 @@ func (c *infoCmd) Run(e *env) error {
 	}
 	var all []vm.Status
 	var machines []*constellations.Machine
-	var unknown []error // the others are told of none the less
+	var unknown []error // reported after the other constellations
 	for _, name := range which {
-		m, g, err := known(e, name)
+		m, g, err := findGroup(e, name)
 		if err != nil {
 			unknown = append(unknown, err)
 			continue
 		}
-		ms, err := withForgotten(m, g, nil)
+		ms, err := withRemoved(m, g, nil)
 		if err != nil {
 			return err
 		}
@@ -43,7 +45,7 @@ func (c *infoCmd) Run(e *env) error {
 		}
 		for i := range ss {
 			ss[i].Constellation = m.Name
-			if m.Dir == "" { // nobody knows what is in its manifest
+			if m.Dir == "" { // without a manifest
 				ms[i].CPUs = ss[i].CPUs
 			}
 		}
@@ -68,7 +70,7 @@ func (c *infoCmd) Run(e *env) error {
 	return errors.Join(unknown...)
 }
 
-// describe is the rest of a machine's line.
+// describe returns the last column of a machine's line.
 func describe(m *constellations.Machine, s vm.Status) string {
 	parts := []string{}
 	if s.PID != 0 {
@@ -81,7 +83,7 @@ func describe(m *constellations.Machine, s vm.Status) string {
 		parts = append(parts, fmt.Sprintf("ready after %.1f s", s.Ready))
 	}
 	if m.CPUs == 0 {
-		parts = append(parts, "not in the manifest any more")
+		parts = append(parts, "no longer in the manifest")
 	}
 	cpus, memory := m.CPUs, m.Memory
 	if s.CPUs != 0 {

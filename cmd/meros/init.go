@@ -5,12 +5,12 @@ package main
 import "time"
 
 type initCmd struct {
-	Constellation string        `arg:"" help:"Name of a directory below constellations/."`
-	Machine       []string      `arg:"" optional:"" help:"Only these machines."`
-	Wait          time.Duration `default:"5m" help:"Longest a machine may take until ssh answers."`
-	Locked        bool          `help:"Fail instead of changing meros.lock."`
-	Timeout       time.Duration `help:"Longest time one hook may take."`
-	Use           givenImage    `placeholder:"IMAGE" help:"Boot the one machine from this image, which is never written to, instead of a base system."`
+	Constellation string        `arg:"" help:"Name of the constellation."`
+	Machine       []string      `arg:"" optional:"" help:"Machines (default: all)."`
+	Wait          time.Duration `default:"5m" help:"Time limit for each machine until ssh answers."`
+	Locked        bool          `help:"Fail if meros.lock would have to change."`
+	Timeout       time.Duration `help:"Time limit of one hook, such as 10m (default: none)."`
+	Use           givenImage    `placeholder:"IMAGE" help:"Base the one machine on this image instead of a base system, as for build. The image is never written to."`
 }
 
 // Run implements the verb.

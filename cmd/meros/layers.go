@@ -1,3 +1,6 @@
+// This file fetches the layers of container images, for stages that may not see the
+// credentials of registries.
+
 package main
 
 import (
@@ -15,15 +18,15 @@ import (
 	"meros/stages"
 )
 
-// fetchesOfLayers runs jobs in sandboxes, and asks registries itself: the
-// process that fetches a layer is given its bytes, and never a credential.
-type fetchesOfLayers struct {
+// layerFetcher runs jobs in sandboxes and asks registries itself: the process that fetches
+// a layer receives its bytes and never a credential.
+type layerFetcher struct {
 	graph.Sandboxed
 	registries func() (*oci.Registries, error)
 }
 
 // RunJob implements [graph.Runner].
-func (f *fetchesOfLayers) RunJob(ctx context.Context, j *graph.Job) error {
+func (f *layerFetcher) RunJob(ctx context.Context, j *graph.Job) error {
 	references := referencesOf(j.Node)
 	if len(references) == 0 {
 		return f.Sandboxed.RunJob(ctx, j)
@@ -56,13 +59,13 @@ func (f *fetchesOfLayers) RunJob(ctx context.Context, j *graph.Job) error {
 		if broken != nil && !errors.Is(broken, syscall.EPIPE) && ctx.Err() == nil {
 			return fmt.Errorf("%s: %w", references[0], broken)
 		}
-	default: // the process ended before the layer did, and says why
+	default: // the process ended before the layer did, and err has the reason
 	}
 	return err
 }
 
-// open asks the registries in turn: a layer may be in several.
-func (f *fetchesOfLayers) open(ctx context.Context, references []string, digest string) (io.ReadCloser, error) {
+// open opens the layer in the first registry that has it.
+func (f *layerFetcher) open(ctx context.Context, references []string, digest string) (io.ReadCloser, error) {
 	registries, err := f.registries()
 	if err != nil {
 		return nil, err
@@ -78,8 +81,8 @@ func (f *fetchesOfLayers) open(ctx context.Context, references []string, digest 
 	return nil, errors.Join(errs...)
 }
 
-// referencesOf are the images that have the layer of a registry that a node
-// fetches, if it does.
+// referencesOf returns the images that contain the layer that a node fetches from a
+// registry, or nil.
 func referencesOf(n *graph.Node) (references []string) {
 	for _, u := range urlsOf(n) {
 		if ref, ok := constellations.RegistryReference(u); ok {
@@ -89,7 +92,7 @@ func referencesOf(n *graph.Node) (references []string) {
 	return references
 }
 
-// openOCI reads what describes an image of containers.
+// openOCI reads the layers of a container image.
 func openOCI(path, tag, arch string) ([]stages.OCILayer, error) {
 	layers, err := oci.Open(path, tag, arch)
 	out := make([]stages.OCILayer, len(layers))

@@ -102,7 +102,7 @@ func TestLiveBadDays(t *testing.T) {
 			t.Errorf("it has %q", got)
 		}
 		// It has no power button and nothing that could power it off.
-		if o := p.Must(t, "shutdown", "live", "m", "--wait=500ms"); !strings.Contains(o.Stderr, "did not react; its QEMU was told to end") {
+		if o := p.Must(t, "shutdown", "live", "m", "--wait=500ms"); !strings.Contains(o.Stderr, "did not react; its QEMU was asked to quit") {
 			t.Errorf("shutdown said\n%s", o.Stderr)
 		}
 		p.Must(t, "init", "live", "m")

@@ -1,3 +1,5 @@
+// This file is the verb logs: it prints the console output of machines.
+
 package main
 
 import (
@@ -12,17 +14,17 @@ import (
 
 type logsCmd struct {
 	Constellation string   `arg:"" help:"Name of the constellation."`
-	Machine       []string `arg:"" optional:"" help:"Only these machines."`
-	Follow        bool     `short:"f" help:"Go on as the machines write more, until interrupted."`
+	Machine       []string `arg:"" optional:"" help:"Machines (default: all)."`
+	Follow        bool     `short:"f" help:"Continue to print new output until interrupted."`
 }
 
-// Run implements the verb: what machines wrote to their consoles.
+// Run implements the verb.
 func (c *logsCmd) Run(e *env) error {
-	m, g, err := known(e, c.Constellation)
+	m, g, err := findGroup(e, c.Constellation)
 	if err != nil {
 		return err
 	}
-	machines, err := withForgotten(m, g, c.Machine)
+	machines, err := withRemoved(m, g, c.Machine)
 	if err != nil {
 		return err
 	}
@@ -51,10 +53,11 @@ func (c *logsCmd) Run(e *env) error {
 	return errors.Join(errs...)
 }
 
-// followPause is how soon a follower looks again for more.
+// followPause is the time between two reads of a log that is followed.
 const followPause = 100 * time.Millisecond
 
-// tail reads the lines of a file that may grow, or start anew.
+// tail calls line for each line of a file. With follow, it continues until ctx ends as
+// the file grows, or starts again when the file is truncated.
 func tail(ctx context.Context, file string, follow bool, line func(string)) error {
 	var part strings.Builder
 	var at int64
@@ -66,7 +69,7 @@ func tail(ctx context.Context, file string, follow bool, line func(string)) erro
 		if err == nil {
 			fi, serr := f.Stat()
 			if serr == nil && fi.Size() < at {
-				at = 0 // started again
+				at = 0 // the machine was started again
 			}
 			b, rerr := io.ReadAll(io.NewSectionReader(f, at, 1<<62))
 			f.Close()

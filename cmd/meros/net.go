@@ -1,26 +1,29 @@
+// This file is the verb net: it shows and checks which machines can reach each other.
+
 package main
 
 import (
 	"fmt"
 
 	"meros/constellations"
+	"meros/runner/hint"
 	"meros/runner/network"
 	"meros/runner/vm"
 	"meros/stages"
 )
 
 type netCmd struct {
-	Show  netShowCmd  `cmd:"" help:"Show who may reach whom."`
-	Check netCheckCmd `cmd:"" help:"Prove with real packets that who may reach whom is as the manifest says."`
+	Show  netShowCmd  `cmd:"" help:"Show which machines can reach each other."`
+	Check netCheckCmd `cmd:"" help:"Check with real packets that exactly the connections of the manifest work."`
 }
 
 type netShowCmd struct {
 	Constellation string `arg:"" help:"Name of the constellation."`
 	JSON          bool   `name:"json" help:"Print a JSON array of objects."`
-	Rules         bool   `help:"Print the rules of the packet filter, as nft(8) writes them."`
+	Rules         bool   `help:"Print the rules of the packet filter in the syntax of nft(8)."`
 }
 
-// networksOf are a constellation's networks.
+// networksOf returns the networks of a constellation. It fails if there are none.
 func networksOf(e *env, name string) (*vm.Networks, error) {
 	m, err := constellations.Find(e.root, name)
 	if err != nil {
@@ -36,6 +39,7 @@ func networksOf(e *env, name string) (*vm.Networks, error) {
 	return ns, nil
 }
 
+// newNetworks plans the networks of a manifest.
 func newNetworks(m *constellations.Manifest) (*vm.Networks, error) {
 	ns, err := vm.NewNetworks(m, func(machine string, n constellations.Network) string { return stages.MAC(m.Name, machine, n) })
 	if err != nil {
@@ -54,12 +58,12 @@ func (c *netShowCmd) Run(e *env) error {
 		e.ui.say("%s", network.String(ns.Bridges, "UPLINK"))
 		return nil
 	}
-	ways := network.Matrix(ns.Bridges)
+	paths := network.Matrix(ns.Bridges)
 	if c.JSON {
-		return e.sayJSON(ways)
+		return e.sayJSON(paths)
 	}
-	for _, w := range ways {
-		e.ui.say("%-15s -> %-32s %s", w.From, w.To, openness[w.Open])
+	for _, p := range paths {
+		e.ui.say("%-15s -> %-32s %s", p.From, p.To, openness[p.Open])
 	}
 	for _, p := range ns.Ports {
 		e.ui.say("%-15s -> %-32s %s", p.Listen, fmt.Sprintf("%s, port %d", p.Machine, p.Port), openness[true])
@@ -70,7 +74,7 @@ func (c *netShowCmd) Run(e *env) error {
 var openness = map[bool]string{true: "yes", false: "no"}
 
 type netCheckCmd struct {
-	Constellation string `arg:"" help:"Name of a constellation that is up."`
+	Constellation string `arg:"" help:"Name of a running constellation."`
 	JSON          bool   `name:"json" help:"Print a JSON array of objects."`
 }
 
@@ -79,34 +83,34 @@ func (c *netCheckCmd) Run(e *env) error {
 	if _, err := networksOf(e, c.Constellation); err != nil {
 		return err
 	}
-	proofs, err := e.group(c.Constellation).CheckNetworks(e.ctx)
+	results, err := e.group(c.Constellation).CheckNetworks(e.ctx)
 	if err != nil {
 		return err
 	}
 	wrong := 0
-	for _, p := range proofs {
+	for _, p := range results {
 		if !p.OK() {
 			wrong++
 		}
 	}
 	if c.JSON {
-		if err := e.sayJSON(proofs); err != nil {
+		if err := e.sayJSON(results); err != nil {
 			return err
 		}
 	} else {
-		for _, p := range proofs {
-			verdict := "as it should be"
+		for _, p := range results {
+			text := "as it should be"
 			if !p.OK() {
-				verdict = "WRONG: it should be " + openness[p.Open]
+				text = "WRONG: it should be " + openness[p.Open]
 				if p.Said != "" {
-					verdict += " (" + p.Said + ")"
+					text += " (" + p.Said + ")"
 				}
 			}
-			e.ui.say("%-15s -> %-32s %-3s  %s", p.From, p.To, openness[p.Reached], verdict)
+			e.ui.say("%-15s -> %-32s %-3s  %s", p.From, p.To, openness[p.Reached], text)
 		}
 	}
 	if wrong > 0 {
-		return fmt.Errorf("%d of %d ways are not as the manifest says (meros init %s applies it)", wrong, len(proofs), c.Constellation)
+		return hint.Add(fmt.Errorf("%d of %d connections are not as the manifest says", wrong, len(results)), "`meros init %s` applies the manifest", c.Constellation)
 	}
 	return nil
 }

@@ -1,3 +1,5 @@
+// This file is the verb new: it creates a constellation from a template.
+
 package main
 
 import (
@@ -9,26 +11,27 @@ import (
 	"strings"
 
 	"meros/constellations"
+	"meros/runner/hint"
 )
 
-// templates are constellations to begin with, by their names. NAME in their
-// files stands for the new one's.
+// templates holds a constellation in each directory. NAME in a file stands for the name
+// of the new constellation.
 //
 //go:embed templates
 var templates embed.FS
 
 type newCmd struct {
 	Name string `arg:"" help:"Name of the new constellation."`
-	From string `enum:"debian,alpine,lab" default:"debian" help:"What it begins as: ${enum}."`
+	From string `enum:"debian,alpine,lab" default:"debian" help:"Template: ${enum}."`
 }
 
-// Run implements the verb: it makes a constellation that builds.
+// Run implements the verb.
 func (c *newCmd) Run(e *env) error { return makeConstellation(e, c.Name, c.From) }
 
 // makeConstellation copies a template to a new directory.
 func makeConstellation(e *env, name, from string) error {
 	if !constellations.IsName(name) {
-		return usageError{fmt.Errorf("%q cannot be the name of a constellation: small letters, digits, hyphens and underscores", name)}
+		return usageError{hint.Add(fmt.Errorf("%q cannot be the name of a constellation", name), "use small letters, digits, hyphens and underscores")}
 	}
 	dir := filepath.Join(e.constellationsDir(), name)
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
@@ -36,7 +39,7 @@ func makeConstellation(e *env, name, from string) error {
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		if os.IsExist(err) {
-			err = usageError{fmt.Errorf("there is a constellation %q already, in %s", name, dir)}
+			err = usageError{fmt.Errorf("there is already a constellation %q in %s", name, dir)}
 		}
 		return err
 	}
@@ -61,9 +64,9 @@ func makeConstellation(e *env, name, from string) error {
 	})
 	if err != nil {
 		os.RemoveAll(dir)
-		return fmt.Errorf("make the constellation %s: %w", name, err)
+		return fmt.Errorf("create the constellation %s: %w", name, err)
 	}
 	e.ui.say("%s", filepath.Join(dir, "manifest.yml"))
-	e.ui.note("meros init %s builds and boots it", name)
+	e.ui.note("`meros init %s` builds and boots it", name)
 	return nil
 }

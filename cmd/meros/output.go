@@ -1,3 +1,5 @@
+// This file checks the file that a user names with -o before anything is written to it.
+
 package main
 
 import (
@@ -11,11 +13,12 @@ import (
 
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/hint"
 )
 
-// checkOutput tells what is wrong with a path that -o gave, before anything is
-// made to be put there: it must be a regular file or nothing, in a directory
-// that can be written to. [checkInputs] knows more, when there is a plan.
+// checkOutput refuses a path that -o cannot write to, before a build spends time on it. It
+// must be a regular file or not exist, in a writable directory. [checkInputs] checks more,
+// once there is a plan.
 func (e *env) checkOutput(file string) error {
 	if err := e.outputProblem(file); err != nil {
 		return usageError{fmt.Errorf("-o %s: %w", file, err)}
@@ -23,9 +26,10 @@ func (e *env) checkOutput(file string) error {
 	return nil
 }
 
+// outputProblem returns the reason why the file cannot be written.
 func (e *env) outputProblem(file string) error {
 	if file == "-" {
-		return errors.New("standard output is not written to: a file gets its name when it is complete (-o FILE)")
+		return hint.Add(errors.New("cannot write to standard output: a file gets its name only when it is complete"), "name a file: -o FILE")
 	}
 	fi, err := os.Lstat(file)
 	switch {
@@ -33,47 +37,46 @@ func (e *env) outputProblem(file string) error {
 	case err != nil:
 		return err
 	case fi.IsDir():
-		return errors.New("this is a directory (name a file in it)")
+		return hint.Add(errors.New("this is a directory"), "name a file in it")
 	case fi.Mode()&fs.ModeSymlink != 0:
-		// Also one to a regular file: with ">FILE" /dev/stdout is such a link.
-		return errors.New("this is a link, and would be replaced by a file (name the file that it leads to, or remove it)")
+		// A link to a regular file too: with ">FILE", /dev/stdout is such a link.
+		return hint.Add(errors.New("this is a link, and a file would replace it"), "name the file that it leads to, or remove it")
 	case !fi.Mode().IsRegular():
-		return errors.New("this is no regular file, and would be replaced by one (name a file, and copy that)")
+		return hint.Add(errors.New("not a regular file, and a file would replace it"), "name a file, and copy that")
 	}
 	data := e.dataDir()
 	for _, own := range []string{"cache", "ssh", "state"} {
 		if _, ok := beneath(file, filepath.Join(data, own)); ok {
-			return fmt.Errorf("%s is for what meros keeps for itself (name a file elsewhere)", filepath.Join(data, own))
+			return hint.Add(fmt.Errorf("%s holds the state of meros", filepath.Join(data, own)), "name a file elsewhere")
 		}
 	}
 	return directoryProblem(filepath.Dir(file), filepath.Join(data, "disks"))
 }
 
-// directoryProblem is why no file can be made in dir, which needs not exist if
-// it is the one that is made when it is needed.
+// directoryProblem returns the reason why no file can be created in dir. The directory made
+// need not exist: a build creates it.
 func directoryProblem(dir, made string) error {
 	fi, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && dir == made:
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("there is no directory %s (mkdir -p makes it)", dir)
+		return hint.Add(fmt.Errorf("there is no directory %s", dir), "`mkdir -p` creates it")
 	case err != nil:
 		return err
 	case !fi.IsDir():
-		return fmt.Errorf("%s is no directory", dir)
+		return fmt.Errorf("%s is not a directory", dir)
 	}
 	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
-		return fmt.Errorf("no file can be made in %s: %w (name one elsewhere)", dir, err)
+		return hint.Add(fmt.Errorf("cannot create a file in %s: %w", dir, err), "name a file elsewhere")
 	}
 	return nil
 }
 
-// checkInputs makes sure that no file that the user wrote, and that the plan
-// reads, is replaced by what is made of it.
+// checkInputs refuses to replace a file that the plan reads.
 func checkInputs(file string, m *constellations.Manifest, nodes []*graph.Node) error {
 	refuse := func(what string) error {
-		return usageError{fmt.Errorf("-o %s: %s reads it, and what is read is never written to (name another file)", file, what)}
+		return usageError{hint.Add(fmt.Errorf("-o %s: %s reads this file", file, what), "name another file")}
 	}
 	for _, own := range []string{filepath.Join(m.Dir, "manifest.yml"), lockFile(m)} {
 		if _, ok := beneath(file, own); ok {
@@ -95,8 +98,8 @@ func checkInputs(file string, m *constellations.Manifest, nodes []*graph.Node) e
 	return nil
 }
 
-// beneath is the name of a file, which needs not exist, from top, if it is top
-// or below it, whatever links lead there.
+// beneath reports whether a file, which need not exist, is top or below it, and returns its
+// path from top. It follows links.
 func beneath(file, top string) (rel string, ok bool) {
 	want, err := os.Stat(top)
 	if err != nil {

@@ -8,16 +8,16 @@ import (
 	"meros/runner/vm"
 )
 
-// againArgs are the arguments of both verbs.
-type againArgs struct {
+// restartArgs are the arguments of both verbs.
+type restartArgs struct {
 	Constellation string        `arg:"" help:"Name of the constellation."`
-	Machine       []string      `arg:"" optional:"" help:"Only these machines."`
-	Wait          time.Duration `default:"5m" help:"Longest a machine may take until ssh answers."`
+	Machine       []string      `arg:"" optional:"" help:"Machines (default: all)."`
+	Wait          time.Duration `default:"5m" help:"Time limit for each machine until ssh answers."`
 }
 
 type (
-	restartCmd struct{ againArgs }
-	resetCmd   struct{ againArgs }
+	restartCmd struct{ restartArgs }
+	resetCmd   struct{ restartArgs }
 )
 
 // Run implements the verb.
@@ -26,7 +26,7 @@ func (c *restartCmd) Run(e *env) error { return c.start(e, vm.Restart) }
 // Run implements the verb.
 func (c *resetCmd) Run(e *env) error { return c.start(e, vm.Reset) }
 
-func (a *againArgs) start(e *env, again vm.OnRunning) error {
+func (a *restartArgs) start(e *env, again vm.OnRunning) error {
 	r := request{Constellation: a.Constellation, Machines: a.Machine}
 	_, err := (&startRequest{request: r, Wait: a.Wait, again: again}).start(e)
 	return err

@@ -1,3 +1,5 @@
+// This file finds the roots of a collection: the artifacts that something still needs.
+
 package main
 
 import (
@@ -14,15 +16,15 @@ import (
 	"meros/runner/vm"
 )
 
-// roots are what of the cache is needed, and by whom.
+// roots says which artifacts are needed, why, and by which constellations.
 type roots struct {
-	keep    map[digest.Digest]string // why an artifact must not be removed
-	entries map[string]bool          // actions that current images are found by
+	keep    map[digest.Digest]string // the reason why an artifact must stay
+	entries map[string]bool          // the actions that lead to current images
 	users   map[digest.Digest][]string
-	names   []string // of constellations that there are
+	names   []string // of all constellations
 }
 
-// Why an artifact is kept, the strongest reason first.
+// The reasons why an artifact stays, the strongest first.
 const (
 	keptByMachine = "running machines"
 	keptByPin     = "pins"
@@ -30,8 +32,8 @@ const (
 	keptByLock    = "locks"
 )
 
-// findRoots reads what says what is needed: the machines' records, the pins,
-// the newest builds of each constellation that there is, and the locks.
+// findRoots reads the run records of machines, the pins, the newest builds of all
+// constellations, and the locks.
 func findRoots(e *env, store *cache.Store) (*roots, error) {
 	r := &roots{keep: make(map[digest.Digest]string), entries: make(map[string]bool), users: make(map[digest.Digest][]string)}
 	files, err := vm.Files(e.stateDir())
@@ -70,10 +72,10 @@ func (r *roots) add(d digest.Digest, why string) {
 	}
 }
 
-// images adds what the newest builds of a constellation ended in, of those
-// machines that the manifest has still.
+// images adds the outputs of the newest builds of a constellation, for the machines that
+// are still in the manifest.
 func (r *roots) images(e *env, name string) error {
-	var machines []string // nil: nobody knows
+	var machines []string // nil if the manifest cannot be read: all
 	if m, err := constellations.Find(e.root, name); err == nil {
 		for _, vm := range m.Machines {
 			machines = append(machines, vm.Name)
@@ -86,8 +88,8 @@ func (r *roots) images(e *env, name string) error {
 	return err
 }
 
-// locks adds what is pinned: it may not be there to download any more. The
-// first lock is that of kernels alone.
+// locks adds the pinned downloads: their servers may no longer have them. The first lock
+// is that of kernels that belong to no constellation.
 func (r *roots) locks(e *env) error {
 	for _, name := range append([]string{"."}, r.names...) {
 		lock, err := constellations.ReadLock(filepath.Join(e.constellationsDir(), name, "meros.lock"))
@@ -95,7 +97,7 @@ func (r *roots) locks(e *env) error {
 			continue
 		}
 		if err != nil {
-			return err // what it needs is not known
+			return err // its needs are unknown
 		}
 		for _, sum := range lock.Digests() {
 			d := digest.NewDigestFromEncoded(digest.SHA256, sum)
@@ -108,7 +110,7 @@ func (r *roots) locks(e *env) error {
 	return nil
 }
 
-// build adds what a build ended in, and how it is found.
+// build adds the targets of a build, and the actions that lead to them.
 func (r *roots) build(b *record.Build) {
 	for _, s := range b.Stages {
 		if s.Key != "" {
@@ -119,7 +121,7 @@ func (r *roots) build(b *record.Build) {
 				r.add(a.Digest, keptByImage)
 			}
 			if s.Stage == "kernel-source" {
-				r.add(a.Digest, keptByLock) // a commit is pinned, and may be gone from its repository
+				r.add(a.Digest, keptByLock) // the commit is pinned, and its repository may have lost it
 			}
 			if u := r.users[a.Digest]; !slices.Contains(u, b.Name) {
 				r.users[a.Digest] = append(u, b.Name)

@@ -1,7 +1,10 @@
+// This file is the verb schema.
+
 package main
 
 import "meros/constellations"
 
+// schemaCmd is the verb schema.
 type schemaCmd struct{}
 
 // Run implements the verb.

@@ -1,3 +1,5 @@
+// This file opens a shell in a stage that failed, for build --shell-on-error.
+
 package main
 
 import (
@@ -19,9 +21,9 @@ import (
 	"meros/stages"
 )
 
-// showTerminal joins the user's terminal with another one, until restore, which
-// closes the other's end. Control-C is for the shell there; interrupt is called
-// where there is none yet.
+// showTerminal shows another terminal on the user's until restore is called, which closes
+// slave. Control-C goes to the shell in the other terminal; if none runs yet, showTerminal
+// calls interrupt.
 func showTerminal(master, slave *os.File, interrupt func()) (restore func(), err error) {
 	in := int(os.Stdin.Fd())
 	was, err := term.MakeRaw(in)
@@ -36,11 +38,11 @@ func showTerminal(master, slave *os.File, interrupt func()) (restore func(), err
 			pty.InheritSize(os.Stdin, master)
 		}
 	}()
-	go io.Copy(&keyboard{master, interrupt}, os.Stdin) // it ends with the process: nobody else reads from here
+	go io.Copy(&keyboard{master, interrupt}, os.Stdin) // it ends with the process, the only reader of the input
 	shown := make(chan struct{})
 	go func() { io.Copy(os.Stderr, master); close(shown) }()
 	return func() {
-		slave.Close() // the last one: what was written is read, and then there is an error
+		slave.Close() // the last writer: the reader gets the rest and then an error
 		<-shown
 		signal.Stop(resized)
 		close(resized)
@@ -48,18 +50,18 @@ func showTerminal(master, slave *os.File, interrupt func()) (restore func(), err
 	}, nil
 }
 
-// keyboard is what the user types.
+// keyboard passes on what the user types.
 type keyboard struct {
 	master    *os.File
 	interrupt func()
 }
 
-// controlC is what control-C is in a raw terminal.
+// controlC is the byte of control-C in a raw terminal.
 const controlC = 3
 
 func (k *keyboard) Write(p []byte) (int, error) {
 	if bytes.IndexByte(p, controlC) >= 0 {
-		// Nobody has it as the controlling terminal: ioctl_tty(2).
+		// No process has it as its controlling terminal, ioctl_tty(2).
 		if group, err := unix.IoctlGetInt(int(k.master.Fd()), unix.TIOCGPGRP); err != nil || group <= 0 {
 			k.interrupt()
 			return len(p), nil
@@ -68,9 +70,9 @@ func (k *keyboard) Write(p []byte) (int, error) {
 	return k.master.Write(p)
 }
 
-// shell runs a node that has failed once more, with a terminal of its own that
-// is shown on the user's: where it fails it opens a shell. What is foreign in it
-// never has the user's terminal, which it could write commands to.
+// shell runs a failed node again and opens a shell where it fails. The node has a terminal
+// of its own that is shown on the user's: foreign programs could type commands into the
+// user's own terminal.
 func (w *workspace) shell(e *env, plan *graph.Plan, failed *graph.Node) error {
 	master, slave, err := pty.Open()
 	if err != nil {
@@ -92,7 +94,7 @@ func (w *workspace) shell(e *env, plan *graph.Plan, failed *graph.Node) error {
 	}
 	_, err = graph.Build(ctx, plan, []*graph.Node{failed}, o)
 	if err == nil {
-		e.ui.note("this time it did not fail")
+		e.ui.note("the stage did not fail this time")
 	}
 	return nil
 }

@@ -1,3 +1,5 @@
+// This file is the verb shutdown.
+
 package main
 
 import (
@@ -12,24 +14,25 @@ import (
 
 type shutdownCmd struct {
 	Constellation string        `arg:"" help:"Name of the constellation."`
-	Machine       []string      `arg:"" optional:"" help:"Only these machines."`
-	Wait          time.Duration `default:"60s" help:"How long the power button, and then poweroff over ssh, may take before it gets harder; 0 leaves both out."`
+	Machine       []string      `arg:"" optional:"" help:"Machines (default: all)."`
+	Wait          time.Duration `default:"60s" help:"Time limit for the power button, and then for poweroff over ssh, before QEMU is stopped; 0 skips both."`
 }
 
 // Run implements the verb.
 func (c *shutdownCmd) Run(e *env) error {
-	m, g, err := known(e, c.Constellation)
+	m, g, err := findGroup(e, c.Constellation)
 	if err != nil {
 		return err
 	}
-	machines, err := withForgotten(m, g, c.Machine)
+	machines, err := withRemoved(m, g, c.Machine)
 	if err != nil {
 		return err
 	}
 	return shutdown(e, g, machines, c.Wait)
 }
 
-func shutdown(e *env, g *vm.Group, machines []*constellations.Machine, patience time.Duration) error {
+// shutdown shuts the machines down and reports how each one ended.
+func shutdown(e *env, g *vm.Group, machines []*constellations.Machine, timeout time.Duration) error {
 	if err := os.MkdirAll(e.dataDir(), 0o755); err != nil {
 		return err
 	}
@@ -40,9 +43,9 @@ func shutdown(e *env, g *vm.Group, machines []*constellations.Machine, patience 
 	defer unlock()
 	ways := map[string]string{
 		"": "was not running", "acpi": "shut down by its power button", "ssh": "shut down by poweroff over ssh",
-		"quit": "did not react; its QEMU was told to end", "kill": "did not react; its QEMU was killed",
+		"quit": "did not react; its QEMU was asked to quit", "kill": "did not react; its QEMU was killed",
 	}
-	err = g.Shutdown(e.ctx, names(machines), patience, func(d vm.Down) {
+	err = g.Shutdown(e.ctx, names(machines), timeout, func(d vm.Down) {
 		e.ui.note("%s/%s %s%s", g.Name, d.Machine, ways[d.Method], took(d))
 	})
 	if e.ctx.Err() != nil {
@@ -51,6 +54,7 @@ func shutdown(e *env, g *vm.Group, machines []*constellations.Machine, patience 
 	return err
 }
 
+// took formats how long a shutdown took.
 func took(d vm.Down) string {
 	if d.Method == "" {
 		return ""

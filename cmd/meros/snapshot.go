@@ -1,18 +1,20 @@
+// This file is the verb snapshot and the verbs below it.
+
 package main
 
 import "meros/runner/vm"
 
 type snapshotCmd struct {
-	Save    snapshotSaveCmd    `cmd:"" help:"Write down memory and disk of running machines, all at one moment."`
+	Save    snapshotSaveCmd    `cmd:"" help:"Snapshot memory and disks of running machines at the same instant."`
 	List    snapshotListCmd    `cmd:"" help:"List the snapshots of running machines."`
-	Restore snapshotRestoreCmd `cmd:"" help:"Take running machines back to a snapshot."`
+	Restore snapshotRestoreCmd `cmd:"" help:"Restore running machines from a snapshot."`
 	Rm      snapshotRmCmd      `cmd:"" help:"Remove a snapshot."`
 }
 
 type snapshotArgs struct {
 	Constellation string   `arg:"" help:"Name of the constellation."`
 	Name          string   `arg:"" help:"Name of the snapshot."`
-	Machine       []string `arg:"" optional:"" help:"Only these machines (default: all that run)."`
+	Machine       []string `arg:"" optional:"" help:"Machines (default: all that run)."`
 }
 
 type (
@@ -21,7 +23,7 @@ type (
 	snapshotRmCmd      struct{ snapshotArgs }
 )
 
-// apply does something with the named machines, or with all that run.
+// apply calls do for the named machines, or for all that run.
 func (a *snapshotArgs) apply(e *env, what string, do func(g *vm.Group, machines []string) error) error {
 	g, machines, err := runningMachines(e, a.Constellation, a.Machine)
 	if err != nil {
@@ -43,22 +45,22 @@ func (a *snapshotArgs) apply(e *env, what string, do func(g *vm.Group, machines 
 
 // Run implements the verb.
 func (c *snapshotSaveCmd) Run(e *env) error {
-	return c.apply(e, "is saved; it lasts until the machine is shut down", func(g *vm.Group, ms []string) error { return g.Save(e.ctx, ms, c.Name) })
+	return c.apply(e, "saved; it lasts until the machine is shut down", func(g *vm.Group, ms []string) error { return g.Save(e.ctx, ms, c.Name) })
 }
 
 // Run implements the verb.
 func (c *snapshotRestoreCmd) Run(e *env) error {
-	return c.apply(e, "is restored", func(g *vm.Group, ms []string) error { return g.Restore(e.ctx, ms, c.Name) })
+	return c.apply(e, "restored", func(g *vm.Group, ms []string) error { return g.Restore(e.ctx, ms, c.Name) })
 }
 
 // Run implements the verb.
 func (c *snapshotRmCmd) Run(e *env) error {
-	return c.apply(e, "is removed", func(g *vm.Group, ms []string) error { return g.Forget(e.ctx, ms, c.Name) })
+	return c.apply(e, "removed", func(g *vm.Group, ms []string) error { return g.Forget(e.ctx, ms, c.Name) })
 }
 
 type snapshotListCmd struct {
 	Constellation string   `arg:"" help:"Name of the constellation."`
-	Machine       []string `arg:"" optional:"" help:"Only these machines (default: all that run)."`
+	Machine       []string `arg:"" optional:"" help:"Machines (default: all that run)."`
 	JSON          bool     `name:"json" help:"Print a JSON array of objects."`
 }
 

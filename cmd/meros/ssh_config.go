@@ -1,3 +1,5 @@
+// This file is the verb ssh-config.
+
 package main
 
 import (

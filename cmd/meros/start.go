@@ -110,7 +110,7 @@ func (r *startRequest) withDependencies(e *env) error {
 				return err
 			}
 			if is[0].PID == 0 {
-				e.ui.note("%s/%s depends on %s, which is started, too", m.Name, machine.Name, d)
+				e.ui.note("%s/%s depends on %s: starting it too", m.Name, machine.Name, d)
 				r.Machines = append(r.Machines, d)
 			}
 		}
@@ -175,7 +175,7 @@ func sharesOf(m *constellations.Manifest, vmachine *constellations.Machine, root
 			}
 		}
 		if source == "" {
-			return nil, usageError{fmt.Errorf("%s/%s: mount %s: there is no such directory (looked for %s)", m.Name, vmachine.Name, mount.Source, strings.Join(tried, " and "))}
+			return nil, usageError{fmt.Errorf("%s/%s: mount %s: no such directory (tried %s)", m.Name, vmachine.Name, mount.Source, strings.Join(tried, " and "))}
 		}
 		abs, err := filepath.Abs(source)
 		if err != nil {

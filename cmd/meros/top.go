@@ -1,3 +1,5 @@
+// This file is the verb top: it measures what machines use of this host.
+
 package main
 
 import (
@@ -15,8 +17,8 @@ import (
 
 type topCmd struct {
 	Constellation string        `arg:"" help:"Name of the constellation."`
-	Interval      time.Duration `default:"2s" help:"Over how long rates are measured."`
-	Once          bool          `help:"Show it once, and do not go on."`
+	Interval      time.Duration `default:"2s" help:"Time over which to measure."`
+	Once          bool          `help:"Print once and exit."`
 	JSON          bool          `name:"json" help:"Print a JSON array of objects, once."`
 }
 
@@ -26,7 +28,7 @@ type usage struct {
 	received, sent int64 // bytes of networks
 }
 
-// load is what a machine uses.
+// load is what a machine uses now.
 type load struct {
 	Machine  string   `json:"machine"`
 	State    vm.State `json:"state"`
@@ -51,7 +53,7 @@ func (c *topCmd) Run(e *env) error {
 	for {
 		select {
 		case <-e.ctx.Done():
-			return nil // the way to end it
+			return nil // the user stops it so
 		case <-time.After(c.Interval):
 		}
 		now, states, err := c.measure(e)
@@ -75,6 +77,7 @@ func (c *topCmd) Run(e *env) error {
 	}
 }
 
+// loadTable formats the loads as a table.
 func loadTable(loads []load) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-15s %-12s %6s %9s %11s %11s %11s %11s", "MACHINE", "STATE", "CPU", "MEMORY", "READ", "WRITTEN", "RECEIVED", "SENT")
@@ -84,6 +87,8 @@ func loadTable(loads []load) string {
 	return b.String()
 }
 
+// loadOf returns the load of a machine between two measurements. It is zero if they are of
+// different processes.
 func loadOf(s vm.Status, before, now usage) load {
 	l := load{Machine: s.Machine, State: s.State, Memory: now.Memory}
 	took := now.At.Sub(before.At).Seconds()
@@ -97,7 +102,7 @@ func loadOf(s vm.Status, before, now usage) load {
 	return l
 }
 
-// measure asks the kernel of each machine's process.
+// measure reads the usage of the running machines.
 func (c *topCmd) measure(e *env) (map[string]usage, []vm.Status, error) {
 	g, machines, err := runningMachines(e, c.Constellation, nil)
 	if err != nil {

@@ -1,3 +1,5 @@
+// This file is the verb validate: it checks manifests and locks, and builds nothing.
+
 package main
 
 import (
@@ -12,7 +14,7 @@ type validateCmd struct {
 	Constellation []string `arg:"" optional:"" help:"Names of constellations (default: all)."`
 }
 
-// Run implements the verb: it reads manifests and locks, and builds nothing.
+// Run implements the verb.
 func (c *validateCmd) Run(e *env) error {
 	var first error
 	err := each(e, c.Constellation, func(name string) error {
@@ -21,7 +23,7 @@ func (c *validateCmd) Run(e *env) error {
 			if first != nil {
 				e.ui.fail(first)
 			}
-			first = err // the last one is told by the caller
+			first = err // the caller prints the last one
 			return nil
 		}
 		e.ui.say("%s", text)
@@ -33,7 +35,7 @@ func (c *validateCmd) Run(e *env) error {
 	return err
 }
 
-// validate is what there is to say of a constellation that is right.
+// validate checks a constellation and returns a summary.
 func validate(e *env, name string) (string, error) {
 	m, machines, err := (&request{Constellation: name}).load(e)
 	if err != nil {
@@ -54,20 +56,20 @@ func validate(e *env, name string) (string, error) {
 	}
 	text := fmt.Sprintf("%s: %d machines; ", name, len(machines))
 	if missing := lock.Unpinned(stages.Needs(machines)); len(missing) > 0 {
-		return text + fmt.Sprintf("not pinned yet: %v (meros lock %s)", missing[0], name), nil
+		return text + fmt.Sprintf("not pinned yet: %v (`meros lock %s` pins it)", missing[0], name), nil
 	}
-	// A plan finds all files that are named.
+	// Planning finds all files that the manifest names.
 	w := e.workspaceToRead()
 	for _, vm := range machines {
 		_, err := (&request{Constellation: name, Boot: true}).plan(e, w, m, []*constellations.Machine{vm}, lock)
-		if err != nil && !errors.As(err, new(*stages.NoProgramError)) { // which is not the manifest's fault
+		if err != nil && !errors.As(err, new(*stages.NoProgramError)) { // the manifest is not to blame
 			return "", usageError{err}
 		}
 	}
-	return text + "the lock pins all of it", nil
+	return text + "the lock pins everything", nil
 }
 
-// canRun finds what machines could not be started with, however they are built.
+// canRun finds problems that would keep the built machines from starting.
 func canRun(e *env, m *constellations.Manifest, machines []*constellations.Machine) error {
 	if _, err := newNetworks(m); err != nil {
 		return err
@@ -80,7 +82,7 @@ func canRun(e *env, m *constellations.Manifest, machines []*constellations.Machi
 	return nil
 }
 
-// adviseUnread tells of files that their author most likely took for used.
+// adviseUnread names files that no stage reads although their author probably expects it.
 func adviseUnread(e *env, m *constellations.Manifest) error {
 	unread, err := stages.Unread(m)
 	for _, text := range unread {

@@ -1,3 +1,5 @@
+// This file is the verb view.
+
 package main
 
 import (
@@ -5,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+
+	"meros/runner/hint"
 )
 
 type viewCmd struct {
@@ -12,7 +16,7 @@ type viewCmd struct {
 	Machine       string `arg:"" help:"Name of a machine with display: true."`
 }
 
-// Run implements the verb: it becomes a viewer of the machine's screen.
+// Run implements the verb: it becomes a viewer.
 func (c *viewCmd) Run(e *env) error {
 	g, err := groupOf(e, c.Constellation, c.Machine)
 	if err != nil {
@@ -24,7 +28,7 @@ func (c *viewCmd) Run(e *env) error {
 	}
 	viewer, err := exec.LookPath("vncviewer")
 	if err != nil {
-		return fmt.Errorf("no viewer is installed that takes a unix socket (Debian: apt install tigervnc-viewer); the screen is shown by VNC at %s", socket)
+		return hint.Add(fmt.Errorf("no VNC viewer for unix sockets is installed (vncviewer); the screen is at %s", socket), "`apt install tigervnc-viewer` installs one on Debian")
 	}
 	e.ui.close()
 	return fmt.Errorf("start %s: %w", viewer, syscall.Exec(viewer, []string{viewer, socket}, os.Environ()))

@@ -35,7 +35,7 @@ func TestInitWithDependencies(t *testing.T) {
 		if err := test.request.withDependencies(e); err != nil || !slices.Equal(test.request.Machines, test.want) {
 			t.Errorf("%q, want %q, %v", test.request.Machines, test.want, err)
 		}
-		if told := strings.Contains(said.String(), "which is started, too"); told != (len(test.want) == 3 && test.want[0] == "web") {
+		if told := strings.Contains(said.String(), "starting it too"); told != (len(test.want) == 3 && test.want[0] == "web") {
 			t.Errorf("of %q it said %q", test.want, said.String())
 		}
 	}
