@@ -370,7 +370,7 @@ ls -A data data/cache/build`)
 			if o.Exit != 0 || !strings.HasSuffix(o.Stdout, "data:\ncache\ndisks\n\ndata/cache/build:\n") {
 				t.Errorf("exit status %d\n%s\n%s", o.Exit, o.Stdout, o.Stderr)
 			}
-			if !strings.Contains(o.Stderr, "removed what 1 killed builds had left behind") {
+			if !strings.Contains(o.Stderr, "cleaned up after an interrupted build") {
 				t.Errorf("it does not say what it removed:\n%s", o.Stderr)
 			}
 		})
@@ -404,7 +404,7 @@ func TestReadOnlyData(t *testing.T) {
 	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount --make-rprivate / && mount --bind data data && mount -o remount,ro,bind data && exec "$MEROS" --progress=plain build ro`)
 	cmd.Dir = p.Root
 	cmd.Env = append(os.Environ(), "MEROS="+lab.Program(t))
-	fails(t, lab.Finish(t, cmd), 1, "read-only file system", "the data directory must be writable", "--root DIR")
+	fails(t, lab.Finish(t, cmd), 1, "read-only file system", "data/ must be writable", "--root DIR")
 }
 
 func TestNoSubordinateIDs(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"meros/cache"
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/hint"
 )
 
 // bundle makes an archive of members, after a head.
@@ -85,7 +86,7 @@ func TestHostileBundle(t *testing.T) {
 	}{
 		"an artifact":            {[]tar.Header{{Name: "cas/" + hexOfA, Uname: "a"}}, ""},
 		"another's content":      {[]tar.Header{{Name: "cas/" + hexOfA, Uname: "b"}}, "its content has another digest"},
-		"no digest":              {[]tar.Header{{Name: "cas/../../x", Uname: "a"}}, "neither of the cache nor of the constellation"},
+		"no digest":              {[]tar.Header{{Name: "cas/../../x", Uname: "a"}}, "neither to the cache nor to the constellation"},
 		"a short digest":         {[]tar.Header{{Name: "cas/ca97", Uname: "a"}}, "its name is not a digest"},
 		"another's key":          {[]tar.Header{{Name: "actions/" + hexOfA + ".key", Uname: "b"}}, "the key text of another action"},
 		"an entry without a key": {[]tar.Header{{Name: "actions/" + hexOfA, Uname: "{}"}}, "key text of ca978112ca1b"},
@@ -93,31 +94,31 @@ func TestHostileBundle(t *testing.T) {
 		"files":                  {[]tar.Header{{Name: lab + "m", Typeflag: tar.TypeDir}, {Name: lab + "manifest.yml", Uname: "x"}}, ""},
 		"a setuid file":          {[]tar.Header{{Name: lab + "x", Mode: 0o4755, Uname: "x"}}, "would run as another user"},
 		"a setgid file":          {[]tar.Header{{Name: lab + "x", Mode: 0o2755, Uname: "x"}}, "would run as another user"},
-		"above":                  {[]tar.Header{{Name: lab + "../../x", Uname: "x"}}, "neither of the cache nor of the constellation"},
-		"absolute":               {[]tar.Header{{Name: "/etc/x", Uname: "x"}}, "neither of the cache nor of the constellation"},
-		"another constellation":  {[]tar.Header{{Name: "constellations/lab2/x", Uname: "x"}}, "neither of the cache nor of the constellation"},
+		"above":                  {[]tar.Header{{Name: lab + "../../x", Uname: "x"}}, "neither to the cache nor to the constellation"},
+		"absolute":               {[]tar.Header{{Name: "/etc/x", Uname: "x"}}, "neither to the cache nor to the constellation"},
+		"another constellation":  {[]tar.Header{{Name: "constellations/lab2/x", Uname: "x"}}, "neither to the cache nor to the constellation"},
 		"a device":               {[]tar.Header{{Name: lab + "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}}, "neither a file nor a directory nor a link"},
 		"a hard link":            {[]tar.Header{{Name: lab + "x", Uname: "x"}, {Name: lab + "y", Typeflag: tar.TypeLink, Linkname: lab + "x"}}, ""},
-		"a hard link out":        {[]tar.Header{{Name: lab + "x", Typeflag: tar.TypeLink, Linkname: "/etc/passwd"}}, "neither of the cache nor of the constellation"},
-		"a hard link to nothing": {[]tar.Header{{Name: lab + "x", Typeflag: tar.TypeLink, Linkname: lab + "y"}}, "which is no file of it"},
-		"a hard link to a link":  {[]tar.Header{{Name: lab + "y", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}, {Name: lab + "x", Typeflag: tar.TypeLink, Linkname: lab + "y"}}, "which is no file of it"},
-		"a hard link by a link":  {[]tar.Header{{Name: lab + "y", Typeflag: tar.TypeSymlink, Linkname: "/etc"}, {Name: lab + "x", Typeflag: tar.TypeLink, Linkname: lab + "y/passwd"}}, "which is no file of it"},
+		"a hard link out":        {[]tar.Header{{Name: lab + "x", Typeflag: tar.TypeLink, Linkname: "/etc/passwd"}}, "neither to the cache nor to the constellation"},
+		"a hard link to nothing": {[]tar.Header{{Name: lab + "x", Typeflag: tar.TypeLink, Linkname: lab + "y"}}, "which is not a file of the constellation"},
+		"a hard link to a link":  {[]tar.Header{{Name: lab + "y", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}, {Name: lab + "x", Typeflag: tar.TypeLink, Linkname: lab + "y"}}, "which is not a file of the constellation"},
+		"a hard link by a link":  {[]tar.Header{{Name: lab + "y", Typeflag: tar.TypeSymlink, Linkname: "/etc"}, {Name: lab + "x", Typeflag: tar.TypeLink, Linkname: lab + "y/passwd"}}, "which is not a file of the constellation"},
 		"over a hard link": {[]tar.Header{{Name: lab + "x", Uname: "x"}, {Name: lab + "y", Typeflag: tar.TypeLink, Linkname: lab + "x"}, {Name: lab + "y", Uname: "z"}},
 			"file exists"},
 		"an attribute":   {[]tar.Header{{Name: lab + "x", Uname: "x", PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}}}, ""},
 		"a capability":   {[]tar.Header{{Name: lab + "x", Uname: "x", PAXRecords: map[string]string{"SCHILY.xattr.security.capability": "b"}}}, "which is not a user's"},
 		"of a directory": {[]tar.Header{{Name: lab + "x", Typeflag: tar.TypeDir, PAXRecords: map[string]string{"SCHILY.xattr.trusted.a": "b"}}}, "which is not a user's"},
 		"of too many directories": {slices.Repeat([]tar.Header{{Name: lab + "x", Typeflag: tar.TypeDir, PAXRecords: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("b", 1_000_000)}}}, 70),
-			"what it says of its directories is too large"},
+			"the names and attributes of directories are too large"},
 		"through a link":     {[]tar.Header{{Name: lab + "d", Typeflag: tar.TypeSymlink, Linkname: "/tmp"}, {Name: lab + "d/x", Uname: "x"}}, "path escapes"},
-		"a link to the host": {[]tar.Header{{Name: lab + "hooks", Typeflag: tar.TypeSymlink, Linkname: "/etc"}}, "leads to nothing of the constellation"},
-		"a link to nothing":  {[]tar.Header{{Name: lab + "hooks", Typeflag: tar.TypeSymlink, Linkname: "x"}}, "leads to nothing of the constellation"},
+		"a link to the host": {[]tar.Header{{Name: lab + "hooks", Typeflag: tar.TypeSymlink, Linkname: "/etc"}}, "is a link out of the constellation, or to no file"},
+		"a link to nothing":  {[]tar.Header{{Name: lab + "hooks", Typeflag: tar.TypeSymlink, Linkname: "x"}}, "is a link out of the constellation, or to no file"},
 		"a link within":      {[]tar.Header{{Name: lab + "x", Uname: "x"}, {Name: lab + "y", Typeflag: tar.TypeSymlink, Linkname: "x"}}, ""},
 		"a link of a machine": {[]tar.Header{
 			{Name: lab + "m/includes.chroot", Typeflag: tar.TypeDir}, {Name: lab + "m/includes.chroot/x", Typeflag: tar.TypeSymlink, Linkname: "/etc"}}, ""},
 		"a link by one of a machine": {[]tar.Header{
 			{Name: lab + "m/includes.chroot", Typeflag: tar.TypeDir}, {Name: lab + "m/includes.chroot/x", Typeflag: tar.TypeSymlink, Linkname: "/etc"},
-			{Name: lab + "m/hooks", Typeflag: tar.TypeSymlink, Linkname: "includes.chroot/x"}}, "leads to nothing of the constellation"},
+			{Name: lab + "m/hooks", Typeflag: tar.TypeSymlink, Linkname: "includes.chroot/x"}}, "is a link out of the constellation, or to no file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			i, err := importBundle(t, bundle(t, test.members...))
@@ -217,7 +218,7 @@ func TestBundleCarriesTrees(t *testing.T) {
 	if err := unix.Setxattr(at("m/includes.chroot/a"), "security.capability", capability, 0); err != nil {
 		lab.Skip(t, "no file can have capabilities: %v", err)
 	}
-	if _, err := newBundleDir(&preview{manifest: &constellations.Manifest{Name: "lab", Dir: dir}}); err == nil || !strings.Contains(err.Error(), "setcap in a hook") {
+	if _, err := newBundleDir(&preview{manifest: &constellations.Manifest{Name: "lab", Dir: dir}}); !strings.Contains(hint.Of(err), "setcap in a hook") {
 		t.Errorf("capabilities: %v", err)
 	}
 }
@@ -257,13 +258,13 @@ func TestBundleRefuses(t *testing.T) {
 		named    string
 		want     string
 	}{
-		"a link out":                  {file: "m/hooks", to: "/etc", want: `"m/hooks" is a link that leads to nothing of the constellation`},
+		"a link out":                  {file: "m/hooks", to: "/etc", want: `"m/hooks" is a link out of the constellation, or to no file`},
 		"a link up":                   {file: "m/hooks", to: "../../x", want: "relative link within"},
 		"a link within":               {file: "m/hooks", to: "../manifest.yml"},
 		"a link of a machine":         {file: "m/includes.chroot/x", to: "/etc"},
 		"a setuid file":               {file: "m/includes.chroot/x", mode: 0o755 | os.ModeSetuid, want: "in the file owners"},
-		"a file elsewhere":            {file: "x", mode: 0o644, named: outside, want: outside + " (put it into "},
-		"a file by a link":            {file: "m/includes.chroot/x", to: outside, named: "m/includes.chroot/x", want: "x (put it into "},
+		"a file elsewhere":            {file: "x", mode: 0o644, named: outside, want: outside + "\nhint: copy them to "},
+		"a file by a link":            {file: "m/includes.chroot/x", to: outside, named: "m/includes.chroot/x", want: "x\nhint: copy them to "},
 		"a file of the constellation": {file: "x", mode: 0o644, named: "x"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -284,8 +285,8 @@ func TestBundleRefuses(t *testing.T) {
 			} else if test.named != "" {
 				f.named = []string{filepath.Join(dir, test.named)}
 			}
-			if _, err = newBundleDir(f); test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
-				t.Errorf("%v, want %q", err, test.want)
+			if _, err = newBundleDir(f); test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error()+"\nhint: "+hint.Of(err), test.want)) {
+				t.Errorf("%v, hint %q, want %q", err, hint.Of(err), test.want)
 			}
 		})
 	}

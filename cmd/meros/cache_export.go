@@ -1,3 +1,6 @@
+// This file is the verb cache export: it writes a bundle, which a host without a network
+// can build from.
+
 package main
 
 import (
@@ -20,18 +23,20 @@ import (
 
 	"meros/cache"
 	"meros/graph"
+	"meros/runner/hint"
 	"meros/runner/layer"
 )
 
-// A bundle is a tar archive, compressed by zstd: bundleFile, artifacts, entries
-// and key texts under their names in a store, and the constellation's directory.
+// A bundle is a tar archive, compressed with zstd. It holds bundleFile, then artifacts,
+// entries and key texts under their names in a store, then the directory of the
+// constellation.
 const bundleFile = "meros-bundle.json"
 
-// bundleFormat is the version of what a bundle is.
+// bundleFormat is the version of the format.
 const bundleFormat = 1
 
-// userAttribute begins the names of the extended attributes that a bundle
-// carries: what they say is nobody's but the user's, xattr(7).
+// userAttribute begins the names of the extended attributes that a bundle carries. The
+// kernel gives those no meaning, xattr(7).
 const userAttribute = "user."
 
 type bundleHead struct {
@@ -73,7 +78,7 @@ func (c *cacheExportCmd) Run(e *env) error {
 	}
 	for _, s := range f.all {
 		if s.Outcome != graph.WouldReuse && s.Node.Deliver == "" {
-			return fmt.Errorf("%s is not in the cache: %s (meros build %s)", s.Node.Name, f.reason(s), c.Constellation)
+			return hint.Add(fmt.Errorf("%s is not in the cache: %s", s.Node.Name, f.reason(s)), "`meros build %s` builds it", c.Constellation)
 		}
 	}
 	if done, err := e.inNamespace(c.args()...); done {
@@ -97,7 +102,7 @@ func (c *cacheExportCmd) Run(e *env) error {
 	return nil
 }
 
-// write writes the bundle; it has its name when it is complete.
+// write writes the bundle and returns its size. The file gets its name when it is complete.
 func (c *cacheExportCmd) write(ctx context.Context, f *preview, d *bundleDir, mode fs.FileMode) (size int64, err error) {
 	out, err := cache.NewUnfinished(c.Output)
 	if err != nil {
@@ -133,7 +138,7 @@ func (c *cacheExportCmd) write(ctx context.Context, f *preview, d *bundleDir, mo
 	return fi.Size(), out.Finish(mode)
 }
 
-// writeStore writes what is of the store. The images have to be there.
+// writeStore writes the entries of the store. It fails if an image is missing.
 func (c *cacheExportCmd) writeStore(ctx context.Context, w *tar.Writer, f *preview) error {
 	artifacts, actions := c.contents(f)
 	for _, s := range f.all {
@@ -142,19 +147,19 @@ func (c *cacheExportCmd) writeStore(ctx context.Context, w *tar.Writer, f *previ
 		}
 		entry, err := f.store.Lookup(s.Action)
 		if err != nil {
-			return fmt.Errorf("%s: %w (build it again)", s.Node.Name, err)
+			return hint.Add(fmt.Errorf("%s: %w", s.Node.Name, err), "build it again")
 		}
 		for _, a := range entry.Outputs {
 			if err := f.store.Has(a); err != nil {
-				return fmt.Errorf("%s: %w (build it again)", s.Node.Name, err)
+				return hint.Add(fmt.Errorf("%s: %w", s.Node.Name, err), "build it again")
 			}
 		}
 	}
 	return f.store.WriteBundle(ctx, w, artifacts, actions)
 }
 
-// contents are what a build needs to find everything, and, unless only images
-// are asked for, what it needs to make any of it again.
+// contents returns the entries by which a build finds its targets. Unless only the images
+// are requested, it adds everything that a build needs to make any of them again.
 func (c *cacheExportCmd) contents(f *preview) (artifacts []cache.Artifact, actions []cache.ActionID) {
 	used := make(map[*graph.Node]bool)
 	for _, s := range f.all {
@@ -174,7 +179,7 @@ func (c *cacheExportCmd) contents(f *preview) (artifacts []cache.Artifact, actio
 		if outputs == nil {
 			entry, err := f.store.Lookup(s.Action)
 			if err != nil {
-				continue // a disk that is put together from images
+				continue // a delivered disk has no entry
 			}
 			outputs = entry.Outputs
 			actions = append(actions, s.Action)
@@ -193,14 +198,15 @@ func (c *cacheExportCmd) contents(f *preview) (artifacts []cache.Artifact, actio
 }
 
 type cacheExportCmd struct {
-	Constellation string   `arg:"" help:"Name of the constellation, which is built."`
+	Constellation string   `arg:"" help:"Name of the constellation. It must be built."`
 	Machine       []string `arg:"" optional:"" help:"Machines (default: all)."`
-	Output        string   `short:"o" placeholder:"FILE" help:"The file (default: CONSTELLATION.meros)."`
-	RootfsOnly    bool     `help:"As of build."`
-	Boot          bool     `help:"As of build."`
-	ImagesOnly    bool     `help:"Leave out what is only needed to change something: packages, sources and the layers between."`
+	Output        string   `short:"o" placeholder:"FILE" help:"File to write (default: CONSTELLATION.meros)."`
+	RootfsOnly    bool     `help:"As for build."`
+	Boot          bool     `help:"As for build."`
+	ImagesOnly    bool     `help:"Leave out packages, sources and intermediate layers, which only changes need."`
 }
 
+// writeMember adds a member with that content.
 func writeMember(w *tar.Writer, name string, mode int64, content []byte) error {
 	if err := w.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(content)), Typeflag: tar.TypeReg, Format: tar.FormatPAX}); err != nil {
 		return err
@@ -209,7 +215,7 @@ func writeMember(w *tar.Writer, name string, mode int64, content []byte) error {
 	return err
 }
 
-// holds refuses files outside of the directory that the manifest names.
+// holds refuses a manifest that names files outside of its directory.
 func (d *bundleDir) holds(named []string) error {
 	var outside []string
 	for _, file := range named {
@@ -222,12 +228,12 @@ func (d *bundleDir) holds(named []string) error {
 		}
 	}
 	if len(outside) > 0 {
-		return fmt.Errorf("the manifest names what is not in the constellation's directory, and would be missing elsewhere: %s (put it into %s, and name it in the manifest relative to that)", strings.Join(outside, ", "), d.dir)
+		return hint.Add(fmt.Errorf("the manifest names files outside of its directory, which would be missing elsewhere: %s", strings.Join(outside, ", ")), "copy them to %s and name them relative to it", d.dir)
 	}
 	return nil
 }
 
-// check refuses what an import would refuse.
+// check refuses files that an import would refuse.
 func (d *bundleDir) check() error {
 	root, err := os.OpenRoot(d.dir)
 	if err != nil {
@@ -237,10 +243,10 @@ func (d *bundleDir) check() error {
 	return d.walk(func(rel, file string, fi fs.FileInfo) error {
 		switch mode := fi.Mode(); {
 		case mode.IsRegular() && mode&(fs.ModeSetuid|fs.ModeSetgid) != 0:
-			return fmt.Errorf("%s runs as another user, and no import makes such a file (%s)", file, ownersHint)
+			return hint.Add(fmt.Errorf("%s runs as another user, and an import makes no such file", file), ownersHint)
 		case mode.Type() == fs.ModeSymlink && followed(rel):
 			if err := checkLinks(root, []string{rel}); err != nil {
-				return fmt.Errorf("%w (replace it by what it leads to, or by a relative link within %s)", err, d.dir)
+				return hint.Add(err, "replace it by a copy, or by a relative link within %s", d.dir)
 			}
 		case !mode.IsRegular() && !mode.IsDir() && mode.Type() != fs.ModeSymlink:
 			return fmt.Errorf("%s is neither a file nor a directory nor a link", file)
@@ -251,14 +257,14 @@ func (d *bundleDir) check() error {
 		}
 		for record := range attributes {
 			if name, _ := layer.Attribute(record); !strings.HasPrefix(name, userAttribute) {
-				return fmt.Errorf("%s has %s, and no import makes such a file (setcap in a hook gives a file capabilities)", file, name)
+				return hint.Add(fmt.Errorf("%s has %s, and an import makes no such file", file, name), "setcap in a hook gives a file capabilities")
 			}
 		}
 		return nil
 	})
 }
 
-// walk calls do for each file of the directory, and for that itself as ".".
+// walk calls do for the directory, as ".", and for each file in it.
 func (d *bundleDir) walk(do func(rel, file string, fi fs.FileInfo) error) error {
 	return filepath.WalkDir(d.dir, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -276,7 +282,7 @@ func (d *bundleDir) walk(do func(rel, file string, fi fs.FileInfo) error) error 
 	})
 }
 
-// write adds the files of the directory, but for those.
+// write adds the files of the directory to the archive, except those.
 func (d *bundleDir) write(w *tar.Writer, but ...string) error {
 	for i, file := range but {
 		dir, err := filepath.EvalSymlinks(filepath.Dir(file))
@@ -285,7 +291,7 @@ func (d *bundleDir) write(w *tar.Writer, but ...string) error {
 		}
 		but[i] = filepath.Join(dir, filepath.Base(file))
 	}
-	first := make(map[inode]string) // names of files that have several
+	first := make(map[inode]string) // the first name of files that have several
 	return d.walk(func(rel, file string, fi fs.FileInfo) (err error) {
 		if slices.Contains(but, file) {
 			return nil
@@ -320,13 +326,14 @@ func (d *bundleDir) write(w *tar.Writer, but ...string) error {
 	})
 }
 
-// bundleDir is the directory of a constellation, of which is known that it can
-// be carried as it is and that a build needs nothing else.
+// bundleDir is the directory of a constellation. A bundle can carry all its files, and a
+// build needs no others.
 type bundleDir struct {
 	name string // of the constellation
-	dir  string // no link
+	dir  string // not a link
 }
 
+// newBundleDir checks the directory of the constellation.
 func newBundleDir(f *preview) (*bundleDir, error) {
 	dir, err := filepath.EvalSymlinks(f.manifest.Dir)
 	if err != nil {
@@ -339,9 +346,10 @@ func newBundleDir(f *preview) (*bundleDir, error) {
 	return d, d.holds(f.named)
 }
 
-// inode tells files apart, whatever their names are.
+// inode identifies a file that may have several names.
 type inode struct{ dev, ino uint64 }
 
+// bundleRegular adds a regular file.
 func bundleRegular(w *tar.Writer, h *tar.Header, file string) error {
 	f, err := os.Open(file)
 	if err != nil {

@@ -1,3 +1,6 @@
+// This file is the verb cache import: it reads a bundle and trusts nothing in it but the
+// entries of the cache.
+
 package main
 
 import (
@@ -18,12 +21,13 @@ import (
 
 	"meros/cache"
 	"meros/constellations"
+	"meros/runner/hint"
 	"meros/runner/layer"
 	"meros/stages"
 )
 
 type cacheImportCmd struct {
-	File string `arg:"" help:"What meros cache export wrote. Import only from those whose images you would start: what it says of an action is believed."`
+	File string `arg:"" help:"File of meros cache export. Import only from people whose images you would run: its cache entries are trusted."`
 }
 
 // Run implements the verb.
@@ -33,7 +37,7 @@ func (c *cacheImportCmd) Run(e *env) error {
 		return err
 	}
 	if fi, err := os.Stat(file); err != nil || !fi.Mode().IsRegular() {
-		return usageError{fmt.Errorf("%s: there is no such file", c.File)}
+		return usageError{fmt.Errorf("%s: no such file", c.File)}
 	}
 	if done, err := e.inNamespace("cache", "import", file); done {
 		return err
@@ -52,39 +56,38 @@ func (c *cacheImportCmd) Run(e *env) error {
 	i := &bundleImport{store: w.store, home: home, scratch: w.scratch.Dir()}
 	err = i.read(e.ctx, file)
 	if err == nil {
-		err = i.place(func() { e.ui.note("%s is there already and is left as it is", i.target()) })
+		err = i.place(func() { e.ui.note("%s exists already and stays as it is", i.target()) })
 	}
 	if err = errors.Join(err, i.close()); err != nil {
 		return fmt.Errorf("import %s: %w", c.File, err)
 	}
-	e.ui.say("%s: %d files of the cache, %s; meros build %s finds them", i.head.Constellation, i.files, bytesText(i.bytes), i.head.Constellation)
+	e.ui.say("%s: %d files of the cache, %s; `meros build %s` finds them", i.head.Constellation, i.files, bytesText(i.bytes), i.head.Constellation)
 	return nil
 }
 
-// unfinishedImport begins the name of a directory beside the constellations, in
-// which one is until it is whole. It may be a file system of its own, so that
-// nothing can be moved there from elsewhere.
+// unfinishedImport begins the name of the directory that holds a constellation until it is
+// complete. It lies beside the constellations, because that may be a file system of its
+// own, and a rename does not leave a file system.
 const unfinishedImport = ".meros-import-"
 
-// bundleImport reads a bundle. Nothing of it can be relied on.
+// bundleImport reads a bundle. Any part of the bundle may be hostile.
 type bundleImport struct {
 	store   *cache.Store
-	home    string // where constellations are, locked
-	scratch string // for one that is only read, as it is there already
+	home    string // the directory of constellations, locked
+	scratch string // for a constellation that exists already and is only read
 	head    bundleHead
-	tmp     string // holds the constellation's directory until that is whole
-	exists  bool   // the constellation
+	tmp     string // holds the directory of the constellation until it is complete
+	exists  bool   // the constellation exists already
 	files   int
 	bytes   int64
-	links   []string // of the constellation that a build would follow
+	links   []string // links of the constellation that a build would follow
 	dirs    []*tar.Header
-	said    int64 // bytes of what is kept of directories
+	held    int64 // bytes of names and attributes in dirs
 }
 
 func (i *bundleImport) target() string { return filepath.Join(i.home, i.head.Constellation) }
 
-// open makes the directory to unpack into, and removes what an import that was
-// killed has left.
+// open makes the directory to unpack into, and removes those of killed imports.
 func (i *bundleImport) open() (*os.Root, error) {
 	left, _ := filepath.Glob(filepath.Join(i.home, unfinishedImport+"*"))
 	for _, dir := range left {
@@ -92,7 +95,7 @@ func (i *bundleImport) open() (*os.Root, error) {
 	}
 	parent := i.home
 	if _, err := os.Lstat(i.target()); err == nil {
-		i.exists, parent = true, i.scratch // where it is need not be writable
+		i.exists, parent = true, i.scratch // home need not be writable
 	}
 	var err error
 	if i.tmp, err = os.MkdirTemp(parent, unfinishedImport+"*"); err != nil {
@@ -105,7 +108,7 @@ func (i *bundleImport) open() (*os.Root, error) {
 	return os.OpenRoot(dir)
 }
 
-// place gives the constellation its name, or calls exists if that is taken.
+// place gives the constellation its name, or calls exists if the name is taken.
 func (i *bundleImport) place(exists func()) error {
 	if i.exists {
 		exists()
@@ -114,7 +117,7 @@ func (i *bundleImport) place(exists func()) error {
 	return os.Rename(filepath.Join(i.tmp, i.head.Constellation), i.target())
 }
 
-// close removes what was not placed.
+// close removes the unfinished directory.
 func (i *bundleImport) close() error {
 	if i.tmp == "" {
 		return nil
@@ -122,6 +125,7 @@ func (i *bundleImport) close() error {
 	return os.RemoveAll(i.tmp)
 }
 
+// read reads the whole bundle.
 func (i *bundleImport) read(ctx context.Context, file string) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -156,14 +160,15 @@ func (i *bundleImport) read(ctx context.Context, file string) error {
 	}
 }
 
-func cutOff(err error) error { return fmt.Errorf("it is no bundle, or was cut off: %w", err) }
+// cutOff says that the archive ends or is damaged.
+func cutOff(err error) error { return fmt.Errorf("not a bundle, or cut off: %w", err) }
 
-// finish is called when all is written.
+// finish checks the links and sets the modes of directories, after all files are written.
 func (i *bundleImport) finish(root *os.Root) error {
 	if err := checkLinks(root, i.links); err != nil {
 		return err
 	}
-	for _, h := range slices.Backward(i.dirs) { // what is in one before it
+	for _, h := range slices.Backward(i.dirs) { // a directory after those in it
 		name, err := i.inside(h.Name)
 		if err == nil {
 			err = finishDir(root, name, h)
@@ -175,7 +180,7 @@ func (i *bundleImport) finish(root *os.Root) error {
 	return nil
 }
 
-// finishDir gives a directory what it has besides its files.
+// finishDir sets the attributes and the mode of a directory.
 func finishDir(root *os.Root, name string, h *tar.Header) error {
 	f, err := root.Open(name)
 	if err != nil {
@@ -185,28 +190,29 @@ func finishDir(root *os.Root, name string, h *tar.Header) error {
 	return errors.Join(setAttributes(f, h), f.Chmod(exactMode(h)))
 }
 
-// inside is a member's name from the constellation's directory.
+// inside returns the path of a member from the directory of the constellation.
 func (i *bundleImport) inside(member string) (string, error) {
 	name, err := filepath.Rel(filepath.Join("constellations", i.head.Constellation), filepath.Clean(member))
 	if err != nil || !filepath.IsLocal(name) {
-		return "", errors.New("it is neither of the cache nor of the constellation")
+		return "", errors.New("it belongs neither to the cache nor to the constellation")
 	}
 	return name, nil
 }
 
+// readHead reads the first member.
 func (i *bundleImport) readHead(r *tar.Reader) error {
 	h, err := r.Next()
 	if err != nil {
 		return cutOff(err)
 	}
 	if h.Name != bundleFile {
-		return errors.New("it is no bundle of meros cache export")
+		return errors.New("not a bundle of meros cache export")
 	}
 	if err := json.NewDecoder(io.LimitReader(r, 1<<16)).Decode(&i.head); err != nil {
-		return fmt.Errorf("it is no bundle: %w", err)
+		return fmt.Errorf("not a bundle: %w", err)
 	}
 	if i.head.Format != bundleFormat {
-		return fmt.Errorf("it is a bundle of format %d, and this meros reads %d (%s wrote it)", i.head.Format, bundleFormat, i.head.Meros)
+		return fmt.Errorf("the bundle has format %d (from %s), and this meros reads format %d", i.head.Format, i.head.Meros, bundleFormat)
 	}
 	if !constellations.IsName(i.head.Constellation) {
 		return fmt.Errorf("%q cannot be the name of a constellation", i.head.Constellation)
@@ -214,16 +220,17 @@ func (i *bundleImport) readHead(r *tar.Reader) error {
 	return nil
 }
 
-// maxDirectories bounds the names and attributes of directories, bytes, with
-// what each takes in memory besides.
+// maxDirectories limits the memory for directories, in bytes: their names and attributes,
+// and headerSize for each.
 const (
 	maxDirectories = 64 << 20
 	headerSize     = 512
 )
 
-// maxBundled is how large a file of a constellation may be, bytes.
+// maxBundled is the size limit of a file of a constellation, in bytes.
 const maxBundled = 8 << 30
 
+// member stores one member.
 func (i *bundleImport) member(ctx context.Context, root *os.Root, h *tar.Header, r io.Reader) error {
 	err := i.store.ReadBundle(ctx, h, r)
 	if !errors.Is(err, cache.ErrNotOurs) {
@@ -246,12 +253,12 @@ func (i *bundleImport) ofConstellation(root *os.Root, name string, h *tar.Header
 	switch h.Typeflag {
 	case tar.TypeDir:
 		d := &tar.Header{Typeflag: h.Typeflag, Name: h.Name, Mode: h.Mode, PAXRecords: h.PAXRecords}
-		i.dirs = append(i.dirs, d) // the rest when nothing is written any more
+		i.dirs = append(i.dirs, d) // finish does the rest
 		for key, value := range h.PAXRecords {
-			i.said += int64(len(key) + len(value))
+			i.held += int64(len(key) + len(value))
 		}
-		if i.said += int64(len(h.Name)) + headerSize; i.said > maxDirectories {
-			return errors.New("what it says of its directories is too large")
+		if i.held += int64(len(h.Name)) + headerSize; i.held > maxDirectories {
+			return errors.New("the names and attributes of directories are too large")
 		}
 		return root.MkdirAll(name, 0o700)
 	case tar.TypeSymlink:
@@ -265,7 +272,7 @@ func (i *bundleImport) ofConstellation(root *os.Root, name string, h *tar.Header
 			return fmt.Errorf("a link to %q: %w", h.Linkname, err)
 		}
 		if fi, err := root.Lstat(first); err != nil || !fi.Mode().IsRegular() {
-			return fmt.Errorf("a link to %q, which is no file of it", h.Linkname)
+			return fmt.Errorf("a link to %q, which is not a file of the constellation", h.Linkname)
 		}
 		return root.Link(first, name)
 	case tar.TypeReg:
@@ -274,33 +281,33 @@ func (i *bundleImport) ofConstellation(root *os.Root, name string, h *tar.Header
 	return errors.New("it is neither a file nor a directory nor a link")
 }
 
-// exactMode is the mode as the key of a stage has it, see [graph.ReadLocal].
+// exactMode returns the mode as the key of a stage contains it, see [graph.ReadLocal].
 func exactMode(h *tar.Header) fs.FileMode {
 	return h.FileInfo().Mode() & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
 }
 
-// followed tells whether a build would follow a link of that name. One that is
-// only copied into a machine may lead anywhere there.
+// followed reports whether a build would follow a link of that name. A link that is only
+// copied into a machine may lead anywhere.
 func followed(name string) bool { return !strings.Contains("/"+name, "/"+stages.Includes+"/") }
 
 // checkLinks refuses links that would make a build read files of this host.
 func checkLinks(root *os.Root, links []string) error {
 	for _, name := range links {
 		if _, err := root.Stat(name); err != nil {
-			return fmt.Errorf("%q is a link that leads to nothing of the constellation: %w", name, err)
+			return fmt.Errorf("%q is a link out of the constellation, or to no file: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// writeBundled writes a file below root, with its mode whatever the umask is.
+// writeBundled writes a file below root. The umask does not change its mode.
 func writeBundled(root *os.Root, name string, h *tar.Header, r io.Reader) error {
 	mode := exactMode(h)
 	if h.Size > maxBundled {
-		return errors.New("it is too large")
+		return errors.New("the file is too large")
 	}
 	if mode&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
-		return errors.New("it would run as another user on this host (" + ownersHint + ")")
+		return hint.Add(errors.New("it would run as another user on this host"), ownersHint)
 	}
 	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -310,7 +317,7 @@ func writeBundled(root *os.Root, name string, h *tar.Header, r io.Reader) error 
 	return errors.Join(err, setAttributes(f, h), f.Chmod(mode), f.Close())
 }
 
-// setAttributes gives a file the extended attributes that a member has.
+// setAttributes sets the extended attributes of the member.
 func setAttributes(f *os.File, h *tar.Header) error {
 	for record, value := range h.PAXRecords {
 		name, ok := layer.Attribute(record)
@@ -327,5 +334,5 @@ func setAttributes(f *os.File, h *tar.Header) error {
 	return nil
 }
 
-// ownersHint says how a machine gets a file that no bundle carries.
-const ownersHint = "chmod ug-s it where it is from, and give its mode in the file owners beside " + stages.Includes + ": /PATH root:root 4755"
+// ownersHint says how a machine gets a set-user-ID file.
+const ownersHint = "chmod ug-s the file, and set its mode in the file owners beside " + stages.Includes + ": /PATH root:root 4755"

@@ -1,3 +1,6 @@
+// This file is the verbs completion and complete: shells ask this program for the
+// completions of a word.
+
 package main
 
 import (
@@ -11,12 +14,11 @@ import (
 )
 
 type completionCmd struct {
-	Shell string `arg:"" enum:"bash,zsh,fish" help:"Of which shell: ${enum}."`
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"Shell: ${enum}."`
 }
 
-// completions are the scripts by which shells ask this program what a word may
-// become. Each prints what "meros complete" says, and names of files where that
-// says so.
+// completions are the scripts for the shells. Each one prints the output of "meros
+// complete", and file names where that asks for them.
 var completions = map[string]string{
 	"bash": `# eval "$(meros completion bash)"
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
@@ -71,15 +73,15 @@ func (c *completionCmd) Run(e *env) error {
 	return nil
 }
 
-// rootless are verbs that need no directory of constellations.
+// rootless are the verbs that need no directory of constellations.
 var rootless = []string{"completion ", "complete", "man", "schema", "doctor"}
 
 type completeCmd struct {
 	Words []string `arg:"" optional:"" passthrough:""`
 }
 
-// Run implements the verb: it prints what the last word may become, a tab and
-// what that is; ":" stands for names of files.
+// Run implements the verb: it prints the completions of the last word, each with a tab and
+// a description. ":" stands for file names.
 func (c *completeCmd) Run(e *env, app *kong.Application) error {
 	words := c.Words
 	if len(words) > 0 && words[0] == "--" {
@@ -94,14 +96,15 @@ func (c *completeCmd) Run(e *env, app *kong.Application) error {
 	return nil
 }
 
-// completer walks through a command line that is not complete.
+// completer walks through an incomplete command line.
 type completer struct {
 	project
 	node  *kong.Node // the verb so far
-	args  []string   // positional ones
-	value *kong.Flag // whose value comes next
+	args  []string   // positional arguments
+	value *kong.Flag // the flag whose value comes next
 }
 
+// complete returns the completions of the last word.
 func (c *completer) complete(words []string) []string {
 	last := words[len(words)-1]
 	for _, w := range words[:len(words)-1] {
@@ -129,7 +132,7 @@ func (c *completer) complete(words []string) []string {
 	return matching(c.positional(), last)
 }
 
-// word takes a complete word.
+// word takes a word before the last one.
 func (c *completer) word(w string) {
 	if c.value != nil {
 		c.value = nil
@@ -150,7 +153,7 @@ func (c *completer) word(w string) {
 	c.args = append(c.args, w)
 }
 
-// flag is the one that a word names, of the verb or of those above it.
+// flag returns the flag that a word names, of the verb or of a verb above it.
 func (c *completer) flag(word string) *kong.Flag {
 	name, _, _ := strings.Cut(word, "=")
 	for _, group := range c.node.AllFlags(true) {
@@ -183,7 +186,7 @@ func (c *completer) verbs() []string {
 	return all
 }
 
-// positional is what the next argument may be.
+// positional returns the completions of the next argument.
 func (c *completer) positional() []string {
 	ps := c.node.Positional
 	if len(ps) == 0 {
@@ -196,7 +199,7 @@ func (c *completer) positional() []string {
 	return c.values(p)
 }
 
-// values are what an argument or a flag may be, by its name.
+// values returns the completions of an argument or a flag, by its name.
 func (c *completer) values(v *kong.Value) []string {
 	switch {
 	case len(v.EnumSlice()) > 0 && v.Enum != "":
@@ -217,8 +220,7 @@ func (c *completer) values(v *kong.Value) []string {
 	return []string{":"}
 }
 
-// machines are those of the constellation that was named, which are not named
-// yet.
+// machines returns the machines of the constellation, except those on the command line.
 func (c *completer) machines() []string {
 	if len(c.args) == 0 {
 		return nil
@@ -236,7 +238,7 @@ func (c *completer) machines() []string {
 	return names
 }
 
-// stages are those of the newest build of what was named.
+// stages returns the stages of the newest build of the constellation.
 func (c *completer) stages() []string {
 	if len(c.args) == 0 {
 		return nil
@@ -255,12 +257,12 @@ func (c *completer) stages() []string {
 	return names
 }
 
-// matching are those that begin so.
+// matching returns the completions that begin with part.
 func matching(all []string, part string) []string {
 	return slices.DeleteFunc(all, func(s string) bool { return s != ":" && !strings.HasPrefix(s, part) })
 }
 
-// firstSentence is the beginning of a help text, for a list.
+// firstSentence returns the beginning of a help text, for a list.
 func firstSentence(help string) string {
 	s, _, _ := strings.Cut(help, ": ")
 	s, _, _ = strings.Cut(s, " (")

@@ -1,3 +1,6 @@
+// This file holds the shared half of push and pull: a session on the machine, and the
+// count of the bytes.
+
 package main
 
 import (
@@ -13,20 +16,20 @@ import (
 	"meros/runner/vm"
 )
 
-// exchangeDir is where copies go if nothing else is said: in the home directory of
-// who logs in, and here.
+// exchangeDir is the default directory of copies: in the home directory on the machine, and
+// in the working directory here.
 const exchangeDir = "mos-shared"
 
-// copied counts what was copied.
+// copied counts and shows the bytes of a copy.
 type copied struct {
 	ui    *ui
 	what  string
-	total int64 // bytes, 0 if that is not known
+	total int64 // bytes; 0 means unknown
 	done  int64
 	began time.Time
 }
 
-// Write implements io.Writer: it only looks.
+// Write implements io.Writer. It only counts.
 func (c *copied) Write(b []byte) (int, error) {
 	c.done += int64(len(b))
 	of := ""
@@ -45,7 +48,7 @@ func (c *copied) say() {
 	c.ui.note("%s: %s in %s, %s/s", c.what, bytesText(c.done), seconds(time.Since(c.began)), bytesText(c.rate()))
 }
 
-// split takes SRC... [DEST]: of several words the last one is where to.
+// split splits SRC... [DEST]: the last of several words is the destination.
 func split(words []string) (from []string, to string) {
 	if len(words) == 1 {
 		return words, exchangeDir
@@ -53,7 +56,7 @@ func split(words []string) (from []string, to string) {
 	return words[:len(words)-1], words[len(words)-1]
 }
 
-// session is one with a machine, with pipes to and from what it runs.
+// session is an ssh session, with pipes to and from its command.
 type session struct {
 	*cryptossh.Session
 	group  *vm.Group
@@ -63,11 +66,12 @@ type session struct {
 	said   strings.Builder // standard error
 }
 
-// complaint is what the machine's side said of its failure, as one line.
+// complaint returns what the command wrote to standard error, as one line.
 func (s *session) complaint() string {
 	return printable(strings.Join(strings.FieldsFunc(s.said.String(), func(r rune) bool { return r == '\n' }), "; "))
 }
 
+// login opens a session on a machine.
 func login(e *env, constellation, machine string) (*session, error) {
 	g, err := groupOf(e, constellation, machine)
 	if err != nil {

@@ -1,3 +1,7 @@
+// This file copies through a virtio port beside the ssh session. Encryption takes most of
+// the time of a copy in an emulated machine, and only the host and the machine's root see
+// the port. The session decides which way to use, and starts the command.
+
 package main
 
 import (
@@ -5,23 +9,19 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strings"
 
+	"meros/runner/hint"
 	"meros/runner/qemu"
 	"meros/runner/vm"
 )
 
-// A copy goes through ssh, whose encryption is what takes the time in an
-// emulated machine, or beside it through a virtio port that only the host and
-// the machine's root see. The session of ssh decides which, starts what runs
-// in the machine and knows how it ended.
-
-// findBulk finds the port's device in the machine, as $c. What offers it says
-// "bulk" if it may be used, and then reads a line: a token, or nothing where
-// the host does not use it.
+// findBulk sets $c to the device of the port in the machine. The script offers it with the
+// word "bulk", and then reads a line: a token, or nothing if the host does not use it.
 const findBulk = `
 c=
 for p in /sys/class/virtio-ports/*; do
@@ -29,8 +29,8 @@ for p in /sys/class/virtio-ports/*; do
 done
 `
 
-// bulkIn makes descriptor 3 what the archive is read from. The port is at its
-// end as long as the host's side is not seen to be open.
+// bulkIn opens descriptor 3 to read the archive. The port reads as empty until the machine
+// sees that the host's side is open.
 const bulkIn = `
 if test -n "$token"; then
 	exec 3<"$c"
@@ -45,7 +45,7 @@ else
 fi
 `
 
-// bulkOut makes descriptor 3 what the archive is written to.
+// bulkOut opens descriptor 3 to write the archive.
 const bulkOut = `
 if test -n "$token"; then
 	exec 3>"$c"
@@ -55,19 +55,19 @@ else
 fi
 `
 
-// bulk is a connection to a machine's port, beside the session that uses it.
+// bulk is a connection to the port of a machine.
 type bulk struct {
 	net.Conn
 	token string
 }
 
-// end says that nothing more comes. A connection that is closed altogether
-// loses what QEMU has not read yet.
+// end closes only the writing side: a full close would lose the bytes that QEMU has not
+// read yet.
 func (b *bulk) end() error { return b.Conn.(interface{ CloseWrite() error }).CloseWrite() }
 
-// offerBulk answers the machine's offer. It returns nil where the archive goes
-// through the session.
-func offerBulk(ctx context.Context, g *vm.Group, machine string, offered bool, answer io.Writer) (*bulk, error) {
+// openBulk answers the offer of the machine. It returns nil if the archive goes through the
+// session.
+func openBulk(ctx context.Context, g *vm.Group, machine string, offered bool, answer io.Writer) (*bulk, error) {
 	if offered {
 		if c, err := g.DialBulk(ctx, machine); err == nil {
 			id := make([]byte, 16)
@@ -85,7 +85,7 @@ func offerBulk(ctx context.Context, g *vm.Group, machine string, offered bool, a
 	return nil, err
 }
 
-// readOffer reads the line by which a machine begins: words for what it can.
+// readOffer reads the first line of the machine: words for its abilities.
 func readOffer(r *bufio.Reader) (words map[string]bool) {
 	line, _ := r.ReadString('\n')
 	words = make(map[string]bool)
@@ -95,14 +95,14 @@ func readOffer(r *bufio.Reader) (words map[string]bool) {
 	return words
 }
 
-// expectToken reads what the machine begins with at the port.
+// expectToken reads the token with which the machine begins at the port.
 func (b *bulk) expectToken() error {
 	got := make([]byte, len(b.token))
 	if _, err := io.ReadFull(b, got); err != nil {
-		return fmt.Errorf("the port for copies: %w", err)
+		return fmt.Errorf("read from the port for copies: %w", err)
 	}
 	if string(got) != b.token {
-		return fmt.Errorf("the port for copies is out of step (try again)")
+		return hint.Add(errors.New("the port for copies is out of step"), "try again")
 	}
 	return nil
 }

@@ -1,3 +1,6 @@
+// This file is the verb doctor: it prints what meros needs of this host, what is missing,
+// and how to get it. doctor_host.go has the checks.
+
 package main
 
 import (
@@ -9,29 +12,29 @@ import (
 )
 
 type doctorCmd struct {
-	Fix     bool   `help:"Do what can be done safely: remove what killed builds left behind."`
+	Fix     bool   `help:"Repair what is safe to repair: remove the work of killed builds."`
 	JSON    bool   `name:"json" help:"Print JSON: [{\"name\", \"status\", \"detail\", \"without\", \"fix\"}]; status is ok, limited or broken."`
-	Inside  bool   `hidden:"" help:"Try a sandbox, in the namespace that this is."`
-	Foreign string `hidden:"" help:"For programs of this architecture."`
+	Inside  bool   `hidden:"" help:"Try a sandbox in this namespace."`
+	Foreign string `hidden:"" help:"Try programs of this architecture."`
 }
 
-// How a finding is.
+// The status of a finding.
 const (
 	findingOK      = "ok"
-	findingLimited = "limited" // something that not everybody uses does not work, or is slow
+	findingLimited = "limited" // something that not every user needs fails, or is slow
 	findingBroken  = "broken"  // nothing can be built
 )
 
-// finding is one thing that meros needs of the host.
+// finding is the state of one thing that meros needs of the host.
 type finding struct {
 	Name    string `json:"name"`
 	Status  string `json:"status"`
 	Detail  string `json:"detail,omitempty"`
 	Without string `json:"without,omitempty"` // what does not work
-	Fix     string `json:"fix,omitempty"`     // what the user can do, on this distribution
+	Fix     string `json:"fix,omitempty"`     // a command or advice for this distribution
 }
 
-// Run implements the verb: it looks at all that meros needs of this host.
+// Run implements the verb.
 func (c *doctorCmd) Run(e *env) error {
 	switch {
 	case c.Inside && c.Fix:
@@ -41,8 +44,8 @@ func (c *doctorCmd) Run(e *env) error {
 		return trySandbox(e.ctx, c.Foreign)
 	}
 	var all []finding
-	for _, look := range []func(*env) []finding{lookAtSandbox, lookAtTools, lookAtDevices, lookAtRoom, lookAtMirror, c.lookAtLeftovers} {
-		all = append(all, look(e)...)
+	for _, check := range []func(*env) []finding{checkSandbox, checkTools, checkDevices, checkSpace, checkMirror, c.checkLeftovers} {
+		all = append(all, check(e)...)
 	}
 	if c.JSON {
 		if err := e.sayJSON(all); err != nil {
@@ -61,6 +64,7 @@ func (c *doctorCmd) Run(e *env) error {
 	return nil
 }
 
+// print prints the finding in one to three lines.
 func (f finding) print(e *env) {
 	e.ui.say("%-8s %-22s %s", f.Status, f.Name, f.Detail)
 	if f.Status == findingOK {
@@ -74,8 +78,8 @@ func (f finding) print(e *env) {
 	}
 }
 
-// distribution is the family of this host's distribution, os-release(5):
-// "debian", "fedora", "alpine", "arch", "suse", or "".
+// distribution returns the family of this host's distribution, os-release(5): "debian",
+// "fedora", "alpine", "arch", "suse", or "".
 func distribution() string {
 	b, _ := os.ReadFile("/etc/os-release")
 	var ids []string
@@ -98,8 +102,8 @@ func distribution() string {
 	return ""
 }
 
-// install is the command that installs a package, whose names are by the
-// families of distributions.
+// install returns the command that installs a package. names maps families of distributions
+// to the names of the package.
 func install(family string, names map[string]string) string {
 	name := names[family]
 	if name == "" {
@@ -120,22 +124,22 @@ func install(family string, names map[string]string) string {
 	return "install " + name
 }
 
-// lookAtLeftovers looks for what runs that were killed left behind.
-func (c *doctorCmd) lookAtLeftovers(e *env) []finding {
-	f := finding{Name: "leftovers", Status: findingOK, Detail: "no killed build left anything behind"}
+// checkLeftovers looks for the work of killed runs.
+func (c *doctorCmd) checkLeftovers(e *env) []finding {
+	f := finding{Name: "leftovers", Status: findingOK, Detail: "no killed build left files behind"}
 	n, err := e.eachScratchDir(cache.Dead)
 	if n > 0 && c.Fix {
-		// They may have files of the ids that only a namespace of ours has.
+		// The owners of the files may be IDs that only a namespace of meros has.
 		if err = inside(e, "doctor", "--inside", "--fix"); err == nil {
-			f.Detail = fmt.Sprintf("removed what %d killed builds had left behind", n)
+			f.Detail = fmt.Sprintf("removed the work of %d killed builds", n)
 			n = 0
 		}
 	}
 	switch {
 	case err != nil:
-		f.Status, f.Detail, f.Without = findingLimited, err.Error(), "the room that killed builds take"
+		f.Status, f.Detail, f.Without = findingLimited, err.Error(), "killed builds waste disk space"
 	case n > 0:
-		f = finding{Name: "leftovers", Status: findingLimited, Detail: fmt.Sprintf("%d killed builds left their work behind", n), Without: "the room they take, until the next build removes them", Fix: "meros doctor --fix"}
+		f = finding{Name: "leftovers", Status: findingLimited, Detail: fmt.Sprintf("%d killed builds left their work behind", n), Without: "they waste disk space until the next build removes them", Fix: "meros doctor --fix"}
 	}
 	return []finding{f}
 }

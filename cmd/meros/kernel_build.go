@@ -10,18 +10,18 @@ import (
 )
 
 type kernelBuildCmd struct {
-	Constellation string   `arg:"" optional:"" help:"Build the kernel of a constellation; default: the latest of upstream, for virtual machines."`
-	Machine       string   `arg:"" optional:"" help:"The kernel of this machine."`
-	Source        string   `help:"Where the source is from: git, a repository's URL, the URL of a tar archive, debian:PACKAGE, or a directory." placeholder:"SOURCE"`
+	Constellation string   `arg:"" optional:"" help:"Name of the constellation (default: the latest upstream kernel, for virtual machines)."`
+	Machine       string   `arg:"" optional:"" help:"Name of the machine."`
+	Source        string   `help:"Source: git, the URL of a repository or of a tar archive, debian:PACKAGE, or a directory." placeholder:"SOURCE"`
 	Ref           string   `help:"Branch, tag or commit of a git repository." placeholder:"REF"`
-	Base          string   `help:"What the configuration starts from: tiny, defconfig, running, or a file." placeholder:"BASE"`
-	Config        []string `help:"Fragment of a configuration; may be given several times." placeholder:"FRAGMENT" sep:"none"`
-	Patch         []string `help:"Patch to apply; may be given several times." placeholder:"PATCH" sep:"none"`
-	Toolchain     string   `help:"gcc or clang." enum:",gcc,clang" default:"" placeholder:"NAME"`
-	Arch          string   `help:"Architecture as in qemu-system-ARCH." placeholder:"ARCH"`
-	Output        string   `short:"o" help:"Where the kernel is put (default: data/disks/bzImage)." placeholder:"FILE" type:"path"`
-	Locked        bool     `help:"Fail instead of changing the lock."`
-	Jobs          int      `short:"j" help:"CPU tokens (default: one for each CPU)."`
+	Base          string   `help:"Configuration to start from: tiny, defconfig, running, or a file." placeholder:"BASE"`
+	Config        []string `help:"Fragment of a configuration; can be repeated." placeholder:"FRAGMENT" sep:"none"`
+	Patch         []string `help:"Patch to apply; can be repeated." placeholder:"PATCH" sep:"none"`
+	Toolchain     string   `help:"Compiler: gcc or clang." enum:",gcc,clang" default:"" placeholder:"NAME"`
+	Arch          string   `help:"Architecture, as in qemu-system-ARCH." placeholder:"ARCH"`
+	Output        string   `short:"o" help:"File for the kernel (default: data/disks/bzImage)." placeholder:"FILE" type:"path"`
+	Locked        bool     `help:"Fail if the lock would have to change."`
+	Jobs          int      `short:"j" help:"CPU tokens (default: the number of CPUs)."`
 }
 
 func (c *kernelBuildCmd) args() []string {

@@ -1,3 +1,6 @@
+// This file is the verb kernel config: it opens the menu of a kernel, and writes the
+// changes to a fragment.
+
 package main
 
 import (
@@ -8,24 +11,24 @@ import (
 	"meros/constellations"
 	"meros/graph"
 	"meros/runner"
+	"meros/runner/hint"
 	"meros/runner/layer"
 	"meros/stages"
 )
 
 type kernelConfigCmd struct {
-	Constellation string `arg:"" optional:"" help:"Configure the kernel of a constellation; default: upstream's."`
-	Machine       string `arg:"" optional:"" help:"The kernel of this machine."`
-	Source        string `help:"Where the source is from, as for kernel-build." placeholder:"SOURCE"`
-	Output        string `short:"o" help:"Fragment that the difference is written to." placeholder:"FILE" default:"kernel.config" type:"path"`
-	Menu          string `help:"The make target: menuconfig, or nconfig." enum:"menuconfig,nconfig" default:"menuconfig"`
+	Constellation string `arg:"" optional:"" help:"Name of the constellation (default: the latest upstream kernel)."`
+	Machine       string `arg:"" optional:"" help:"Name of the machine."`
+	Source        string `help:"Source, as for kernel-build." placeholder:"SOURCE"`
+	Output        string `short:"o" help:"File for the fragment." placeholder:"FILE" default:"kernel.config" type:"path"`
+	Menu          string `help:"Make target: ${enum}." enum:"menuconfig,nconfig" default:"menuconfig"`
 }
 
 func (c *kernelConfigCmd) args() []string {
 	return commandLine(kernelWords([]string{"kernel", "config"}, c.Constellation, c.Machine), map[string]any{"source": c.Source, "output": c.Output, "menu": c.Menu})
 }
 
-// Run implements the verb: it opens the kernel's own menu on what the manifest
-// comes to, and writes down what was changed there.
+// Run implements the verb.
 func (c *kernelConfigCmd) Run(e *env) error {
 	build := &kernelRequest{Constellation: c.Constellation, Machine: c.Machine, Source: c.Source}
 	m, vm, err := build.load(e)
@@ -36,7 +39,7 @@ func (c *kernelConfigCmd) Run(e *env) error {
 		return err
 	}
 	if _, err := os.Lstat(c.Output); err == nil {
-		return usageError{fmt.Errorf("%s is there already (--output FILE names another)", c.Output)}
+		return usageError{hint.Add(fmt.Errorf("%s exists already", c.Output), "name another file: --output FILE")}
 	}
 	w, err := openWorkspace(e)
 	if err != nil {
@@ -48,17 +51,18 @@ func (c *kernelConfigCmd) Run(e *env) error {
 		return err
 	}
 	if len(fragment) == 0 {
-		e.ui.note("nothing was changed")
+		e.ui.note("no changes, no fragment is written")
 		return nil
 	}
 	if err := os.WriteFile(c.Output, fragment, 0o644); err != nil {
 		return err
 	}
-	e.ui.note("wrote %s; it counts when it is among the manifest's kernel: {config: [...]}", c.Output)
+	e.ui.note("wrote %s; `kernel: {config: [...]}` in the manifest uses it", c.Output)
 	return nil
 }
 
-// edit runs the menu, which is no stage: what it gives is the user's.
+// edit runs the menu and returns the fragment. The menu is not a stage: its output depends
+// on the user.
 func (c *kernelConfigCmd) edit(e *env, w *workspace, build *kernelRequest, m *constellations.Manifest, vm *constellations.Machine) ([]byte, error) {
 	plan, kernel, err := build.plan(e, w, m, vm)
 	if err != nil {

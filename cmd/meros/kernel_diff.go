@@ -1,3 +1,5 @@
+// This file is the verb kernel diff.
+
 package main
 
 import (
@@ -32,12 +34,12 @@ func (c *kernelDiffCmd) Run(e *env) error {
 }
 
 type kernelDiffCmd struct {
-	A string `arg:"" help:"A .config, or CONSTELLATION or CONSTELLATION/MACHINE, whose kernel is configured."`
-	B string `arg:"" help:"The other one."`
+	A string `arg:"" help:"A .config file, CONSTELLATION or CONSTELLATION/MACHINE."`
+	B string `arg:"" help:"The other one, named the same way."`
 }
 
-// kernelConfigFile is a file, or the configuration of a machine's kernel, made
-// if it is not there.
+// kernelConfigFile returns the file of that name, or the configuration of a machine's
+// kernel, which it builds if the cache does not have it.
 func kernelConfigFile(e *env, name string) (string, error) {
 	if fi, err := os.Stat(name); err == nil && fi.Mode().IsRegular() {
 		return name, nil

@@ -12,6 +12,7 @@ import (
 
 	"meros/constellations"
 	"meros/graph"
+	"meros/runner/hint"
 	"meros/stages"
 )
 
@@ -26,7 +27,7 @@ type kernelRequest struct {
 	Config, Patch                      []string // added to the manifest's
 }
 
-// plan is the plan of the kernel alone.
+// plan plans the kernel alone.
 func (r *kernelRequest) plan(e *env, w *workspace, m *constellations.Manifest, vm *constellations.Machine) (*graph.Plan, *stages.BuiltKernel, error) {
 	machines := []*constellations.Machine{vm}
 	lock, err := ensureLock(e, m, stages.KernelNeeds(vm), r.Locked)
@@ -42,8 +43,7 @@ func (r *kernelRequest) plan(e *env, w *workspace, m *constellations.Manifest, v
 	return plan, kernel, err
 }
 
-// load finds the machine whose kernel is wanted, with what the command line
-// says of it.
+// load returns the machine with the kernel, changed by the command line.
 func (r *kernelRequest) load(e *env) (*constellations.Manifest, *constellations.Machine, error) {
 	m := kernelManifest(e)
 	if r.Constellation != "" {
@@ -62,7 +62,7 @@ func (r *kernelRequest) load(e *env) (*constellations.Manifest, *constellations.
 	return m, vm, nil
 }
 
-// pick is the named machine, or the first one if all have the same kernel.
+// pick returns the named machine, or the first one if all have the same kernel.
 func (r *kernelRequest) pick(m *constellations.Manifest) (*constellations.Machine, error) {
 	if r.Machine != "" {
 		return m.Machine(r.Machine)
@@ -74,19 +74,19 @@ func (r *kernelRequest) pick(m *constellations.Manifest) (*constellations.Machin
 			continue
 		}
 		if first >= 0 && !sameKernel(&m.Machines[first], k) {
-			return nil, fmt.Errorf("%s and %s have different kernels: say which (meros kernel-build %s MACHINE)", m.Machines[first].Name, k.Name, m.Name)
+			return nil, hint.Add(fmt.Errorf("%s and %s have different kernels", m.Machines[first].Name, k.Name), "name the machine: `meros kernel-build %s MACHINE`", m.Name)
 		}
 		if first < 0 {
 			first = i
 		}
 	}
 	if first < 0 {
-		return nil, fmt.Errorf("constellation %s builds no kernel (kernel: {source: ...} in its manifest, or --source)", m.Name)
+		return nil, hint.Add(fmt.Errorf("constellation %s builds no kernel", m.Name), "use `kernel: {source: ...}` in the manifest, or --source")
 	}
 	return &m.Machines[first], nil
 }
 
-// override lays the command line over a manifest's kernel.
+// override replaces what the manifest says by what the command line says.
 func (r *kernelRequest) override(k *constellations.Kernel, vm *constellations.Machine) error {
 	if r.Source != "" {
 		kind, location, problem := constellations.ParseKernelSource(r.Source)
@@ -102,11 +102,11 @@ func (r *kernelRequest) override(k *constellations.Kernel, vm *constellations.Ma
 		}
 	}
 	if !k.Built() {
-		return errors.New("its kernel is not built from source (--source says from where)")
+		return hint.Add(errors.New("its kernel is not built from source"), "--source names a source")
 	}
 	if r.Ref != "" {
 		if k.Kind != constellations.KernelGit {
-			return fmt.Errorf("--ref is for git repositories, the source is of the kind %s", k.Kind)
+			return fmt.Errorf("--ref is for git repositories, and the source is of the kind %s", k.Kind)
 		}
 		k.Ref = r.Ref
 	}
@@ -140,12 +140,11 @@ func kernelWords(words []string, names ...string) []string {
 	return append(words, slices.DeleteFunc(names, func(n string) bool { return n == "" })...)
 }
 
-// kernelsAlone is what stands for a constellation where there is none: its
-// lock is constellations/meros.lock.
+// kernelsAlone is the name of the constellation of kernels that belong to none. Its lock is
+// constellations/meros.lock.
 const kernelsAlone = "kernel"
 
-// kernelManifest is a constellation of a machine of which only the kernel is
-// built.
+// kernelManifest returns a constellation of one machine, for its kernel.
 func kernelManifest(e *env) *constellations.Manifest {
 	vm := constellations.DefaultMachine()
 	vm.Name = kernelsAlone
@@ -155,13 +154,14 @@ func kernelManifest(e *env) *constellations.Manifest {
 	return &constellations.Manifest{Name: kernelsAlone, Dir: e.constellationsDir(), Machines: []constellations.Machine{vm}}
 }
 
+// sameKernel reports whether two machines have the same kernel.
 func sameKernel(a, b *constellations.Machine) bool {
 	x, y := a.Kernel, b.Kernel
 	x.Line, y.Line = 0, 0
 	return a.Arch == b.Arch && reflect.DeepEqual(x, y)
 }
 
-// fromHere is a path of the command line where it may be used from elsewhere.
+// fromHere makes a path absolute, for use from another directory.
 func fromHere(file string) string {
 	if abs, err := filepath.Abs(file); err == nil {
 		return abs

@@ -171,7 +171,7 @@ func kernelMenu(t *testing.T, p *lab.Project, manifest func(string)) {
 	if got := readFile(t, file); got != "CONFIG_KNOWN=y\n" {
 		t.Errorf("the fragment is %q", got)
 	}
-	fails(t, p.Run(t, "kernel", "config", "k", "--output", file), 2, "is there already")
+	fails(t, p.Run(t, "kernel", "config", "k", "--output", file), 2, "exists already")
 	write := func(name, kernel string) {
 		p.Write(t, "constellations/k/manifest.yml", kernelManifestOf("{source: linux}")+strings.Replace(strings.TrimPrefix(kernelManifestOf(kernel), "virtual_machines:\n"), "  m:", "  "+name+":", 1))
 	}

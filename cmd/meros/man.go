@@ -1,3 +1,5 @@
+// This file is the verb man: it writes the manual pages from the help strings.
+
 package main
 
 import (
@@ -12,10 +14,10 @@ import (
 )
 
 type manCmd struct {
-	Dir string `arg:"" optional:"" help:"Directory for the pages meros.1, meros-build.1 and so on (default: print all of them)."`
+	Dir string `arg:"" optional:"" help:"Directory for the pages, meros.1, meros-build.1 and so on (default: print all pages)."`
 }
 
-// Run implements the verb: it writes manual pages, man(7).
+// Run implements the verb. The pages are in the language of man(7).
 func (c *manCmd) Run(e *env, app *kong.Application) error {
 	for _, n := range verbsOf(app.Node) {
 		if c.Dir == "" {
@@ -34,7 +36,7 @@ func (c *manCmd) Run(e *env, app *kong.Application) error {
 	return nil
 }
 
-// verbsOf are a command and those below it that are not hidden.
+// verbsOf returns a command and the visible commands below it.
 func verbsOf(n *kong.Node) []*kong.Node {
 	all := []*kong.Node{n}
 	for _, child := range n.Children {
@@ -45,9 +47,10 @@ func verbsOf(n *kong.Node) []*kong.Node {
 	return all
 }
 
-// manName is the name of a verb's page.
+// manName returns the name of a verb's page.
 func manName(n *kong.Node) string { return strings.ReplaceAll(fullName(n), " ", "-") }
 
+// fullName returns the words of a verb.
 func fullName(n *kong.Node) string {
 	if n.Parent == nil {
 		return n.Name
@@ -55,7 +58,7 @@ func fullName(n *kong.Node) string {
 	return fullName(n.Parent) + " " + n.Name
 }
 
-// roff makes text that man(7) does not take for a request.
+// roff quotes text so that man(7) prints it as it is.
 func roff(s string) string {
 	s = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(s)
 	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "'") {
@@ -98,62 +101,63 @@ func manPage(w io.Writer, n *kong.Node) {
 	}
 }
 
-// manRest is what the first page has besides.
+// manRest ends the first page.
 const manRest = `.SH EXIT STATUS
 .TP
 .B 0
-it was done
+success
 .TP
 .B 1
-it failed
+failure
 .TP
 .B 2
 the command line, a manifest or a lock is wrong
 .TP
 .B 130
-it was interrupted; what was finished is kept
+interrupted; finished stages are in the cache
 .PP
 .B meros connect
 and
 .B meros run
-pass the status of their program through, or 255 if ssh fails.
+pass on the status of their program, or 255 if ssh fails.
 .B meros diff --exit-code
-ends with 1 if there are differences,
+exits with 1 if there are differences,
 .B meros doctor
 if nothing can be built here,
 .B meros cache verify
-if something is damaged, and
+if files are damaged, and
 .B meros cache gc
 if the limit cannot be met.
 .SH ENVIRONMENT
 .TP
 .B MEROS_CACHE_SIZE
-how large the cache may become before a build makes room, such as 20G; 0 is no limit
+size above which builds clean the cache, such as 20G; 0 means no limit
 .TP
 .B MEROS_SNAPSHOT
-base URL of a snapshot service, for packages of Debian that are gone from the mirror,
+base URL of a snapshot service, for Debian packages that the mirror no longer has,
 such as https://snapshot.example/archive
 .TP
 .B NO_COLOR
-if it is set, nothing is coloured
+if it is set, there are no colours
 .TP
 .BR http_proxy ", " https_proxy ", " no_proxy
-what servers are reached through; for packages of Debian and Ubuntu also what apt is configured to use
+proxies; for packages of Debian and Ubuntu, the configuration of apt counts too
 .TP
 .BR REGISTRY_AUTH_FILE ", " DOCKER_CONFIG
-where credentials of registries are, as for podman, skopeo and docker
+files with the credentials of registries, as for podman, skopeo and docker
 .SH FILES
 .TP
 .I constellations/NAME/manifest.yml
-what a constellation is
+the machines and networks of a constellation
 .TP
 .I constellations/NAME/meros.lock
-what of a network it is made of
+the digests of everything that it downloads
 .TP
 .I data/
-the cache, the images, and what runs
+the cache, the images, and the state of running machines
 `
 
+// synopsis returns the arguments of a verb.
 func synopsis(n *kong.Node) string {
 	var words []string
 	if len(n.Children) > 0 {
@@ -172,11 +176,12 @@ func synopsis(n *kong.Node) string {
 	return strings.Join(append(words, "[OPTIONS]"), " ")
 }
 
-// ownFlags are those of a verb itself.
+// ownFlags returns the flags of the verb itself.
 func ownFlags(n *kong.Node) []*kong.Flag {
 	return slices.DeleteFunc(slices.Clone(n.Flags), func(f *kong.Flag) bool { return f.Hidden || n.Parent != nil && f.Name == "help" })
 }
 
+// flagName returns a flag with its placeholder.
 func flagName(f *kong.Flag) string {
 	name := "--" + f.Name
 	if f.Short != 0 {
@@ -188,6 +193,7 @@ func flagName(f *kong.Flag) string {
 	return name
 }
 
+// help returns the help text of an argument or a flag.
 func help(v *kong.Value) string {
 	text := strings.ReplaceAll(v.Help, "${enum}", strings.Join(v.EnumSlice(), ", "))
 	if v.Tag != nil && len(v.Tag.Envs) > 0 {

@@ -1,3 +1,5 @@
+// This file is the verb pull: it copies files out of a machine, which may be hostile.
+
 package main
 
 import (
@@ -18,7 +20,7 @@ import (
 type pullCmd struct {
 	Constellation string   `arg:"" help:"Name of the constellation."`
 	Machine       string   `arg:"" help:"Name of the machine."`
-	Files         []string `arg:"" name:"src" help:"Files and directories there, relative to mos-shared in the home directory; of several the last one is the directory here (default: mos-shared)."`
+	Files         []string `arg:"" name:"src" help:"Files and directories on the machine, relative to mos-shared in the home directory. The last of several is the directory here (default: mos-shared)."`
 }
 
 // Run implements the verb.
@@ -48,7 +50,7 @@ func (c *pullCmd) Run(e *env) error {
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return err
 	}
-	port, err := offerBulk(e.ctx, s.group, c.Machine, readOffer(s.out)["bulk"], s.in)
+	port, err := openBulk(e.ctx, s.group, c.Machine, readOffer(s.out)["bulk"], s.in)
 	if err != nil {
 		return err
 	}
@@ -68,8 +70,8 @@ func (c *pullCmd) Run(e *env) error {
 	return nil
 }
 
-// receiveFrom takes the archive from the port, or from the session's pipe, and
-// waits for the end of what sends it.
+// receiveFrom unpacks the archive from the port, or from the session if port is nil, and
+// waits for the end of the command.
 func (s *session) receiveFrom(ctx context.Context, to *layer.Receiver, port *bulk, count *copied) error {
 	var from io.Reader = s.out
 	var err error
@@ -81,7 +83,7 @@ func (s *session) receiveFrom(ctx context.Context, to *layer.Receiver, port *bul
 	go func() {
 		werr := s.Wait()
 		if port != nil && werr != nil {
-			port.Close() // nothing more comes
+			port.Close() // the machine sends no more
 		}
 		ended <- werr
 	}()

@@ -1,3 +1,5 @@
+// This file is the verb push: it copies files into a machine.
+
 package main
 
 import (
@@ -19,7 +21,7 @@ import (
 type pushCmd struct {
 	Constellation string   `arg:"" help:"Name of the constellation."`
 	Machine       string   `arg:"" help:"Name of the machine."`
-	Files         []string `arg:"" name:"src" help:"Files and directories to copy; of several the last one is the directory there (default: mos-shared in the home directory)."`
+	Files         []string `arg:"" name:"src" help:"Files and directories to copy. The last of several is the directory on the machine (default: mos-shared in the home directory)."`
 }
 
 // Run implements the verb.
@@ -41,7 +43,7 @@ func (c *pushCmd) Run(e *env) error {
 		return err
 	}
 	can := readOffer(s.out)
-	port, err := offerBulk(e.ctx, s.group, c.Machine, can["bulk"], s.in)
+	port, err := openBulk(e.ctx, s.group, c.Machine, can["bulk"], s.in)
 	if err != nil {
 		return err
 	}
@@ -50,7 +52,7 @@ func (c *pushCmd) Run(e *env) error {
 	go func() { sent <- p.sendTo(e.ctx, s.in, port, can["gnu"], count) }()
 	werr := s.Wait()
 	if port != nil {
-		port.Close() // a machine that stopped reading takes no more
+		port.Close() // the machine no longer reads
 	}
 	err = <-sent
 	if werr != nil {
@@ -66,10 +68,10 @@ func (c *pushCmd) Run(e *env) error {
 	return nil
 }
 
-// unpack is what runs in the machine. Files get their names there when they
-// are whole: they are unpacked beside the directory's content, and then linked
-// into it. What cannot be linked, as another file system is mounted there, is
-// copied beside its name. It begins by telling which tar it has.
+// unpack is the script that runs in the machine. It prints which tar the machine has, and
+// unpacks in a directory inside the destination. Then it links the files into place, so
+// that each one appears complete. A file that cannot be linked, because another file system
+// is mounted there, is copied beside its name first.
 const unpack = `set -e
 if tar --version 2>/dev/null | grep -q GNU; then kind=gnu; else kind=other; fi
 ` + findBulk + `
@@ -94,8 +96,8 @@ for f in "$t"/* "$t"/.[!.]* "$t"/..?*; do
 done
 `
 
-// copyUnlinked copies those of the files of the directory $1 that are not
-// linked into the current one. Not every find tells how it ended.
+// copyUnlinked copies the files of the directory $1 that are not linked into the current
+// one. It reports failures through a file, because not every find passes on a status.
 const copyUnlinked = `
 t=$1
 shift
@@ -116,24 +118,24 @@ for f; do
 done
 `
 
-// whole is the last member of the archive: without it the copy was broken off.
+// whole is the last member of the archive. Without it the copy is incomplete.
 const whole = ".meros-whole"
 
-// push is what to send: a name in a directory, for each of the sources.
+// push lists the files to send.
 type push struct {
 	dirs, names []string
 	size        int64  // bytes of regular files
 	mark        string // directory that holds the file [whole]
 }
 
-// markIn keeps the file that marks the end of archives in a directory.
+// markIn makes the file [whole] in a directory.
 func (p *push) markIn(dir string) error {
 	p.mark = dir
 	return errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, whole), nil, 0o600))
 }
 
-// sendTo sends the archive by the port, or by the session's pipe, and ends
-// both.
+// sendTo sends the archive through the port, or through the session if port is nil, and
+// closes the way.
 func (p *push) sendTo(ctx context.Context, in io.WriteCloser, port *bulk, gnu bool, count *copied) error {
 	defer in.Close()
 	if port == nil {
@@ -148,7 +150,7 @@ func (p *push) sendTo(ctx context.Context, in io.WriteCloser, port *bulk, gnu bo
 	return port.end()
 }
 
-// send writes the archive: tar(1) knows where files have holes.
+// send writes the archive with tar(1), which finds the holes of sparse files.
 func (p *push) send(ctx context.Context, w io.Writer, gnu bool, count *copied) error {
 	argv := []string{"--create", "--file=-", "--format=pax", "--numeric-owner"}
 	if gnu {
@@ -168,6 +170,7 @@ func (p *push) send(ctx context.Context, w io.Writer, gnu bool, count *copied) e
 	return nil
 }
 
+// newPush finds the sources and adds up their sizes.
 func newPush(sources []string) (*push, error) {
 	p := new(push)
 	seen := make(map[string]string)
@@ -178,7 +181,7 @@ func newPush(sources []string) (*push, error) {
 		}
 		dir, name := filepath.Split(abs)
 		if name == "" {
-			return nil, fmt.Errorf("%s: the whole file system cannot be copied", src)
+			return nil, fmt.Errorf("%s: cannot copy the whole file system", src)
 		}
 		if other, ok := seen[name]; ok {
 			return nil, fmt.Errorf("%s and %s have the same name", other, src)

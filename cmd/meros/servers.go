@@ -1,3 +1,6 @@
+// This file finds out how this host reaches the servers that stages fetch from: through
+// which proxy, or at which addresses.
+
 package main
 
 import (
@@ -16,14 +19,14 @@ import (
 	"meros/stages/pin"
 )
 
-// proxyEnv are what a fetch is told besides, for the servers that it is
-// redirected to, net/http.ProxyFromEnvironment.
+// proxyEnv are the variables that a fetch also gets, for the servers that redirects lead to,
+// see net/http.ProxyFromEnvironment.
 var proxyEnv = []string{"http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"}
 
 // servers passes to fetches how this host reaches their servers.
 type servers struct{ pin.Servers }
 
-// env is the [graph.Sandboxed] Env of fetches.
+// env implements the Env of [graph.Sandboxed] for fetches.
 func (s *servers) env(ctx context.Context, j *graph.Job) []string {
 	all := make(map[string]fetch.Reach)
 	for _, text := range urlsOf(j.Node) {
@@ -47,17 +50,17 @@ func (s *servers) env(ctx context.Context, j *graph.Job) []string {
 	return env
 }
 
-// urlsOf are the places that a node fetches from.
+// urlsOf returns the addresses that a node fetches from.
 func urlsOf(n *graph.Node) (urls []string) {
 	for _, h := range n.Hints {
 		if h.Name == stages.HintURLs {
-			json.Unmarshal([]byte(h.Value), &urls) // what is damaged the fetch finds
+			json.Unmarshal([]byte(h.Value), &urls) // the fetch reports a damaged hint
 		}
 	}
 	return urls
 }
 
-// repositoryOf is the repository of git that a node fetches from by http, or nil.
+// repositoryOf returns the git repository that a node fetches from by HTTP, or nil.
 func repositoryOf(n *graph.Node) *url.URL {
 	if n.Stage != "kernel-source" {
 		return nil
@@ -70,16 +73,15 @@ func repositoryOf(n *graph.Node) *url.URL {
 	return nil
 }
 
-// gitReach is how git reaches a repository: the proxy that the user's git has
-// for it, git-config(1), or that of the environment, curl(1)'s for all protocols
-// among them.
+// gitReach returns how git reaches a repository: through the proxy of git-config(1), or
+// through that of the environment, which for git includes curl(1)'s ALL_PROXY.
 func gitReach(ctx context.Context, u *url.URL) fetch.Reach {
 	out, err := exec.CommandContext(ctx, "git", "config", "--get-urlmatch", "http.proxy", u.String()).Output()
-	if err == nil { // also with an empty one, which is none
+	if err == nil { // an empty setting means no proxy
 		return fetch.Reach{Proxy: strings.TrimSpace(string(out))}
 	}
 	if e, err := http.ProxyFromEnvironment(&http.Request{URL: u}); err == nil && e != nil {
 		return fetch.Reach{Proxy: e.String()}
 	}
-	return fetch.Reach{Proxy: cmp.Or(os.Getenv("ALL_PROXY"), os.Getenv("all_proxy"))} // no_proxy git applies itself
+	return fetch.Reach{Proxy: cmp.Or(os.Getenv("ALL_PROXY"), os.Getenv("all_proxy"))} // git applies no_proxy itself
 }

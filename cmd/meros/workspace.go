@@ -18,6 +18,7 @@ import (
 	"meros/graph"
 	"meros/graph/record"
 	"meros/runner/arch"
+	"meros/runner/hint"
 	"meros/stages"
 	"meros/stages/pin"
 )
@@ -46,9 +47,11 @@ func openWorkspace(e *env) (*workspace, error) {
 		}
 	}
 	if n, err := e.eachScratchDir(cache.Reclaim); err != nil {
-		e.ui.note("what a killed build left behind could not be removed: %v", err)
-	} else if n > 0 {
-		e.ui.note("removed what %d killed builds had left behind", n)
+		e.ui.note("cannot clean up after a killed build: %v", err)
+	} else if n == 1 {
+		e.ui.note("cleaned up after an interrupted build")
+	} else if n > 1 {
+		e.ui.note("cleaned up after %d interrupted builds", n)
 	}
 	unix.Rmdir(w.oldScratchDir()) // succeeds once it is empty
 	var err error
@@ -72,8 +75,9 @@ func (e *env) workspaceToRead() *workspace {
 	return w
 }
 
+// needsData adds a hint to an error about the data directory.
 func needsData(err error) error {
-	return fmt.Errorf("%w (the data directory must be writable, and have room: meros cache gc makes some; --root DIR chooses another)", err)
+	return hint.Add(err, "data/ must be writable and have free space: `meros cache gc` frees some, --root DIR chooses another project")
 }
 
 // openStore opens the cache alone.
@@ -100,7 +104,7 @@ func (e *env) scratch() (*cache.Scratch, error) {
 		return nil, needsData(fmt.Errorf("make a work directory: %w", err))
 	}
 	if _, err := e.eachScratchDir(cache.Reclaim); err != nil {
-		e.ui.note("what a killed run left behind could not be removed: %v", err)
+		e.ui.note("cannot clean up after a killed run: %v", err)
 	}
 	return cache.NewScratch(e.scratchDir())
 }
