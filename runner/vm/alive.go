@@ -17,9 +17,9 @@ import (
 // answerTimeout is the longest time for a guest's response on an open connection.
 const answerTimeout = time.Second
 
-// keep retains a connection until it breaks. A question on an open connection is
+// retain keeps a connection until it breaks. A question on an open connection is
 // much cheaper than a login, which starts a process in the guest.
-func (l *launcher) keep(machine string, c *cryptossh.Client) {
+func (l *launcher) retain(machine string, c *cryptossh.Client) {
 	if old, ok := l.open.Swap(machine, c); ok {
 		old.(*cryptossh.Client).Close()
 	}
@@ -55,7 +55,7 @@ func (l *launcher) answers(machine string) bool {
 // renew logs in again and retains the connection.
 func (l *launcher) renew(ctx context.Context, machine string, h *ssh.Host) {
 	if c, err := h.Connect(context.WithoutCancel(ctx)); err == nil {
-		l.keep(machine, c)
+		l.retain(machine, c)
 	}
 }
 

@@ -201,7 +201,7 @@ func (s *inner) callOuter(q hostRequest, f *os.File) (hostResponse, error) {
 func (s *inner) up(ctx context.Context, r request, send func(response)) error {
 	s.mu.Lock()
 	began, first := time.Now(), s.networks == nil
-	changes, err := s.connect(r.Up.Networks, func(text string) { send(response{Note: text}) })
+	changes, err := s.applyNetworks(r.Up.Networks, func(text string) { send(response{Note: text}) })
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -247,9 +247,9 @@ func (s *inner) hostPID(pid int) (int, error) {
 	return r.PID, err
 }
 
-// connect sets up bridges, policies, name servers and ports, and returns what it
+// applyNetworks sets up bridges, policies, name servers and ports, and returns what it
 // changed. A missing uplink is only a warning.
-func (s *inner) connect(ns *Networks, warn func(string)) (changes []string, err error) {
+func (s *inner) applyNetworks(ns *Networks, warn func(string)) (changes []string, err error) {
 	if _, err := s.callOuter(hostRequest{Op: "ports", Ports: ns.Ports}, nil); err != nil {
 		return nil, err
 	}
@@ -295,9 +295,9 @@ func uplinkName() string {
 
 // serveNames runs a name server on every bridge.
 func (s *inner) serveNames(ns *Networks, changes *[]string) error {
-	keep := make(map[string]bool)
+	wanted := make(map[string]bool)
 	for _, b := range ns.Bridges {
-		keep[b.Name] = true
+		wanted[b.Name] = true
 		argv := dnsmasq(ns, b, s.resolver, mapsMany())
 		old := s.names[b.Name]
 		if old != nil && old.same(argv) {
@@ -317,7 +317,7 @@ func (s *inner) serveNames(ns *Networks, changes *[]string) error {
 		}
 	}
 	for name, n := range s.names {
-		if !keep[name] {
+		if !wanted[name] {
 			n.stop()
 			delete(s.names, name)
 		}
@@ -369,7 +369,7 @@ func (s *inner) relayPorts(ns *Networks) error {
 }
 
 // management returns the network by which the host reaches machines. It is invalid
-// if QEMU's own serves.
+// before the networks exist; QEMU then uses its own.
 func (s *inner) management() netip.Prefix {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -31,7 +31,7 @@ type launcher struct {
 
 	records  sync.Mutex    // held while a record is written or removed
 	ends     sync.Map      // machine -> channel that is closed once the end of its process is recorded
-	open     sync.Map      // machine -> ssh connection that is kept open
+	open     sync.Map      // machine -> open ssh connection
 	forwards sync.Map      // machine, process and port -> port of the loopback interface
 	idle     chan struct{} // receives a value when a machine has ended
 }

@@ -41,7 +41,7 @@ type running struct {
 	host    *ssh.Host
 	exited  chan struct{} // closed when QEMU has exited; nil if an earlier request started it
 	status  error         // how QEMU ended, valid once exited is closed
-	kept    bool          // the disk is that of an earlier run
+	reused  bool          // the disk is that of an earlier run
 }
 
 // startAll starts the machines that do not run yet, in parallel, and waits until
@@ -105,7 +105,7 @@ func (l *launcher) ensure(ctx context.Context, m *Machine, o StartOptions) error
 		if err != nil {
 			return err
 		}
-		return l.wait(ctx, &running{machine: m, record: r, host: h, kept: true}, o)
+		return l.wait(ctx, &running{machine: m, record: r, host: h, reused: true}, o)
 	}
 	r, err := l.start(ctx, m, func(text string) { o.Note(m.Name, text) })
 	if err != nil {
@@ -130,8 +130,8 @@ func (l *launcher) endRunning(ctx context.Context, m *Machine, o StartOptions) e
 		return nil
 	case Restart:
 		// A machine that could not start again must not go down.
-		kept, err := l.keeps(m)
-		if err == nil && !kept && l.alive(m.Name) {
+		reused, err := l.reusesDisk(m)
+		if err == nil && !reused && l.alive(m.Name) {
 			err = errors.New("it runs, but its record or its disk is gone, so a restart would lose its writes")
 			err = hint.Add(err, "`meros shutdown %s %s`, then `meros init %[1]s %[2]s`, starts it from its image", l.Name, m.Name)
 		}
@@ -154,10 +154,10 @@ func (l *launcher) endRunning(ctx context.Context, m *Machine, o StartOptions) e
 	return err
 }
 
-// keeps reports whether the machine has the disk of a run that was not shut down.
+// reusesDisk reports whether the machine has the disk of a run that was not shut down.
 // A disk of another image than the machine starts from is an error: it may hold
 // data that the user wants.
-func (l *launcher) keeps(m *Machine) (bool, error) {
+func (l *launcher) reusesDisk(m *Machine) (bool, error) {
 	r, err := l.readRecord(m.Name)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
@@ -201,21 +201,21 @@ func (l *launcher) start(ctx context.Context, m *Machine, note func(string)) (*r
 	if ok, err := tryLock(lock); err != nil || !ok {
 		return nil, errors.Join(err, errors.New("another process holds its lock: it runs or is being started"))
 	}
-	kept, err := l.keeps(m)
+	reused, err := l.reusesDisk(m)
 	if err != nil {
 		return nil, err
 	}
-	if kept && m.OnRunning == Keep {
+	if reused && m.OnRunning == Keep {
 		note(fmt.Sprintf("starts with the disk of its last run, which was not shut down: `meros shutdown %s %s` discards it", l.Name, m.Name))
 	}
-	if err := l.tidy(m.Name, kept); err != nil {
+	if err := l.tidy(m.Name, reused); err != nil {
 		return nil, err
 	}
 	r, err := l.startLocked(ctx, m, accel, lock, note)
 	if err != nil {
-		return nil, errors.Join(err, l.tidy(m.Name, kept))
+		return nil, errors.Join(err, l.tidy(m.Name, reused))
 	}
-	r.kept, r.record.Accel = kept, why
+	r.reused, r.record.Accel = reused, why
 	return r, l.updateRecord(m.Name, r.record.PID, func(now *record) { now.Accel = why })
 }
 
@@ -239,7 +239,7 @@ func (l *launcher) startLocked(ctx context.Context, m *Machine, accel []string, 
 
 // abandon removes the files of a failed start. A disk that an earlier run left
 // stays for the next start.
-func (l *launcher) abandon(r *running) error { return l.tidy(r.machine.Name, r.kept) }
+func (l *launcher) abandon(r *running) error { return l.tidy(r.machine.Name, r.reused) }
 
 // tidy is [Group.tidy] while no record is being written.
 func (l *launcher) tidy(machine string, keepDisk bool) error {
@@ -435,7 +435,7 @@ func (l *launcher) wait(ctx context.Context, r *running, o StartOptions) error {
 	for {
 		c, err := r.host.Try(ctx, greetWait(time.Since(r.record.Started)))
 		if err == nil {
-			l.keep(r.machine.Name, c)
+			l.retain(r.machine.Name, c)
 			err = l.probes(ctx, r)
 		}
 		if err == nil {
