@@ -27,7 +27,7 @@ import (
 // supervisor and reads their files. It cannot start a machine in this process;
 // only [SuperviseInner] and [CheckBoot] can.
 type Group struct {
-	Name  string // of the constellation
+	Name  string // name of the constellation
 	State string // directory of the machines' run records, throw-away disks and console logs
 	Keys  string // directory of the keys and ids that outlast a run
 	SSH   string // file of the key that logs in to all machines
