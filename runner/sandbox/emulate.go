@@ -1,3 +1,5 @@
+// This file registers the emulator of a sandbox's foreign programs with the kernel.
+
 package sandbox
 
 import (
@@ -13,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meros/runner/arch"
+	"meros/runner/hint"
 )
 
 // rule returns the line that names an interpreter for programs with a header,
@@ -47,12 +50,11 @@ func machineBytes(h arch.ELF) []byte {
 	return binary.LittleEndian.AppendUint16(nil, uint16(h.Machine))
 }
 
-// emulate makes the kernel start foreign programs by an interpreter, for this
-// user namespace, which is this sandbox's alone, and as long as this process
-// lives: the rules are those of a file system that each user namespace has for
-// itself since Linux 6.7, and that nothing but a descriptor of this process
-// holds. Older kernels have those of
-// the host alone, which then has to have a rule already.
+// emulate makes the kernel start programs of machine, by QEMU's name, with an
+// interpreter. The rule is valid in the user namespace of this sandbox, as long as
+// this process lives. Since Linux 6.7 each user namespace has its own binfmt_misc
+// file system with rules, and only a descriptor of this process holds it. On older
+// kernels the host must already have a rule.
 func emulate(machine, interpreter string) error {
 	a, err := arch.Find(machine)
 	if err != nil {
@@ -63,7 +65,8 @@ func emulate(machine, interpreter string) error {
 		if hostRule("/proc/sys/fs/binfmt_misc", a.ELF, interpreter) {
 			return nil
 		}
-		return fmt.Errorf("this kernel gives a user no rules of its own for that, which takes Linux 6.7 with binfmt_misc; the host has to have them, for %s (Debian, Ubuntu: apt install qemu-user-static binfmt-support)", interpreter)
+		err := fmt.Errorf("neither the kernel nor the host has a binfmt_misc rule for %s", interpreter)
+		return hint.Add(err, "use Linux 6.7 or newer with binfmt_misc, or add the rule to the host: Debian, Ubuntu: `apt install qemu-user-static binfmt-support`")
 	}
 	if err != nil {
 		return fmt.Errorf("mount binfmt_misc: %w", err)
@@ -73,23 +76,24 @@ func emulate(machine, interpreter string) error {
 		return fmt.Errorf("open binfmt_misc's register: %w", err)
 	}
 	defer unix.Close(register)
-	// As /proc/PID/exe the file can be reached from inside: by a mount on which
-	// even its owner can change nothing.
+	// The sandbox can reach the file as /proc/PID/exe. On this mount not even its
+	// owner can change it.
 	tree, err := unix.OpenTree(unix.AT_FDCWD, interpreter, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err == nil {
 		err = unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID})
 	}
 	if err != nil {
-		return fmt.Errorf("show %s read-only: %w", interpreter, err)
+		return fmt.Errorf("mount %s read-only: %w", interpreter, err)
 	}
 	defer unix.Close(tree)
 	if _, err := unix.Write(register, []byte(rule(a.ELF, "meros-"+machine, fmt.Sprintf("/proc/self/fd/%d", tree)))); err != nil {
-		return fmt.Errorf("make a rule of binfmt_misc for %s: %w", interpreter, err)
+		return fmt.Errorf("register a binfmt_misc rule for %s: %w", interpreter, err)
 	}
-	return nil // fd stays open: with it, the rules go
+	return nil // fd stays open: closing it removes the rules
 }
 
-// binfmtMisc opens this user namespace's file system of rules, mounted nowhere.
+// binfmtMisc opens the binfmt_misc file system of this user namespace without
+// mounting it.
 func binfmtMisc() (int, error) {
 	fs, err := unix.Fsopen("binfmt_misc", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -102,9 +106,9 @@ func binfmtMisc() (int, error) {
 	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 }
 
-// hostRule tells whether one of the host's rules, in dir, is for programs of
-// arch, works in other roots, and names the interpreter: another one would not
-// be the one that keys speak of.
+// hostRule reports whether one of the host's rules, in dir, is for programs with
+// the header, works in other roots, and names the interpreter. Another interpreter
+// would differ from the one in the key.
 func hostRule(dir string, h arch.ELF, interpreter string) bool {
 	machine := fmt.Sprintf("%x", machineBytes(h))
 	files, _ := filepath.Glob(filepath.Join(dir, "*"))
@@ -123,7 +127,7 @@ func hostRule(dir string, h arch.ELF, interpreter string) bool {
 				flags = f
 			}
 			if i, ok := strings.CutPrefix(l, "interpreter "); ok {
-				named, _ = filepath.EvalSymlinks(i) // "" if it is not there
+				named, _ = filepath.EvalSymlinks(i) // "" if it does not exist
 			}
 		}
 		start := fmt.Sprintf("7f454c46%02x%02x", byte(h.Class), byte(h.Data))

@@ -1,3 +1,5 @@
+// This file tests the rules for foreign programs.
+
 package sandbox
 
 import (
@@ -9,8 +11,7 @@ import (
 	"meros/runner/arch"
 )
 
-// The rule is what qemu's own list of rules has for the architecture
-// (qemu-binfmt-conf.sh).
+// Rules equal those of qemu-binfmt-conf.sh for the architecture.
 func TestRule(t *testing.T) {
 	for name, want := range map[string]string{
 		"aarch64": `:n:M::\x7f\x45\x4c\x46\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:/q:FPC`,
@@ -26,8 +27,7 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// A rule of the host is used only if it starts the very interpreter, from
-// wherever it is asked.
+// A host's rule is only accepted if it starts the same interpreter in every root.
 func TestHostRule(t *testing.T) {
 	bin := t.TempDir()
 	qemu := filepath.Join(bin, "qemu-aarch64-static")
@@ -60,7 +60,7 @@ func TestHostRule(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := hostRule(dir, a.ELF, qemu); got != test.want {
-			t.Errorf("%s: %v", name, got)
+			t.Errorf("%s: %t, want %t", name, got, test.want)
 		}
 	}
 }

@@ -1,15 +1,16 @@
-// Package sandbox is the inside of a sandbox: the first process of a new set
-// of namespaces, which makes the file system its [Config] asks for, gives up
-// what foreign code must not have, starts the process and reaps.
+// Package sandbox is the inner side of a sandbox: the first process of a new set
+// of namespaces. It builds the file system that its [Config] describes, drops the
+// rights that foreign code must not have, starts the process and reaps. It does
+// not know why the process runs.
 //
-// # What holds foreign code
+// # How foreign code is confined
 //
-// Its own mount namespace, in which the old root is unmounted before it
-// starts; its own process, IPC, host name and (unless asked for) network
-// namespaces; no capability that reaches beyond them ([kept]), no device
-// nodes but the harmless ones, a read-only /proc/sys. When the started
-// process ends, the kernel kills all that it left behind, because their
-// process namespace ends with this one.
+// Foreign code has its own mount namespace, and the old root is unmounted there
+// before the code starts. It has its own process, IPC, host name and (unless the
+// Config asks for the host's) network namespaces. No capability reaches beyond
+// them ([allowed]), the only device nodes are harmless ones, and /proc/sys is
+// read-only. When the started process ends, this one ends, and with it the process
+// namespace: the kernel kills all remaining processes.
 package sandbox
 
 import (
@@ -23,10 +24,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
-// Config is what the starting program writes to descriptor 3, as JSON. Its
-// members are those of runner.Spec, where they are explained.
+// Config is the JSON that the starting program writes to descriptor 3. Its members
+// are those of runner.Spec, which documents them.
 type Config struct {
 	Argv     []string      `json:"argv"`
 	Env      []string      `json:"env"`
@@ -40,7 +43,7 @@ type Config struct {
 	Terminal bool          `json:"terminal"`
 	Foreign  string        `json:"foreign"`
 	Emulator string        `json:"emulator"`   // file of the host that runs programs of Foreign
-	Timeout  time.Duration `json:"timeout_ns"` // kept by the starting program
+	Timeout  time.Duration `json:"timeout_ns"` // enforced by the starting program
 }
 
 // Mount is one mount of a [Config].
@@ -52,35 +55,38 @@ type Mount struct {
 	Size     int64  `json:"size"`
 }
 
-// status is what is written to descriptor 4.
+// status is the JSON that this process writes to descriptor 4.
 type status struct {
 	Exit   int    `json:"exit"`
 	Signal int    `json:"signal"`
 	Error  string `json:"error,omitempty"`
+	Hint   string `json:"hint,omitempty"`
 }
 
-// Main is the program of a sandbox's first process. It returns when the
-// started process has ended; the caller must then exit, which ends the
-// namespaces.
+// Main is the program of a sandbox's first process. It returns when the started
+// process has ended. The caller must then exit, which ends the namespaces.
 func Main() {
 	if err := CloseInherited(); err != nil {
 		fmt.Fprintln(os.Stderr, "meros:", err)
+		if h := hint.Of(err); h != "" {
+			fmt.Fprintln(os.Stderr, "hint:", h)
+		}
 		return
 	}
 	report := os.NewFile(4, "status")
 	st, err := run()
 	if err != nil {
-		st = status{Exit: 125, Error: err.Error()}
+		st = status{Exit: 125, Error: err.Error(), Hint: hint.Of(err)}
 	}
 	json.NewEncoder(report).Encode(st)
 	report.Close()
 }
 
-// CloseInherited keeps what this process starts from getting the descriptors
-// that it was given by its parent, besides the standard streams.
+// CloseInherited prevents the processes that this one starts from inheriting
+// descriptors beyond the standard streams.
 func CloseInherited() error {
 	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("close inherited descriptors: %w (Linux 5.12 is needed)", err)
+		return hint.Add(fmt.Errorf("close inherited descriptors: %w", err), "use Linux 5.12 or newer")
 	}
 	return nil
 }
@@ -96,13 +102,13 @@ func run() (status, error) {
 	if len(c.Argv) == 0 {
 		return status{}, errors.New("no command")
 	}
-	// Capabilities belong to a thread, and a child has those of the thread
-	// that made it.
+	// Capabilities belong to a thread, and a child inherits those of the thread
+	// that forked it.
 	runtime.LockOSThread()
 	if !c.Trusted {
-		// When memory runs out, foreign code is the first to die, proc(5).
+		// When memory runs out, the kernel kills foreign code first, proc(5).
 		if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
-			return status{}, fmt.Errorf("be the first to die: %w", err)
+			return status{}, fmt.Errorf("set the out-of-memory score: %w", err)
 		}
 	}
 	if c.Foreign != "" {
@@ -124,7 +130,8 @@ func run() (status, error) {
 		}
 	}
 	if !c.Trusted {
-		// What the user may do by group (/dev/kvm) is no business of foreign code.
+		// The user's groups give access to /dev/kvm, which foreign code must not
+		// have.
 		if !c.Groups {
 			if err := unix.Setgroups(nil); err != nil {
 				return status{}, fmt.Errorf("drop the supplementary groups: %w", err)
@@ -145,14 +152,14 @@ func run() (status, error) {
 	return c.start()
 }
 
-// limits are the kernel's own defaults, getrlimit(2): what a process finds
-// must not depend on the shell that meros was started from.
+// limits holds the kernel's own defaults, getrlimit(2). The limits of a process
+// must not depend on the shell that started meros.
 var limits = map[int]uint64{
 	unix.RLIMIT_NOFILE: 1024, unix.RLIMIT_STACK: 8 << 20, unix.RLIMIT_CORE: 0,
 	unix.RLIMIT_FSIZE: unix.RLIM_INFINITY, unix.RLIMIT_CPU: unix.RLIM_INFINITY, unix.RLIMIT_DATA: unix.RLIM_INFINITY, unix.RLIMIT_AS: unix.RLIM_INFINITY,
 }
 
-// setLimits sets the soft limits, as far as the hard ones let it.
+// setLimits sets the soft limits, at most to the hard ones.
 func setLimits() error {
 	for which, soft := range limits {
 		var l unix.Rlimit
@@ -160,7 +167,8 @@ func setLimits() error {
 			return fmt.Errorf("read limit %d: %w", which, err)
 		}
 		l.Cur = min(soft, l.Max)
-		// The raw call: Go's own restores an older value for children.
+		// This is the raw call, because Go's own restores an older value for
+		// children.
 		if err := unix.Prlimit(0, which, &l, nil); err != nil {
 			return fmt.Errorf("set limit %d: %w", which, err)
 		}
@@ -168,7 +176,7 @@ func setLimits() error {
 	return nil
 }
 
-// start runs the command and reaps until it has ended.
+// start runs the command, and reaps all children until the command has ended.
 func (c *Config) start() (status, error) {
 	path, err := lookPath(c.Argv[0], c.Env)
 	if err != nil {
@@ -181,7 +189,7 @@ func (c *Config) start() (status, error) {
 	if cmd.Env == nil {
 		cmd.Env = []string{}
 	}
-	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: c.Terminal} // descriptor 0 is it then
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: c.Terminal} // the terminal is descriptor 0
 	if err := cmd.Start(); err != nil {
 		return status{}, fmt.Errorf("start %s: %w", c.Argv[0], err)
 	}
@@ -200,7 +208,7 @@ func (c *Config) start() (status, error) {
 	}
 }
 
-// lookPath finds name in the PATH of env, not in this process's.
+// lookPath finds name in the PATH of env, not of this process.
 func lookPath(name string, env []string) (string, error) {
 	for _, c := range name {
 		if c == '/' {

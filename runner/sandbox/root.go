@@ -1,3 +1,5 @@
+// This file builds the root file system of a sandbox out of mounts.
+
 package sandbox
 
 import (
@@ -12,31 +14,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where the roots are while both are there. They are below a tmpfs that
-// nobody else sees.
+// Paths of the old and the new root while both are mounted. They are below a tmpfs
+// that no other process sees.
 const (
 	stage   = "/tmp"
 	oldRoot = "/old"
 	newRoot = "/new"
 )
 
-// hostDirs are shown, read-only, where no root is asked for: the programs and
-// libraries of the host, and the few files of /etc that they need. mke2fs.conf
-// and the like stay out: they would change what a program gives.
+// hostDirs lists the paths of the host that a sandbox without a root shows
+// read-only: programs, libraries, and the few files of /etc that they need. It
+// omits files such as mke2fs.conf, which would change the output of programs.
 var hostDirs = []string{
 	"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
 	"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/ca-certificates",
 	"/etc/pki",
 }
 
-// networkFiles are what a program that may use the host's network asks how.
+// networkFiles lists the files of the host that configure the use of its network.
 var networkFiles = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"}
 
-// devices are the device nodes every process may have, mem(4) and tty(4).
+// devices lists the device nodes of every sandbox, mem(4) and tty(4).
 var devices = []string{"null", "zero", "full", "random", "urandom", "tty"}
 
-// readOnlyProc and hiddenProc are what of /proc acts on, or tells of, the
-// whole machine; as in the OCI runtime specification's default Linux files.
+// readOnlyProc and hiddenProc list the files of /proc that change or reveal the
+// whole machine, like the default Linux files of the OCI runtime specification.
 var (
 	readOnlyProc = []string{"bus", "fs", "irq", "sys", "sysrq-trigger"}
 	hiddenProc   = []string{"kcore", "keys", "latency_stats", "timer_list", "sched_debug", "acpi", "scsi", "asound"}
@@ -45,7 +47,7 @@ var (
 // makeRoot builds the new root and makes it the only one.
 func (c *Config) makeRoot() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make the mounts private: %w", err)
+		return fmt.Errorf("make mounts private: %w", err)
 	}
 	if err := unix.Mount("stage", stage, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 		return fmt.Errorf("mount a tmpfs: %w", err)
@@ -56,7 +58,7 @@ func (c *Config) makeRoot() error {
 		}
 	}
 	if err := unix.PivotRoot(stage, stage+oldRoot); err != nil {
-		return fmt.Errorf("pivot to the stage: %w", err)
+		return fmt.Errorf("pivot to the temporary root: %w", err)
 	}
 	if err := unix.Chdir("/"); err != nil {
 		return err
@@ -67,8 +69,8 @@ func (c *Config) makeRoot() error {
 	if err := unix.Unmount(oldRoot, unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("unmount the old root: %w", err)
 	}
-	// pivot_root(2): with the same directory twice, the old root is stacked
-	// on the new one and can be unmounted from there.
+	// If both arguments of pivot_root(2) are the same directory, the old root is
+	// stacked on the new one and can be unmounted there.
 	if err := unix.Chdir(newRoot); err != nil {
 		return err
 	}
@@ -76,12 +78,12 @@ func (c *Config) makeRoot() error {
 		return fmt.Errorf("pivot to the new root: %w", err)
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("unmount the stage: %w", err)
+		return fmt.Errorf("unmount the temporary root: %w", err)
 	}
 	return unix.Chdir("/")
 }
 
-// mountRoot fills newRoot.
+// mountRoot mounts everything that [Config] describes at newRoot.
 func (c *Config) mountRoot() error {
 	flags := uintptr(0)
 	if !c.Trusted {
@@ -126,10 +128,10 @@ func (c *Config) mountRoot() error {
 	return nil
 }
 
-// root is a directory that paths are resolved in as if it were /.
+// root is a directory that acts as / for all paths below it.
 type root struct{ fd int }
 
-// host shows paths of the host. Where /bin is a link into /usr it stays one.
+// host shows paths of the host. If /bin is a link into /usr, it remains a link.
 func (r *root) host(paths []string) error {
 	for _, d := range paths {
 		fi, err := os.Lstat(oldRoot + d)
@@ -178,7 +180,7 @@ func (r *root) proc(trusted bool) error {
 		return err
 	}
 	if trusted {
-		return nil // a sandbox in the sandbox can mount /proc only if all of it is visible
+		return nil // a nested sandbox can only mount /proc if all of it is visible
 	}
 	for _, p := range readOnlyProc {
 		err := r.at("/proc/"+p, false, func(target string) error {
@@ -262,8 +264,8 @@ func (r *root) mount(m Mount) error {
 	return r.at(m.Target, false, func(t string) error { return bind(oldRoot+m.Source, t, m.Writable, flags) })
 }
 
-// at calls f with a path that names target, resolved within r and made as a
-// directory if mkdir is set, and that no one can redirect any more.
+// at resolves target within r and calls f with a path to it that no rename can
+// redirect. If mkdir is set, at creates target as a directory.
 func (r *root) at(target string, mkdir bool, f func(path string) error) error {
 	if mkdir {
 		if err := r.make(target, true); err != nil {
@@ -280,9 +282,9 @@ func (r *root) at(target string, mkdir bool, f func(path string) error) error {
 
 func (r *root) open(target string) (int, error) { return openIn(r.fd, target) }
 
-// openIn opens a path as if dir were the root. A rename or a mount anywhere on
-// the host while a ".." is walked makes the kernel refuse with EAGAIN, and the
-// caller is to try again, openat2(2).
+// openIn opens a path as if dir were the root. If a rename or mount anywhere on the
+// host races with a "..", the kernel returns EAGAIN and openIn tries again,
+// openat2(2).
 func openIn(dir int, target string) (fd int, err error) {
 	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
 	for range 1000 {
@@ -293,7 +295,7 @@ func openIn(dir int, target string) (fd int, err error) {
 	return fd, err
 }
 
-// make makes target, a directory or an empty file, and its parents.
+// make creates target, a directory or an empty file, and its parents.
 func (r *root) make(target string, dir bool) error {
 	target = path.Clean("/" + target)
 	fd, err := r.open(target)
@@ -324,12 +326,12 @@ func (r *root) make(target string, dir bool) error {
 	return unix.Mknodat(fd, path.Base(target), unix.S_IFREG|0o644, 0)
 }
 
-// fdPath names an open file. /proc is the old root's: ours may not be there
-// yet, or may be hidden.
+// fdPath returns a path of an open file. It uses /proc of the old root, because
+// the new one may be missing or hidden.
 func fdPath(fd int) string { return filepath.Join(oldRoot, "proc/self/fd", fmt.Sprint(fd)) }
 
-// bind shows source, with all that is mounted below it, at target. The
-// attributes are set before anybody can see the mount, mount_setattr(2).
+// bind mounts source, with all mounts below it, at target. It sets the attributes
+// before any process can see the mount, mount_setattr(2).
 func bind(source, target string, writable bool, flags uintptr) error {
 	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {

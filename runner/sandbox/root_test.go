@@ -1,3 +1,5 @@
+// This file tests how paths are resolved in a sandbox's root.
+
 package sandbox
 
 import (
@@ -9,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Renames elsewhere make openat2 refuse a ".." for a moment.
+// openIn succeeds while renames elsewhere make openat2(2) reject "..".
 func TestOpenInWhileOthersRename(t *testing.T) {
 	root, other := t.TempDir(), t.TempDir()
 	for _, d := range []string{filepath.Join(root, "a/b"), filepath.Join(other, "x/1"), filepath.Join(other, "y")} {

@@ -1,3 +1,5 @@
+// This file runs the program as root of a user namespace, for ordinary users.
+
 package sandbox
 
 import (
@@ -15,19 +17,22 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
-// userNSEnv tells the re-executed program that it is to wait for its id maps.
+// userNSEnv makes the re-executed program wait for its id maps.
 const userNSEnv = "MEROS_USER_NAMESPACE"
 
-// ids is how many user and group ids a root file system needs: 0 to 65535.
+// ids is the number of user and group ids that a root file system needs: 0 to
+// 65535.
 const ids = 65536
 
-// InUserNamespace runs the program anew, with the given arguments, as root of
-// a user namespace that maps the caller's id to 0 and its subordinate ids
-// (subuid(5)) to 1 and up, and returns its exit status. The ids are mapped
-// once for a program; every sandbox it makes then lives in that namespace.
-// Signals that only this process gets are passed on.
+// InUserNamespace executes the program again, with the given arguments, as root of
+// a user namespace, and returns its exit status. The namespace maps the caller's id
+// to 0 and its subordinate ids (subuid(5)) to 1 and up. The ids are mapped once for
+// a program, and all its sandboxes live in that namespace. InUserNamespace forwards
+// the signals that only this process receives.
 func InUserNamespace(ctx context.Context, args []string) (exit int, err error) {
 	uidMap, gidMap, err := idMaps()
 	if err != nil {
@@ -43,8 +48,8 @@ func InUserNamespace(ctx context.Context, args []string) (exit int, err error) {
 	cmd.Env = append(os.Environ(), userNSEnv+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{r}
-	// The maps arrive after execve(2), which takes the capabilities of a
-	// process that is not uid 0 yet; ambient ones stay, capabilities(7).
+	// The maps arrive after execve(2), which drops the capabilities of a process
+	// that is not uid 0 yet. Ambient ones survive, capabilities(7).
 	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, Pdeathsig: unix.SIGKILL, AmbientCaps: allCapabilities()}
 
 	sigs := make(chan os.Signal, 4)
@@ -55,7 +60,8 @@ func InUserNamespace(ctx context.Context, args []string) (exit int, err error) {
 	err = cmd.Start()
 	r.Close()
 	if err != nil {
-		return 0, fmt.Errorf("make a user namespace: %w (allow it: sysctl -w user.max_user_namespaces=15000; on Ubuntu also kernel.apparmor_restrict_unprivileged_userns=0; or run as root)", err)
+		return 0, hint.Add(fmt.Errorf("create a user namespace: %w", err),
+			"allow it with `sysctl -w user.max_user_namespaces=15000`, on Ubuntu also `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`; or run as root")
 	}
 	err = errors.Join(writeMap("newuidmap", cmd.Process.Pid, uidMap), writeMap("newgidmap", cmd.Process.Pid, gidMap))
 	if err != nil {
@@ -67,7 +73,7 @@ func InUserNamespace(ctx context.Context, args []string) (exit int, err error) {
 	w.Close()
 	go func() {
 		for s := range sigs {
-			// The terminal sends SIGINT and SIGQUIT to the child as well.
+			// The terminal also sends SIGINT and SIGQUIT to the child.
 			if s == unix.SIGTERM || s == unix.SIGHUP || !isTerminal(0) {
 				cmd.Process.Signal(s)
 			}
@@ -88,9 +94,8 @@ func isTerminal(fd int) bool {
 	return err == nil
 }
 
-// EnterUserNamespace completes what [InUserNamespace] began, in the new
-// process, and reports whether there was anything to complete. It must be
-// called before other goroutines start.
+// EnterUserNamespace completes [InUserNamespace] in the new process. It reports
+// whether this is such a process. Call it before other goroutines start.
 func EnterUserNamespace() (entered bool, err error) {
 	if os.Getenv(userNSEnv) == "" {
 		return false, nil
@@ -100,12 +105,12 @@ func EnterUserNamespace() (entered bool, err error) {
 	_, err = io.ReadFull(f, make([]byte, 1))
 	f.Close()
 	if err != nil {
-		return true, fmt.Errorf("enter the user namespace: the id maps never came")
+		return true, errors.New("enter the user namespace: received no id maps")
 	}
 	for _, step := range []func() error{
 		func() error { return unix.Setresgid(0, 0, 0) },
 		func() error { return unix.Setresuid(0, 0, 0) },
-		// A change of ids clears it, prctl(2).
+		// A change of ids clears the signal, prctl(2).
 		func() error { return unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0) },
 	} {
 		if err := step(); err != nil {
@@ -130,12 +135,12 @@ func allCapabilities() []uintptr {
 }
 
 // idMap is one line of uid_map, user_namespaces(7).
-type idMap struct{ inside, outside, count int }
+type idMap struct{ inner, outer, count int }
 
 func idMaps() (uids, gids []idMap, err error) {
 	u, err := user.Current()
 	if err != nil {
-		return nil, nil, fmt.Errorf("who am I: %w", err)
+		return nil, nil, fmt.Errorf("find the current user: %w", err)
 	}
 	for _, x := range []struct {
 		file, tool string
@@ -143,7 +148,7 @@ func idMaps() (uids, gids []idMap, err error) {
 		to         *[]idMap
 	}{{"/etc/subuid", "newuidmap", os.Getuid(), &uids}, {"/etc/subgid", "newgidmap", os.Getgid(), &gids}} {
 		if _, err := exec.LookPath(x.tool); err != nil {
-			return nil, nil, fmt.Errorf("%s is not installed: an ordinary user needs it to build (Debian, Ubuntu: apt install uidmap; or run as root)", x.tool)
+			return nil, nil, hint.Add(fmt.Errorf("%s is not installed, and an ordinary user needs it to build", x.tool), "Debian, Ubuntu: `apt install uidmap`; or run as root")
 		}
 		f, err := os.Open(x.file)
 		if err != nil && !os.IsNotExist(err) {
@@ -155,14 +160,15 @@ func idMaps() (uids, gids []idMap, err error) {
 			f.Close()
 		}
 		if count < ids-1 {
-			return nil, nil, fmt.Errorf("%s gives %s no range of %d ids, which a root file system needs (add one: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s; or run as root)", x.file, u.Username, ids, u.Username)
+			err := fmt.Errorf("%s: no range of %d ids for %s, which a root file system needs", x.file, ids, u.Username)
+			return nil, nil, hint.Add(err, "add one with `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s`, or run as root", u.Username)
 		}
 		*x.to = []idMap{{0, x.self, 1}, {1, start, min(count, ids-1)}}
 	}
 	return uids, gids, nil
 }
 
-// subRange finds the largest range of name or uid in a subuid(5) file.
+// subRange returns the largest range of name or uid in a subuid(5) file.
 func subRange(r io.Reader, name, uid string) (start, count int) {
 	for s := bufio.NewScanner(r); s.Scan(); {
 		f := strings.Split(strings.TrimSpace(s.Text()), ":")
@@ -181,7 +187,7 @@ func subRange(r io.Reader, name, uid string) (start, count int) {
 func writeMap(tool string, pid int, m []idMap) error {
 	args := []string{strconv.Itoa(pid)}
 	for _, l := range m {
-		args = append(args, strconv.Itoa(l.inside), strconv.Itoa(l.outside), strconv.Itoa(l.count))
+		args = append(args, strconv.Itoa(l.inner), strconv.Itoa(l.outer), strconv.Itoa(l.count))
 	}
 	out, err := exec.Command(tool, args...).CombinedOutput()
 	if err != nil {
