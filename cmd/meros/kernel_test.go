@@ -355,7 +355,7 @@ func kernelMistakes(t *testing.T, p *lab.Project, manifest func(string), archive
 		{"compile error", "{source: linux, patches: [x.patch]}", func() {
 			write("x.patch", "--- a/init/main.c\n+++ b/init/main.c\n@@ -1,1 +1,2 @@\n-int main(void) { return ANSWER; }\n+int main(void) { return ANSWER }\n+int g(void) { oops; }\n")
 		}, 1, []string{"linux kernel: init/main.c:1: expected ", "make: exit status 2"}},
-		{"no kernel", "{source: empty}", func() { write("empty/README", "x") }, 1, []string{"this is no source of a Linux kernel: it has no Kbuild"}},
+		{"no kernel", "{source: empty}", func() { write("empty/README", "x") }, 1, []string{"not the source of a Linux kernel: it has no Kbuild"}},
 		{"no directory", "{source: ../nowhere}", func() {}, 1, []string{"kernel source ../nowhere does not exist"}},
 		{"wrong digest", "{source: file://" + archive + "?, sha256: " + strings.Repeat("0", 64) + "}", func() {}, 1, []string{"has the digest sha256:", "but the manifest says sha256:000000"}},
 		{"truncated", "{source: file://" + archive + ".cut.tar.xz}", func() {

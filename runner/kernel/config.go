@@ -1,6 +1,6 @@
-// Package kernel knows how the Linux kernel is configured and compiled: its
-// configuration files, its Kconfig language, what a source is made of, and
-// what make says.
+// Package kernel configures and compiles the Linux kernel. It reads and writes
+// configuration files, reads the Kconfig language, imports sources and reads the
+// output of make. It does not run make.
 package kernel
 
 import (
@@ -13,11 +13,11 @@ import (
 	"strings"
 )
 
-// Config is a kernel configuration: values by option, without CONFIG_. An
-// option that is off is not in it.
+// Config is a kernel configuration: values by option, without CONFIG_. It omits
+// options that are off.
 type Config map[string]string
 
-// maxLine bounds a line of a configuration; CONFIG_CMDLINE may have 2,048.
+// maxLine bounds a line of a configuration, bytes. CONFIG_CMDLINE may have 2,048.
 const maxLine = 1 << 20
 
 // ReadConfig reads a .config.
@@ -31,12 +31,12 @@ func ReadConfig(r io.Reader) (Config, error) {
 		}
 	}
 	if err := s.Err(); err != nil {
-		return nil, fmt.Errorf("read a kernel configuration: %w", err)
+		return nil, fmt.Errorf("read kernel configuration: %w", err)
 	}
 	return c, nil
 }
 
-// ReadConfigFile reads the .config named file.
+// ReadConfigFile reads a .config by its path.
 func ReadConfigFile(file string) (Config, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -46,7 +46,7 @@ func ReadConfigFile(file string) (Config, error) {
 	return ReadConfig(f)
 }
 
-// Value is the option's value, "n" if it is off.
+// Value returns the option's value, "n" if it is off.
 func (c Config) Value(name string) string {
 	if v, ok := c[name]; ok {
 		return v
@@ -54,12 +54,12 @@ func (c Config) Value(name string) string {
 	return "n"
 }
 
-// Change is an option that two configurations differ in.
+// Change is an option whose values in two configurations differ.
 type Change struct{ Name, From, To string }
 
 func (c Change) String() string { return fmt.Sprintf("CONFIG_%s: %s -> %s", c.Name, c.From, c.To) }
 
-// Diff lists what changes from a to b, by name.
+// Diff returns the changes from a to b, sorted by name.
 func Diff(a, b Config) []Change {
 	var changes []Change
 	for name := range a {
@@ -76,15 +76,15 @@ func Diff(a, b Config) []Change {
 	return changes
 }
 
-// Refusal is an option that did not take the value that was asked for.
+// Refusal is an option that did not take the requested value.
 type Refusal struct {
 	Name, Want, Got string
-	Unknown         bool     // no Kconfig file has it
-	Why             []string // what keeps it, a line each
+	Unknown         bool     // no Kconfig file defines it
+	Why             []string // the reasons, one a line
 }
 
-// Check compares what was asked for with what the kernel's own configuration
-// program made of it. s may be nil: then no reasons are given.
+// Check compares the requested options with the result of the kernel's own
+// configuration program. If s is nil, it gives no reasons.
 func Check(want, got Config, s *Symbols) []Refusal {
 	var all []Refusal
 	for name, value := range want {
@@ -97,7 +97,7 @@ func Check(want, got Config, s *Symbols) []Refusal {
 			r.Why = s.Explain(name, value, got)
 		}
 		if r.Unknown && value == "n" {
-			continue // what does not exist is off
+			continue // an unknown option is off
 		}
 		all = append(all, r)
 	}
@@ -105,13 +105,14 @@ func Check(want, got Config, s *Symbols) []Refusal {
 	return all
 }
 
-// sameNumber tells that 0x10 and 0X10 are one value.
+// sameNumber reports whether both are the same hexadecimal number, such as 0x10 and
+// 0X10.
 func sameNumber(a, b string) bool {
 	return strings.HasPrefix(strings.ToLower(a), "0x") && strings.EqualFold(a, b)
 }
 
-// ReadWanted reads what is asked for: like a .config, but an option that is
-// said to be off is in the result, as "n".
+// ReadWanted reads requested options. Unlike [ReadConfig] it returns options that
+// the file turns off, as "n".
 func ReadWanted(r io.Reader) (Config, error) {
 	c := make(Config)
 	s := bufio.NewScanner(r)
@@ -138,8 +139,8 @@ func parseOption(line string) (name, value string, ok bool) {
 	return strings.Cut(rest, "=")
 }
 
-// SetOptions changes options in the .config named file, in the order of their
-// names.
+// SetOptions changes options in the .config named file. It appends them, sorted by
+// name.
 func SetOptions(file string, want Config) error {
 	b, err := os.ReadFile(file)
 	if err != nil {

@@ -1,3 +1,5 @@
+// This file tests configurations, their comparison, and Kconfig files.
+
 package kernel
 
 import (
@@ -8,7 +10,7 @@ import (
 	"testing"
 )
 
-// tree writes files, named relative to a new directory.
+// tree writes files to a new directory and returns it.
 func tree(t testing.TB, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -63,7 +65,7 @@ func TestSetOptions(t *testing.T) {
 	}
 }
 
-// sampleKconfig has one of each thing that can keep an option from a value.
+// sampleKconfig has one example of everything that can prevent an option's value.
 var sampleKconfig = map[string]string{
 	"Kconfig": "mainmenu \"x\"\nsource \"scripts/Kconfig.include\"\nsource \"init/Kconfig\"\nsource \"arch/$(SRCARCH)/Kconfig\"\nsource \"drivers/Kconfig\"\n",
 	"init/Kconfig": `config MODULES
@@ -187,8 +189,8 @@ func FuzzEvaluate(f *testing.F) {
 	})
 }
 
-// A file that sources itself, or a chain that never ends, is told at once: the
-// error of each level would hold those below.
+// A file that sources itself, and a chain that never ends, give a short error: the
+// error of each level would contain those below.
 func TestReadSymbolsRecursion(t *testing.T) {
 	endless := map[string]string{"Kconfig": "source \"k0\"\n"}
 	for i := range 100 {
@@ -202,7 +204,7 @@ func TestReadSymbolsRecursion(t *testing.T) {
 		}
 	}
 	if _, err := ReadSymbols(tree(t, map[string]string{"Kconfig": "source \"a\"\nsource \"a\"\n", "a": "config A\n"}), "x86"); err != nil {
-		t.Errorf("a file that is sourced twice: %v", err)
+		t.Errorf("a file sourced twice: %v", err)
 	}
 }
 

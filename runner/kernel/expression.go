@@ -1,3 +1,9 @@
+// This file evaluates the conditions of Kconfig files.
+//
+// The rules are those of the kernel document kbuild/kconfig-language, "Menu
+// dependencies": n, m and y are 0, 1 and 2. ! subtracts from 2, && is the smaller and
+// || the larger value.
+
 package kernel
 
 import (
@@ -6,11 +12,7 @@ import (
 	"strings"
 )
 
-// Kconfig's expressions, kernel document kbuild/kconfig-language, "Menu
-// dependencies": n, m and y are 0, 1 and 2; !, && and || are 2 minus, the
-// smaller and the larger one.
-
-// tokens splits an expression. Macros, $(...), are one token.
+// tokens splits an expression. A macro, $(...), is one token.
 func tokens(e string) []string {
 	var ts []string
 	for i := 0; i < len(e); {
@@ -64,7 +66,7 @@ type expression struct {
 	config Config
 }
 
-// evaluate is 0, 1 or 2. What cannot be known here, a macro, is 2.
+// evaluate returns 0, 1 or 2. The value of a macro is unknown here and counts as 2.
 func evaluate(e string, c Config) int {
 	x := &expression{tokens: tokens(e), config: c}
 	return x.or()
@@ -128,7 +130,7 @@ func (x *expression) not() int {
 	return map[string]int{"y": 2, "m": 1, "n": 0}[x.tristate(left)]
 }
 
-// tristate is the value of a symbol as a condition.
+// tristate returns the value of a symbol as a condition.
 func (x *expression) tristate(t string) string {
 	if strings.HasPrefix(t, "$") {
 		return "y"
@@ -136,7 +138,7 @@ func (x *expression) tristate(t string) string {
 	return x.word(t)
 }
 
-// word is the value of a symbol or constant.
+// word returns the value of a symbol or constant.
 func (x *expression) word(t string) string {
 	switch {
 	case t == "y" || t == "m" || t == "n" || t != "" && t[0] >= '0' && t[0] <= '9' && x.config[t] == "":
@@ -147,7 +149,7 @@ func (x *expression) word(t string) string {
 	return strings.Trim(x.config.Value(t), `"`)
 }
 
-// conjuncts are the parts of an expression that && joins at its top.
+// conjuncts returns the parts of an expression that && joins at the top level.
 func conjuncts(e string) []string {
 	var parts []string
 	depth, from := 0, 0
@@ -167,7 +169,7 @@ func conjuncts(e string) []string {
 	return append(parts, strings.TrimSpace(e[from:]))
 }
 
-// values tells what the symbols of an expression are.
+// values returns the symbols of an expression with their values.
 func values(e string, c Config) string {
 	var parts []string
 	for _, t := range tokens(e) {

@@ -1,3 +1,5 @@
+// This file reads Kconfig files, to explain why an option does not take a value.
+
 package kernel
 
 import (
@@ -12,28 +14,27 @@ import (
 	"strings"
 )
 
-// Symbols is what the Kconfig files of a source say of its options: which
-// there are and what each depends on (kernel document
-// kbuild/kconfig-language).
+// Symbols holds the options that the Kconfig files of a source define, with their
+// dependencies (kernel document kbuild/kconfig-language).
 type Symbols struct {
 	known map[string][]definition
 }
 
 // definition is one place where an option is defined.
 type definition struct {
-	depends []string // expressions that all have to hold
+	depends []string // expressions, all of which must hold
 	prompt  bool     // a user can set it
 }
 
-// maxKconfig bounds the files that are read; the kernel has 1,700.
+// maxKconfig bounds the number of files. The kernel has 1,700.
 const maxKconfig = 20_000
 
-// maxKconfigDepth bounds how deep they source one another, which is 6 in the
-// kernel.
+// maxKconfigDepth bounds the depth of files that source one another. The kernel's
+// is 6.
 const maxKconfigDepth = 64
 
-// ReadSymbols reads the Kconfig files of the source in dir for an
-// architecture as the source names its directory (SRCARCH: "x86", "arm64").
+// ReadSymbols reads the Kconfig files of the source in dir. srcArch is the name of
+// the architecture's directory (SRCARCH: "x86", "arm64").
 func ReadSymbols(dir, srcArch string) (*Symbols, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -47,10 +48,10 @@ func ReadSymbols(dir, srcArch string) (*Symbols, error) {
 	return r.symbols, nil
 }
 
-// Has tells whether there is an option of that name.
+// Has reports whether an option exists.
 func (s *Symbols) Has(name string) bool { return s.known[name] != nil }
 
-// Names are all options, sorted.
+// Names returns all options, sorted.
 func (s *Symbols) Names() []string {
 	names := make([]string, 0, len(s.known))
 	for n := range s.known {
@@ -60,7 +61,8 @@ func (s *Symbols) Names() []string {
 	return names
 }
 
-// Explain says what keeps an option from a value under a configuration.
+// Explain returns the reasons why an option does not take a value in a
+// configuration.
 func (s *Symbols) Explain(name, want string, c Config) []string {
 	definitions := s.known[name]
 	if len(definitions) == 0 {
@@ -99,18 +101,18 @@ func (s *Symbols) Explain(name, want string, c Config) []string {
 	return why
 }
 
-// kconfigReader follows the files from one to the next, with the conditions
-// that hold at the place where it is.
+// kconfigReader follows the files from one to the next. It keeps the conditions
+// that apply at the current line.
 type kconfigReader struct {
 	root    *os.Root
 	arch    string
 	symbols *Symbols
 	files   int
-	open    []string // from the first file to the one that is read
+	open    []string // from the first file to the current one
 	scopes  []*scope
 }
 
-// scope is an if, a menu or a choice that is open.
+// scope is an open if, menu or choice.
 type scope struct {
 	kind    string
 	depends []string
@@ -143,10 +145,10 @@ func (r *kconfigReader) file(name string) error {
 type kconfigFile struct {
 	reader  *kconfigReader
 	lines   *bufio.Scanner
-	again   string // a line to be read once more
+	again   string // a line to read again
 	hasLine bool
 
-	current *definition // of the option that attributes belong to, or nil
+	current *definition // of the option that attributes apply to, or nil
 	name    string
 }
 
@@ -220,7 +222,8 @@ func (p *kconfigFile) statement(word, rest string) error {
 	return nil
 }
 
-// depends belongs to the option, or to the menu or choice that just began.
+// depends adds a condition to the current option, or to the menu or choice that
+// just began.
 func (p *kconfigFile) depends(expr string) {
 	expr, _, _ = strings.Cut(expr, "#")
 	expr = strings.TrimSpace(expr)
@@ -231,7 +234,7 @@ func (p *kconfigFile) depends(expr string) {
 	}
 }
 
-// end completes the option that was being defined.
+// end completes the current option.
 func (p *kconfigFile) end() {
 	if p.current != nil {
 		p.reader.symbols.known[p.name] = append(p.reader.symbols.known[p.name], *p.current)
@@ -243,7 +246,7 @@ func (p *kconfigFile) source(rest string) error {
 	name := strings.Trim(rest, `"'`)
 	name = strings.NewReplacer("$(SRCARCH)", p.reader.arch, "$SRCARCH", p.reader.arch, "$(HEADER_ARCH)", p.reader.arch).Replace(name)
 	if strings.Contains(name, "$") {
-		return nil // a file of another's making
+		return nil // the build system generates the name
 	}
 	err := p.reader.file(path.Clean(name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -252,8 +255,8 @@ func (p *kconfigFile) source(rest string) error {
 	return err
 }
 
-// skipHelp reads over a help text: it ends at the first line that is less
-// indented than its first one.
+// skipHelp skips a help text. The text ends at the first line with less indentation
+// than its first line.
 func (p *kconfigFile) skipHelp() {
 	indent := -1
 	for {

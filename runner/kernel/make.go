@@ -1,12 +1,17 @@
+// This file names a kernel's targets for make, and finds the cause of a failure in
+// its output.
+
 package kernel
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
 
 	"meros/runner/arch"
+	"meros/runner/hint"
 )
 
 // Target holds the names that the kernel's makefiles use for an architecture.
@@ -40,23 +45,24 @@ func (t Target) Variables(toolchain, wrapper string) []string {
 	return append(vars, "CC="+wrapper+t.Cross+"gcc", "HOSTCC="+wrapper+"gcc")
 }
 
-// Watch reads what make prints, counts the objects and keeps the first error
-// and the number of warnings.
+// Watch reads the output of make. It counts objects and warnings, and remembers the
+// first error.
 type Watch struct {
-	// Report is called with the number of objects made so far.
+	// Report is called with the number of objects so far.
 	Report func(objects int)
 
 	objects  int
 	warnings int
-	first    string // the first error of a compiler, or what make could not do
-	cause    string // why the compiler did not even get to an error
+	first    string // the first error of a compiler or of make
+	next     string // the next step after cause, or ""
+	cause    string // why the compiler ended without an error of its own
 	part     []byte
 }
 
-// step is a line of make for one object: "  CC      init/main.o".
+// step matches a line of make for one object: "  CC      init/main.o".
 var step = regexp.MustCompile(`^  (CC|AS|LD|AR|HOSTCC|HOSTLD|LDS|GEN|CC \[M\]|LD \[M\]|OBJCOPY|UPD|EXPORTS|VDSO|VDSO2C|MKCAP)\s+\S`)
 
-// diagnosis is an error or warning of gcc or clang: FILE:LINE:COLUMN: error: TEXT.
+// diagnosis matches an error or warning of gcc or clang: FILE:LINE:COLUMN: error: TEXT.
 var (
 	diagnosis = regexp.MustCompile(`^(\S[^:]*):(\d+)(?::(\d+))?: (fatal error|error|warning): (.*)$`)
 	linker    = regexp.MustCompile(`^(\S*ld(?:\.bfd|\.lld)?): (.*(?:undefined reference|undefined symbol|error:).*)$`)
@@ -85,13 +91,14 @@ func (w *Watch) line(l string) {
 		}
 		return
 	}
-	for words, cause := range map[string]string{
-		"Killed signal terminated program": "the compiler was killed: the host ran out of memory (fewer jobs need less: --jobs)",
-		"out of memory allocating":         "the compiler ran out of memory (fewer jobs need less: --jobs)",
-		"No space left on device":          "the disk is full",
+	const fewer = "a smaller `--jobs` needs less memory"
+	for words, reason := range map[string][2]string{
+		"Killed signal terminated program": {"the compiler was killed: the host ran out of memory", fewer},
+		"out of memory allocating":         {"the compiler ran out of memory", fewer},
+		"No space left on device":          {"the disk is full"},
 	} {
 		if w.cause == "" && strings.Contains(l, words) {
-			w.cause = cause
+			w.cause, w.next = reason[0], reason[1]
 		}
 	}
 	if m := diagnosis.FindStringSubmatch(l); m != nil {
@@ -109,21 +116,28 @@ func (w *Watch) line(l string) {
 	}
 }
 
-// Objects is how many steps make has told of.
+// Objects returns the number of objects so far.
 func (w *Watch) Objects() int { return w.objects }
 
-// Summary is a line about a build that succeeded.
+// Summary returns a line about a build that succeeded.
 func (w *Watch) Summary() string {
 	return fmt.Sprintf("%d objects, %d warnings", w.objects, w.warnings)
 }
 
-// Failure says what went wrong first, or is "".
-func (w *Watch) Failure() string {
+// Failure returns the first error with its hint, or nil.
+func (w *Watch) Failure() error {
+	text := w.cause
 	switch {
-	case w.cause != "" && w.first != "":
-		return w.cause + ": " + w.first
-	case w.cause != "":
-		return w.cause
+	case w.cause == "" && w.first == "":
+		return nil
+	case w.cause == "":
+		text = w.first
+	case w.first != "":
+		text += ": " + w.first
 	}
-	return w.first
+	err := errors.New(text)
+	if w.next != "" {
+		err = hint.Add(err, "%s", w.next)
+	}
+	return err
 }

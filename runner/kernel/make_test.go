@@ -1,11 +1,15 @@
+// This file tests how the output of make is read, and the variables for make.
+
 package kernel
 
 import (
 	"strings"
 	"testing"
+
+	"meros/runner/hint"
 )
 
-// What went wrong first is what is said, not what make says last.
+// Failure reports the first error, not make's last line.
 func TestWatch(t *testing.T) {
 	for name, test := range map[string]struct {
 		text     []string
@@ -24,18 +28,25 @@ func TestWatch(t *testing.T) {
 		"missing header": {[]string{"/src/a.c:3:10: fatal error: openssl/x.h: No such file or directory"}, 0, 0, "a.c:3: openssl/x.h: No such file or directory"},
 		"linker":         {[]string{"ld: init/main.o: in function `start':", "ld: main.c:(.text+0x1): undefined reference to `foo'", "make[1]: *** [vmlinux] Error 1"}, 0, 0, "main.c:(.text+0x1): undefined reference to `foo'"},
 		"no rule":        {[]string{"make[2]: *** No rule to make target 'foo.o'.  Stop."}, 0, 0, "No rule to make target 'foo.o'.  Stop."},
-		"out of memory":  {[]string{"  CC      a.o", "gcc: fatal error: Killed signal terminated program cc1", "make[2]: *** [a.o] Error 1"}, 1, 0, "the compiler was killed: the host ran out of memory (fewer jobs need less: --jobs): [a.o] Error 1"},
+		"out of memory":  {[]string{"  CC      a.o", "gcc: fatal error: Killed signal terminated program cc1", "make[2]: *** [a.o] Error 1"}, 1, 0, "the compiler was killed: the host ran out of memory: [a.o] Error 1\nhint: a smaller `--jobs` needs less memory"},
 		"disk full":      {[]string{"/src/a.c:9:1: fatal error: error writing to a.s: No space left on device"}, 0, 0, "the disk is full: a.c:9: error writing to a.s: No space left on device"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			told := 0
-			w := &Watch{Report: func(n int) { told = n }}
+			reported := 0
+			w := &Watch{Report: func(n int) { reported = n }}
 			text := strings.Join(test.text, "\n") + "\n"
-			for i := 0; i < len(text); i += 7 { // in pieces, as a pipe gives it
+			for i := 0; i < len(text); i += 7 { // in pieces, as from a pipe
 				w.Write([]byte(text[i:min(i+7, len(text))]))
 			}
-			if w.Objects() != test.objects || told != test.objects || w.warnings != test.warnings || w.Failure() != test.failure {
-				t.Errorf("%d objects, %d told, %d warnings, %q; want %q", w.Objects(), told, w.warnings, w.Failure(), test.failure)
+			failure := ""
+			if err := w.Failure(); err != nil {
+				failure = err.Error()
+				if h := hint.Of(err); h != "" {
+					failure += "\nhint: " + h
+				}
+			}
+			if w.Objects() != test.objects || reported != test.objects || w.warnings != test.warnings || failure != test.failure {
+				t.Errorf("%d objects, %d reported, %d warnings, %q; want %q", w.Objects(), reported, w.warnings, failure, test.failure)
 			}
 		})
 	}

@@ -1,3 +1,6 @@
+// This file imports a kernel's source from an archive, a directory or a git commit,
+// so that all three give the same tree.
+
 package kernel
 
 import (
@@ -17,21 +20,23 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"meros/runner/hint"
 )
 
-// maxFiles bounds the files of a source; the kernel has 90,000.
+// maxFiles bounds the number of files of a source. The kernel has 90,000.
 const maxFiles = 1_000_000
 
-// Tree is a directory that a source is written into. Of what it is given it
-// keeps names, contents, links and whether a file can be run: what a commit
-// has, so that a source gives the same tree wherever it is from.
+// Tree is a directory that a source is written into. It preserves names, contents,
+// links and executable bits, and nothing else. That is all that a git commit
+// stores, so that a source gives the same tree from everywhere.
 type Tree struct {
 	root  *os.Root
 	made  map[string]bool
 	files int
 }
 
-// NewTree makes the directory dir.
+// NewTree creates the directory dir, which must not exist.
 func NewTree(dir string) (*Tree, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
@@ -43,10 +48,10 @@ func NewTree(dir string) (*Tree, error) {
 	return &Tree{root: root, made: map[string]bool{".": true}}, nil
 }
 
-// Close ends the writing.
+// Close closes the directory.
 func (t *Tree) Close() error { return t.root.Close() }
 
-// enter checks a name and makes the directories above it.
+// enter checks a name and creates its parent directories.
 func (t *Tree) enter(name string) error {
 	if !filepath.IsLocal(name) || path.Clean(name) != name || name == "." {
 		return fmt.Errorf("%q is not a path within the source", name)
@@ -99,8 +104,8 @@ func (t *Tree) symlink(name, to string) error {
 	return t.root.Symlink(to, name)
 }
 
-// FromTar writes what a tar archive holds. The one directory that all of it is
-// in, as in every archive of a kernel, is left out.
+// FromTar writes the contents of a tar archive. It strips the one top directory that
+// every archive of a kernel has.
 func (t *Tree) FromTar(ctx context.Context, r io.Reader) error {
 	for tr := tar.NewReader(r); ; {
 		h, err := tr.Next()
@@ -123,13 +128,13 @@ func (t *Tree) FromTar(ctx context.Context, r io.Reader) error {
 		}
 		switch h.Typeflag {
 		case tar.TypeDir:
-			err = nil // made for what is in it: git knows no empty ones
+			err = nil // created with its files: git has no empty directories
 		case tar.TypeReg:
 			err = t.file(name, h.Mode&0o100 != 0, tr)
 		case tar.TypeSymlink:
 			err = t.symlink(name, h.Linkname)
 		default:
-			err = fmt.Errorf("has the type %q, which no source of a kernel has", h.Typeflag)
+			err = fmt.Errorf("unsupported type %q", h.Typeflag)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", h.Name, err)
@@ -137,8 +142,8 @@ func (t *Tree) FromTar(ctx context.Context, r io.Reader) error {
 	}
 }
 
-// FromDir writes what a directory of the host holds but for the paths, from
-// the top, that skip tells.
+// FromDir writes the contents of a directory of the host, except for the relative
+// paths for which skip returns true.
 func (t *Tree) FromDir(ctx context.Context, dir string, skip func(name string) bool) error {
 	return filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
 		if err == nil {
@@ -169,7 +174,7 @@ func (t *Tree) FromDir(ctx context.Context, dir string, skip func(name string) b
 		case 0:
 			return t.copy(name, file)
 		}
-		return fmt.Errorf("%s: a kernel's source has no sockets, pipes and devices", name)
+		return fmt.Errorf("%s: sockets, pipes and devices are not supported", name)
 	})
 }
 
@@ -189,8 +194,8 @@ func (t *Tree) copy(name, file string) error {
 // RunGit runs git in a repository.
 type RunGit func(ctx context.Context, stdin io.Reader, stdout io.Writer, argv ...string) error
 
-// FromGit writes what a commit holds, read object by object: no attribute, no
-// filter and no version of git changes a byte.
+// FromGit writes the contents of a commit. It reads object by object, so that no
+// attribute, filter or version of git changes a byte.
 func (t *Tree) FromGit(ctx context.Context, git RunGit, commit string) error {
 	var list bytes.Buffer
 	if err := git(ctx, nil, &list, "git", "ls-tree", "-r", "-z", "--full-tree", commit); err != nil {
@@ -203,10 +208,10 @@ func (t *Tree) FromGit(ctx context.Context, git RunGit, commit string) error {
 		meta, name, ok := strings.Cut(line, "\t")
 		f := strings.Fields(meta)
 		if !ok || len(f) != 3 {
-			return fmt.Errorf("git ls-tree says %q", line)
+			return fmt.Errorf("git ls-tree printed %q", line)
 		}
 		if f[1] != "blob" {
-			continue // a submodule: a kernel has none
+			continue // a submodule, which a kernel does not have
 		}
 		entries = append(entries, entry{f[0], name})
 		ask.WriteString(f[2] + "\n")
@@ -234,7 +239,7 @@ func (t *Tree) FromGit(ctx context.Context, git RunGit, commit string) error {
 	return err
 }
 
-// blob reads one answer of git cat-file --batch.
+// blob reads one object from git cat-file --batch.
 func (t *Tree) blob(r *bufio.Reader, mode, name string) error {
 	header, err := r.ReadString('\n')
 	if err != nil {
@@ -242,7 +247,7 @@ func (t *Tree) blob(r *bufio.Reader, mode, name string) error {
 	}
 	f := strings.Fields(header)
 	if len(f) != 3 || f[1] != "blob" {
-		return fmt.Errorf("git cat-file says %q", strings.TrimSpace(header))
+		return fmt.Errorf("git cat-file printed %q", strings.TrimSpace(header))
 	}
 	size, err := strconv.ParseInt(f[2], 10, 64)
 	if err != nil {
@@ -262,11 +267,11 @@ func (t *Tree) blob(r *bufio.Reader, mode, name string) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.Discard(1) // the newline after each
+	_, err = r.Discard(1) // the newline after each object
 	return err
 }
 
-// CheckSource makes sure that the tree is a kernel's.
+// CheckSource returns an error if the tree is not the source of a Linux kernel.
 func CheckSource(dir string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -275,21 +280,21 @@ func CheckSource(dir string) error {
 	defer root.Close()
 	for _, name := range []string{"Kbuild", "Kconfig", "Makefile", "arch", "init/main.c"} {
 		if _, err := root.Stat(name); err != nil {
-			return fmt.Errorf("this is no source of a Linux kernel: it has no %s", name)
+			return fmt.Errorf("not the source of a Linux kernel: it has no %s", name)
 		}
 	}
 	return nil
 }
 
-// Decompress reads a file that is compressed as name says: "none", "xz",
-// "gz", "zst" or "bz2", with the program for it.
+// Decompress calls read with the decompressed input. compression is "none", "xz",
+// "gz", "zst" or "bz2"; all but "none" need their program.
 func Decompress(ctx context.Context, in io.Reader, compression string, read func(io.Reader) error) error {
 	program := map[string][]string{"xz": {"xz", "-dc", "-T0"}, "gz": {"gzip", "-dc"}, "zst": {"zstd", "-dc"}, "bz2": {"bzip2", "-dc"}}[compression]
 	if compression == "none" {
 		return read(in)
 	}
 	if program == nil {
-		return fmt.Errorf("the compression %q is not known", compression)
+		return fmt.Errorf("unknown compression %q", compression)
 	}
 	cmd := exec.CommandContext(ctx, program[0], program[1:]...)
 	cmd.Stdin = in
@@ -298,6 +303,9 @@ func Decompress(ctx context.Context, in io.Reader, compression string, read func
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		return hint.Add(fmt.Errorf("%s: %w", program[0], err), "install %s", program[0])
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", program[0], err)
@@ -311,7 +319,7 @@ func Decompress(ctx context.Context, in io.Reader, compression string, read func
 		}
 		return err
 	}
-	io.Copy(io.Discard, out) // to its end, so that its sums are checked
+	io.Copy(io.Discard, out) // to its end, so that the program checks its sums
 	if err := cmd.Wait(); err != nil {
 		return fmt.Errorf("%s: %w: %s", program[0], err, strings.TrimSpace(stderr.String()))
 	}

@@ -1,3 +1,5 @@
+// This file tests the import of sources, hostile ones too.
+
 package kernel
 
 import (
@@ -15,7 +17,7 @@ import (
 	"meros/bench/lab"
 )
 
-// listing is what a source holds: a line for each entry.
+// listing returns the entries of a source, one a line.
 func listing(t *testing.T, dir string) string {
 	t.Helper()
 	var b strings.Builder
@@ -49,7 +51,7 @@ func listing(t *testing.T, dir string) string {
 	return b.String()
 }
 
-// fill makes a source by one of the ways.
+// fill writes a source with how and returns its listing.
 func fill(t *testing.T, how func(tr *Tree) error) (string, error) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "source")
@@ -64,8 +66,8 @@ func fill(t *testing.T, how func(tr *Tree) error) (string, error) {
 	return listing(t, dir), nil
 }
 
-// A directory, an archive of it and a commit of it are one source, whatever
-// the umask, the attributes and the leftovers of a build in it.
+// A directory, an archive of it and a commit of it give the same source. The umask,
+// git attributes and leftovers of a build do not matter.
 func TestOneSourceFromEverywhere(t *testing.T) {
 	lab.Need(t, "git", "tar")
 	dir := tree(t, map[string]string{
@@ -148,7 +150,7 @@ func TestHostileSource(t *testing.T) {
 		}
 		w.Close()
 		if got, err := fill(t, func(tr *Tree) error { return tr.FromTar(t.Context(), &b) }); err == nil {
-			t.Errorf("%s was taken:\n%s", name, got)
+			t.Errorf("%s was accepted:\n%s", name, got)
 		}
 	}
 }
@@ -159,12 +161,12 @@ func TestCheckSource(t *testing.T) {
 		t.Error(err)
 	}
 	delete(good, "Kconfig")
-	if err := CheckSource(tree(t, good)); err == nil || !strings.Contains(err.Error(), "no source of a Linux kernel: it has no Kconfig") {
+	if err := CheckSource(tree(t, good)); err == nil || !strings.Contains(err.Error(), "not the source of a Linux kernel: it has no Kconfig") {
 		t.Errorf("%v", err)
 	}
 }
 
-// A damaged archive is an error, also where all of its files came through.
+// A damaged archive is an error, even if all of its files were read.
 func TestDecompress(t *testing.T) {
 	lab.Need(t, "xz")
 	cmd := exec.Command("xz", "-c")
@@ -193,9 +195,9 @@ func TestDecompress(t *testing.T) {
 		}
 	}
 	if _, err := read(packed, "rar"); err == nil {
-		t.Error("an unknown compression was taken")
+		t.Error("accepted an unknown compression")
 	}
 	if err := Decompress(t.Context(), bytes.NewReader(packed), "xz", func(io.Reader) error { return io.ErrShortBuffer }); err == nil {
-		t.Error("the reader's error is lost")
+		t.Error("lost the reader's error")
 	}
 }

@@ -153,8 +153,8 @@ func (s *step) compile(ctx context.Context, k kernelTree, objects string, args [
 	cache := []runner.Mount{{Source: compilerCache, Target: compilerCache, Writable: true}}
 	err := s.make(ctx, k, objects, io.MultiWriter(s.log, w), cache, env, args...)
 	if err != nil {
-		if why := w.Failure(); why != "" {
-			return fmt.Errorf("%s (make: %w)", why, err)
+		if cause := w.Failure(); cause != nil {
+			return fmt.Errorf("%w (make: %w)", cause, err)
 		}
 		return fmt.Errorf("make: %w", err)
 	}
