@@ -1,5 +1,5 @@
-// Package guest knows the files by which a Linux system is told who it is:
-// its accounts, its name and its network.
+// Package guest writes the files that give a Linux system its identity: its
+// accounts, its name and its network. It does not know manifests or machines.
 package guest
 
 import (
@@ -20,28 +20,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// accountFiles are the files that hold accounts, with the modes that
-// base-passwd and shadow give them.
+// accountFiles lists the files that hold accounts, with the modes that base-passwd
+// and shadow give them.
 var accountFiles = []struct {
 	name string
 	mode int64
-	gid  int // shadow's group is 42 in Debian, base-passwd
+	gid  int // Debian's base-passwd gives group shadow the id 42
 }{
 	{"etc/passwd", 0o644, 0}, {"etc/group", 0o644, 0}, {"etc/shadow", 0o640, 42}, {"etc/gshadow", 0o640, 42},
 	{"etc/subuid", 0o644, 0}, {"etc/subgid", 0o644, 0},
 }
 
-// skel is what a new home directory is a copy of, useradd(8).
+// skel is the template of a new home directory, useradd(8).
 const skel = "etc/skel"
 
-// maxAccountFile bounds what is read of one of them, bytes.
+// maxAccountFile bounds the size of an account file, bytes.
 const maxAccountFile = 1 << 20
 
-// WriteAccounts writes an archive of those files that hold accounts, of
-// /etc/fstab, /etc/hosts and /etc/skel, as far as they are in the tree, which may
-// be the upper directory of an overlay: what that removes is a device in the archive.
-// It is what of a layer a machine's own layer depends on: if it is the same, so is
-// that.
+// WriteAccounts writes an archive of the account files, /etc/fstab, /etc/hosts and
+// /etc/skel, as far as the tree has them. The tree may be the upper directory of an
+// overlay; the archive holds a device for each file that the overlay removes. A
+// machine's own layer depends on nothing else of a layer: if this archive is
+// unchanged, so is that layer.
 func WriteAccounts(w io.Writer, tree string) error {
 	root, err := os.OpenRoot(tree)
 	if err != nil {
@@ -66,7 +66,7 @@ func WriteAccounts(w io.Writer, tree string) error {
 		}
 		b, mode, err := readIn(root, name)
 		if err != nil {
-			continue // nothing that an account could be in
+			continue // it holds no accounts
 		}
 		if err := tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: int64(mode.Perm()), Size: int64(len(b)), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
 			return err
@@ -78,14 +78,14 @@ func WriteAccounts(w io.Writer, tree string) error {
 	return tw.Close()
 }
 
-// removes tells whether a layer has a whiteout at a path (kernel document
+// removes reports whether a layer has a whiteout at a path (kernel document
 // filesystems/overlayfs).
 func removes(root *os.Root, name string) bool {
 	fi, err := root.Lstat(name)
 	return err == nil && fi.Mode()&os.ModeCharDevice != 0 && fi.Sys().(*syscall.Stat_t).Rdev == 0
 }
 
-// opaque tells whether a directory of a layer hides what is below it.
+// opaque reports whether a directory of a layer hides the directory below it.
 func opaque(root *os.Root, dir string) bool {
 	d, err := root.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -96,8 +96,8 @@ func opaque(root *os.Root, dir string) bool {
 	return err == nil && n > 0
 }
 
-// listIn are the names in a directory of a tree, sorted; none if it is no
-// directory, or a link out of the tree.
+// listIn returns the names in a directory of a tree, sorted. It returns none if dir
+// is not a directory, or a link out of the tree.
 func listIn(root *os.Root, dir string) []string {
 	d, err := root.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -109,15 +109,15 @@ func listIn(root *os.Root, dir string) []string {
 	return names
 }
 
-// readIn reads a small regular file of a tree that may be hostile: not through
-// a link at its end, not out of the tree, and nothing that never ends.
+// readIn reads a small regular file of a tree that may be hostile. It does not
+// follow a link at the end of the path, never leaves the tree, and never blocks.
 func readIn(root *os.Root, name string) ([]byte, os.FileMode, error) {
 	fi, err := root.Lstat(name)
 	if err != nil {
 		return nil, 0, err
 	}
 	if !fi.Mode().IsRegular() || fi.Size() > maxAccountFile {
-		return nil, 0, fmt.Errorf("%s is no file of at most %d bytes", name, maxAccountFile)
+		return nil, 0, fmt.Errorf("%s: not a regular file of at most %d bytes", name, maxAccountFile)
 	}
 	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -128,7 +128,7 @@ func readIn(root *os.Root, name string) ([]byte, os.FileMode, error) {
 	return b, fi.Mode(), err
 }
 
-// ReadAccounts are the accounts of a system in a tree, which may be hostile.
+// ReadAccounts reads the accounts of a system in a tree, which may be hostile.
 func ReadAccounts(tree string) (Accounts, error) {
 	root, err := os.OpenRoot(tree)
 	if err != nil {
@@ -144,10 +144,10 @@ func ReadAccounts(tree string) (Accounts, error) {
 	return a, nil
 }
 
-// Accounts are the account files of a system, by path.
+// Accounts holds the account files of a system, by path.
 type Accounts map[string][]byte
 
-// Read lays an archive that [WriteAccounts] made over what is known.
+// Read applies an archive of [WriteAccounts] to a.
 func (a Accounts) Read(r io.Reader) error {
 	for tr := tar.NewReader(r); ; {
 		h, err := tr.Next()
@@ -167,7 +167,7 @@ func (a Accounts) Read(r io.Reader) error {
 	}
 }
 
-// Lookup finds the number of a user or group by name.
+// Lookup returns the id of a user or group. kind is "user" or "group".
 func (a Accounts) Lookup(kind, name string) (int, error) {
 	file := "etc/passwd"
 	if kind == "group" {
@@ -178,7 +178,7 @@ func (a Accounts) Lookup(kind, name string) (int, error) {
 		if len(f) > 2 && f[0] == name {
 			id, err := strconv.Atoi(f[2])
 			if err != nil || id < 0 {
-				return 0, fmt.Errorf("%s %q has the damaged id %q", kind, name, f[2])
+				return 0, fmt.Errorf("%s %q has the invalid id %q", kind, name, f[2])
 			}
 			return id, nil
 		}
@@ -192,8 +192,8 @@ func (e *unknownAccount) Error() string {
 	return fmt.Sprintf("the system has no %s %q", e.kind, e.name)
 }
 
-// Shell is the login shell of root, or "/bin/sh" if that has none: where a
-// system is whose programs nobody else knows.
+// Shell returns the login shell of root, or "/bin/sh" if root has none. Only the
+// system itself knows which shells it has.
 func (a Accounts) Shell() string {
 	for line := range strings.Lines(string(a["etc/passwd"])) {
 		f := strings.Split(strings.TrimSpace(line), ":")
@@ -204,7 +204,7 @@ func (a Accounts) Shell() string {
 	return "/bin/sh"
 }
 
-// Homes are the home directories of those who may log in, without a leading /.
+// Homes returns the home directories of ordinary users, without a leading /.
 func (a Accounts) Homes() (homes []string) {
 	for line := range strings.Lines(string(a["etc/passwd"])) {
 		f := strings.Split(strings.TrimSpace(line), ":")
@@ -219,13 +219,13 @@ func (a Accounts) Homes() (homes []string) {
 	return homes
 }
 
-// nobody is the id of who has nothing.
+// nobody is the id of the user without rights.
 const nobody = 65534
 
-// noShells are the programs by which nobody logs in.
+// noShells lists the login shells that refuse a login.
 var noShells = []string{"nologin", "false"}
 
-// isUnknown tells a missing account from a damaged one.
+// isUnknown reports whether err is a missing account, and not a damaged one.
 func isUnknown(err error) bool {
 	e := (*unknownAccount)(nil)
 	return errors.As(err, &e)
@@ -234,10 +234,10 @@ func isUnknown(err error) bool {
 // firstUser is the first id of an ordinary user, login.defs(5).
 const firstUser = 1000
 
-// AddUser adds an ordinary user with a group of its own, no password and
-// that shell, and returns its ids. If there is
-// one of that name already, it is left as it is. days is the date of the
-// last change of the password, in days since 1970.
+// AddUser adds an ordinary user with its own group, no password and that shell, and
+// returns its ids and home directory. An existing user of that name stays
+// unchanged. days is the date of the last change of the password, in days since
+// 1970.
 func (a Accounts) AddUser(name, shell string, days int64) (uid, gid int, home string, err error) {
 	if uid, err = a.Lookup("user", name); err == nil {
 		for line := range bytes.Lines(a["etc/passwd"]) {
@@ -262,12 +262,12 @@ func (a Accounts) AddUser(name, shell string, days int64) (uid, gid int, home st
 	uid = a.free("etc/passwd")
 	home = "/home/" + name
 	a.add("etc/passwd", fmt.Sprintf("%s:x:%d:%d::%s:%s", name, uid, gid, home, shell))
-	// "*" is no valid hash: no password opens the account, a key does, crypt(5).
+	// "*" is not a valid hash: a key opens the account, no password does, crypt(5).
 	a.add("etc/shadow", fmt.Sprintf("%s:*:%d:0:99999:7:::", name, days))
 	return uid, gid, home, nil
 }
 
-// free is the lowest unused id of an ordinary user or group.
+// free returns the lowest unused id of an ordinary user or group.
 func (a Accounts) free(file string) int {
 	used := make(map[int]bool)
 	for line := range bytes.Lines(a[file]) {
@@ -285,15 +285,14 @@ func (a Accounts) free(file string) int {
 }
 
 func (a Accounts) add(file, line string) {
-	b := slices.Clip(a[file]) // whoever gave it may use what comes after it
+	b := slices.Clip(a[file]) // the caller may own the array beyond it
 	if len(b) > 0 && b[len(b)-1] != '\n' {
 		b = append(b, '\n')
 	}
 	a[file] = append(b, line+"\n"...)
 }
 
-// Files are the files of a home directory and the account files, as they are
-// to be in a layer.
+// Files returns the account files and the files of a home directory, for a layer.
 func (a Accounts) Files(uid, gid int, home string) []File {
 	var fs []File
 	for _, f := range accountFiles {

@@ -1,3 +1,5 @@
+// This file finds the architecture of a system by its programs.
+
 package guest
 
 import (
@@ -11,15 +13,16 @@ import (
 	"meros/runner/arch"
 )
 
-// programs are some of which a system has at least one. The links to them may
-// be absolute, so they are named where distributions have the file itself.
+// programs lists files of which every system has at least one. Links to them may be
+// absolute, so the list names the places of the files themselves.
 var programs = []string{
 	"usr/bin/dash", "bin/dash", "usr/bin/bash", "bin/bash", "usr/bin/busybox", "bin/busybox",
 	"usr/lib/systemd/systemd", "lib/systemd/systemd", "usr/bin/coreutils", "usr/bin/ls", "bin/ls",
 }
 
-// Arch finds the architecture of a system in a tree, which may be hostile, as
-// QEMU names it, and the program that tells. Both are empty if none does.
+// Arch returns the architecture of a system in a tree, by QEMU's name, and the
+// program that it was read from. Both are empty if no program was found. The tree
+// may be hostile.
 func Arch(tree string) (name, program string, err error) {
 	root, err := os.OpenRoot(tree)
 	if err != nil {
@@ -34,7 +37,7 @@ func Arch(tree string) (name, program string, err error) {
 	return "", "", nil
 }
 
-// archOf is the architecture of a program, or empty if it is none.
+// archOf returns the architecture of a program, or "".
 func archOf(root *os.Root, name string) string {
 	if fi, err := root.Lstat(name); err != nil || !fi.Mode().IsRegular() {
 		return ""

@@ -1,3 +1,6 @@
+// This file describes the directories that a machine's own layer passes through, so
+// that the layer does not change them.
+
 package guest
 
 import (
@@ -11,16 +14,16 @@ import (
 	"time"
 )
 
-// Describe says what a layer has of a path of the root file system that it is
-// for, but for its content. The error is [fs.ErrNotExist] where there is nothing.
+// Describe returns the header of a path of a root file system, without its content.
+// The error is [fs.ErrNotExist] if the path does not exist.
 type Describe func(path string) (*tar.Header, error)
 
-// parents are the directories that a layer of ours may pass through.
+// parents lists the directories that a machine's own layer may pass through.
 var parents = []string{"etc", "etc/network", "etc/systemd", "etc/systemd/network", "etc/systemd/system", "etc/systemd/system/multi-user.target.wants", "home", "lib"}
 
-// WriteDirectories writes an archive of how those directories are that
-// [WriteLayer] may pass through, homes among them, and those that links in their
-// places lead to. No time in it is later than t.
+// WriteDirectories writes an archive of the directories that [WriteLayer] may pass
+// through, homes included. If a link is in place of one, the archive also holds the
+// target. No time in the archive is later than t.
 func WriteDirectories(w io.Writer, base Describe, homes []string, t time.Time) error {
 	tw, written := tar.NewWriter(w), make(map[string]bool)
 	write := func(name string) error {
@@ -30,14 +33,14 @@ func WriteDirectories(w io.Writer, base Describe, homes []string, t time.Time) e
 		written[name] = true
 		h, err := base(name)
 		if err != nil || h.Typeflag != tar.TypeDir && h.Typeflag != tar.TypeSymlink {
-			return nil // nothing that stays as it is
+			return nil // a layer replaces it
 		}
 		return tw.WriteHeader(plain(h, name, t))
 	}
 	for _, name := range slices.Concat(parents, homes) {
 		passed, err := base.passed(name + "/x")
 		if err != nil {
-			continue // a path that nothing can be written to
+			continue // no file can be written there
 		}
 		for _, dir := range passed {
 			if err := write(dir); err != nil {
@@ -48,7 +51,7 @@ func WriteDirectories(w io.Writer, base Describe, homes []string, t time.Time) e
 	return tw.Close()
 }
 
-// ReadDirectories reads what [WriteDirectories] wrote.
+// ReadDirectories reads an archive of [WriteDirectories].
 func ReadDirectories(r io.Reader) (Describe, error) {
 	known := make(map[string]*tar.Header)
 	for tr := tar.NewReader(r); ; {
@@ -69,7 +72,7 @@ func ReadDirectories(r io.Reader) (Describe, error) {
 	}, nil
 }
 
-// plain is a header as a layer has it.
+// plain returns a header in the form of a layer.
 func plain(h *tar.Header, name string, t time.Time) *tar.Header {
 	p := &tar.Header{Typeflag: h.Typeflag, Name: name, Linkname: h.Linkname, Mode: h.Mode, Uid: h.Uid, Gid: h.Gid, ModTime: h.ModTime.Truncate(time.Second), PAXRecords: h.PAXRecords, Format: tar.FormatPAX}
 	if p.Typeflag == tar.TypeDir {
@@ -81,11 +84,11 @@ func plain(h *tar.Header, name string, t time.Time) *tar.Header {
 	return p
 }
 
-// maxLinks is how many links a path may lead through, path_resolution(7).
+// maxLinks bounds the links that a path may lead through, path_resolution(7).
 const maxLinks = 40
 
-// follow is the path whose directories are no links: a directory in the place of
-// a link would hide what that leads to.
+// follow returns the path without links in its directories. A directory in place of
+// a link would hide the link's target.
 func (base Describe) follow(name string) (string, error) {
 	if base == nil {
 		return name, nil
@@ -97,8 +100,8 @@ func (base Describe) follow(name string) (string, error) {
 	return path.Join(passed[len(passed)-1], path.Base(name)), nil
 }
 
-// passed are the links and directories that lead to a path, the one that it is
-// in last.
+// passed returns the links and directories that lead to a path. The last one
+// contains it.
 func (base Describe) passed(name string) (all []string, err error) {
 	done, rest, links := "", strings.Split(name, "/"), 0
 	for len(rest) > 1 {
@@ -110,7 +113,7 @@ func (base Describe) passed(name string) (all []string, err error) {
 			continue
 		}
 		if links++; links > maxLinks {
-			return nil, fmt.Errorf("/%s leads through too many links", name)
+			return nil, fmt.Errorf("/%s: too many links", name)
 		}
 		if path.IsAbs(h.Linkname) {
 			done = ""
@@ -120,8 +123,8 @@ func (base Describe) passed(name string) (all []string, err error) {
 	return append(all, done), nil
 }
 
-// directory is what base says of a directory that is only passed through, or
-// nil.
+// directory returns the header in base of a directory that a layer only passes
+// through, or nil.
 func (base Describe) directory(f File, t time.Time) *tar.Header {
 	if base == nil || !f.parent {
 		return nil

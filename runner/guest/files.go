@@ -1,3 +1,6 @@
+// This file writes a machine's own files as a layer: its name, hosts, mounts and
+// network.
+
 package guest
 
 import (
@@ -22,21 +25,20 @@ type File struct {
 	Data     []byte
 	Link     string // target, if it is a symbolic link
 	Dir      bool
-	parent   bool // it is only passed through
+	parent   bool // the layer only passes through it
 }
 
-// WriteLayer writes the files as a layer (see runner/layer for the format),
-// all with the time t. Directories that are there by what base says stay as
-// they are. It may be nil.
+// WriteLayer writes the files as a layer (see runner/layer for the format), all with
+// the time t. Directories that base has stay unchanged. base may be nil.
 func WriteLayer(w io.Writer, files []File, t time.Time, base Describe) error {
 	byPath := make(map[string]File)
 	for _, f := range files {
 		if f.Path = path.Clean(f.Path); !filepath.IsLocal(f.Path) || f.Path == "." {
-			return fmt.Errorf("%q cannot be the path of a file", f.Path)
+			return fmt.Errorf("invalid file path %q", f.Path)
 		}
 		var err error
 		as := f.Path
-		if f.Dir { // it may be a link, too
+		if f.Dir { // the directory itself may be a link
 			f.Path, err = base.follow(path.Join(as, "x"))
 			f.Path = path.Dir(f.Path)
 		} else {
@@ -46,11 +48,11 @@ func WriteLayer(w io.Writer, files []File, t time.Time, base Describe) error {
 			return err
 		}
 		if f.Link != "" && path.Join(path.Dir(as), f.Link) == f.Path {
-			continue // the link that is there has made it one to itself
+			continue // through a link of base it would point to itself
 		}
 		for d := path.Dir(f.Path); d != "."; d = path.Dir(d) {
 			if _, ok := byPath[d]; !ok {
-				byPath[d] = File{Path: d, Mode: 0o755, Dir: true, parent: true} // as Debian's base-files and Alpine have them
+				byPath[d] = File{Path: d, Mode: 0o755, Dir: true, parent: true} // like Debian's base-files and Alpine
 			}
 		}
 		byPath[f.Path] = f
@@ -86,22 +88,22 @@ func WriteLayer(w io.Writer, files []File, t time.Time, base Describe) error {
 	return tw.Close()
 }
 
-// Interface is a network interface, known by its MAC address.
+// Interface is a network interface, identified by its MAC address.
 type Interface struct {
 	MAC     string
-	Address string // with prefix length; empty is DHCP
+	Address string // with prefix length; empty means DHCP
 	Gateway string
 	Routes  []string // other networks that Via leads to
 	Via     string
 	DNS     string
 }
 
-// hosts are the names of hosts that a system knows by itself, hosts(5).
+// hosts holds the host names that a system resolves itself, hosts(5).
 const hosts = "etc/hosts"
 
-// Name gives the files that name a system: hostname(5) and hosts(5), in which
-// what the system knows stays. The names of others are known within the domain
-// too, if there is one.
+// Name returns the files that name a system: hostname(5) and hosts(5). Existing
+// lines of hosts are preserved. If there is a domain, the names of others also exist
+// within it.
 func (a Accounts) Name(host, domain string, others map[string]string) []File {
 	lines := [][]string{{"127.0.0.1", "localhost"}, {"127.0.1.1", host}, {"::1", "localhost", "ip6-localhost", "ip6-loopback"}, {"ff02::1", "ip6-allnodes"}, {"ff02::2", "ip6-allrouters"}}
 	for _, name := range slices.Sorted(maps.Keys(others)) {
@@ -126,7 +128,7 @@ func (a Accounts) Name(host, domain string, others map[string]string) []File {
 		text, _, _ := strings.Cut(line, "#")
 		f := strings.Fields(text)
 		if len(f) < 2 {
-			continue // a comment, perhaps of what is not there any more
+			continue // a comment may describe a line that is replaced
 		}
 		names := slices.DeleteFunc(f[1:], func(name string) bool { return known[f[0]+" "+name] })
 		if len(names) > 0 {
@@ -139,7 +141,7 @@ func (a Accounts) Name(host, domain string, others map[string]string) []File {
 	}
 }
 
-// Resolver is resolv.conf(5).
+// Resolver returns resolv.conf(5).
 func Resolver(domain string, servers []string) File {
 	text := "search " + domain + "\n"
 	for _, s := range servers {
@@ -148,17 +150,17 @@ func Resolver(domain string, servers []string) File {
 	return File{Path: "etc/resolv.conf", Mode: 0o644, Data: []byte(text)}
 }
 
-// fstab is what a system mounts when it starts, fstab(5).
+// fstab lists the mounts of a system at boot, fstab(5).
 const fstab = "etc/fstab"
 
-// Mount is a line of it.
+// Mount is a line of fstab(5).
 type Mount struct {
 	What, Where, Type, Options string
-	Pass                       int // when it is checked
+	Pass                       int // order of the file system checks; 0 means no check
 }
 
-// Fstab adds mounts to those that the system has, which makes the directories
-// that they need when it starts.
+// Fstab returns fstab(5) with mounts added. The system creates their directories at
+// boot.
 func (a Accounts) Fstab(mounts []Mount) []File {
 	if len(mounts) == 0 {
 		return nil
@@ -173,8 +175,8 @@ func (a Accounts) Fstab(mounts []Mount) []File {
 	return []File{{Path: fstab, Mode: 0o644, Data: []byte(text)}}
 }
 
-// Network gives the files by which systemd-networkd(8) sets up the given
-// interfaces as they say and every other one by DHCP, and enables it.
+// Network returns the files that configure and enable systemd-networkd(8). It
+// configures every interface that is not listed by DHCP.
 func Network(interfaces []Interface) []File {
 	var fs []File
 	for i, n := range interfaces {
@@ -200,13 +202,13 @@ func Network(interfaces []Interface) []File {
 	return append(fs, File{Path: "etc/systemd/system/multi-user.target.wants/" + unit, Link: "/lib/systemd/system/" + unit})
 }
 
-// atOnce begins an interface in interfaces(5). Alpine's scripts wait until it is
-// known that nobody else has the IPv6 address, which takes seconds; it follows
-// from a MAC address that nobody else has.
+// atOnce begins an interface in interfaces(5). It disables the detection of
+// duplicate IPv6 addresses, for which Alpine's scripts wait several seconds. The
+// address is unique, because it follows from a unique MAC address.
 const atOnce = "\nauto %[1]s\niface %[1]s inet %[2]s\n\tpre-up sysctl -qw net.ipv6.conf.%[1]s.accept_dad=0 || true\n"
 
-// Interfaces gives the files by which ifupdown sets up a machine's first
-// interface by DHCP and those after it as they say, interfaces(5). It knows
+// Interfaces returns the files that configure ifupdown, interfaces(5). The first
+// interface of the machine uses DHCP, the listed ones follow it. ifupdown identifies
 // them by their order, which is that of the devices.
 func Interfaces(interfaces []Interface) []File {
 	var b strings.Builder

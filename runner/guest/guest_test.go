@@ -1,3 +1,5 @@
+// This file tests the files that give a system its identity, hostile trees too.
+
 package guest
 
 import (
@@ -36,7 +38,7 @@ func TestAddUser(t *testing.T) {
 		home     string
 	}{
 		{"new", 1001, 1000, "/home/new"},
-		{"staff", 1001, 1001, "/home/staff"}, // the group is there
+		{"staff", 1001, 1001, "/home/staff"}, // the group exists
 		{"old", 1000, 100, "/srv/old"},
 		{"root", 0, 0, "/root"},
 	} {
@@ -47,7 +49,7 @@ func TestAddUser(t *testing.T) {
 		}
 		before := string(a["etc/passwd"])
 		if _, _, _, err := a.AddUser(test.name, "/bin/bash", 19500); err != nil || string(a["etc/passwd"]) != before {
-			t.Errorf("%s: adding it again: %v", test.name, err)
+			t.Errorf("%s: added again: %v", test.name, err)
 		}
 	}
 	a := debian()
@@ -74,7 +76,7 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-// What a layer says of accounts can be read again, and no more than that.
+// Read returns exactly the accounts that WriteAccounts wrote.
 func TestAccountsArchive(t *testing.T) {
 	tree := t.TempDir()
 	a := debian()
@@ -99,14 +101,14 @@ func TestAccountsArchive(t *testing.T) {
 	if err := got.Read(&b); err != nil {
 		t.Fatal(err)
 	}
-	delete(a, "etc/gshadow") // the host's own is behind the link
+	delete(a, "etc/gshadow") // the link leads to the host's own file
 	if fmt.Sprint(got) != fmt.Sprint(a) {
 		t.Errorf("%q, want %q", got, a)
 	}
 }
 
-// A tree whose account files and directories are traps gives what is plain in
-// it, at once, and nothing of the host.
+// A tree with traps in place of account files gives its regular files at once, and
+// nothing of the host.
 func TestHostileAccounts(t *testing.T) {
 	tree, outside := t.TempDir(), t.TempDir()
 	if err := errors.Join(
@@ -139,11 +141,11 @@ func TestHostileAccounts(t *testing.T) {
 		t.Error(err)
 	}
 	if err := WriteLayer(io.Discard, []File{{Path: "/x"}}, time.Time{}, nil); err == nil {
-		t.Error("an absolute path was taken")
+		t.Error("accepted an absolute path")
 	}
 }
 
-// list is what an archive holds, in a line each.
+// list returns the entries of an archive, one a line.
 func list(t *testing.T, archive io.Reader) (lines []string) {
 	t.Helper()
 	for tr := tar.NewReader(archive); ; {
@@ -159,7 +161,7 @@ func list(t *testing.T, archive io.Reader) (lines []string) {
 	}
 }
 
-// What a layer removes is known to be gone.
+// Read drops the files that a layer removes.
 func TestAccountsOfALayer(t *testing.T) {
 	lab.NeedRoot(t)
 	tree := t.TempDir()
@@ -192,7 +194,7 @@ func TestAccountsOfALayer(t *testing.T) {
 		}
 	}
 	check(read(below()))
-	// Of its files, one that goes and a directory that is another.
+	// The layer removes one file and replaces a directory.
 	if err := errors.Join(os.RemoveAll(at("etc/skel")), os.MkdirAll(at("etc/skel/dir"), 0o755), unix.Setxattr(at("etc/skel/dir"), "user.overlay.opaque", []byte("y"), 0), unix.Mknod(at("etc/skel/old"), unix.S_IFCHR, 0), os.WriteFile(at("etc/skel/new"), []byte("n"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
@@ -204,8 +206,8 @@ func TestAccountsOfALayer(t *testing.T) {
 	check(read(below()))
 }
 
-// A directory that is there stays what it is, and so does a link in the place of
-// one: what is below it is written to where that leads within the tree.
+// Existing directories stay unchanged, and so do links in their place: files below
+// such a link are written to its target within the tree.
 func TestPersonalLayerOver(t *testing.T) {
 	lab.NeedRoot(t)
 	tree := t.TempDir()
@@ -227,7 +229,7 @@ func TestPersonalLayerOver(t *testing.T) {
 	if err != nil || h.Name != "etc/" || h.Mode != 0o2750 || h.Uid != 7 || h.Gid != 9 || !h.ModTime.Equal(then) || h.PAXRecords["SCHILY.xattr.user.dir"] != "d" {
 		t.Errorf("%+v, %v", h, err)
 	}
-	if err := WriteLayer(io.Discard, []File{{Path: "loop/x"}}, time.Unix(1, 0), describe); err == nil || !strings.Contains(err.Error(), "/loop/x leads through too many links") {
+	if err := WriteLayer(io.Discard, []File{{Path: "loop/x"}}, time.Unix(1, 0), describe); err == nil || !strings.Contains(err.Error(), "/loop/x: too many links") {
 		t.Errorf("a link to itself: %v", err)
 	}
 	if got, want := strings.Join(list(t, &b), "\n"), "2750 7:9 etc/ \n0644 0:0 etc/hostname \n0755 0:0 var/ \n0755 0:0 var/home/ \n0755 0:0 var/home/me/ \n0644 0:0 var/home/me/x "; got != want {
@@ -235,7 +237,7 @@ func TestPersonalLayerOver(t *testing.T) {
 	}
 }
 
-// What is known of directories tells as much as the tree.
+// An archive of directories gives the same layer as the tree itself.
 func TestDirectories(t *testing.T) {
 	lab.NeedRoot(t)
 	tree := t.TempDir()
@@ -259,7 +261,7 @@ func TestDirectories(t *testing.T) {
 		t.Fatal(err)
 	}
 	if all := strings.Join(list(t, bytes.NewReader(archive.Bytes())), ""); strings.Contains(all, "srv") || strings.Contains(all, "lib") {
-		t.Errorf("it tells of %s", all)
+		t.Errorf("the archive has %s", all)
 	}
 	known, err := ReadDirectories(&archive)
 	if err != nil {
@@ -270,7 +272,7 @@ func TestDirectories(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got.Bytes(), want.Bytes()) {
-		t.Errorf("%q, and the tree %q", list(t, &got), list(t, &want))
+		t.Errorf("%q, from the tree %q", list(t, &got), list(t, &want))
 	}
 	all := list(t, &got)
 	if w := []string{"0755 7:9 etc/ ", "0755 0:0 etc/systemd/ ", "0755 0:0 etc/systemd/network/ ", "0644 0:0 etc/systemd/network/x ", "0755 0:0 far/ ", "0700 0:0 far/home/ ", "0644 0:0 far/home/.profile ", "0755 0:0 var/ ", "0711 0:0 var/home/ ", "0755 0:0 var/home/me/ ", "0644 0:0 var/home/me/x "}; !slices.Equal(all, w) {
@@ -303,7 +305,7 @@ func TestPersonalLayer(t *testing.T) {
 	}
 }
 
-// A user's shell is one that the system has.
+// Shell returns a login shell that the system has.
 func TestShell(t *testing.T) {
 	for passwd, want := range map[string]string{
 		"root:x:0:0:root:/root:/bin/ash\nbin:x:1:1:bin:/bin:/sbin/nologin\n": "/bin/ash", "": "/bin/sh", "root:x:0:0\n": "/bin/sh", "root:x:0:0:::\n": "/bin/sh",
@@ -315,8 +317,8 @@ func TestShell(t *testing.T) {
 	}
 }
 
-// A system keeps nothing that tells one run of a script from the next, and no
-// identity.
+// Settle removes everything that differs between two runs of a script, and the
+// identity of the system.
 func TestSettle(t *testing.T) {
 	root := t.TempDir()
 	stay := []string{"etc/ssh/sshd_config", "var/log/mine.log", "etc/machine-id"}
@@ -342,12 +344,12 @@ func TestSettle(t *testing.T) {
 	})
 	slices.Sort(stay)
 	if !slices.Equal(left, stay) {
-		t.Errorf("there is %q, want %q", left, stay)
+		t.Errorf("left %q, want %q", left, stay)
 	}
 	if fi, err := os.Stat(filepath.Join(root, "etc/machine-id")); err != nil || fi.Size() != 0 {
-		t.Errorf("the machine id: %v, %v", fi, err)
+		t.Errorf("machine id: %v, %v", fi, err)
 	}
-	// An empty system, and one whose files are links to the host's.
+	// The first system is empty, the second has links to the host's files.
 	if err := Settle(t.TempDir()); err != nil {
 		t.Error(err)
 	}
@@ -361,7 +363,7 @@ func TestSettle(t *testing.T) {
 	}
 	Settle(hostile)
 	if b, err := os.ReadFile(victim); err != nil || string(b) != "x" {
-		t.Errorf("a file of the host became %q, %v", b, err)
+		t.Errorf("a file of the host changed to %q, %v", b, err)
 	}
 }
 
@@ -369,7 +371,7 @@ func FuzzAccounts(f *testing.F) {
 	f.Add([]byte("root:x:0:0:root:/root:/bin/bash\n"), []byte("root:x:0:\n"), "new")
 	f.Fuzz(func(t *testing.T, passwd, group []byte, name string) {
 		if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_-") != "" {
-			return // no such name is in a manifest
+			return // manifests do not accept such names
 		}
 		a := Accounts{"etc/passwd": passwd, "etc/group": group}
 		uid, _, _, err := a.AddUser(name, "/bin/sh", 1)
@@ -396,7 +398,8 @@ func TestFstab(t *testing.T) {
 	}
 }
 
-// What ifupdown reads has all interfaces, each there at once.
+// ifupdown's file has all interfaces and disables the detection of duplicate
+// addresses.
 func TestInterfaces(t *testing.T) {
 	fs := Interfaces([]Interface{
 		{MAC: "52:54:00:00:00:01", Address: "10.1.0.5/24", Gateway: "10.1.0.1"},

@@ -1,3 +1,6 @@
+// This file removes from a system what differs between two runs of the same
+// scripts.
+
 package guest
 
 import (
@@ -9,24 +12,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unsettled are files that the tools of a system rewrite whenever they run,
-// with what no two runs have in common, and that it can do without.
+// unsettled lists files that a system does not need and that its tools rewrite
+// differently in every run.
 var unsettled = []string{
 	"var/cache/ldconfig/aux-cache", // inode numbers, ldconfig(8)
 	"var/lib/systemd/random-seed",
-	"var/lib/dbus/machine-id", // dbus takes etc/machine-id without it
+	"var/lib/dbus/machine-id", // without it dbus uses etc/machine-id
 	"var/log/dpkg.log", "var/log/alternatives.log",
 	"var/log/apt/history.log", "var/log/apt/term.log", "var/log/apt/eipp.log.xz",
 }
 
-// hostKeys is where the keys are that installing an ssh server makes. Each
-// machine gets its own when it boots.
+// hostKeys is the directory of the keys that installing an ssh server creates. Each
+// machine gets its own at boot.
 const hostKeys = "etc/ssh"
 
-// Settle removes from the system in root what would make two runs of the same
-// scripts differ, and the identity that a script may have made: the keys of
-// an ssh server and the machine id, machine-id(5), which each machine gets
-// when it boots.
+// Settle removes everything from the system in root that makes two runs of the same
+// scripts differ. It also removes an identity that a script may have created: the
+// keys of an ssh server and the machine id, machine-id(5). Each machine gets these
+// at boot.
 func Settle(root string) error {
 	r, err := os.OpenRoot(root)
 	if err != nil {
@@ -54,7 +57,7 @@ func Settle(root string) error {
 }
 
 func removeHostKeys(r *os.Root) error {
-	for _, n := range listIn(r, hostKeys) { // none without an ssh server
+	for _, n := range listIn(r, hostKeys) { // empty without an ssh server
 		if strings.HasPrefix(n, "ssh_host_") {
 			if err := r.Remove(path.Join(hostKeys, n)); err != nil {
 				return err

@@ -1,3 +1,5 @@
+// This file tests that hints survive wrapping and never change the text of an error.
+
 package hint
 
 import (
