@@ -105,6 +105,23 @@ func example(entry string) (code, rest string) {
 	return code, entry[i:]
 }
 
+// wrapped breaks paragraphs into lines of at most 90 characters.
+func wrapped(text string) string {
+	var paragraphs []string
+	for p := range strings.SplitSeq(text, "\n\n") {
+		var lines []string
+		line := ""
+		for word := range strings.FieldsSeq(p) {
+			if line != "" && len(line)+1+len(word) > 90 {
+				lines, line = append(lines, line), ""
+			}
+			line = strings.TrimPrefix(line+" "+word, " ")
+		}
+		paragraphs = append(paragraphs, strings.Join(append(lines, line), "\n"))
+	}
+	return strings.Join(paragraphs, "\n\n")
+}
+
 // TestManifestDocument checks that docs/manifest.md has an entry for every key,
 // with the text of the schema and an example of that key that loads. With
 // -update it rewrites the texts and leaves the examples alone.
@@ -136,7 +153,7 @@ func TestManifestDocument(t *testing.T) {
 			} else if err := schema.Validate(valueOf(t, code)); err != nil {
 				t.Errorf("key %s of a %s: the schema refuses the example: %v", k.Name, s.Name, err)
 			}
-			b.WriteString("### `" + k.Name + "`\n\n" + k.Entry() + "\n\n" + strings.TrimRight(rest, "\n") + "\n\n")
+			b.WriteString("### `" + k.Name + "`\n\n" + wrapped(k.Entry()) + "\n\n" + strings.TrimRight(rest, "\n") + "\n\n")
 		}
 		b.WriteString("<!-- end -->")
 		want = strings.Replace(want, block[0], b.String(), 1)

@@ -105,7 +105,7 @@ func (k Key) value() map[string]any {
 }
 
 // Entry returns the description of the key for docs/manifest.md, in Markdown:
-// its help, and a line with its default and where else it may stand.
+// its help, and a paragraph with its default and where else it may stand.
 func (k Key) Entry() string {
 	var facts []string
 	switch {
@@ -117,9 +117,8 @@ func (k Key) Entry() string {
 	if k.Top {
 		facts = append(facts, "May stand at the top.")
 	}
-	text := k.Help
-	if facts != nil {
-		text += " *" + strings.Join(facts, " ") + "*"
+	if facts == nil {
+		return k.Help
 	}
-	return text
+	return k.Help + "\n\n*" + strings.Join(facts, " ") + "*"
 }
