@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -82,11 +83,26 @@ func fails(t *testing.T, o *lab.Outcome, exit int, words ...string) {
 	if o.Exit != exit {
 		t.Errorf("exit status %d, want %d\n%s", o.Exit, exit, o.Stderr)
 	}
+	text := o.Stderr + hintLines(o.Stderr)
 	for _, w := range words {
-		if !strings.Contains(o.Stderr, w) {
+		if !strings.Contains(text, w) {
 			t.Errorf("the messages do not have %q:\n%s", w, o.Stderr)
 		}
 	}
+}
+
+// hintLines returns the hints of events in JSON as --progress=plain shows them.
+func hintLines(stderr string) string {
+	var all strings.Builder
+	for line := range strings.Lines(stderr) {
+		var event struct{ Hint string }
+		if json.Unmarshal([]byte(line), &event) == nil {
+			for h := range strings.Lines(event.Hint) {
+				all.WriteString("\nhint: " + strings.TrimSuffix(h, "\n"))
+			}
+		}
+	}
+	return all.String()
 }
 
 // leftovers are files that a build may only have while it runs.
