@@ -91,7 +91,7 @@ func TestMachineLife(t *testing.T) {
 		}
 		settled(t, p.Root) // the connection that ssh keeps ends a moment after the machine
 	})
-	fails(t, p.Run(t, "connect", "live", "m"), 1, "live/m is not running", "hint: `meros init live m`")
+	fails(t, p.Run(t, "connect", "live", "m"), 1, "live/m is not running", "\"hint\":\"`meros init live m`")
 	expectState(t, p, vm.Stopped)
 
 	if st := endedInit(t, p, syscall.SIGINT); st.ExitCode() != exitInterrupted {
@@ -145,7 +145,7 @@ func TestMachineLife(t *testing.T) {
 	t.Run("killed", func(t *testing.T) {
 		const changed = "constellations/live/m/includes.chroot/etc/changed"
 		p.Write(t, changed, "")
-		fails(t, p.Run(t, "init", "live"), 1, "its disk belongs to an older image", "hint: `meros shutdown live m`")
+		fails(t, p.Run(t, "init", "live"), 1, "its disk belongs to an older image", "\"hint\":\"`meros shutdown live m`")
 		os.RemoveAll(p.Path("constellations/live/m"))
 		if o := p.Must(t, "init", "live"); !strings.Contains(o.Stderr, "starts with the disk of its last run") {
 			t.Errorf("init said\n%s", o.Stderr)
