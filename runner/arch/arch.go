@@ -30,9 +30,9 @@ type Arch struct {
 	// machines where there is one.
 	DebianKernel string
 
-	// Half is the 32-bit architecture whose programs the processor runs as
+	// Compat is the 32-bit architecture whose programs the processor runs as
 	// well, or "".
-	Half string
+	Compat string
 
 	ELF    ELF
 	Kernel Kernel
@@ -74,14 +74,14 @@ type Board struct {
 var table = []Arch{
 	{
 		Name: "x86_64", Go: "amd64", Debian: "amd64", Alpine: "x86_64", Emulator: "x86_64",
-		DebianKernel: "linux-image-cloud-amd64", Half: "i386",
+		DebianKernel: "linux-image-cloud-amd64", Compat: "i386",
 		ELF:    ELF{elf.ELFCLASS64, elf.ELFDATA2LSB, elf.EM_X86_64},
 		Kernel: Kernel{Arch: "x86_64", Source: "x86", Image: "bzImage", File: "arch/x86/boot/bzImage", Clang: true},
 		Board:  Board{Machine: "q35", Console: "ttyS0", Bus: "pci", CPU: "max", PowerButton: true},
 	},
 	{
 		Name: "aarch64", Go: "arm64", Debian: "arm64", Alpine: "aarch64", Emulator: "aarch64",
-		DebianKernel: "linux-image-cloud-arm64", Half: "arm",
+		DebianKernel: "linux-image-cloud-arm64", Compat: "arm",
 		ELF:    ELF{elf.ELFCLASS64, elf.ELFDATA2LSB, elf.EM_AARCH64},
 		Kernel: Kernel{Arch: "arm64", Source: "arm64", Cross: "aarch64-linux-gnu-", Image: "Image", File: "arch/arm64/boot/Image", Clang: true},
 		Board:  Board{Machine: "virt", Console: "ttyAMA0", Bus: "pci", CPU: "max"},

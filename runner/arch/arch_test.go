@@ -32,7 +32,7 @@ func TestNames(t *testing.T) {
 			continue
 		}
 		e := a.ELF
-		got := fmt.Sprintf("%s %s %s %s %s %s {%d %d %d} %v %v", a.Go, a.Debian, a.Alpine, a.Emulator, a.DebianKernel, a.Half, e.Class, e.Data, e.Machine, a.Board, a.Kernel)
+		got := fmt.Sprintf("%s %s %s %s %s %s {%d %d %d} %v %v", a.Go, a.Debian, a.Alpine, a.Emulator, a.DebianKernel, a.Compat, e.Class, e.Data, e.Machine, a.Board, a.Kernel)
 		if got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
@@ -65,9 +65,9 @@ func TestWords(t *testing.T) {
 		if a.ELF.Class == 0 || a.ELF.Data == 0 || a.ELF.Machine == 0 {
 			t.Errorf("%s has no header of programs", word)
 		}
-		if a.Half != "" {
-			if half, err := Find(a.Half); err != nil || half.Half != "" {
-				t.Errorf("%s runs %s: %v", word, a.Half, err)
+		if a.Compat != "" {
+			if compat, err := Find(a.Compat); err != nil || compat.Compat != "" {
+				t.Errorf("%s runs %s: %v", word, a.Compat, err)
 			}
 		}
 	}

@@ -66,5 +66,5 @@ func Runs(machine, system string) bool {
 		return true
 	}
 	a, err := arch.Find(machine)
-	return err == nil && a.Half != "" && a.Half == system
+	return err == nil && a.Compat != "" && a.Compat == system
 }

@@ -34,7 +34,7 @@ func Add(err error, format string, args ...any) error {
 }
 
 // Of returns the hints of err and of all errors that it wraps, outermost first,
-// one a line and each once. It returns "" if there are none.
+// one a line and each once. It returns "" for an error without hints.
 func Of(err error) string {
 	var hints []string
 	collect(err, &hints)
