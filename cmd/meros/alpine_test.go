@@ -1,3 +1,5 @@
+// This file tests machines of Alpine against a mirror in a directory.
+
 package main
 
 import (
@@ -20,14 +22,15 @@ import (
 	"meros/runner/layer"
 )
 
-// alpineManifest is a constellation of one machine of Alpine.
+// alpineManifest returns a manifest with one Alpine machine. more is appended to
+// the machine's keys.
 func alpineManifest(m *lab.AlpineMirror, more string) string {
 	return fmt.Sprintf("virtual_machines:\n  m:\n    distribution: alpine\n    mirror: %s\n    keys: [%s, %s]\n    memory: 128M\n    cpus: 1\n%s",
 		m.URL(), filepath.Join(m.Keys, lab.AlpineKey), filepath.Join(m.Keys, lab.AlpineRelease), more)
 }
 
-// stockMirror is a mirror with a package that needs another one, has a script
-// and a trigger.
+// stockMirror returns a mirror with a package that has a dependency, a script and
+// a trigger.
 func stockMirror(t *testing.T, arch string) *lab.AlpineMirror {
 	t.Helper()
 	m := lab.NewAlpineMirror(t, arch)
@@ -40,7 +43,8 @@ func stockMirror(t *testing.T, arch string) *lab.AlpineMirror {
 	return m
 }
 
-// A machine of Alpine from its lock to its last end, by root and by a user.
+// TestAlpine follows an Alpine machine from its lock to its shutdown, as an
+// ordinary user. Root builds it again from the same lock.
 func TestAlpine(t *testing.T) {
 	t.Parallel()
 	lab.NeedRoot(t)
@@ -78,43 +82,44 @@ func TestAlpine(t *testing.T) {
 	want := disk(t, p, "alp-m")
 	soundDisk(t, p.Path("data/disks/alp-m.qcow2"))
 	t.Run("tree", func(t *testing.T) { sameTree(t, p.Path("data/disks/alp-m.qcow2"), m.RootFS()) })
-	t.Run("again elsewhere", func(t *testing.T) {
+	t.Run("rebuilt by root", func(t *testing.T) {
 		other := lab.New(t, map[string]string{"constellations/alp/meros.lock": lock, "constellations/alp/manifest.yml": readFile(t, p.Path("constellations/alp/manifest.yml"))})
 		other.Write(t, "constellations/alp/m/includes.chroot/etc/motd", "welcome\n")
 		other.Write(t, "constellations/alp/m/hooks/01.chroot", readFile(t, p.Path("constellations/alp/m/hooks/01.chroot")))
 		other.Must(t, "build", "alp", "--locked")
 		if got := disk(t, other, "alp-m"); got != want {
-			t.Error("root builds another disk from the same lock")
+			t.Error("root builds a different disk from the same lock")
 		}
 		leftovers(t, other)
 	})
 	t.Run("boot", func(t *testing.T) {
 		t.Cleanup(func() {
 			lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "shutdown", "alp", "--wait=0")))
-			settled(t, p.Root) // the connection that ssh keeps ends a moment after the machine
+			settled(t, p.Root) // the shared ssh connection ends shortly after the machine
 		})
 		o := meros("init", "alp")
 		t.Logf("ready after %v", o.Wall)
 		out := meros("connect", "alp", "m", "--", "cat /proc/1/comm /etc/hostname /etc/motd /etc/hello-installed /etc/hooked /etc/triggered; grep -c ^admin: /etc/passwd; df /srv/data | tail -1 | grep -c /srv/data; cat /srv/old/from; cat /sys/block/vdc/size; hello").Stdout
 		if want := "init\nm\nwelcome\nhello\nhello\nopenssh-server\n/usr/share/hello\n1\n1\nanother tool\n196608\nhello\n"; out != want {
-			t.Errorf("the machine says %q, want %q", out, want)
+			t.Errorf("the machine printed %q, want %q", out, want)
 		}
 		p.Write(t, "tree/a/b", strings.Repeat("0123456789", 100_000))
 		meros("push", "alp", "m", p.Path("tree"), "/tmp/x")
 		meros("pull", "alp", "m", "/tmp/x/tree", p.Path("back"))
 		if got := readFile(t, p.Path("back/tree/a/b")); got != strings.Repeat("0123456789", 100_000) {
-			t.Errorf("a file came back with %d bytes", len(got))
+			t.Errorf("the pulled file has %d bytes or other content", len(got))
 		}
 		meros("connect", "alp", "m", "--", writer)
 		if o := meros("shutdown", "alp"); !strings.Contains(o.Stderr, "shut down by its power button") {
-			t.Errorf("shutdown said\n%s", o.Stderr)
+			t.Errorf("shutdown printed\n%s", o.Stderr)
 		}
 		cleanDisk(t, p.Path("data/state/alp/m/disk-data.qcow2"))
 	})
 	leftovers(t, p)
 }
 
-// soundDisk checks an image and its file system with the tools of their makers.
+// soundDisk checks an image with qemu-img and its file system with e2fsck. It
+// returns the path of a raw copy.
 func soundDisk(t *testing.T, file string) (raw string) {
 	t.Helper()
 	raw = filepath.Join(t.TempDir(), "disk.raw")
@@ -129,7 +134,8 @@ func soundDisk(t *testing.T, file string) (raw string) {
 	return raw
 }
 
-// sameTree compares what tar says of an archive with what is in an image.
+// sameTree checks that an image has the files of an archive, except for those
+// that a build changes.
 func sameTree(t *testing.T, image, archive string) {
 	to := filesOf(t, soundDisk(t, image), 1<<20)
 	f, err := os.Open(archive)
@@ -141,12 +147,12 @@ func sameTree(t *testing.T, image, archive string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	changed := map[string]bool{ // by packages, setup and personalize
+	changed := map[string]bool{ // by the stages packages, setup and personalize
 		"etc/hostname": true, "etc/hosts": true, "etc/network/interfaces": true, "etc/apk/repositories": true, "etc/apk/world": true, "etc/inittab": true, "etc/motd": true,
 		"etc/fstab": true, "lib/apk/db/installed": true, "lib/apk/db/scripts.tar": true, "lib/apk/db/triggers": true, "etc/passwd": true, "etc/shadow": true, "etc/group": true,
 	}
 	if got := attributesOf(t, filepath.Join(to, "usr/bin/hello")); got != "security.capability="+netRaw {
-		t.Errorf("a program of a package has the attributes %q", got)
+		t.Errorf("the program of a package has the attributes %q", got)
 	}
 	compared := 0
 	for tr := tar.NewReader(z); ; {
@@ -168,7 +174,7 @@ func sameTree(t *testing.T, image, archive string) {
 			t.Errorf("%s has mode %o and owner %d:%d, want %o and %d:%d", name, st.Mode&0o7777, st.Uid, st.Gid, h.Mode, h.Uid, h.Gid)
 		}
 		if !changed[name] && h.Typeflag != tar.TypeDir && st.Mtim.Sec != h.ModTime.Unix() {
-			t.Errorf("%s is of %d, want %d", name, st.Mtim.Sec, h.ModTime.Unix())
+			t.Errorf("%s has the time %d, want %d", name, st.Mtim.Sec, h.ModTime.Unix())
 		}
 		if got, want := attributesOf(t, filepath.Join(to, name)), recordedAttributes(h); got != want {
 			t.Errorf("%s has the attributes %q, want %q", name, got, want)
@@ -177,38 +183,39 @@ func sameTree(t *testing.T, image, archive string) {
 		case tar.TypeReg:
 			want, _ := io.ReadAll(tr)
 			if got, err := os.ReadFile(filepath.Join(to, name)); !changed[name] && (err != nil || string(got) != string(want)) {
-				t.Errorf("%s has other content, %v", name, err)
+				t.Errorf("%s has different content, error %v", name, err)
 			}
 		case tar.TypeLink:
 			if of, err := os.Lstat(filepath.Join(to, filepath.Clean(h.Linkname))); err != nil || !os.SameFile(fi, of) {
-				t.Errorf("%s is no other name of %s, %v", name, h.Linkname, err)
+				t.Errorf("%s is not a hard link to %s, error %v", name, h.Linkname, err)
 			}
 		case tar.TypeSymlink:
 			if got, _ := os.Readlink(filepath.Join(to, name)); got != h.Linkname {
-				t.Errorf("%s leads to %s, want %s", name, got, h.Linkname)
+				t.Errorf("%s points to %s, want %s", name, got, h.Linkname)
 			}
 		}
 		compared++
 	}
 	if compared < 400 {
-		t.Errorf("only %d entries were compared", compared)
+		t.Errorf("compared only %d entries", compared)
 	}
 }
 
-// releasesSay makes a mirror tell something else of a release.
-func releasesSay(t *testing.T, m *lab.AlpineMirror, release, old, now string) {
+// editReleases replaces a text in a mirror's description of a release.
+func editReleases(t *testing.T, m *lab.AlpineMirror, release, old, now string) {
 	t.Helper()
 	file := filepath.Join(m.Dir, release, "releases", m.Arch, "latest-releases.yaml")
 	text := readFile(t, file)
 	if !strings.Contains(text, old) {
-		t.Fatalf("%q is not in\n%s", old, text)
+		t.Fatalf("there is no %q in\n%s", old, text)
 	}
 	if err := os.WriteFile(file, []byte(strings.ReplaceAll(text, old, now)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// recordedAttributes are the extended attributes that an archive says of a file.
+// recordedAttributes returns the extended attributes that an archive records for
+// a file, sorted.
 func recordedAttributes(h *tar.Header) string {
 	var all []string
 	for record, value := range h.PAXRecords {
@@ -220,7 +227,8 @@ func recordedAttributes(h *tar.Header) string {
 	return strings.Join(all, " ")
 }
 
-// What a mirror may get wrong is found out before anything is pinned.
+// TestAlpineMirrorFails checks that meros detects the faults of a mirror before
+// it pins anything.
 func TestAlpineMirrorFails(t *testing.T) {
 	lab.NeedRoot(t)
 	flipAt := func(t *testing.T, file string, at int) {
@@ -238,7 +246,7 @@ func TestAlpineMirrorFails(t *testing.T) {
 	for name, test := range map[string]struct {
 		more    string
 		change  func(t *testing.T, m *lab.AlpineMirror)
-		replace [2]string // in the manifest
+		replace [2]string // old and new text in the manifest
 		words   []string
 	}{
 		"no such package":     {strings.Replace(good, "hello", "helo", 1), nil, [2]string{}, []string{"the mirror has no package", "helo", `"hint":"did you mean \"hello\"?`}},
@@ -254,16 +262,16 @@ func TestAlpineMirrorFails(t *testing.T) {
 			flipAt(t, filepath.Join(m.Dir, "v3.20/main/x86_64/hello-1.2-r3.apk"), -30)
 		}, [2]string{}, []string{"package hello 1.2-r3", "hello-1.2-r3.apk"}},
 		"changed root file system": {good, func(t *testing.T, m *lab.AlpineMirror) { flipAt(t, m.RootFS(), -1000) }, [2]string{}, []string{"latest-releases.yaml says"}},
-		"size":                     {good, func(t *testing.T, m *lab.AlpineMirror) { releasesSay(t, m, "v3.20", "  size: 3", "  size: 4") }, [2]string{}, []string{"latest-releases.yaml says 4"}},
-		"downgraded":               {good + "    release: v3.20\n", func(t *testing.T, m *lab.AlpineMirror) { releasesSay(t, m, "v3.20", "branch: v3.20", "branch: v3.19") }, [2]string{}, []string{"is for v3.19, not for v3.20"}},
+		"size":                     {good, func(t *testing.T, m *lab.AlpineMirror) { editReleases(t, m, "v3.20", "  size: 3", "  size: 4") }, [2]string{}, []string{"latest-releases.yaml says 4"}},
+		"downgraded":               {good + "    release: v3.20\n", func(t *testing.T, m *lab.AlpineMirror) { editReleases(t, m, "v3.20", "branch: v3.20", "branch: v3.19") }, [2]string{}, []string{"is for v3.19, not for v3.20"}},
 		"edge for stable": {good, func(t *testing.T, m *lab.AlpineMirror) {
-			releasesSay(t, m, "latest-stable", "branch: v3.20", "branch: edge")
+			editReleases(t, m, "latest-stable", "branch: v3.20", "branch: edge")
 		}, [2]string{}, []string{"is for edge, not for latest-stable"}},
 		"replayed": {good + "    release: v3.21\n", func(t *testing.T, m *lab.AlpineMirror) {
 			if err := os.Rename(filepath.Join(m.Dir, "v3.20"), filepath.Join(m.Dir, "v3.21")); err != nil {
 				t.Fatal(err)
 			}
-			releasesSay(t, m, "v3.21", "branch: v3.20", "branch: v3.21")
+			editReleases(t, m, "v3.21", "branch: v3.20", "branch: v3.21")
 		}, [2]string{}, []string{`is Alpine \"3.20.3\", but latest-releases.yaml says v3.21`, `"hint":"try another mirror"`}},
 		"no signature": {good, func(t *testing.T, m *lab.AlpineMirror) { os.Remove(m.RootFS() + ".asc") }, [2]string{}, []string{"the signature of the release"}},
 		"two kernels": {"    packages: [hello, more]\n", func(t *testing.T, m *lab.AlpineMirror) {
@@ -273,7 +281,7 @@ func TestAlpineMirrorFails(t *testing.T) {
 			m.Index(t)
 			os.Remove(filepath.Join(m.Dir, "v3.20/main/x86_64/linux-virt-6.6.9-r0.apk"))
 			os.Remove(filepath.Join(m.Dir, "v3.20/main/x86_64/linux-virt-6.6.2-r0.apk"))
-		}, [2]string{}, []string{`the mirror has no package \"more\"`}}, // that is all that is wrong
+		}, [2]string{}, []string{`the mirror has no package \"more\"`}}, // the only fault
 		"missing package": {good, func(t *testing.T, m *lab.AlpineMirror) {
 			os.Remove(filepath.Join(m.Dir, "v3.20/main/x86_64/hello-data-1.0-r0.apk"))
 		}, [2]string{}, []string{"hello-data-1.0-r0.apk", "no such file"}},
@@ -298,15 +306,15 @@ func TestAlpineMirrorFails(t *testing.T) {
 			p := lab.New(t, map[string]string{"constellations/alp/manifest.yml": manifest})
 			fails(t, p.Run(t, "lock", "alp"), 1, append(test.words, "lock alp")...)
 			if _, err := os.Stat(p.Path("constellations/alp/meros.lock")); err == nil {
-				t.Error("a lock was written")
+				t.Error("meros wrote a lock")
 			}
 			leftovers(t, p)
 		})
 	}
 }
 
-// Every release that a manifest may name is locked and built; packages are
-// signed by keys that the release itself trusts.
+// TestAlpineReleases locks and builds every release that a manifest may name. The
+// packages are signed with keys that the release itself trusts.
 func TestAlpineReleases(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -317,7 +325,7 @@ func TestAlpineReleases(t *testing.T) {
 	if out, err := exec.Command("cp", "-a", filepath.Join(m.Dir, "v3.20"), filepath.Join(m.Dir, "edge")).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	releasesSay(t, m, "edge", "branch: v3.20", "branch: edge")
+	editReleases(t, m, "edge", "branch: v3.20", "branch: edge")
 	p := lab.New(t, nil)
 	for release, branch := range map[string]string{"latest-stable": "v3.20", "v3.20": "v3.20", "edge": "edge"} {
 		t.Run(release, func(t *testing.T) {
@@ -333,15 +341,15 @@ func TestAlpineReleases(t *testing.T) {
 			p.Must(t, "build", "alp", "--locked", "--rootfs-only")
 			tree := filesOf(t, soundDisk(t, p.Path("data/disks/alp-m.qcow2")), 1<<20)
 			if got, want := readFile(t, filepath.Join(tree, "etc/apk/repositories")), m.URL()+"/"+branch+"/main\n"+m.URL()+"/"+branch+"/community\n"; got != want {
-				t.Errorf("its repositories are\n%swant\n%s", got, want)
+				t.Errorf("the machine's repositories are\n%swant\n%s", got, want)
 			}
 		})
 	}
 	leftovers(t, p)
 }
 
-// dataImage makes an image with a file system in its one partition, and is its
-// URL.
+// dataImage makes an image with one partition that has a file system, and returns
+// its URL.
 func dataImage(t *testing.T, p *lab.Project, name string) string {
 	t.Helper()
 	const script = `set -e
@@ -357,8 +365,9 @@ chmod 644 "$2"`
 	return "file://" + p.Path(name)
 }
 
-// A lock runs the release's programs, where those of /tmp must not run as well.
-// What one that was killed has left behind is removed, and its own.
+// TestAlpineLockScratch checks that locking works if /tmp is mounted noexec,
+// because it runs the release's programs. It also checks that lock removes the
+// scratch files of a killed run and its own.
 func TestAlpineLockScratch(t *testing.T) {
 	t.Parallel()
 	lab.NeedRoot(t)
@@ -377,8 +386,9 @@ func TestAlpineLockScratch(t *testing.T) {
 	leftovers(t, p)
 }
 
-// A hook installs a package from the network that it was given, and is told how
-// it would need none. The world is a namespace whose one neighbour is a mirror.
+// TestAlpineHookInstalls checks that a hook with a network can install a package,
+// and that meros suggests pinning the package instead. The test runs in a network
+// namespace whose only neighbour is a mirror.
 func TestAlpineHookInstalls(t *testing.T) {
 	t.Parallel()
 	lab.NeedRoot(t)
@@ -416,7 +426,7 @@ read line < $served
 		t.Fatalf("exit status %d\n%s", o.Exit, o.Stderr)
 	}
 	if !strings.Contains(o.Stderr, `alp/m: m/hooks/01.chroot installs packages from a network`) || !strings.Contains(o.Stderr, `packages:`) || strings.Contains(o.Stderr, "02-x.chroot installs") {
-		t.Errorf("it said\n%s", o.Stderr)
+		t.Errorf("meros printed\n%s", o.Stderr)
 	}
 	tree := filesOf(t, soundDisk(t, p.Path("data/disks/alp-m.qcow2")), 1<<20)
 	for name, want := range map[string]string{"etc/hello-installed": "hello\n", "etc/said": "hello\n", "etc/apk/world": "hello\n", "lib/apk/db/installed": "P:hello\nV:1.2-r3\n"} {

@@ -1,3 +1,5 @@
+// This file tests builds that are interrupted, damaged or short of disk space.
+
 package main
 
 import (
@@ -20,14 +22,14 @@ import (
 	"meros/bench/lab"
 )
 
-// eventful calls see for each line of progress that a command prints.
-type eventful struct {
+// lineWatcher collects the output of a command and calls see for each line.
+type lineWatcher struct {
 	mu   sync.Mutex
 	text bytes.Buffer
 	see  func(line string)
 }
 
-func (w *eventful) Write(b []byte) (int, error) {
+func (w *lineWatcher) Write(b []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.text.Write(b)
@@ -37,16 +39,16 @@ func (w *eventful) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// interruptAt sends the signal when a node of the stage starts, and returns
-// how the program ended.
+// interruptAt runs meros and sends it a signal when a node of the stage starts.
+// It returns the state of the ended process and its messages.
 func interruptAt(t *testing.T, p *lab.Project, stage string, sig syscall.Signal, args ...string) (*os.ProcessState, string) {
 	t.Helper()
 	cmd := p.Command(t, args...)
-	// Of its own process group: the signal is sent to meros alone, which has
-	// to see to the rest.
+	// In its own process group only meros gets the signal, and has to end its
+	// children itself.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	sent := false
-	w := &eventful{}
+	w := &lineWatcher{}
 	w.see = func(line string) {
 		if !sent && strings.Contains(line, `"event":"started"`) && strings.Contains(line, `"stage":"`+stage+`"`) {
 			sent = true
@@ -59,20 +61,20 @@ func interruptAt(t *testing.T, p *lab.Project, stage string, sig syscall.Signal,
 	}
 	cmd.Wait()
 	if !sent {
-		t.Fatalf("no node of stage %s was started:\n%s", stage, w.text.String())
+		t.Fatalf("no node of stage %s started:\n%s", stage, w.text.String())
 	}
 	return cmd.ProcessState, w.text.String()
 }
 
-// busyFiles make every stage of a constellation run but the fetches.
+// busyFiles are the files of a constellation that runs every stage except fetch.
 var busyFiles = map[string]string{
 	"manifest.yml":               bootableManifest,
 	"m/includes.chroot/etc/motd": "hello\n",
 	"m/hooks/0100-x.chroot":      "#!/bin/sh\nsleep 0.2\necho hook > /etc/hook\n",
 }
 
-// However a build ends at whatever stage, the next one goes on and gives what
-// an undisturbed one gives.
+// TestInterruptedAnywhere interrupts and kills builds in every stage. The next
+// build must continue and make the same disk as an undisturbed build.
 func TestInterruptedAnywhere(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -94,7 +96,7 @@ func TestInterruptedAnywhere(t *testing.T) {
 			removeResults(t, p, stage)
 			st, text := interruptAt(t, p, stage, sig, "build", "busy", "-j1", "--boot")
 			if sig == syscall.SIGINT {
-				// A stage of a few milliseconds may have been the last one.
+				// The signal may come too late for a last stage of a few milliseconds.
 				if st.ExitCode() != exitInterrupted && st.ExitCode() != 0 {
 					t.Errorf("%s: exit status %d after SIGINT\n%s", stage, st.ExitCode(), text)
 				}
@@ -106,12 +108,12 @@ func TestInterruptedAnywhere(t *testing.T) {
 	p.Must(t, "build", "busy")
 	leftovers(t, p)
 	if got := disk(t, p, "busy-m"); got != want {
-		t.Errorf("the disk is %s, an undisturbed build gives %s", got, want)
+		t.Errorf("the disk is %s, an undisturbed build makes %s", got, want)
 	}
 }
 
-// A download that is interrupted ends at once and leaves what it has, for the
-// next build to go on from.
+// TestInterruptedFetch checks that an interrupted download ends at once and that
+// the next build continues it.
 func TestInterruptedFetch(t *testing.T) {
 	t.Parallel()
 	lab.NeedRoot(t)
@@ -144,12 +146,12 @@ func TestInterruptedFetch(t *testing.T) {
 		settled(t, p.Root)
 	}
 	hangs.Store(false)
-	// It is no package, so the build fails, but not before it is fetched.
+	// The file is not a package, so the build fails after the download.
 	fails(t, p.Run(t, "build", "far", "--rootfs-only"), 1, "is not an ar archive")
 	leftovers(t, p)
 }
 
-// removeResults makes the cache forget a stage.
+// removeResults removes the results of a stage from the cache.
 func removeResults(t *testing.T, p *lab.Project, stage string) {
 	t.Helper()
 	err := filepath.WalkDir(p.Path("data/cache/actions"), func(file string, d fs.DirEntry, err error) error {
@@ -167,7 +169,7 @@ func removeResults(t *testing.T, p *lab.Project, stage string) {
 	}
 }
 
-// settled waits until no process of the project's sandboxes is left.
+// settled waits until no process mentions the project's root in its command line.
 func settled(t *testing.T, root string) {
 	t.Helper()
 	for end := time.Now().Add(lab.Timeout(t, time.Minute)); ; time.Sleep(20 * time.Millisecond) {
@@ -181,7 +183,7 @@ func settled(t *testing.T, root string) {
 	}
 }
 
-// Two at once share the work.
+// TestTwoBuilders checks that two builds at the same time run each stage once.
 func TestTwoBuilders(t *testing.T) {
 	lab.Long(t)
 	p := shared(t, "twice", map[string]string{"m/hooks/01-slow.chroot": "#!/bin/sh\nsleep 1\necho x > /etc/x\n"})
@@ -211,12 +213,13 @@ func TestTwoBuilders(t *testing.T) {
 	leftovers(t, p)
 }
 
-// A changed byte in anything that is stored is found, named, and made good.
+// TestFlippedByte flips a bit in each stored file in turn. The next build must
+// make the same disk again.
 func TestFlippedByte(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
-	p := lab.Downloaded(t, "flipped") // and nothing that is others' as well
+	p := lab.Downloaded(t, "flipped") // not lab.Built, whose cache shares files that this test damages
 	for name, text := range map[string]string{"manifest.yml": plain, "m/includes.chroot/etc/motd": "hello\n", "m/hooks/01-x.chroot": "#!/bin/sh\necho x > /etc/x\n"} {
 		p.Write(t, "constellations/flipped/"+name, text)
 	}
@@ -257,14 +260,14 @@ func TestFlippedByte(t *testing.T) {
 			continue
 		}
 		if got := disk(t, p, "flipped-m"); got != want {
-			t.Errorf("%s: the disk became another one", what)
+			t.Errorf("%s: the disk is different", what)
 		}
 	}
-	// And the file that the user sees.
+	// The delivered image as well.
 	flip(t, p.Path("data/disks/flipped-m.qcow2"))
 	o := p.Must(t, "build", "flipped")
 	if got := disk(t, p, "flipped-m"); got != want || len(o.Ran()) != 1 {
-		t.Errorf("an edited disk was not made anew: ran %q", o.Ran())
+		t.Errorf("the damaged image was not made again: ran %q", o.Ran())
 	}
 }
 
@@ -279,7 +282,7 @@ func flip(t *testing.T, file string) {
 	t.Helper()
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if os.IsNotExist(err) {
-		return // an output that another one replaced
+		return // another output replaced this one
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -300,7 +303,8 @@ func flip(t *testing.T, file string) {
 }
 
 // inSmallData runs a shell script in a mount namespace in which the project's
-// data directory is a tmpfs of the given size. $MEROS is the program.
+// data directory is a tmpfs of the given size. In the script $MEROS is the path
+// of the program.
 func inSmallData(t *testing.T, p *lab.Project, size, script string) *lab.Outcome {
 	t.Helper()
 	lab.NeedRoot(t)
@@ -319,7 +323,8 @@ set +e
 	return lab.Finish(t, cmd)
 }
 
-// A full disk is said to be full, whatever was writing; room makes it go on.
+// TestDiskFull fills the disk during different stages. meros must report the full
+// disk, and must finish the build when there is free space again.
 func TestDiskFull(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -334,18 +339,18 @@ mount -o remount,size=4G data
 				t.Errorf("%s\n%s", o.Stdout, o.Stderr)
 			}
 			if !strings.Contains(o.Stderr, "no space left on device") && !strings.Contains(o.Stderr, "No space left on device") {
-				t.Errorf("it does not say that the disk is full (while making the %s):\n%s", stage, o.Stderr)
+				t.Errorf("the messages do not report the full disk (in the stage %s):\n%s", stage, o.Stderr)
 			}
 			if !strings.Contains(o.Stderr, "hint: if the disk of data/ is full, `meros cache gc` frees space") {
-				t.Errorf("it does not say what helps:\n%s", o.Stderr)
+				t.Errorf("the messages do not have the hint:\n%s", o.Stderr)
 			}
 		})
 	}
 }
 
-// The cache may be on a disk of its own: mounted at data/cache, if only a
-// directory of the same file system, or linked from there. What a run of an
-// earlier version left beside it goes.
+// TestCacheElsewhere puts the cache on another disk: as a mount at data/cache,
+// which may be on the same file system, or as a symbolic link. meros must also
+// remove the files that a killed run of an earlier version left beside the cache.
 func TestCacheElsewhere(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -371,13 +376,14 @@ ls -A data data/cache/build`)
 				t.Errorf("exit status %d\n%s\n%s", o.Exit, o.Stdout, o.Stderr)
 			}
 			if !strings.Contains(o.Stderr, "cleaned up after an interrupted build") {
-				t.Errorf("it does not say what it removed:\n%s", o.Stderr)
+				t.Errorf("the messages do not report the removed files:\n%s", o.Stderr)
 			}
 		})
 	}
 }
 
-// A hook that fills the disk fails, and takes nothing with it.
+// TestHookFillsDisk checks that a hook that fills the disk fails, and that the
+// next build without it succeeds.
 func TestHookFillsDisk(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -397,6 +403,7 @@ rm constellations/full/m/hooks/01-fill.chroot
 	}
 }
 
+// TestReadOnlyData checks the error for a data directory that is read-only.
 func TestReadOnlyData(t *testing.T) {
 	lab.NeedRoot(t)
 	p := lab.Downloaded(t, "ro")
@@ -407,6 +414,7 @@ func TestReadOnlyData(t *testing.T) {
 	fails(t, lab.Finish(t, cmd), 1, "read-only file system", "data/ must be writable", "--root DIR")
 }
 
+// TestNoSubordinateIDs checks the error for a user without subordinate ids.
 func TestNoSubordinateIDs(t *testing.T) {
 	p := lab.Downloaded(t, "ids")
 	p.Write(t, "constellations/ids/manifest.yml", plain)
@@ -414,6 +422,7 @@ func TestNoSubordinateIDs(t *testing.T) {
 	fails(t, o, 1, "/etc/subuid", "usermod --add-subuids")
 }
 
+// TestMissingPrograms checks the error for a missing program.
 func TestMissingPrograms(t *testing.T) {
 	p := lab.Downloaded(t, "tools")
 	p.Write(t, "constellations/tools/manifest.yml", plain)

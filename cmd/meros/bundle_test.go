@@ -1,3 +1,5 @@
+// This file tests the export and import of bundles, including hostile ones.
+
 package main
 
 import (
@@ -22,7 +24,8 @@ import (
 	"meros/runner/hint"
 )
 
-// bundle makes an archive of members, after a head.
+// bundle returns a bundle with a head and these members. The Uname of a member is
+// its content.
 func bundle(t testing.TB, members ...tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -35,7 +38,7 @@ func bundle(t testing.TB, members ...tar.Header) []byte {
 		t.Fatal(err)
 	}
 	for _, h := range members {
-		content := h.Uname // only a way to say it in a table
+		content := h.Uname
 		h.Uname, h.Size, h.Mode = "", int64(len(content)), cmp.Or(h.Mode, 0o644)
 		if h.Typeflag == 0 {
 			h.Typeflag = tar.TypeReg
@@ -71,18 +74,20 @@ func importBundle(t testing.TB, b []byte) (*bundleImport, error) {
 	}
 	err = i.read(t.Context(), file)
 	if err == nil {
-		err = i.place(func() { t.Error("it is there already") })
+		err = i.place(func() { t.Error("the constellation exists already") })
 	}
 	return i, errors.Join(err, i.close())
 }
 
-const hexOfA = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb" // of "a"
+const hexOfA = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb" // SHA-256 of "a"
 
+// TestHostileBundle checks that an import rejects unsafe members and leaves
+// nothing behind.
 func TestHostileBundle(t *testing.T) {
 	const lab = "constellations/lab/"
 	for name, test := range map[string]struct {
 		members []tar.Header
-		want    string // "" is accepted
+		want    string // the error; "" if the import succeeds
 	}{
 		"an artifact":            {[]tar.Header{{Name: "cas/" + hexOfA, Uname: "a"}}, ""},
 		"another's content":      {[]tar.Header{{Name: "cas/" + hexOfA, Uname: "b"}}, "its content has another digest"},
@@ -135,8 +140,8 @@ func TestHostileBundle(t *testing.T) {
 	}
 }
 
-// The modes are of the keys: what is imported has those of the original, and
-// is where it was written, whatever the umask is.
+// TestBundleCarriesModes checks that imported files have the modes of the
+// originals, whatever the umask is. Modes are part of the keys.
 func TestBundleCarriesModes(t *testing.T) {
 	modes := map[string]os.FileMode{
 		".": 0o775 | os.ModeDir, "m": 0o775 | os.ModeDir | os.ModeSetgid, "m/ro": 0o555 | os.ModeDir, "m/ro/open": 0o666, "m/key": 0o600, "m/secret": 0o440, "m/tmp": 0o777 | os.ModeDir | os.ModeSticky,
@@ -177,14 +182,14 @@ func TestBundleCarriesModes(t *testing.T) {
 	for name, mode := range modes {
 		fi, err := os.Lstat(filepath.Join(i.target(), name))
 		if err != nil || fi.Mode() != mode {
-			t.Errorf("%s: %v, %v, want %v", name, fi.Mode(), err, mode)
+			t.Errorf("%s has the mode %v, error %v, want %v", name, fi.Mode(), err, mode)
 		}
 	}
 	os.Chmod(filepath.Join(i.target(), "m/ro"), 0o755)
 }
 
-// What is imported is what was exported, as the keys of stages have it: hard
-// links, attributes of files and of directories.
+// TestBundleCarriesTrees checks that an import restores everything that is part
+// of the keys: hard links and the attributes of files and directories.
 func TestBundleCarriesTrees(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -211,22 +216,22 @@ func TestBundleCarriesTrees(t *testing.T) {
 		t.Fatalf("the tree is\n%s", text)
 	}
 	got, err := graph.ReadLocal("x", i.target(), nil, nil)
-	// The directory itself is a test's, of whatever mode.
+	// The first entry is the directory itself, whose mode the test does not set.
 	if err != nil || !slices.Equal(got.Entries[1:], want.Entries[1:]) {
-		t.Errorf("%v, it is\n%s\nwant\n%s", err, strings.Join(got.Entries, "\n"), strings.Join(want.Entries, "\n"))
+		t.Errorf("error %v, the imported tree is\n%s\nwant\n%s", err, strings.Join(got.Entries, "\n"), strings.Join(want.Entries, "\n"))
 	}
 	if err := unix.Setxattr(at("m/includes.chroot/a"), "security.capability", capability, 0); err != nil {
-		lab.Skip(t, "no file can have capabilities: %v", err)
+		lab.Skip(t, "cannot set capabilities here: %v", err)
 	}
 	if _, err := newBundleDir(&preview{manifest: &constellations.Manifest{Name: "lab", Dir: dir}}); !strings.Contains(hint.Of(err), "setcap in a hook") {
-		t.Errorf("capabilities: %v", err)
+		t.Errorf("a file with capabilities: %v", err)
 	}
 }
 
-// capability is cap_net_raw+ep, linux/capability.h.
+// capability is the attribute for cap_net_raw+ep, see linux/capability.h.
 var capability = []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
-// exported is a bundle of a constellation's directory and nothing else.
+// exported returns a bundle that has only a constellation's directory.
 func exported(t *testing.T, dir string) []byte {
 	t.Helper()
 	d, err := newBundleDir(&preview{manifest: &constellations.Manifest{Name: "lab", Dir: dir}})
@@ -246,7 +251,8 @@ func exported(t *testing.T, dir string) []byte {
 	return b.Bytes()
 }
 
-// What would be missing elsewhere, or be refused there, is told where it is.
+// TestBundleRefuses checks that an export rejects files that an import would miss
+// or reject.
 func TestBundleRefuses(t *testing.T) {
 	outside := filepath.Join(t.TempDir(), "vmlinuz")
 	if err := os.WriteFile(outside, nil, 0o644); err != nil {
@@ -292,6 +298,7 @@ func TestBundleRefuses(t *testing.T) {
 	}
 }
 
+// FuzzBundle imports arbitrary bytes.
 func FuzzBundle(f *testing.F) {
 	f.Add(bundle(f, tar.Header{Name: "cas/" + hexOfA, Uname: "a"}, tar.Header{Name: "constellations/lab/manifest.yml", Uname: "x"}))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -1,5 +1,5 @@
-// This file holds the campaigns of the nightly tier: many rounds of a fault at a
-// random moment.
+// This file has the campaigns of the nightly tier. Each repeats a fault many
+// times, at random moments.
 
 package main
 
@@ -14,8 +14,8 @@ import (
 	"meros/bench/lab"
 )
 
-// campaignSeed returns the seed of a campaign's random choices. It is logged,
-// and MEROS_TEST_SEED repeats a campaign.
+// campaignSeed returns the random numbers of a campaign and logs their seed.
+// MEROS_TEST_SEED repeats a campaign.
 func campaignSeed(t *testing.T) *rand.Rand {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano())
@@ -29,8 +29,8 @@ func campaignSeed(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-// A build that is killed at any moment leaves a cache from which the next build
-// makes the same image as an undisturbed one.
+// TestCampaignKills kills builds at random moments. The next build must make the
+// same image as an undisturbed build.
 func TestCampaignKills(t *testing.T) {
 	lab.Nightly(t)
 	lab.NeedRoot(t)
@@ -58,7 +58,7 @@ func TestCampaignKills(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		// Most stages take a fraction of a second: short delays meet them.
+		// Most stages take a fraction of a second, so most delays must be short.
 		delay := time.Duration(random.ExpFloat64() * float64(whole) / 10)
 		timer := time.AfterFunc(delay, func() { cmd.Process.Kill() })
 		if cmd.Wait() != nil {

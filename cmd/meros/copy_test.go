@@ -1,3 +1,6 @@
+// This file tests the script that unpacks pushed files in a machine, by running
+// it on the host.
+
 package main
 
 import (
@@ -15,7 +18,8 @@ import (
 	"meros/bench/lab"
 )
 
-// The script of the machine's side, run here.
+// TestUnpack runs the machine's unpack script on the host, with unusual names and
+// with a stream that ends early.
 func TestUnpack(t *testing.T) {
 	lab.Need(t, "tar", "sh")
 	home, src := t.TempDir(), t.TempDir()
@@ -28,11 +32,11 @@ func TestUnpack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const odd = "a b\n'ü\xff$x"
-	write(src, "tree/"+odd, "new")
+	const unusual = "a b\n'ü\xff$x"
+	write(src, "tree/"+unusual, "new")
 	write(src, "tree/.hidden/f", "h")
 	write(src, ".top", "t")
-	write(home, "mos-shared/tree/"+odd, "old")
+	write(home, "mos-shared/tree/"+unusual, "old")
 	write(home, "mos-shared/tree/stays", "s")
 	p, err := newPush([]string{filepath.Join(src, "tree"), filepath.Join(src, ".top")})
 	if err != nil {
@@ -53,7 +57,7 @@ func TestUnpack(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := unpackHere(stream.Bytes()[:stream.Len()/2]); err == nil {
-		t.Errorf("half of it is taken for all: %s", out)
+		t.Errorf("the script accepts half of the stream: %s", out)
 	}
 	read := func(name string) string {
 		b, err := os.ReadFile(filepath.Join(home, "mos-shared", name))
@@ -62,15 +66,15 @@ func TestUnpack(t *testing.T) {
 		}
 		return string(b)
 	}
-	if got := read("tree/" + odd); got != "old" {
-		t.Errorf("after half of it the file is %q", got)
+	if got := read("tree/" + unusual); got != "old" {
+		t.Errorf("after half of the stream the file has %q", got)
 	}
 	if out, err := unpackHere(stream.Bytes()); err != nil || out != "gnu\n" && out != "gnu \n" {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for name, want := range map[string]string{"tree/" + odd: "new", "tree/.hidden/f": "h", ".top": "t", "tree/stays": "s"} {
+	for name, want := range map[string]string{"tree/" + unusual: "new", "tree/.hidden/f": "h", ".top": "t", "tree/stays": "s"} {
 		if got := read(name); got != want {
-			t.Errorf("%q is %q, want %q", name, got, want)
+			t.Errorf("%q has %q, want %q", name, got, want)
 		}
 	}
 	if fi, err := os.Stat(filepath.Join(home, "mos-shared/.top")); err != nil || fi.Mode() != 0o640 {
@@ -81,12 +85,13 @@ func TestUnpack(t *testing.T) {
 	}
 	for _, bad := range [][]string{{"/"}, {filepath.Join(src, "tree"), filepath.Join(home, "mos-shared/tree")}, {filepath.Join(src, "nothing")}} {
 		if _, err := newPush(bad); err == nil {
-			t.Errorf("%q can be pushed", bad)
+			t.Errorf("newPush accepts %q", bad)
 		}
 	}
 }
 
-// Where something is mounted below the destination nothing can be linked.
+// TestUnpackMounted checks that unpacking works across a mount below the
+// destination, where hard links fail.
 func TestUnpackMounted(t *testing.T) {
 	lab.Need(t, "tar", "unshare", "mount")
 	src := filepath.Join(t.TempDir(), "site")
@@ -129,7 +134,7 @@ cd "$HOME"/srv/site && find . -name '.meros*' && cat plain/f plain/link mounted/
 				cmd.Dir, cmd.Env = home, env
 				cmd.Stdin = io.MultiReader(strings.NewReader("\n"), bytes.NewReader(stream.Bytes()))
 				out, err := cmd.CombinedOutput()
-				_, got, _ := strings.Cut(string(out), "\n") // what tar it has
+				_, got, _ := strings.Cut(string(out), "\n") // the first line is the kind of tar
 				if got != test.want || (err == nil) != (name == "mounted") {
 					t.Errorf("%q, %v, want %q", got, err, test.want)
 				}
@@ -138,11 +143,11 @@ cd "$HOME"/srv/site && find . -name '.meros*' && cat plain/f plain/link mounted/
 	}
 }
 
-// busyboxTools is a directory with the tools of busybox, which Alpine has.
+// busyboxTools returns a directory with the tools of busybox, which Alpine uses.
 func busyboxTools(t *testing.T) string {
 	program, err := exec.LookPath("busybox")
 	if err != nil {
-		lab.Skip(t, "there is no busybox")
+		lab.Skip(t, "needs the program busybox")
 	}
 	dir := t.TempDir()
 	if out, err := exec.Command(program, "--install", "-s", dir).CombinedOutput(); err != nil {

@@ -1,3 +1,5 @@
+// This file tests the comparison of the packages of two images.
+
 package main
 
 import (
@@ -7,6 +9,8 @@ import (
 	"meros/runner/layer"
 )
 
+// TestDifferInPackages compares two package databases of dpkg, and reads one of
+// apk.
 func TestDifferInPackages(t *testing.T) {
 	dpkg := func(text string) map[string]string {
 		return packagesIn(&layer.Listing{Contents: map[string][]byte{dpkgStatus: []byte(text)}})
@@ -18,6 +22,6 @@ func TestDifferInPackages(t *testing.T) {
 	}
 	apk := packagesIn(&layer.Listing{Contents: map[string][]byte{apkInstalled: []byte("C:Q1x\nP:musl\nV:1.2.5-r0\nA:x86_64\n\nP:busybox\nV:1.36-r1\n")}})
 	if fmt.Sprint(apk) != "map[busybox:1.36-r1 musl:1.2.5-r0]" {
-		t.Errorf("%v", apk)
+		t.Errorf("the packages of apk are %v", apk)
 	}
 }

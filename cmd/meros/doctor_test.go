@@ -1,3 +1,5 @@
+// This file tests the doctor as an ordinary user.
+
 package main
 
 import (
@@ -7,8 +9,8 @@ import (
 	"meros/bench/lab"
 )
 
-// A user without subordinate ids hears of it from the doctor, and how to get
-// them; one who has them hears that all is well.
+// TestDoctorOfUsers checks that the doctor reports missing subordinate ids and how
+// to add them, and that it reports a working sandbox for a user who has them.
 func TestDoctorOfUsers(t *testing.T) {
 	lab.NeedRoot(t)
 	p := lab.New(t, map[string]string{"constellations/lab/manifest.yml": plain})

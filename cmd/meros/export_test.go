@@ -1,3 +1,5 @@
+// This file tests the export of a machine in every format.
+
 package main
 
 import (
@@ -10,7 +12,7 @@ import (
 	"meros/bench/lab"
 )
 
-// A machine in every form holds the same files.
+// TestExport checks that a machine has the same files in every format.
 func TestExport(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -21,7 +23,7 @@ func TestExport(t *testing.T) {
 	p.Must(t, "build", "ex")
 	want := filesOf(t, soundDisk(t, p.Path("data/disks/ex-m.qcow2")), 1<<20)
 	if got := attributesOf(t, filepath.Join(want, "etc/motd")); got != "security.capability="+netRaw+" user.hook=h user.mine=x" {
-		t.Errorf("motd has %q", got)
+		t.Errorf("motd has the attributes %q", got)
 	}
 	if err := os.Remove(filepath.Join(want, "lost+found")); err != nil {
 		t.Fatal(err)
@@ -31,12 +33,12 @@ func TestExport(t *testing.T) {
 		os.Remove(filepath.Join(got, "lost+found"))
 		differingFiles(t, want, got, c, nil)
 		if got := readFile(t, filepath.Join(got, "etc/motd")); got != "exported\n" {
-			t.Errorf("motd is %q", got)
+			t.Errorf("motd has %q", got)
 		}
 	}
 	for name, test := range map[string]struct {
 		args   []string
-		unpack string // of the file $1 into the directory $2
+		unpack string // script that unpacks the file $1 into the directory $2
 	}{
 		"tar.zst":  {[]string{"--format=tar", "--compress=zstd"}, `zstd -dc "$1" | tar -x -p --xattrs --xattrs-include='*' --numeric-owner -C "$2"`},
 		"squashfs": {[]string{"--format=squashfs", "--compress=zstd"}, `rmdir "$2"; unsquashfs -q -n -d "$2" "$1"`},
@@ -56,14 +58,14 @@ done`},
 			file := filepath.Join(t.TempDir(), "out")
 			o := p.Must(t, append([]string{"export", "ex", "m", "--output=" + file}, test.args...)...)
 			if strings.TrimSpace(o.Stdout) != file {
-				t.Errorf("it said %q", o.Stdout)
+				t.Errorf("export printed %q, want the path %q", o.Stdout, file)
 			}
 			if name == "tar.zst" || name == "oci" {
 				again := filepath.Join(lab.InMemory(t), "out") // on another file system
 				p.Must(t, append([]string{"export", "ex", "m", "--output=" + again}, test.args...)...)
 				one, _ := fileDigest(file)
 				if two, err := fileDigest(again); err != nil || one != two {
-					t.Errorf("it is another one the second time, %v", err)
+					t.Errorf("the second export is different, error %v", err)
 				}
 			}
 			to := filepath.Join(t.TempDir(), "tree")
@@ -86,10 +88,10 @@ done`},
 				c := everything
 				switch name {
 				case "squashfs":
-					c.times = false // all are the machine's
+					c.times = false // all files have the machine's time
 				case "erofs":
-					c = counts{mask: c.mask &^ 0o6000} // its extractor drops these
-					keepsErofs(t, file)
+					c = counts{mask: c.mask &^ 0o6000} // fsck.erofs drops these bits, attributes and times
+					checkErofs(t, file)
 				}
 				same(t, to, c)
 			}
@@ -103,16 +105,16 @@ done`},
 		want, _ := fileDigest(p.Path("named"))
 		for _, file := range []string{"data/disks/ex-m.tar.zst", "by-hand"} {
 			if got, err := fileDigest(p.Path(file)); err != nil || got != want {
-				t.Errorf("%s is not what export makes: %v", file, err)
+				t.Errorf("%s differs from the export with flags, error %v", file, err)
 			}
 		}
 	})
 	leftovers(t, p)
 }
 
-// keepsErofs looks for the attributes that the extractor of erofs drops in the
-// image itself.
-func keepsErofs(t *testing.T, file string) {
+// checkErofs looks for attributes in an erofs image itself, because the extractor
+// drops them.
+func checkErofs(t *testing.T, file string) {
 	t.Helper()
 	out, err := exec.Command("dump.erofs", "--path=/etc/motd", file).CombinedOutput()
 	if _, size, ok := strings.Cut(string(out), "Xattr size: "); err != nil || !ok || strings.HasPrefix(size, "0") {

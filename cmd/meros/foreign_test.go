@@ -1,3 +1,5 @@
+// This file tests machines of another architecture.
+
 package main
 
 import (
@@ -12,8 +14,8 @@ import (
 	"meros/runner"
 )
 
-// Machines of another architecture, by an ordinary user: one of Debian as far
-// as its image, one of Alpine to its last end.
+// TestForeign builds aarch64 machines as an ordinary user. It builds the image of
+// a Debian machine, and follows an Alpine machine to its shutdown.
 func TestForeign(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -39,7 +41,7 @@ func TestForeign(t *testing.T) {
 	fails(t, o, 1, "plan deb/m", "the first program of a machine of aarch64 is meros itself", `"hint":"build it in meros' source: `+"`CGO_ENABLED=0 GOARCH=arm64 go build", "`--rootfs-only`")
 	lab.ForeignProgram(t, "arm64", "aarch64")
 	o = meros("build", "deb", "--locked")
-	t.Logf("Debian was built in %v", o.Wall)
+	t.Logf("built Debian in %v", o.Wall)
 
 	tree := filesOf(t, soundDisk(t, p.Path("data/disks/deb-m.qcow2")), 1<<20)
 	if got, want := readFile(t, filepath.Join(tree, "etc/hooked")), "aarch64\narm64\nperl\n"; got != want {
@@ -51,13 +53,13 @@ func TestForeign(t *testing.T) {
 	}
 	defer f.Close()
 	if f.Machine != elf.EM_AARCH64 {
-		t.Errorf("dash is a program of %v", f.Machine)
+		t.Errorf("dash is a program for %v", f.Machine)
 	}
 	if out, err := exec.Command("qemu-aarch64-static", "-L", tree, filepath.Join(tree, "usr/bin/perl"), "-e", "print 6 * 7").CombinedOutput(); err != nil || string(out) != "42" {
-		t.Errorf("perl of the image says %q, %v", out, err)
+		t.Errorf("the image's perl printed %q, error %v", out, err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(tree, "usr/bin/qemu-*")); len(left) > 0 {
-		t.Errorf("the image has %v", left)
+		t.Errorf("the image has the emulator %v", left)
 	}
 
 	t.Run("alpine", func(t *testing.T) {
@@ -69,29 +71,30 @@ func TestForeign(t *testing.T) {
 			t.Fatal(err)
 		}
 		meros("lock", "alp")
-		t.Logf("Alpine was built in %v", meros("build", "alp", "--locked").Wall)
+		t.Logf("built Alpine in %v", meros("build", "alp", "--locked").Wall)
 		sameTree(t, p.Path("data/disks/alp-m.qcow2"), m.RootFS())
 		t.Cleanup(func() {
 			lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "shutdown", "alp", "--wait=0")))
-			settled(t, p.Root) // the connection that ssh keeps ends a moment after the machine
+			settled(t, p.Root) // the shared ssh connection ends shortly after the machine
 		})
 		t.Logf("ready after %v", meros("init", "alp").Wall)
 		out := meros("connect", "alp", "m", "--", "uname -m; cat /etc/hooked /etc/hello-installed; hello").Stdout
 		if want := "aarch64\naarch64\nhello\nhello\n"; out != want {
-			t.Errorf("the machine says %q, want %q", out, want)
+			t.Errorf("the machine printed %q, want %q", out, want)
 		}
 		onConsole(t, meros, "alp", "m", "m login:")
 		if o := meros("shutdown", "alp"); !strings.Contains(o.Stderr, "shut down by poweroff over ssh") {
-			t.Errorf("shutdown said\n%s", o.Stderr)
+			t.Errorf("shutdown printed\n%s", o.Stderr)
 		}
-		hookedByItself(t, p, meros)
+		hooksInVM(t, p, meros)
 	})
-	t.Run("uefi", func(t *testing.T) { usedByFirmware(t, p, meros) })
+	t.Run("uefi", func(t *testing.T) { bootsByUEFI(t, p, meros) })
 	leftovers(t, p)
 }
 
-// hookedByItself runs the hooks of a machine of Alpine in itself, and undoes that.
-func hookedByItself(t *testing.T, p *lab.Project, meros func(...string) *lab.Outcome) {
+// hooksInVM runs the hooks of an Alpine machine in the booted machine. Afterwards
+// it builds the machine without them again.
+func hooksInVM(t *testing.T, p *lab.Project, meros func(...string) *lab.Outcome) {
 	manifest := readFile(t, p.Path("constellations/alp/manifest.yml"))
 	p.Write(t, "constellations/alp/manifest.yml", manifest+"    hooks: {in: vm}\n")
 	p.Write(t, "constellations/alp/m/hooks/01.chroot", "#!/bin/sh\nset -e\nuname -m > /etc/hooked\ntr '\\0' '\\n' < /proc/cmdline > /etc/booted\n")
@@ -101,12 +104,12 @@ func hookedByItself(t *testing.T, p *lab.Project, meros func(...string) *lab.Out
 		t.Errorf("the hook saw %q", got)
 	}
 	p.Write(t, "constellations/alp/manifest.yml", manifest)
-	meros("build", "alp", "--locked") // what follows begins with its disk
+	meros("build", "alp", "--locked") // bootsByUEFI uses its disk
 }
 
-// usedByFirmware makes a machine of the image of another one, as the example
-// aarch64 does, and starts it by UEFI.
-func usedByFirmware(t *testing.T, p *lab.Project, meros func(...string) *lab.Outcome) {
+// bootsByUEFI builds a machine on the image of another machine, as the example
+// aarch64 does, and boots it with UEFI firmware.
+func bootsByUEFI(t *testing.T, p *lab.Project, meros func(...string) *lab.Outcome) {
 	const firmware = "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"
 	if _, err := os.Stat(firmware); err != nil {
 		lab.Skip(t, "%v (apt install qemu-efi-aarch64)", err)
@@ -123,9 +126,9 @@ func usedByFirmware(t *testing.T, p *lab.Project, meros func(...string) *lab.Out
 	}
 	t.Cleanup(func() { lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "shutdown", "uefi", "--wait=0"))) })
 	meros("lock", "uefi")
-	t.Logf("ready by UEFI after %v", meros("init", "uefi").Wall)
+	t.Logf("ready with UEFI after %v", meros("init", "uefi").Wall)
 	out := meros("connect", "uefi", "m", "--", "cat /etc/hooked-again; ls -d /sys/firmware/efi").Stdout
 	if want := "aarch64\n/sys/firmware/efi\n"; out != want {
-		t.Errorf("the machine says %q, want %q", out, want)
+		t.Errorf("the machine printed %q, want %q", out, want)
 	}
 }

@@ -1,3 +1,5 @@
+// This file tests programs in a machine that show windows on the host.
+
 package main
 
 import (
@@ -13,7 +15,7 @@ import (
 )
 
 // desktop starts a compositor without a screen, as the user of
-// [lab.Project.AsUser], and returns its directory.
+// [lab.Project.AsUser]. It returns the directory of the compositor's socket.
 func desktop(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -49,8 +51,8 @@ func desktop(t *testing.T) string {
 	}
 }
 
-// red is which part of the desktop is red.
-func red(t *testing.T, dir string) float64 {
+// redShare returns the share of the desktop's pixels that are red, from 0 to 1.
+func redShare(t *testing.T, dir string) float64 {
 	t.Helper()
 	shot := filepath.Join(t.TempDir(), "shot.png")
 	grim := exec.Command("grim", shot)
@@ -78,7 +80,8 @@ func red(t *testing.T, dir string) float64 {
 	return float64(n) / float64(all.Dx()*all.Dy())
 }
 
-// A program in a machine shows its window here, and its end is meros' end.
+// TestGUI checks that a program in a machine shows its window on the host, and
+// that `meros run` ends with the program's status.
 func TestGUI(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -106,24 +109,24 @@ func TestGUI(t *testing.T) {
 	ended := make(chan *lab.Outcome, 1)
 	go func() { ended <- lab.Finish(t, window) }()
 	for end := time.Now().Add(guestTimeout(t)); ; time.Sleep(200 * time.Millisecond) {
-		if part := red(t, dir); part > 0.9 {
+		if part := redShare(t, dir); part > 0.9 {
 			break
 		} else if time.Now().After(end) {
-			t.Fatalf("%.2f of the desktop is red", part)
+			t.Fatalf("%.0f %% of the desktop is red, want more than 90 %%", 100*part)
 		}
 	}
 	meros("connect", "gui", "desk", "--", "touch /tmp/end")
 	if o := <-ended; o.Exit != 5 {
-		t.Errorf("the program ended with 5, and meros with %d: %s", o.Exit, o.Stderr)
+		t.Errorf("exit status %d, want the program's status 5: %s", o.Exit, o.Stderr)
 	}
-	if part := red(t, dir); part > 0.01 {
-		t.Errorf("after its end %.2f of the desktop is red", part)
+	if part := redShare(t, dir); part > 0.01 {
+		t.Errorf("%.0f %% of the desktop is red after the program's end", 100*part)
 	}
 	if found, _ := filepath.Glob(filepath.Join(dir, "meros", "run-*")); len(found) > 0 {
 		t.Errorf("left behind: %q", found)
 	}
 	if o := meros("connect", "gui", "desk", "--", "ls -d /tmp/.meros* 2>/dev/null; pgrep waypipe"); o.Stdout != "" {
-		t.Errorf("left in the machine: %q", o.Stdout)
+		t.Errorf("left behind in the machine: %q", o.Stdout)
 	}
 	if o := lab.Finish(t, command(env, "run", "--no-gui", "gui", "desk", "sh", "-c", "echo $WAYLAND_DISPLAY; exit 3")); o.Exit != 3 || o.Stdout != "\n" {
 		t.Errorf("without windows: exit status %d, %q", o.Exit, o.Stdout)

@@ -1,3 +1,6 @@
+// This file tests hooks: their order, their failures and the sandbox around
+// them.
+
 package main
 
 import (
@@ -26,6 +29,8 @@ func fileDigest(name string) (string, error) {
 	return fmt.Sprintf("%x", h.Sum(nil)), err
 }
 
+// TestHookFails checks that a failed hook stops the build, with its last lines and
+// the path of the full log, and that the next build continues before it.
 func TestHookFails(t *testing.T) {
 	p := shared(t, "failing", map[string]string{
 		"m/hooks/0100-fine.chroot": "#!/bin/sh\necho all is fine\n",
@@ -39,15 +44,15 @@ func TestHookFails(t *testing.T) {
 	}
 	log := regexp.MustCompile(`full log: (.*)`).FindStringSubmatch(o.Stderr)
 	if log == nil {
-		t.Fatal("no path of the log")
+		t.Fatal("the messages have no path of the log")
 	}
 	if b, err := os.ReadFile(log[1]); err != nil || !strings.Contains(string(b), "the first line") || !strings.Contains(string(b), "all is fine") {
-		t.Errorf("the log is not all there: %v\n%s", err, b)
+		t.Errorf("the log is incomplete: %v\n%s", err, b)
 	}
 	leftovers(t, p)
-	// What was built before it is kept.
+	// The stages before the failed one stay in the cache.
 	if _, err := os.Stat(p.Path("data/disks/failing-m.qcow2")); err == nil {
-		t.Error("there is a disk of a failed build")
+		t.Error("the failed build left a disk")
 	}
 	p.Write(t, "constellations/failing/m/hooks/0200-app.chroot", "#!/bin/sh\n")
 	if ran := p.Must(t, "build", "failing", "--rootfs-only").Ran(); strings.Contains(strings.Join(ran, " "), "bootstrap") {
@@ -55,13 +60,14 @@ func TestHookFails(t *testing.T) {
 	}
 }
 
+// TestHookHangs checks that --timeout ends a hook that hangs.
 func TestHookHangs(t *testing.T) {
 	p := shared(t, "hanging", map[string]string{"m/hooks/01-wait.chroot": "#!/bin/sh\necho waiting\nsleep 86399\n"})
 	start := time.Now()
 	o := p.Run(t, "build", "hanging", "--rootfs-only", "--timeout=2s")
 	fails(t, o, 1, "hooks/01-wait.chroot: timed out after 2s", "--timeout gives it more")
 	if d := time.Since(start); d > lab.Timeout(t, time.Minute) {
-		t.Errorf("it took %v", d)
+		t.Errorf("the build took %v", d)
 	}
 	if left := processes(t, "sleep 86399"); len(left) > 0 {
 		t.Errorf("still running: %q", left)
@@ -69,21 +75,21 @@ func TestHookHangs(t *testing.T) {
 	leftovers(t, p)
 }
 
-// A hook that leaves a daemon behind is done when it ends, and the daemon is
-// gone with it.
+// TestHookDaemon checks that a build does not wait for the daemons that a hook
+// starts, and ends them with the hook.
 func TestHookDaemon(t *testing.T) {
 	p := shared(t, "daemon", map[string]string{"m/hooks/01-daemon.chroot": "#!/bin/sh\nsetsid sleep 86398 >/dev/null 2>&1 &\nsetsid sleep 86398 &\necho started > /etc/started\n"})
 	start := time.Now()
 	p.Must(t, "build", "daemon", "--rootfs-only")
 	if d := time.Since(start); d > lab.Timeout(t, time.Minute) {
-		t.Errorf("it took %v", d)
+		t.Errorf("the build took %v", d)
 	}
 	if left := processes(t, "sleep 86398"); len(left) > 0 {
 		t.Errorf("still running: %q", left)
 	}
 }
 
-// escape tries the ways out of a sandbox that package scripts could take.
+// escape is a hook that tries to escape from its sandbox.
 const escape = `#!/bin/bash
 report() { if "${@:2}" >/dev/null 2>&1; then echo "ESCAPE: $1"; fi; }
 report "block device" mknod /tmp/vda b 254 0
@@ -92,7 +98,7 @@ report "mount" mount -t tmpfs x /mnt
 report "remount /proc/sys" mount -o remount,rw /proc/sys
 report "sysctl" bash -c 'echo 1 > /proc/sys/kernel/panic'
 report "sysrq" bash -c 'echo h > /proc/sysrq-trigger'
-# What a user namespace of its own would open stays closed, made or refused.
+# These must fail whether or not the sandbox allows new user namespaces.
 mkdir -p /tmp/x
 report "sysctl by a fresh /proc" unshare -Urmpf sh -c 'mount -t proc proc /tmp/x && echo 1 > /tmp/x/sys/kernel/panic'
 report "fresh sysfs" unshare -Urmn mount -t sysfs sysfs /tmp/x
@@ -115,6 +121,8 @@ kill -9 -1
 echo survived
 `
 
+// TestHookStaysInside checks that a hook cannot escape from its sandbox or kill
+// processes outside it.
 func TestHookStaysInside(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	if err := os.WriteFile(mark, nil, 0o644); err != nil {
@@ -127,21 +135,21 @@ func TestHookStaysInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { bystander.Process.Kill(); bystander.Wait() }()
-	// kill -9 -1 ends the script itself, and nothing outside.
+	// kill -9 -1 must only end processes of the sandbox, such as the script.
 	o := p.Run(t, "-v", "build", "escape", "--rootfs-only")
 	if strings.Contains(o.Stderr, "ESCAPE") {
-		t.Errorf("a hook got out:\n%s", regexp.MustCompile(`ESCAPE: [^"]*`).FindAllString(o.Stderr, -1))
+		t.Errorf("the hook escaped:\n%s", regexp.MustCompile(`ESCAPE: [^"]*`).FindAllString(o.Stderr, -1))
 	}
 	if len(processes(t, "sleep 86397")) == 0 {
-		t.Error("a process of the host was killed")
+		t.Error("the hook killed a process of the host")
 	}
 	if o.Exit != 0 && !strings.Contains(o.Stderr, "killed by SIGKILL") && !strings.Contains(o.Stderr, "survived") {
 		t.Errorf("exit status %d\n%s", o.Exit, o.Stderr)
 	}
 }
 
-// Hooks of common/ run first, in the order of their names, and leave no trace
-// of themselves.
+// TestHookOrder checks that hooks run in the order of their names, those of
+// common/ first, and leave nothing of themselves in the image.
 func TestHookOrder(t *testing.T) {
 	p := shared(t, "order", map[string]string{
 		"common/hooks/0200-b.chroot": "#!/bin/sh\necho common-b >> /etc/order\n",
@@ -150,7 +158,7 @@ func TestHookOrder(t *testing.T) {
 		"m/hooks/readme.txt":         "not a hook",
 	})
 	p.Must(t, "build", "order", "--rootfs-only")
-	tree := mountless(t, p, "order-m")
+	tree := openImage(t, p, "order-m")
 	if got := tree.read(t, "/etc/order"); got != "common-a\ncommon-b\nmachine-c\n" {
 		t.Errorf("order: %q", got)
 	}
@@ -161,8 +169,8 @@ func TestHookOrder(t *testing.T) {
 	}
 }
 
-// What hooks make of the directories of a system stays, and who logs in gets a
-// home where they have put those.
+// TestHookDirectories checks that the image has the directories as the hooks left
+// them, and that the user's home is created where the hooks moved /home.
 func TestHookDirectories(t *testing.T) {
 	p := shared(t, "dirs", map[string]string{
 		"manifest.yml":              "virtual_machines:\n  m: {suite: bookworm, user: me}\n",
@@ -171,7 +179,7 @@ func TestHookDirectories(t *testing.T) {
 		"m/hooks/01-home.chroot":    "#!/bin/sh\nset -e\nchmod 0711 /home\nmkdir /big\nmv /home /big\nln -s big/home /home\nmkdir -p /etc/systemd\nchmod 0750 /etc/systemd\nrm /etc/skel/.bashrc\n",
 	})
 	p.Must(t, "build", "dirs", "--rootfs-only")
-	tree := mountless(t, p, "dirs-m")
+	tree := openImage(t, p, "dirs-m")
 	for name, want := range map[string]string{
 		"/home": `Fast link dest: "big/home"`, "/big/home": "Mode:  0711", "/big/home/me": "User:  1000", "/etc": "Mode:  02775", "/etc/systemd": "Mode:  0750", "/etc/hostname": "Size: 2",
 	} {
@@ -180,7 +188,7 @@ func TestHookDirectories(t *testing.T) {
 		}
 	}
 	if home := "/big/home/me/"; !tree.exists(t, home+".profile") || tree.exists(t, home+".bashrc") {
-		t.Error("the home is not what is left of /etc/skel")
+		t.Error("the home does not match the changed /etc/skel")
 	}
 	if got := tree.stat(t, "/etc"); !strings.Contains(got, "Group:     8") {
 		t.Errorf("/etc is\n%s", got)

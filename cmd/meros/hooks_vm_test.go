@@ -1,3 +1,5 @@
+// This file tests hooks that run in the booted machine.
+
 package main
 
 import (
@@ -12,9 +14,9 @@ import (
 	"meros/bench/lab"
 )
 
-// Hooks that run in the booted machine see its kernel and its disk, and what
-// they do is in its image.
-func TestHooksInMachine(t *testing.T) {
+// TestHooksInVM checks that hooks in the booted machine see its kernel and its
+// disk, and that the image has their changes.
+func TestHooksInVM(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
 	lab.NeedRoot(t)
@@ -38,7 +40,7 @@ kill -HUP 1
 	if o.Exit != 0 || !strings.Contains(o.Stderr, `"line":"000-01-see.chroot"`) {
 		t.Fatalf("exit status %d\n%s", o.Exit, o.Stderr)
 	}
-	t.Logf("hooks in the machine: %v in all", o.Wall)
+	t.Logf("built with hooks in the machine in %v", o.Wall)
 	tree := filesOf(t, soundDisk(t, p.Path("data/disks/inside-m.qcow2")), 1<<20)
 	seen := strings.Fields(readFile(t, filepath.Join(tree, "etc/seen")))
 	if len(seen) != 8 || seen[1] != "init" || seen[2] != "/dev/vda1" || seen[3] != "0" || seen[5] != "m" || seen[6] < "2026" {
@@ -46,20 +48,20 @@ kill -HUP 1
 	}
 	for name, there := range map[string]bool{"opt/made": true, "etc/skel": false, "usr/sbin/policy-rc.d": false, "run/meros": false, "tmp/not-in-the-image": false} {
 		if _, err := exec.Command("test", "-e", filepath.Join(tree, name)).Output(); (err == nil) != there {
-			t.Errorf("%s is there: %v", name, err == nil)
+			t.Errorf("%s exists: %v, want %v", name, err == nil, there)
 		}
 	}
 	if out, err := exec.Command("stat", "-c", "%u", filepath.Join(tree, "opt/made")).Output(); err != nil || strings.TrimSpace(string(out)) == "0" {
-		t.Errorf("the owner is %s, %v", out, err)
+		t.Errorf("the owner of /opt/made is %s, error %v", out, err)
 	}
 	if o := p.Must(t, "plan", "inside", "--rootfs-only"); !strings.Contains(o.Stdout, " 0 to run") {
-		t.Errorf("after it: %s", o.Stdout)
+		t.Errorf("the plan after the build is %s", o.Stdout)
 	}
 
-	t.Run("bad", func(t *testing.T) {
+	t.Run("failures", func(t *testing.T) {
 		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\necho before the end\nexit 7\n")
 		fails(t, p.Run(t, "build", "inside", "--rootfs-only"), 1, "before the end", "hooks in the machine: hooks/02-change.chroot: exit status 7")
-		// The time holds for each hook, and the first one has much to do.
+		// The timeout applies to each hook, so the slow first hook has to go.
 		p.Write(t, "constellations/inside/common/hooks/01-see.chroot", "#!/bin/sh\n")
 		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\nsleep 1000\n")
 		fails(t, p.Run(t, "build", "inside", "--rootfs-only", "--timeout=10s"), 1, "hooks/02-change.chroot: timed out after 10s", "hint: a longer `--timeout` gives the hook more time")
@@ -84,13 +86,13 @@ kill -HUP 1
 		}
 		tree := filesOf(t, soundDisk(t, p.Path("data/disks/inside-m.qcow2")), 1<<20)
 		if way := readFile(t, filepath.Join(tree, "etc/way")); !strings.Contains(way, "default via 10.0.2.2") || !strings.Contains(way, "nameserver 10.0.2.3") {
-			t.Errorf("the way out was %q", way)
+			t.Errorf("the route and the name server are %q", way)
 		}
 		if now, err := strconv.ParseInt(strings.TrimSpace(readFile(t, filepath.Join(tree, "etc/now"))), 10, 64); err != nil || time.Since(time.Unix(now, 0)) > time.Hour {
-			t.Errorf("its clock was at %v, %v", time.Unix(now, 0), err)
+			t.Errorf("the machine's clock was at %v, error %v", time.Unix(now, 0), err)
 		}
 		if to, err := os.Readlink(filepath.Join(tree, "etc/resolv.conf")); err != nil || !strings.HasSuffix(to, "stub-resolv.conf") {
-			t.Errorf("resolv.conf is %q, %v", to, err)
+			t.Errorf("resolv.conf points to %q, error %v", to, err)
 		}
 	})
 }

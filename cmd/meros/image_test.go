@@ -1,3 +1,5 @@
+// This file reads the files of delivered images with debugfs.
+
 package main
 
 import (
@@ -11,11 +13,11 @@ import (
 	"meros/bench/lab"
 )
 
-// rawImage is a machine's disk as a raw file, read with debugfs.
+// rawImage is a raw copy of a machine's disk, read with debugfs.
 type rawImage struct{ file string }
 
-// mountless converts a delivered image for reading.
-func mountless(t *testing.T, p *lab.Project, name string) *rawImage {
+// openImage checks a delivered image and converts it for reading.
+func openImage(t *testing.T, p *lab.Project, name string) *rawImage {
 	t.Helper()
 	lab.Need(t, "qemu-img", "debugfs", "e2fsck")
 	raw := filepath.Join(t.TempDir(), "raw")
@@ -31,7 +33,7 @@ func mountless(t *testing.T, p *lab.Project, name string) *rawImage {
 	return &rawImage{raw}
 }
 
-// debugfs runs one request, with file names quoted by the caller.
+// debugfs runs one request and returns its output. The caller quotes file names.
 func (r *rawImage) debugfs(t *testing.T, request string) string {
 	t.Helper()
 	cmd := exec.Command("debugfs", "-R", request, r.file+"?offset=1048576")

@@ -1,3 +1,5 @@
+// This file tests files that a build copies from includes.chroot into an image.
+
 package main
 
 import (
@@ -13,7 +15,8 @@ import (
 	"meros/bench/lab"
 )
 
-// What people have in includes.chroot arrives as it is, whatever its name.
+// TestIncludes checks that files of includes.chroot arrive unchanged, with any
+// name, mode, owner and type.
 func TestIncludes(t *testing.T) {
 	p := shared(t, "includes", map[string]string{
 		"m/includes.chroot/etc/motd": "hello\n",
@@ -62,12 +65,12 @@ func TestIncludes(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Must(t, "build", "includes", "--rootfs-only")
-	image := mountless(t, p, "includes-m")
+	image := openImage(t, p, "includes-m")
 	for name, want := range map[string]string{
 		"/srv/with space": "space", "/srv/empty": "", "/srv/hard": "space", "/etc/motd": "hello\n", "/usr/lib/udev/rules.d/z.rules": "through the link /lib",
 	} {
 		if got := image.read(t, name); got != want {
-			t.Errorf("%s: %q, want %q", name, got, want)
+			t.Errorf("%s has %q, want %q", name, got, want)
 		}
 	}
 	for name, words := range map[string][]string{
@@ -94,7 +97,7 @@ func TestIncludes(t *testing.T) {
 			t.Errorf("%q is not in the image:\n%q", name, listing)
 		}
 	}
-	// The same once more: nothing runs, and one edited file runs little.
+	// A second build runs nothing. After one edited file only the last stages run.
 	if ran := p.Must(t, "build", "includes", "--rootfs-only").Ran(); len(ran) > 0 {
 		t.Errorf("the second build ran %q", ran)
 	}
@@ -102,7 +105,7 @@ func TestIncludes(t *testing.T) {
 	if ran := p.Must(t, "build", "includes", "--rootfs-only").Ran(); strings.Join(ran, ", ") != "includes/m overlay, includes/m image, includes/m disk" {
 		t.Errorf("after one edited file it ran %q", ran)
 	}
-	// A change of nothing but the time of a file is none.
+	// The time of a file does not matter.
 	if out, err := exec.Command("touch", filepath.Join(dir, "etc/motd")).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -111,6 +114,7 @@ func TestIncludes(t *testing.T) {
 	}
 }
 
+// TestIncludedSocket checks that a build rejects a socket.
 func TestIncludedSocket(t *testing.T) {
 	p := shared(t, "socket", map[string]string{"m/includes.chroot/etc/motd": "hello\n"})
 	l, err := net.Listen("unix", p.Path("constellations/socket/m/includes.chroot/etc/sock"))
@@ -121,14 +125,15 @@ func TestIncludedSocket(t *testing.T) {
 	fails(t, p.Run(t, "build", "socket", "--rootfs-only"), 1, "etc/sock", "a socket cannot be copied into an image")
 }
 
-// Holes stay holes, from the user's file to the image.
+// TestIncludedSparseFile checks that the holes of a sparse file take no disk space
+// in the cache and in the image.
 func TestIncludedSparseFile(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
 	p := lab.Built(t, "sparse")
 	p.Write(t, "constellations/sparse/manifest.yml", plain)
 	p.Write(t, "constellations/sparse/m/includes.chroot/etc/motd", "hello\n")
-	p.Must(t, "build", "sparse", "--rootfs-only") // what it takes without the file is not counted
+	p.Must(t, "build", "sparse", "--rootfs-only") // so that the cache only grows by the file
 	const size = 5 << 30
 	f, err := os.Create(p.Path("constellations/sparse/m/includes.chroot/etc/sparse"))
 	if err != nil {
@@ -143,8 +148,8 @@ func TestIncludedSparseFile(t *testing.T) {
 	}
 	before := lab.Allocated(t, p.Path("data/cache"))
 	p.Must(t, "build", "sparse", "--rootfs-only")
-	if st := mountless(t, p, "sparse-m").stat(t, "/etc/sparse"); !strings.Contains(st, "Size: 5368709120") {
-		t.Errorf("stat: %s", st)
+	if st := openImage(t, p, "sparse-m").stat(t, "/etc/sparse"); !strings.Contains(st, "Size: 5368709120") {
+		t.Errorf("the file is\n%s", st)
 	}
 	if grown := lab.Allocated(t, p.Path("data/cache")) - before; grown > 200<<20 {
 		t.Errorf("the cache grew by %d bytes", grown)

@@ -1,3 +1,5 @@
+// This file has the helpers that the tests of the program share.
+
 package main
 
 import (
@@ -26,11 +28,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// serveEnv is the environment variable by which a test has this program be a
-// server of HTTP, in another network, of the directory that it names.
+// serveEnv names the environment variable that turns the test program into an
+// HTTP server. Its value is the directory to serve. A test uses it to run a server
+// in another network.
 const serveEnv = "MEROS_TEST_SERVE"
 
-// serve serves a directory and says when it does.
+// serve serves a directory over HTTP and prints a line once it is ready.
 func serve(dir string) error {
 	l, err := net.Listen("tcp", ":80")
 	if err != nil {
@@ -40,15 +43,15 @@ func serve(dir string) error {
 	return http.Serve(l, http.FileServer(http.Dir(dir)))
 }
 
-// sharedDir holds the project of shared.
+// sharedDir is the directory of the project that [shared] returns.
 var sharedDir string
 
-// plain is a machine without packages of its own: it builds in seconds.
+// plain has a machine without extra packages, which builds in seconds.
 const plain = "virtual_machines:\n  m: {suite: bookworm}\n"
 
-// shared is a project whose cache holds the base of plain machines. Each test
-// has a constellation of its own in it. Of the tests that run beside others only
-// one may have it: what is left behind would be another's.
+// shared returns a project whose cache has the base of plain machines. Each test
+// uses its own constellation in it. At most one test that calls t.Parallel may use
+// it, because [leftovers] cannot tell the files of two tests apart.
 func shared(t *testing.T, constellation string, files map[string]string) *lab.Project {
 	t.Helper()
 	lab.NeedRoot(t)
@@ -76,8 +79,8 @@ func shared(t *testing.T, constellation string, files map[string]string) *lab.Pr
 	return p
 }
 
-// fails expects the run to end with the exit status and with each of the
-// words in what it says.
+// fails checks that a run ended with the exit status, and that its messages have
+// each of the words.
 func fails(t *testing.T, o *lab.Outcome, exit int, words ...string) {
 	t.Helper()
 	if o.Exit != exit {
@@ -86,7 +89,7 @@ func fails(t *testing.T, o *lab.Outcome, exit int, words ...string) {
 	text := o.Stderr + hintLines(o.Stderr)
 	for _, w := range words {
 		if !strings.Contains(text, w) {
-			t.Errorf("the messages do not have %q:\n%s", w, o.Stderr)
+			t.Errorf("there is no %q in the messages:\n%s", w, o.Stderr)
 		}
 	}
 }
@@ -105,7 +108,7 @@ func hintLines(stderr string) string {
 	return all.String()
 }
 
-// leftovers are files that a build may only have while it runs.
+// leftovers checks that a build left no temporary files and no mounts.
 func leftovers(t *testing.T, p *lab.Project) {
 	t.Helper()
 	for _, pattern := range []string{"data/build", "data/cache/build/*", "data/cache/tmp/*", "data/cache/locks/*"} {
@@ -123,7 +126,8 @@ func leftovers(t *testing.T, p *lab.Project) {
 	}
 }
 
-// processes lists the command lines of running processes that hold word.
+// processes returns the ids and command lines of running processes whose command
+// line has word.
 func processes(t *testing.T, word string) (found []string) {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -131,7 +135,7 @@ func processes(t *testing.T, word string) (found []string) {
 		t.Fatal(err)
 	}
 	for _, f := range files {
-		b, _ := os.ReadFile(f) // gone by now
+		b, _ := os.ReadFile(f) // fails if the process has ended
 		if line := strings.ReplaceAll(string(b), "\x00", " "); strings.Contains(line, word) {
 			found = append(found, filepath.Base(filepath.Dir(f))+" "+line)
 		}
@@ -139,7 +143,7 @@ func processes(t *testing.T, word string) (found []string) {
 	return found
 }
 
-// disk is the digest of a machine's delivered image.
+// disk returns the digest of a machine's delivered image.
 func disk(t *testing.T, p *lab.Project, name string) string {
 	t.Helper()
 	sum, err := fileDigest(p.Path("data/disks/" + name + ".qcow2"))
