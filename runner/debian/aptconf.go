@@ -216,7 +216,7 @@ func (r *Resolver) explainUpdate(err error) error {
 		cause = fmt.Errorf("%w %s", cause, strings.Join(r.opts.Keyrings, " or "))
 		next = fmt.Sprintf("upgrade the package %s: a suite newer than the host needs newer keys", r.opts.keys().pkg)
 	}
-	err = fmt.Errorf("cannot use the archives of %s: %w: %w", r.opts.Suite, cause, err)
+	err = fmt.Errorf("cannot use the archives of %s: %w\n%w", r.opts.Suite, cause, err) // the second line is as long as apt likes
 	if next == "" {
 		return err
 	}
