@@ -201,7 +201,7 @@ func (c *duCmd) one(e *env, need *roots, all []cache.Item) error {
 		if len(h.Also) > 0 {
 			also = "  (also " + strings.Join(h.Also, ", ") + ")"
 		}
-		e.ui.say("%9s  %-12s  %s%s", bytesText(h.Bytes), ago(h.Used), h.what(), also)
+		e.ui.say("%9s  %-12s  %s%s", bytesText(h.Bytes), ago(h.Used), h.label(), also)
 	}
 	if more > 0 {
 		e.ui.say("%9s  %d packages and sources (-v lists them)", bytesText(sources), more)

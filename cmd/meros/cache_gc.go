@@ -159,8 +159,8 @@ func newItemJSON(h cache.Item) itemJSON {
 	return itemJSON{h.Kind, h.Node, h.Output, string(h.Digest), h.Bytes, h.Used.UTC()}
 }
 
-// what names the entry for people.
-func (h itemJSON) what() string {
+// label names the entry for people.
+func (h itemJSON) label() string {
 	if h.Node == "" {
 		return h.Kind
 	}
@@ -179,7 +179,7 @@ func (c *gcCmd) print(e *env, r *cache.Collected) {
 	kinds := make(map[string]cache.Item)
 	for _, h := range r.Removed {
 		if e.ui.verbose {
-			e.ui.say("%9s  %-12s  %s", bytesText(h.Bytes), ago(h.Used), newItemJSON(h).what())
+			e.ui.say("%9s  %-12s  %s", bytesText(h.Bytes), ago(h.Used), newItemJSON(h).label())
 		}
 		k := kinds[h.Kind]
 		k.Bytes += h.Bytes

@@ -41,11 +41,11 @@ func (w *workspace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	if x.jobs == 0 {
 		x.jobs = runtime.NumCPU()
 	}
-	var foreseen []graph.Preview
+	var previews []graph.Preview
 	if e.ui.mode == "tty" {
-		foreseen = graph.PreviewBuild(plan, targets, w.store)
+		previews = graph.PreviewBuild(plan, targets, w.store)
 	}
-	e.ui.begin(x.quiet, foreseen, w.history, x.jobs)
+	e.ui.begin(x.quiet, previews, w.history, x.jobs)
 	defer e.ui.end()
 	rec := record.NewRecorder(urlsOf)
 	observe := func(ev graph.Event) {

@@ -18,7 +18,7 @@ import (
 	"meros/graph/record"
 )
 
-// preview is what a build of machines would do now.
+// preview holds the nodes of a build, and which of them would run now.
 type preview struct {
 	manifest *constellations.Manifest
 	all      []graph.Preview

@@ -1,5 +1,5 @@
-// This file knows where a project has what: the constellations that its users
-// write, and below data/ the state that meros keeps. It opens and makes nothing.
+// This file knows the directories of a project: the constellations that its users write,
+// and the state of meros below data/. It opens and makes nothing.
 
 package main
 

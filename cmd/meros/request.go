@@ -1,5 +1,5 @@
-// This file holds what a user asks to have built, apart from the flags of the
-// verb that asks. It knows no verb.
+// This file holds a request to build machines, apart from the flags of the verb that
+// fills it. It knows no verb.
 
 package main
 
@@ -118,7 +118,7 @@ func (r *request) plan(e *env, w *workspace, m *constellations.Manifest, machine
 	return p, keepsInputs(e.disksDir(), p.plan)
 }
 
-// preview returns what a build of the request would do now. It changes nothing.
+// preview previews a build of the request. It changes nothing.
 func (r *request) preview(e *env) (*preview, error) {
 	m, machines, err := r.load(e)
 	if err != nil {

@@ -26,8 +26,8 @@ func (c *restartCmd) Run(e *env) error { return c.start(e, vm.Restart) }
 // Run implements the verb.
 func (c *resetCmd) Run(e *env) error { return c.start(e, vm.Reset) }
 
-func (a *restartArgs) start(e *env, again vm.OnRunning) error {
+func (a *restartArgs) start(e *env, onRunning vm.OnRunning) error {
 	r := request{Constellation: a.Constellation, Machines: a.Machine}
-	_, err := (&startRequest{request: r, Wait: a.Wait, again: again}).start(e)
+	_, err := (&startRequest{request: r, Wait: a.Wait, onRunning: onRunning}).start(e)
 	return err
 }

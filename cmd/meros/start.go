@@ -20,8 +20,8 @@ import (
 // startRequest says which machines to build and start.
 type startRequest struct {
 	request
-	Wait  time.Duration // longest time a machine may take until ssh answers
-	again vm.OnRunning  // what to do with machines that run
+	Wait      time.Duration // longest time a machine may take until ssh answers
+	onRunning vm.OnRunning  // what to do with running machines
 }
 
 // start builds what is missing and boots the machines. An ordinary user's build
@@ -53,7 +53,7 @@ func (r *startRequest) start(e *env) (*vm.Group, error) {
 		return nil, err
 	}
 	for _, m := range machines {
-		m.OnRunning = r.again
+		m.OnRunning = r.onRunning
 	}
 	networks, err := newNetworks(done.manifest)
 	if err != nil {
@@ -89,7 +89,7 @@ func (r *startRequest) start(e *env) (*vm.Group, error) {
 // withDependencies adds the machines that the named ones depend on and that do
 // not run.
 func (r *startRequest) withDependencies(e *env) error {
-	if len(r.Machines) == 0 || r.Use != "" || r.again != vm.Keep {
+	if len(r.Machines) == 0 || r.Use != "" || r.onRunning != vm.Keep {
 		return nil
 	}
 	m, err := constellations.Find(e.root, r.Constellation)

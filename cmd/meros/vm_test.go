@@ -27,7 +27,7 @@ func TestInitWithDependencies(t *testing.T) {
 		{startRequest{request: request{Machines: []string{"mail", "app", "db"}}}, []string{"mail", "app", "db"}},
 		{startRequest{}, nil},
 		{startRequest{request: request{Machines: []string{"web"}, Use: "old.qcow2"}}, []string{"web"}},
-		{startRequest{request: request{Machines: []string{"web"}}, again: vm.Restart}, []string{"web"}},
+		{startRequest{request: request{Machines: []string{"web"}}, onRunning: vm.Restart}, []string{"web"}},
 	} {
 		var said bytes.Buffer
 		e := &env{ctx: t.Context(), project: project{p.Root}, ui: newUI(io.Discard, &said, "plain", false)}
