@@ -45,6 +45,15 @@ type bundleHead struct {
 	Meros         string `json:"meros"`
 }
 
+type cacheExportCmd struct {
+	Constellation string   `arg:"" help:"Name of the constellation. It must be built."`
+	Machine       []string `arg:"" optional:"" help:"Machines (default: all)."`
+	Output        string   `short:"o" placeholder:"FILE" help:"File to write (default: CONSTELLATION.meros)."`
+	RootfsOnly    bool     `help:"As for build."`
+	Boot          bool     `help:"As for build."`
+	ImagesOnly    bool     `help:"Leave out packages, sources and intermediate layers, which only changes need."`
+}
+
 func (c *cacheExportCmd) args() []string {
 	return commandLine(append([]string{"cache", "export", c.Constellation}, c.Machine...), map[string]any{
 		"output": c.Output, "rootfs-only": c.RootfsOnly, "boot": c.Boot, "images-only": c.ImagesOnly,
@@ -197,15 +206,6 @@ func (c *cacheExportCmd) contents(f *preview) (artifacts []cache.Artifact, actio
 	return artifacts, actions
 }
 
-type cacheExportCmd struct {
-	Constellation string   `arg:"" help:"Name of the constellation. It must be built."`
-	Machine       []string `arg:"" optional:"" help:"Machines (default: all)."`
-	Output        string   `short:"o" placeholder:"FILE" help:"File to write (default: CONSTELLATION.meros)."`
-	RootfsOnly    bool     `help:"As for build."`
-	Boot          bool     `help:"As for build."`
-	ImagesOnly    bool     `help:"Leave out packages, sources and intermediate layers, which only changes need."`
-}
-
 // writeMember adds a member with that content.
 func writeMember(w *tar.Writer, name string, mode int64, content []byte) error {
 	if err := w.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(content)), Typeflag: tar.TypeReg, Format: tar.FormatPAX}); err != nil {
@@ -213,6 +213,13 @@ func writeMember(w *tar.Writer, name string, mode int64, content []byte) error {
 	}
 	_, err := w.Write(content)
 	return err
+}
+
+// bundleDir is the directory of a constellation. A bundle can carry all its files, and a
+// build needs no others.
+type bundleDir struct {
+	name string // of the constellation
+	dir  string // not a link
 }
 
 // holds refuses a manifest that names files outside of its directory.
@@ -324,13 +331,6 @@ func (d *bundleDir) write(w *tar.Writer, but ...string) error {
 		}
 		return bundleRegular(w, h, file)
 	})
-}
-
-// bundleDir is the directory of a constellation. A bundle can carry all its files, and a
-// build needs no others.
-type bundleDir struct {
-	name string // of the constellation
-	dir  string // not a link
 }
 
 // newBundleDir checks the directory of the constellation.

@@ -12,6 +12,11 @@ import (
 	"meros/stages"
 )
 
+type kernelDiffCmd struct {
+	A string `arg:"" help:"A .config file, CONSTELLATION or CONSTELLATION/MACHINE."`
+	B string `arg:"" help:"The other one, named the same way."`
+}
+
 // Run implements the verb.
 func (c *kernelDiffCmd) Run(e *env) error {
 	if done, err := e.inNamespace("kernel", "diff", c.A, c.B); done {
@@ -31,11 +36,6 @@ func (c *kernelDiffCmd) Run(e *env) error {
 		e.ui.say("%s", change)
 	}
 	return nil
-}
-
-type kernelDiffCmd struct {
-	A string `arg:"" help:"A .config file, CONSTELLATION or CONSTELLATION/MACHINE."`
-	B string `arg:"" help:"The other one, named the same way."`
 }
 
 // kernelConfigFile returns the file of that name, or the configuration of a machine's

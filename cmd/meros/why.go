@@ -6,8 +6,12 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
+	"meros/cache"
+	"meros/graph"
 	"meros/graph/record"
 	"meros/runner/hint"
 )
@@ -108,4 +112,67 @@ func printExplanation(e *env, x record.Explanation) {
 	if len(x.Then) > 0 {
 		e.ui.say("  then, if its output changes: %s", strings.Join(x.Then, ", "))
 	}
+}
+
+// has reports whether a stage has part in its name.
+func (f *preview) has(part string) bool {
+	return slices.ContainsFunc(f.all, func(s graph.Preview) bool { return strings.Contains(s.Node.Name, part) })
+}
+
+// next explains the stages that would run now: their key is known and has no entry in
+// the cache.
+func (f *preview) next(part string) []record.Explanation {
+	var all []record.Explanation
+	for _, s := range f.all {
+		if s.Outcome == graph.WouldReuse || s.Node.Fixed != nil || !strings.Contains(s.Node.Name, part) {
+			continue
+		}
+		x := record.Explanation{Name: s.Node.Name, Stage: s.Node.Stage, When: "next"}
+		if s.Outcome == graph.MayRun {
+			if part == "" {
+				continue // the stages before it are explained
+			}
+			x.Reason = fmt.Sprintf("%s runs before it; this runs only if that output changes", s.After.Name)
+		} else if x.Differences = f.differences(s); len(x.Differences) == 0 {
+			x.Reason = strings.TrimPrefix(s.Reason, "cache miss: ")
+		}
+		for _, t := range f.all {
+			if t.After == s.Node {
+				x.Then = append(x.Then, t.Node.Name)
+			}
+		}
+		all = append(all, x)
+	}
+	return all
+}
+
+// lastTime explains the newest build that changed one of these machines.
+func (f *preview) lastTime(part string) []record.Explanation {
+	var newest int64
+	for _, s := range f.all {
+		if strings.Contains(s.Node.Name, part) {
+			was, _ := f.lastOf(s.Node)
+			newest = max(newest, was.Since)
+		}
+	}
+	var all []record.Explanation
+	for _, s := range f.all {
+		was, _ := f.lastOf(s.Node)
+		if newest == 0 || was.Since != newest || !strings.Contains(s.Node.Name, part) {
+			continue
+		}
+		x := record.Explanation{Name: s.Node.Name, Stage: s.Node.Stage, When: "last"}
+		id, err := cache.ParseActionID(was.Action)
+		if err == nil {
+			var text []byte
+			if text, err = f.store.KeyText(id); err == nil {
+				x.Differences = f.differencesOf(s.Node, was.Before, text)
+			}
+		}
+		if len(x.Differences) == 0 {
+			x.Reason = "it was built for the first time on " + time.Unix(0, newest).Format(time.DateTime)
+		}
+		all = append(all, x)
+	}
+	return all
 }
