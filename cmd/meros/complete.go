@@ -4,7 +4,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -69,7 +68,7 @@ complete -c meros -f -a '(__meros_complete)'
 
 // Run implements the verb.
 func (c *completionCmd) Run(e *env) error {
-	fmt.Fprint(e.ui.out, completions[c.Shell])
+	e.ui.write(completions[c.Shell])
 	return nil
 }
 
@@ -91,7 +90,7 @@ func (c *completeCmd) Run(e *env, app *kong.Application) error {
 		words = []string{""}
 	}
 	for _, l := range (&completer{project: e.project, node: app.Node}).complete(words) {
-		fmt.Fprintln(e.ui.out, l)
+		e.ui.say("%s", l)
 	}
 	return nil
 }

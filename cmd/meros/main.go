@@ -68,7 +68,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		err = sandbox.CloseInherited()
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, "meros:", err)
+		newUI(stdout, stderr, "plain", false).fail(err)
 		return exitFailed
 	}
 	ctx, stop := interruptible()

@@ -20,12 +20,12 @@ type manCmd struct {
 // Run implements the verb. The pages are in the language of man(7).
 func (c *manCmd) Run(e *env, app *kong.Application) error {
 	for _, n := range verbsOf(app.Node) {
-		if c.Dir == "" {
-			manPage(e.ui.out, n)
-			continue
-		}
 		var page strings.Builder
 		manPage(&page, n)
+		if c.Dir == "" {
+			e.ui.write(page.String())
+			continue
+		}
 		if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 			return err
 		}

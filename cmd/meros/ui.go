@@ -113,6 +113,14 @@ func (u *ui) say(format string, a ...any) {
 	fmt.Fprintf(u.out, format+"\n", a...)
 }
 
+// write prints text of the result as it is.
+func (u *ui) write(text string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.erase()
+	io.WriteString(u.out, text)
+}
+
 // copy prints foreign text to standard output: as it is, or without control characters
 // on a terminal.
 func (u *ui) copy(r io.Reader) error {
