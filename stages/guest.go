@@ -22,7 +22,7 @@ func (pl *planner) inGuest(pm *Machine, n *graph.Node) error {
 	n.Params = append(n.Params, pl.tools("qemu-system-"+pm.Arch)...)
 	n.Hints = append(n.Hints, graph.Param{Name: HintKVM, Value: string(pm.KVM)})
 	n.Devices = append(n.Devices, "/dev/kvm")
-	n.Needs.Memory += guestMemory
+	n.Needs.Memory += GuestMemory + 256<<20 // QEMU itself takes some, too
 	n.Inputs = append(n.Inputs, graph.Input{Name: InInitrd, Node: pm.Initrd, Output: OutInitrd})
 	if pm.Kernel != nil {
 		n.Inputs = append(n.Inputs, graph.Input{Name: InKernel, Node: pm.Kernel, Output: OutKernel})
@@ -35,5 +35,6 @@ func (pl *planner) inGuest(pm *Machine, n *graph.Node) error {
 	return err
 }
 
-// guestMemory is the memory that QEMU takes for such a machine, bytes.
-const guestMemory = 1 << 30
+// GuestMemory is the memory of a machine that reads or writes a file system for a stage,
+// bytes. More would not change the result.
+const GuestMemory = 768 << 20

@@ -38,7 +38,7 @@ func TestHookFails(t *testing.T) {
 		"m/hooks/0300-not.chroot":  "#!/bin/sh\necho must not run\n",
 	})
 	o := lab.Finish(t, exec.Command(lab.Program(t), "--root", p.Root, "--progress=plain", "build", "failing", "--rootfs-only"))
-	fails(t, o, 1, "build failing/m hooks: hooks/0200-app.chroot: exit status 3 (it installs packages, and has no network: \"packages:\" has them pinned", "  | no such thing", "  | line 3", "full log: ", "hint: `meros build -v --progress=plain failing m` shows it happen")
+	fails(t, o, 1, "build failing/m hooks: hooks/0200-app.chroot: exit status 3\n", "hint: hooks have no network: list packages in `packages:`, which pins them", "  | no such thing", "  | line 3", "full log: ", "hint: `meros build -v --progress=plain failing m` shows it happen")
 	if strings.Contains(o.Stderr, "must not run") {
 		t.Error("the hook after the failed one ran")
 	}
@@ -65,7 +65,7 @@ func TestHookHangs(t *testing.T) {
 	p := shared(t, "hanging", map[string]string{"m/hooks/01-wait.chroot": "#!/bin/sh\necho waiting\nsleep 86399\n"})
 	start := time.Now()
 	o := p.Run(t, "build", "hanging", "--rootfs-only", "--timeout=2s")
-	fails(t, o, 1, "hooks/01-wait.chroot: timed out after 2s", "--timeout gives it more")
+	fails(t, o, 1, "hooks/01-wait.chroot: timed out after 2s", "hint: a longer `--timeout` gives the hook more time")
 	if d := time.Since(start); d > lab.Timeout(t, time.Minute) {
 		t.Errorf("the build took %v", d)
 	}

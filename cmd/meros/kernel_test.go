@@ -206,7 +206,7 @@ func kernelInterrupted(t *testing.T, p *lab.Project, manifest func(string)) {
 	// Over the kept objects: make has nothing to compile.
 	removeResults(t, p, "kernel-compile")
 	o := p.Must(t, "kernel-build", "k")
-	if !strings.Contains(o.Stderr, "objects of an earlier kernel of the same source are used") {
+	if !strings.Contains(o.Stderr, "using the objects of an earlier kernel from the same source") {
 		t.Errorf("the objects were not used:\n%s", o.Stderr)
 	}
 	leftovers(t, p)
@@ -277,7 +277,7 @@ func kernelPins(t *testing.T, p *lab.Project, manifest func(string)) {
 	os.Remove(p.Path("data/disks/bzImage"))
 	p.Write(t, "constellations/k/linux/init/main.c", "int main(void) { return 3; }\n")
 	commit(t, p, "constellations/k/linux")
-	fails(t, p.Run(t, "kernel-build", "k"), 1, "cannot be had from", "meros update k")
+	fails(t, p.Run(t, "kernel-build", "k"), 1, "cannot fetch commit", "hint: if the branch was rewritten, `meros update k`")
 	p.Must(t, "update", "k", "--kernel")
 	p.Must(t, "kernel-build", "k")
 
@@ -341,7 +341,7 @@ func kernelMistakes(t *testing.T, p *lab.Project, manifest func(string), archive
 		words        []string
 	}{
 		{"unknown option", "{source: linux, config: f.config}", func() { write("f.config", "\nCONFIG_KNOWNN=y\n") }, 1,
-			[]string{"f.config:2: this kernel has no option CONFIG_KNOWNN (did you mean CONFIG_KNOWN?)"}},
+			[]string{"f.config:2: this kernel has no option CONFIG_KNOWNN", "hint: did you mean CONFIG_KNOWN instead of CONFIG_KNOWNN?"}},
 		{"unmet dependency", "{source: linux, config: f.config}", func() { write("f.config", "CONFIG_NEEDS=y\n") }, 1,
 			[]string{"f.config:1: CONFIG_NEEDS=y was asked for, but it is n; it depends on KNOWN (KNOWN=n)"}},
 		{"no option at all", "{source: linux, config: f.config}", func() { write("f.config", "KNOWN=y\n") }, 2, []string{"f.config:1:1", "write CONFIG_NAME=y"}},
@@ -351,7 +351,7 @@ func kernelMistakes(t *testing.T, p *lab.Project, manifest func(string), archive
 		{"hunk", "{source: linux, patches: [x.patch]}", func() {
 			write("x.patch", "--- a/init/main.c\n+++ b/init/main.c\n@@ -1,1 +1,1 @@\n-something else\n+int main(void);\n")
 		}, 1, []string{"patch x.patch: hunk 1 does not apply to init/main.c at line 1"}},
-		{"no patch", "{source: linux, patches: [x.patch]}", func() { write("x.patch", "hello\n") }, 1, []string{"patch x.patch", "is it a patch"}},
+		{"no patch", "{source: linux, patches: [x.patch]}", func() { write("x.patch", "hello\n") }, 1, []string{"patch x.patch", "hint: is it a patch"}},
 		{"compile error", "{source: linux, patches: [x.patch]}", func() {
 			write("x.patch", "--- a/init/main.c\n+++ b/init/main.c\n@@ -1,1 +1,2 @@\n-int main(void) { return ANSWER; }\n+int main(void) { return ANSWER }\n+int g(void) { oops; }\n")
 		}, 1, []string{"linux kernel: init/main.c:1: expected ", "make: exit status 2"}},

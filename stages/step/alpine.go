@@ -1,3 +1,6 @@
+// This file unpacks the mini root file system of an Alpine release and installs
+// packages in it.
+
 package step
 
 import (
@@ -37,7 +40,7 @@ func (s *step) alpine(ctx context.Context) error {
 	return s.outputLayer(ctx, tree, true)
 }
 
-// apk installs packages and what boots the system.
+// apk installs the packages, and the files that let the system boot.
 func (s *step) apk(ctx context.Context) error {
 	root, upper, err := s.writable(s.paths(stages.InLower))
 	if err != nil {
@@ -57,7 +60,8 @@ func (s *step) apk(ctx context.Context) error {
 	return s.outputUpper(ctx, root, upper)
 }
 
-// UnpackRootFS unpacks a mini root file system into the new directory tree.
+// UnpackRootFS unpacks a mini root file system into the new directory tree. It writes
+// a temporary file in the directory work.
 func UnpackRootFS(ctx context.Context, file, tree, work string) error {
 	in, err := os.Open(file)
 	if err != nil {
@@ -75,7 +79,9 @@ func UnpackRootFS(ctx context.Context, file, tree, work string) error {
 	return layer.Unpack(ctx, out.Name(), tree)
 }
 
-// Apk runs a system's apk, or another program of it, in a sandbox.
+// Apk returns a function that runs apk, or another program, of the system in root in
+// a sandbox. foreign is the architecture of the system if the host cannot run its
+// programs, else "".
 func Apk(root, foreign string, env []string) alpine.Run {
 	return func(ctx context.Context, argv []string, mounts []alpine.Mount, out io.Writer) error {
 		spec := runner.Spec{

@@ -1,3 +1,5 @@
+// This file boots a machine to check that it accepts a login.
+
 package step
 
 import (
@@ -15,7 +17,7 @@ import (
 	"meros/stages"
 )
 
-// boot boots the machine once on a throw-away disk.
+// boot boots the machine once, on a disk that is then discarded.
 func (s *step) boot(ctx context.Context) error {
 	memory, err := strconv.ParseInt(s.Params[stages.ParamMemory], 10, 64)
 	if err != nil {
@@ -62,5 +64,5 @@ func (s *step) boot(ctx context.Context) error {
 	if err := os.WriteFile(filepath.Join(s.Out, stages.OutVerdict), append(b, '\n'), 0o644); err != nil {
 		return err
 	}
-	return moveFile(g.Console(m.Name), filepath.Join(s.Out, stages.OutConsole))
+	return copyFile(g.Console(m.Name), filepath.Join(s.Out, stages.OutConsole))
 }

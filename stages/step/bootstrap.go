@@ -1,3 +1,5 @@
+// This file makes the base system of a Debian or Ubuntu suite from its packages.
+
 package step
 
 import (
@@ -14,6 +16,7 @@ import (
 	"meros/stages"
 )
 
+// bootstrap unpacks and configures the packages, without a network.
 func (s *step) bootstrap(ctx context.Context) error {
 	tree := filepath.Join(s.Out, stages.OutLayer+".tree")
 	if err := os.Mkdir(tree, 0o755); err != nil {
@@ -36,7 +39,7 @@ func (s *step) bootstrap(ctx context.Context) error {
 	if err := engine(ctx, o); err != nil {
 		return err
 	}
-	if err := removeFile(tree, "etc/resolv.conf"); err != nil { // debootstrap's copy of what it sees
+	if err := recopyFile(tree, "etc/resolv.conf"); err != nil { // debootstrap copies the sandbox's
 		return err
 	}
 	if err := s.settle(tree); err != nil {
@@ -52,8 +55,8 @@ func (s *step) bootstrap(ctx context.Context) error {
 	return s.outputLayer(ctx, tree, true)
 }
 
-// removeFile removes a file of a tree whose links lead nowhere else.
-func removeFile(tree, name string) error {
+// removeFile removes a file of a tree. Links in the tree do not lead out of it.
+func recopyFile(tree, name string) error {
 	r, err := os.OpenRoot(tree)
 	if err != nil {
 		return err
@@ -65,7 +68,7 @@ func removeFile(tree, name string) error {
 	return nil
 }
 
-// replaceFile writes a file of a tree whose links lead nowhere else.
+// replaceFile writes a file of a tree. Links in the tree do not lead out of it.
 func replaceFile(tree, name, text string) error {
 	r, err := os.OpenRoot(tree)
 	if err != nil {
@@ -83,12 +86,12 @@ func replaceFile(tree, name, text string) error {
 	return errors.Join(err, f.Chmod(0o644), f.Close())
 }
 
-// runIn runs what a package brings in root.
+// runIn returns a function that runs packages' programs in root.
 func (s *step) runIn(root string) debian.Run {
 	return func(ctx context.Context, argv, env []string, files map[string]string) error {
-		return s.inside(ctx, root, argv, env, func(spec *runner.Spec) {
-			for inside, file := range files {
-				spec.Mounts = append(spec.Mounts, runner.Mount{Source: file, Target: inside})
+		return s.runForeign(ctx, root, argv, env, func(spec *runner.Spec) {
+			for target, file := range files {
+				spec.Mounts = append(spec.Mounts, runner.Mount{Source: file, Target: target})
 			}
 			if slices.ContainsFunc(spec.Mounts, func(m runner.Mount) bool { return strings.HasPrefix(m.Target, "/run/") }) {
 				spec.Mounts = append([]runner.Mount{{Target: "/run"}}, spec.Mounts...)

@@ -1,3 +1,5 @@
+// This file copies an output to a place outside of the cache.
+
 package step
 
 import (
@@ -7,7 +9,7 @@ import (
 	"meros/stages"
 )
 
-// copy gives an output to whoever looks for it outside of the store.
+// copy copies the file.
 func (s *step) copy(_ context.Context) error {
-	return moveFile(s.paths(stages.InFile)[0], filepath.Join(s.Out, stages.OutFile))
+	return copyFile(s.paths(stages.InFile)[0], filepath.Join(s.Out, stages.OutFile))
 }

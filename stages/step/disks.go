@@ -1,3 +1,5 @@
+// This file makes a machine's further disks.
+
 package step
 
 import (
@@ -9,7 +11,7 @@ import (
 	"meros/stages"
 )
 
-// format makes an empty disk.
+// format makes a disk with an empty file system.
 func (s *step) format(ctx context.Context) error {
 	size, err := strconv.ParseInt(s.Params[stages.ParamSize], 10, 64)
 	if err != nil {
@@ -19,7 +21,7 @@ func (s *step) format(ctx context.Context) error {
 	return s.output(stages.OutImage, func(f *os.File) error { return image.Format(ctx, f, o) })
 }
 
-// convert makes a further disk of an image.
+// convert makes a disk from an image.
 func (s *step) convert(ctx context.Context) error {
 	size, err := strconv.ParseInt(s.Params[stages.ParamSize], 10, 64)
 	if err != nil {

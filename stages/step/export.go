@@ -1,3 +1,5 @@
+// This file writes a machine to one file of another format.
+
 package step
 
 import (
@@ -19,12 +21,13 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"meros/runner/arch"
+	"meros/runner/hint"
 	"meros/runner/image"
 	"meros/runner/layer"
 	"meros/stages"
 )
 
-// export puts a machine into a file.
+// export writes the disk or the files of a machine.
 func (s *step) export(ctx context.Context) error {
 	out := filepath.Join(s.Out, stages.OutFile)
 	zstd := s.Params[stages.ParamCompress] == "zstd"
@@ -51,7 +54,7 @@ func (s *step) export(ctx context.Context) error {
 		argv := []string{"mkfs.erofs", "--quiet", "-T", s.Params[stages.ParamEpoch], "-U", "00000000-0000-0000-0000-000000000001", out, "TREE"}
 		return s.exportTree(ctx, argv, "erofs-utils")
 	default:
-		return fmt.Errorf("there is no format %q", format)
+		return fmt.Errorf("no such format: %q", format)
 	}
 }
 
@@ -92,19 +95,19 @@ func (s *step) exportDisk(ctx context.Context, out, format string, zstd bool) er
 	})
 }
 
-// compressed writes through zstd, if that is wanted.
+// compressed writes through zstd if on is set.
 func compressed(w io.Writer, on bool, write func(io.Writer) error) error {
 	if !on {
 		return write(w)
 	}
-	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1)) // more would change the bytes
+	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1)) // the bytes depend on the number
 	if err != nil {
 		return err
 	}
 	return errors.Join(write(z), z.Close())
 }
 
-// merged is the machine's root file system as one directory.
+// merged shows the machine's root file system as one directory.
 func (s *step) merged() (string, error) {
 	dir, err := s.workDir("merged")
 	if err != nil {
@@ -117,7 +120,7 @@ func (s *step) merged() (string, error) {
 	return dir, mountOverlay(dir, layers, "", "")
 }
 
-// exportTree has a program make a file system of the tree.
+// exportTree runs a program that packs the tree, which is TREE in argv.
 func (s *step) exportTree(ctx context.Context, argv []string, pkg string) error {
 	tree, err := s.merged()
 	if err != nil {
@@ -131,12 +134,12 @@ func (s *step) exportTree(ctx context.Context, argv []string, pkg string) error 
 	return s.command(ctx, argv, pkg)
 }
 
-// command runs a program of the host that pkg of Debian has.
+// command runs a program of the host. pkg is Debian's package of it.
 func (s *step) command(ctx context.Context, argv []string, pkg string) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	out, err := cmd.CombinedOutput()
 	if errors.Is(err, exec.ErrNotFound) {
-		return fmt.Errorf("%s is not installed (Debian: apt install %s)", argv[0], pkg)
+		return hint.Add(fmt.Errorf("%s is not installed", argv[0]), "on Debian, `apt install %s` installs it", pkg)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w: %s", argv[0], err, strings.TrimSpace(string(out)))
@@ -144,8 +147,8 @@ func (s *step) command(ctx context.Context, argv []string, pkg string) error {
 	return nil
 }
 
-// exportOCI writes an OCI image layout, image-layout.md, as an archive: the
-// layers as they are, and with zstd compressed.
+// exportOCI writes an OCI image layout, image-layout.md, as an archive. It compresses
+// the layers with zstd if compress is set.
 func (s *step) exportOCI(w io.Writer, compress bool) error {
 	o := &ociWriter{tw: tar.NewWriter(w), time: s.epoch()}
 	config := v1.Image{Created: &o.time, Platform: v1.Platform{Architecture: arch.Go(s.Params[stages.ParamArch]), OS: "linux"}, RootFS: v1.RootFS{Type: "layers"}}
@@ -185,6 +188,7 @@ func (s *step) exportOCI(w io.Writer, compress bool) error {
 	return errors.Join(o.file("index.json", index), o.tw.Close())
 }
 
+// compressFile compresses a file with zstd.
 func compressFile(to, from string) error {
 	in, err := os.Open(from)
 	if err != nil {
@@ -206,10 +210,12 @@ type ociWriter struct {
 	written map[digest.Digest]bool
 }
 
+// header begins a file of the archive.
 func (o *ociWriter) header(name string, size int64) error {
 	return o.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size, ModTime: o.time, Format: tar.FormatPAX})
 }
 
+// file adds a file to the archive.
 func (o *ociWriter) file(name string, b []byte) error {
 	if err := o.header(name, int64(len(b))); err != nil {
 		return err
@@ -218,11 +224,12 @@ func (o *ociWriter) file(name string, b []byte) error {
 	return err
 }
 
+// blobName returns the path of a blob in the layout.
 func blobName(d digest.Digest) string {
 	return "blobs/" + d.Algorithm().String() + "/" + d.Encoded()
 }
 
-// document adds a blob of JSON.
+// document adds v as a blob of JSON.
 func (o *ociWriter) document(kind string, v any) (v1.Descriptor, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -232,7 +239,7 @@ func (o *ociWriter) document(kind string, v any) (v1.Descriptor, error) {
 	return d, o.file(blobName(d.Digest), b)
 }
 
-// blob adds a file, once.
+// blob adds a file as a blob, unless the layout has it.
 func (o *ociWriter) blob(kind, file string) (v1.Descriptor, error) {
 	f, err := os.Open(file)
 	if err != nil {

@@ -1,3 +1,6 @@
+// This file downloads one file, or copies a layer that the parent process gets from
+// a registry.
+
 package step
 
 import (
@@ -16,9 +19,11 @@ import (
 	"meros/constellations"
 	"meros/runner/debian"
 	"meros/runner/fetch"
+	"meros/runner/hint"
 	"meros/stages"
 )
 
+// fetch downloads the file. The URLs are tried in order.
 func (s *step) fetch(ctx context.Context) error {
 	var urls []string
 	if err := json.Unmarshal([]byte(s.Hints[stages.HintURLs]), &urls); err != nil {
@@ -29,7 +34,7 @@ func (s *step) fetch(ctx context.Context) error {
 		return err
 	}
 	if slices.ContainsFunc(urls, constellations.OfRegistry) {
-		return s.output(stages.OutFile, func(f *os.File) error { // see fetchesOfLayers
+		return s.output(stages.OutFile, func(f *os.File) error { // the parent process asks the registry
 			_, err := io.Copy(&counted{Writer: f, total: size, report: s.report}, os.Stdin)
 			return err
 		})
@@ -48,17 +53,16 @@ func (s *step) fetch(ctx context.Context) error {
 			}
 		},
 	})
-	if errors.As(err, new(fetch.GoneError)) {
-		hint := "what the manifest names is gone from there"
-		if slices.ContainsFunc(urls, func(u string) bool { return strings.HasSuffix(u, ".deb") || strings.HasSuffix(u, ".apk") }) {
-			hint = fmt.Sprintf("what the lock pins is gone from there: meros update pins what there is now; a snapshot service of Debian's packages, named by %s, may have it", debian.SnapshotEnv)
-		}
-		err = fmt.Errorf("%w (%s)", err, hint)
+	if !errors.As(err, new(fetch.GoneError)) {
+		return err
 	}
-	return err
+	if slices.ContainsFunc(urls, func(u string) bool { return strings.HasSuffix(u, ".deb") || strings.HasSuffix(u, ".apk") }) {
+		return hint.Add(err, "`meros update` pins the packages that the mirror has now\na snapshot service of Debian's packages, named by %s, may still have it", debian.SnapshotEnv)
+	}
+	return hint.Add(err, "the server no longer has the file that the manifest names")
 }
 
-// counted reports how much was written.
+// counted reports how much was written, and refuses more than total bytes.
 type counted struct {
 	io.Writer
 	done, total int64
@@ -66,9 +70,10 @@ type counted struct {
 	report      func(done, total int64)
 }
 
+// Write implements io.Writer.
 func (c *counted) Write(p []byte) (int, error) {
 	if c.done += int64(len(p)); c.done > c.total {
-		return 0, fmt.Errorf("it is larger than the %d bytes that the lock has", c.total)
+		return 0, fmt.Errorf("larger than the %d bytes in the lock", c.total)
 	}
 	if time.Since(c.last) > 200*time.Millisecond {
 		c.last = time.Now()

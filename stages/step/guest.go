@@ -1,3 +1,6 @@
+// This file boots a machine for a step, in a sandbox of its own. Nothing that the
+// machine says is trusted.
+
 package step
 
 import (
@@ -23,7 +26,7 @@ import (
 	"meros/stages"
 )
 
-// Inside is what the first process of a guest needs to know.
+// Inside returns the functions that the first process of a guest needs from here.
 func Inside() initrd.Inside {
 	return initrd.Inside{
 		Around: aroundHooks,
@@ -35,7 +38,7 @@ func Inside() initrd.Inside {
 	}
 }
 
-// Files in the directory that QEMU runs in.
+// These are files in the directory that QEMU runs in.
 const (
 	guestDisk    = "disk.qcow2"
 	guestLayers  = "layers.qcow2"
@@ -45,13 +48,14 @@ const (
 	guestTree    = "tree"
 )
 
-// guestOverlay makes the disk of a guest over an image, and is its path.
+// guestOverlay makes a guest's disk over an image, and returns its path.
 func guestOverlay(dir, over string) (string, error) {
 	disk := filepath.Join(dir, guestDisk)
 	return disk, writeFile(disk, func(f *os.File) error { return image.Overlay(f, over) })
 }
 
-// guestMachine is a machine that does something for a stage, and ends.
+// guestMachine returns a machine that works for a stage and then powers off. memory is
+// in bytes; disk lists the files of its disk, the top first.
 func (s *step) guestMachine(memory int64, cpus int, disk []string) *qemu.Machine {
 	return &qemu.Machine{
 		Name: s.Stage, Kernel: s.given(stages.InKernel), Arch: s.Params[stages.ParamArch], Memory: memory, CPUs: cpus, Initrd: guestInitrd, Once: true, Disks: [][]string{disk},
@@ -60,11 +64,11 @@ func (s *step) guestMachine(memory int64, cpus int, disk []string) *qemu.Machine
 	}
 }
 
-// errSilent is the end of a guest that has crashed, or was turned off inside.
-var errSilent = errors.New("the machine ended and did not say how")
+// errSilent is the error of a guest that crashed, or that was powered off inside.
+var errSilent = errors.New("the machine ended without a result")
 
-// runGuest runs QEMU in a sandbox of its own, and reads what the guest says of
-// the end into result.
+// runGuest runs QEMU in a sandbox of its own, and reads the guest's result, which is
+// JSON, into result.
 func (s *step) runGuest(ctx context.Context, dir string, q *qemu.Machine, out io.Writer, result any) error {
 	accel, why, err := qemu.HostAccel(ctx, s.Hints[stages.HintKVM], q.Arch, q.CPUs)
 	if err != nil {
@@ -117,11 +121,11 @@ func (s *step) runGuest(ctx context.Context, dir string, q *qemu.Machine, out io
 	return err
 }
 
-// partMost is how much of a file is read that a guest has written, bytes.
+// partMost is how much of a file that a guest wrote is read, bytes.
 const partMost = 16 << 10
 
-// readPart reads the beginning of a file, or its end if from is negative. A
-// guest that has taken over QEMU could have put something else there.
+// readPart reads the beginning of a file, or its end if from is negative. A guest that
+// has taken over QEMU could have put a link or a device there.
 func readPart(file string, from int64) ([]byte, error) {
 	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -130,7 +134,7 @@ func readPart(file string, from int64) ([]byte, error) {
 	defer f.Close()
 	fi, err := f.Stat()
 	if err == nil && !fi.Mode().IsRegular() {
-		err = errors.New("it is no regular file")
+		err = errors.New("not a regular file")
 	}
 	if err != nil {
 		return nil, err

@@ -1,3 +1,5 @@
+// This file runs hooks in a sandbox. Their changes become a layer.
+
 package step
 
 import (
@@ -10,12 +12,15 @@ import (
 	"time"
 
 	"meros/runner"
+	"meros/runner/hint"
 	"meros/stages"
 )
 
-// resolvConf is the name server's address for hooks that have a network.
+// resolvConf is the file, in the work directory, that names the name server for hooks
+// with a network.
 const resolvConf = "resolv.conf"
 
+// hooks runs the scripts in order.
 func (s *step) hooks(ctx context.Context) error {
 	root, upper, err := s.writable(s.paths(stages.InLower))
 	if err != nil {
@@ -40,7 +45,7 @@ func (s *step) hooks(ctx context.Context) error {
 		}
 	}
 	if s.Params[stages.ParamNetwork] != "" && lerr != nil {
-		os.Remove(filepath.Join(root, "etc/resolv.conf")) // it was only mounted upon
+		os.Remove(filepath.Join(root, "etc/resolv.conf")) // the sandbox made it to mount on
 	}
 	if err := after(); err != nil {
 		return err
@@ -48,15 +53,16 @@ func (s *step) hooks(ctx context.Context) error {
 	return errors.Join(s.outputDirectories(root), s.outputUpper(ctx, root, upper))
 }
 
+// readHook reads a script.
 func readHook(name, file string) ([]byte, error) {
 	b, err := os.ReadFile(file)
 	if err == nil && !strings.HasPrefix(string(b), "#!") {
-		err = fmt.Errorf("%s: its first line does not say what runs it (such as #!/bin/sh)", name)
+		err = hint.Add(fmt.Errorf("%s: the first line does not name its interpreter", name), "begin it with `#!/bin/sh` or the like")
 	}
 	return b, err
 }
 
-// hook runs one script, from a place that is not in the image.
+// hook runs one script. The script lies below /run, which is not in the image.
 func (s *step) hook(ctx context.Context, root, name, file string, timeout time.Duration) error {
 	script := filepath.Join(s.Work, "hook")
 	b, err := readHook(name, file)
@@ -67,26 +73,29 @@ func (s *step) hook(ctx context.Context, root, name, file string, timeout time.D
 		return err
 	}
 	defer os.Remove(script)
-	inside := "/run/meros/" + filepath.Base(name)
-	err = s.inside(ctx, root, []string{inside}, nil, func(spec *runner.Spec) {
+	target := "/run/meros/" + filepath.Base(name)
+	err = s.runForeign(ctx, root, []string{target}, nil, func(spec *runner.Spec) {
 		spec.Dir, spec.Timeout = "/", timeout
-		spec.Mounts = []runner.Mount{{Target: "/run"}, {Source: script, Target: inside}}
+		spec.Mounts = []runner.Mount{{Target: "/run"}, {Source: script, Target: target}}
 		if n := s.Params[stages.ParamNetwork]; n != "" {
 			spec.Network = runner.Network(n)
 			spec.Mounts = append(spec.Mounts, runner.Mount{Source: filepath.Join(s.Work, resolvConf), Target: resolvTarget(root)})
 		}
 	})
 	if exit := (*runner.ExitError)(nil); errors.As(err, &exit) && exit.TimedOut > 0 {
-		return fmt.Errorf("%s: %w (--timeout gives it more)", name, err)
+		return hint.Add(fmt.Errorf("%s: %w", name, err), "a longer `--timeout` gives the hook more time")
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w%s", name, err, adviseInstall(b, s.Params[stages.ParamNetwork] != ""))
+		err = fmt.Errorf("%s: %w", name, err)
+		if h := s.installHint(b); h != "" {
+			err = hint.Add(err, "%s", h)
+		}
 	}
-	return nil
+	return err
 }
 
-// resolvTarget is what /etc/resolv.conf in root stands for: it may be a link to
-// what only a running system has.
+// resolvTarget returns the path that /etc/resolv.conf in root stands for. It may be a
+// link to a file that only a running system has.
 func resolvTarget(root string) string {
 	const name = "/etc/resolv.conf"
 	to, err := os.Readlink(filepath.Join(root, name))
@@ -99,11 +108,11 @@ func resolvTarget(root string) string {
 	return filepath.Clean(to)
 }
 
-// adviseInstall is what helps a hook that failed, and that installs packages
-// without a network, or "".
-func adviseInstall(hook []byte, network bool) string {
-	if network || !stages.InstallsPackages(hook) {
+// installHint returns the next step for a failed hook that installs packages without a
+// network, or "".
+func (s *step) installHint(hook []byte) string {
+	if s.Params[stages.ParamNetwork] != "" || !stages.InstallsPackages(hook) {
 		return ""
 	}
-	return " (it installs packages, and has no network: \"packages:\" has them pinned, and without a hook; \"hooks: {network: true}\" gives it one)"
+	return "hooks have no network: list packages in `packages:`, which pins them, or set `hooks: {network: true}`"
 }

@@ -1,3 +1,5 @@
+// This file runs hooks in the booted machine, and keeps the changed disk.
+
 package step
 
 import (
@@ -13,14 +15,15 @@ import (
 
 	"meros/graph"
 	"meros/runner/guest"
+	"meros/runner/hint"
 	"meros/runner/image"
 	"meros/runner/initrd"
 	"meros/runner/qemu"
 	"meros/stages"
 )
 
-// aroundHooks is what is done to a system before and after hooks, wherever they
-// run.
+// aroundHooks prepares a system for hooks, wherever they run. The function that it
+// returns cleans up after them.
 func aroundHooks(root string) (func() error, error) {
 	remove, err := forbidServices(root)
 	if err != nil {
@@ -29,8 +32,8 @@ func aroundHooks(root string) (func() error, error) {
 	return func() error { return errors.Join(remove(), guest.Settle(root)) }, nil
 }
 
-// hooksVM boots the machine on an overlay over its image, with an initrd
-// that runs the hooks in it, and keeps what they have changed.
+// hooksVM boots the machine on an overlay over its image. The initrd runs the hooks.
+// The overlay then holds their changes.
 func (s *step) hooksVM(ctx context.Context) error {
 	dir, err := s.workDir("vm")
 	if err != nil {
@@ -62,7 +65,7 @@ func (s *step) hooksVM(ctx context.Context) error {
 		return err
 	}
 	return s.output(stages.OutImage, func(out *os.File) error {
-		if len(images) == 1 { // a whole one
+		if len(images) == 1 { // it has no base
 			return image.Flatten(ctx, out, []string{disk, images[0]})
 		}
 		base := s.All(stages.InBase)[0]
@@ -70,6 +73,7 @@ func (s *step) hooksVM(ctx context.Context) error {
 	})
 }
 
+// hookScripts returns the local inputs that are hooks.
 func (s *step) hookScripts() []graph.StepInput {
 	var all []graph.StepInput
 	for _, l := range s.Locals {
@@ -80,6 +84,7 @@ func (s *step) hookScripts() []graph.StepInput {
 	return all
 }
 
+// hooksInitrd writes an initrd that runs the hooks.
 func (s *step) hooksInitrd(file string) error {
 	h := initrd.Hooks{Network: s.Params[stages.ParamNetwork] != "", Env: s.environment()}
 	h.Timeout, _ = time.ParseDuration(s.Hints[stages.HintTimeout])
@@ -96,7 +101,7 @@ func (s *step) hooksInitrd(file string) error {
 	return initrd.WriteHooks(file, s.paths(stages.InInitrd)[0], h, files)
 }
 
-// hooksMachine is the machine that the hooks run in.
+// hooksMachine returns the machine that the hooks run in.
 func (s *step) hooksMachine(images []string) (*qemu.Machine, error) {
 	memory, err := strconv.ParseInt(s.Params[stages.ParamMemory], 10, 64)
 	if err != nil {
@@ -109,7 +114,7 @@ func (s *step) hooksMachine(images []string) (*qemu.Machine, error) {
 	q := s.guestMachine(memory, cpus, append([]string{guestDisk}, images...))
 	q.Ports = append(q.Ports, qemu.Port{Name: initrd.HooksLogPort, File: "/proc/self/fd/1"})
 	if s.Params[stages.ParamNetwork] != "" {
-		q.Network.Open, q.Clock = true, "" // its clock is the world's: archives and certificates would be of the future
+		q.Network.Open, q.Clock = true, "" // with the real time: archives and certificates would be from the future
 	}
 	layout, err := s.layout()
 	if err != nil {
@@ -121,7 +126,7 @@ func (s *step) hooksMachine(images []string) (*qemu.Machine, error) {
 	return q, nil
 }
 
-// runHooksGuest runs the machine and reads what came of the hooks.
+// runHooksGuest runs the machine and reads the result of the hooks.
 func (s *step) runHooksGuest(ctx context.Context, dir string, q *qemu.Machine) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -131,41 +136,44 @@ func (s *step) runHooksGuest(ctx context.Context, dir string, q *qemu.Machine) e
 		case <-first.seen:
 		case <-ctx.Done():
 		case <-time.After(stages.BootTimeout):
-			stop(fmt.Errorf("the machine did not come up in %v", stages.BootTimeout))
+			stop(fmt.Errorf("the machine did not boot within %v", stages.BootTimeout))
 		}
 	}()
 	if limit, _ := time.ParseDuration(s.Hints[stages.HintTimeout]); limit > 0 {
 		all := stages.BootTimeout + time.Duration(len(s.hookScripts()))*(limit+time.Minute)
-		t := time.AfterFunc(all, func() { stop(fmt.Errorf("the machine did not end in %v (--timeout gives its hooks more)", all)) })
-		defer t.Stop() // the guest keeps the limit of each hook, as long as its kernel is sound
+		t := time.AfterFunc(all, func() {
+			stop(hint.Add(fmt.Errorf("the machine did not end within %v", all), "a longer `--timeout` gives its hooks more time"))
+		})
+		defer t.Stop() // the guest itself stops a hook after its time, unless its kernel hangs
 	}
 	var r initrd.HooksResult
 	err := s.runGuest(ctx, dir, q, first, &r)
 	switch {
 	case r.Error != "":
-		return guestError(r.Error+s.adviseGuest(r.Error), r.Hint)
+		return guestError(r.Error, strings.TrimPrefix(r.Hint+"\n"+s.guestHint(r.Error), "\n"))
 	case errors.Is(err, errSilent), err == nil && r.Ran != len(s.hookScripts()):
 		return errors.New("the machine ended before its hooks did")
 	}
 	return err
 }
 
-// adviseGuest is what helps the hook that failed in the machine, or "".
-func (s *step) adviseGuest(failure string) string {
+// guestHint returns the next step for the hook that failed in the machine, or "".
+func (s *step) guestHint(failure string) string {
 	for _, hook := range s.hookScripts() {
 		if b, err := readHook(hook.Name, hook.Path); err == nil && strings.HasPrefix(failure, hook.Name+":") {
-			return adviseInstall(b, s.Params[stages.ParamNetwork] != "")
+			return s.installHint(b)
 		}
 	}
 	return ""
 }
 
-// firstWrite tells that something was written.
+// firstWrite closes seen when something is written.
 type firstWrite struct {
 	io.Writer
 	seen chan struct{}
 }
 
+// Write implements io.Writer.
 func (w *firstWrite) Write(p []byte) (int, error) {
 	select {
 	case <-w.seen:

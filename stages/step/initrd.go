@@ -1,3 +1,5 @@
+// This file writes the initrd.
+
 package step
 
 import (
@@ -9,6 +11,7 @@ import (
 	"meros/stages"
 )
 
+// initrd packs the first program, its libraries and the kernel's modules.
 func (s *step) initrd(_ context.Context) error {
 	modules := ""
 	if in := s.paths(stages.InModules); len(in) > 0 {

@@ -1,3 +1,5 @@
+// This file extracts a distribution's kernel from its package.
+
 package step
 
 import (
@@ -14,7 +16,8 @@ import (
 	"meros/stages"
 )
 
-// kernel takes the kernel out of its package.
+// kernel extracts the kernel and the modules that a machine needs. The log lists
+// modules that the package does not have.
 func (s *step) kernel(ctx context.Context) error {
 	dest, err := s.workDir("kernel")
 	if err != nil {
@@ -39,7 +42,7 @@ func (s *step) kernel(ctx context.Context) error {
 		fmt.Fprintf(s.log, "not in this kernel: %s\n", strings.Join(missing, " "))
 	}
 	for name, file := range map[string]string{stages.OutKernel: "vmlinuz", stages.OutRelease: "release", stages.OutConfig: "config"} {
-		if err := moveFile(filepath.Join(dest, file), filepath.Join(s.Out, name)); err != nil {
+		if err := copyFile(filepath.Join(dest, file), filepath.Join(s.Out, name)); err != nil {
 			return err
 		}
 	}

@@ -1,3 +1,5 @@
+// This file compiles a kernel.
+
 package step
 
 import (
@@ -13,15 +15,17 @@ import (
 	"time"
 
 	"meros/runner"
+	"meros/runner/hint"
 	"meros/runner/kernel"
 	"meros/runner/layer"
 	"meros/stages"
 )
 
-// kernelTree is the system of the compiler, writable for as long as the step
-// takes, and the source as it is compiled.
+// kernelTree holds two directories: the system with the compiler, which is writable
+// until the step ends, and the patched source.
 type kernelTree struct{ root, source string }
 
+// kernelTree mounts both.
 func (s *step) kernelTree() (k kernelTree, err error) {
 	if k.root, _, err = s.writable(s.paths(stages.InTools)); err != nil {
 		return k, err
@@ -35,18 +39,19 @@ func (s *step) kernelTree() (k kernelTree, err error) {
 	return k, err
 }
 
-// sourceDir and objectDir are where a kernel is compiled, for all hosts the
-// same: the paths are in what the compiler makes.
+// A kernel is compiled at these paths on every host: the compiler puts them into its
+// results.
 const (
 	sourceDir = "/src"
 	objectDir = "/obj"
 )
 
-// make runs make(1) for the kernel in k, its objects in the directory objects.
+// make runs make(1) for the kernel in k, with its objects in the directory objects.
 func (s *step) make(ctx context.Context, k kernelTree, objects string, out io.Writer, more []runner.Mount, env []string, args ...string) error {
 	return s.makeWith(ctx, k, objects, runner.Stdio{Stdout: out, Stderr: out}, more, env, args...)
 }
 
+// makeWith is make with all three standard streams.
 func (s *step) makeWith(ctx context.Context, k kernelTree, objects string, stdio runner.Stdio, more []runner.Mount, env []string, args ...string) error {
 	spec := runner.Spec{
 		Argv: append([]string{"make", "-C", sourceDir, "O=" + objectDir}, args...), Root: k.root, Hostname: "localhost",
@@ -59,10 +64,11 @@ func (s *step) makeWith(ctx context.Context, k kernelTree, objects string, stdio
 	return runner.Run(ctx, spec, stdio)
 }
 
-// compilerCache is where the compiler's cache is, outside and inside. It is in
-// no key: it only makes a compilation faster.
+// compilerCache is the directory of the compiler's cache, in the step's sandbox and in
+// the compiler's. It is in no key: it only makes a compilation faster.
 const compilerCache = "/ccache"
 
+// kernelCompile compiles the kernel, and its modules and headers if it has any.
 func (s *step) kernelCompile(ctx context.Context) error {
 	k, err := s.kernelTree()
 	if err != nil {
@@ -88,7 +94,7 @@ func (s *step) kernelCompile(ctx context.Context) error {
 	}
 	modules, headers := config.Value("MODULES") == "y", s.Params[stages.ParamHeaders] != ""
 	if headers && !modules {
-		return errors.New("headers are wanted, which modules are compiled with, and this kernel loads none: CONFIG_MODULES=y in a fragment, or no \"headers\"")
+		return hint.Add(errors.New("headers are for compiling modules, but this kernel loads none"), "set CONFIG_MODULES=y in a fragment, or remove `headers`")
 	}
 	if modules {
 		args = append(args, "modules")
@@ -99,7 +105,7 @@ func (s *step) kernelCompile(ctx context.Context) error {
 	for output, file := range map[string]string{stages.OutKernel: target.File, stages.OutRelease: "include/config/kernel.release", stages.OutSystemMap: "System.map", stages.OutVmlinux: "vmlinux"} {
 		for _, o := range s.Outputs {
 			if o == output {
-				if err := moveFile(filepath.Join(objects, file), filepath.Join(s.Out, output)); err != nil {
+				if err := copyFile(filepath.Join(objects, file), filepath.Join(s.Out, output)); err != nil {
 					return err
 				}
 			}
@@ -125,17 +131,17 @@ func (s *step) kernelCompile(ctx context.Context) error {
 	return o.keep()
 }
 
-// replaceConfig puts a configuration where make looks for it, newer than all
-// that was made with another one.
+// replaceConfig copies a configuration to the place where make looks for it. The copy is
+// newer than all objects of an earlier configuration.
 func replaceConfig(to, from string) error {
 	if err := os.Remove(to); err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	return moveFile(from, to)
+	return copyFile(from, to)
 }
 
-// compile runs make and tells how far it is: as many objects as the last
-// kernel of this place had are expected.
+// compile runs make and reports progress. It expects as many objects as the last kernel
+// from the same place had.
 func (s *step) compile(ctx context.Context, k kernelTree, objects string, args []string) error {
 	counter := path.Join(compilerCache, "objects-"+s.Params[stages.ParamArch])
 	expected := int64(0)
@@ -159,13 +165,13 @@ func (s *step) compile(ctx context.Context, k kernelTree, objects string, args [
 		return fmt.Errorf("make: %w", err)
 	}
 	fmt.Fprintln(s.log, w.Summary())
-	os.WriteFile(counter, []byte(strconv.Itoa(w.Objects())+"\n"), 0o644) // a guess for next time
+	os.WriteFile(counter, []byte(strconv.Itoa(w.Objects())+"\n"), 0o644) // only an estimate for the next kernel, errors do not matter
 	return nil
 }
 
 // installModules fills tree with /usr/lib/modules.
 func (s *step) installModules(ctx context.Context, k kernelTree, objects, tree string, target kernel.Target) error {
-	if err := os.RemoveAll(filepath.Join(objects, "modules")); err != nil { // an earlier kernel's
+	if err := os.RemoveAll(filepath.Join(objects, "modules")); err != nil { // of an earlier kernel
 		return err
 	}
 	args := append([]string{"-s", "modules_install", "INSTALL_MOD_PATH=" + objectDir + "/modules", "INSTALL_MOD_STRIP=1"}, target.Variables(s.Params[stages.ParamToolchain], "")...)
@@ -181,7 +187,7 @@ func (s *step) installModules(ctx context.Context, k kernelTree, objects, tree s
 		return err
 	}
 	for _, r := range releases {
-		for _, link := range []string{"build", "source"} { // to directories of the sandbox
+		for _, link := range []string{"build", "source"} { // they point into the sandbox
 			if err := os.Remove(filepath.Join(from, r.Name(), link)); err != nil && !os.IsNotExist(err) {
 				return err
 			}

@@ -1,3 +1,5 @@
+// This file makes a kernel's configuration, and lets a person edit one.
+
 package step
 
 import (
@@ -13,12 +15,12 @@ import (
 
 	"meros/constellations"
 	"meros/runner"
+	"meros/runner/hint"
 	"meros/runner/kernel"
 	"meros/stages"
 )
 
-// kernelConfig makes the configuration and checks that all that was asked
-// for is in it.
+// kernelConfig makes the configuration, and checks that every requested option is in it.
 func (s *step) kernelConfig(ctx context.Context) error {
 	k, err := s.kernelTree()
 	if err != nil {
@@ -67,10 +69,10 @@ func (s *step) kernelConfig(ctx context.Context) error {
 	if err := s.refused(kernel.Check(want, got, symbols), symbols); err != nil {
 		return err
 	}
-	return moveFile(config, filepath.Join(s.Out, stages.OutConfig))
+	return copyFile(config, filepath.Join(s.Out, stages.OutConfig))
 }
 
-// named names what failed.
+// named puts the name of the failed program before an error.
 func named(err error, what string) error {
 	if err == nil {
 		return nil
@@ -100,9 +102,9 @@ func copyConfig(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// kernelMenu lets a person change a configuration, and gives as a fragment
-// what differs afterwards of what a person chooses: savedefconfig leaves out
-// all that follows from other options.
+// kernelMenu lets a person edit a configuration, and writes the changes as a fragment.
+// It compares the results of savedefconfig, which leaves out all options that follow
+// from others.
 func (s *step) kernelMenu(ctx context.Context) error {
 	k, err := s.kernelTree()
 	if err != nil {
@@ -113,7 +115,7 @@ func (s *step) kernelMenu(ctx context.Context) error {
 		return err
 	}
 	config := filepath.Join(objects, ".config")
-	if err := moveFile(s.paths(stages.InConfig)[0], config); err != nil {
+	if err := copyFile(s.paths(stages.InConfig)[0], config); err != nil {
 		return err
 	}
 	target, err := kernel.TargetFor(s.Params[stages.ParamArch])
@@ -145,7 +147,7 @@ func (s *step) kernelMenu(ctx context.Context) error {
 	}
 	return s.output(stages.OutFragment, func(f *os.File) error {
 		for _, change := range kernel.Diff(before, after) {
-			// What is no choice any more may still be on, by default.
+			// An option that is no longer in the list may still be on by default.
 			if _, err := fmt.Fprintln(f, constellations.Option{Name: change.Name, Value: final.Value(change.Name)}); err != nil {
 				return err
 			}
@@ -154,22 +156,19 @@ func (s *step) kernelMenu(ctx context.Context) error {
 	})
 }
 
-// refused is the error for options that did not take. Those that only meros'
-// own fragments ask for are told of in the log: other versions of the kernel
-// have other options.
+// refused returns the error for options that the kernel did not accept. If only meros'
+// own fragments request an option, refused notes it in the log instead: other versions
+// of the kernel have other options.
 func (s *step) refused(all []kernel.Refusal, symbols *kernel.Symbols) error {
 	var origins map[string]string
 	if err := json.Unmarshal([]byte(s.Hints[stages.HintOrigins]), &origins); err != nil {
 		return err
 	}
-	var lines []string
+	var lines, hints []string
 	for _, r := range all {
 		text := fmt.Sprintf("%s: CONFIG_%s=%s was asked for, but it is %s", origins[r.Name], r.Name, r.Want, r.Got)
 		if r.Unknown {
 			text = fmt.Sprintf("%s: this kernel has no option CONFIG_%s", origins[r.Name], r.Name)
-			if near := constellations.Nearest(r.Name, symbols.Names()); near != "" {
-				text += fmt.Sprintf(" (did you mean CONFIG_%s?)", near)
-			}
 		}
 		for _, w := range r.Why {
 			text += "; " + w
@@ -179,9 +178,16 @@ func (s *step) refused(all []kernel.Refusal, symbols *kernel.Symbols) error {
 			continue
 		}
 		lines = append(lines, text)
+		if near := constellations.Nearest(r.Name, symbols.Names()); r.Unknown && near != "" {
+			hints = append(hints, fmt.Sprintf("did you mean CONFIG_%s instead of CONFIG_%s?", near, r.Name))
+		}
 	}
 	if len(lines) == 0 {
 		return nil
 	}
-	return errors.New(strings.Join(lines, "\n"))
+	err := errors.New(strings.Join(lines, "\n"))
+	if len(hints) > 0 {
+		return hint.Add(err, "%s", strings.Join(hints, "\n"))
+	}
+	return err
 }

@@ -1,3 +1,5 @@
+// This file installs the headers that modules are compiled with.
+
 package step
 
 import (
@@ -11,9 +13,9 @@ import (
 	"meros/runner/kernel"
 )
 
-// installHeaders fills tree with what modules are compiled with, as the
-// kernel's scripts/package/install-extmod-build chooses it, in
-// /usr/src/linux-headers-RELEASE.
+// installHeaders copies the files that compiling modules needs to
+// /usr/src/linux-headers-RELEASE in tree. It chooses them as the kernel's
+// scripts/package/install-extmod-build does.
 func installHeaders(k kernelTree, objects, tree string, target kernel.Target) error {
 	release, err := os.ReadFile(filepath.Join(objects, "include/config/kernel.release"))
 	if err != nil {
@@ -64,8 +66,9 @@ func installHeaders(k kernelTree, objects, tree string, target kernel.Target) er
 	return os.Symlink("/"+dir, filepath.Join(modules, "build"))
 }
 
-// copyFiles copies the files and links at or below top of the directory from
-// to the same places in the directory to, over what is there.
+// copyFiles copies the files and links at or below top in the directory from to the same
+// places in the directory to. It replaces existing files. want chooses the files; nil
+// chooses all.
 func copyFiles(from, top, to string, want func(rel string) bool) error {
 	root, err := os.OpenRoot(from)
 	if err != nil {

@@ -1,3 +1,6 @@
+// This file keeps the objects of a compiled kernel for later ones. They are in no
+// key: they only make a compilation faster.
+
 package step
 
 import (
@@ -13,27 +16,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// objectsDir is where the objects of kernels are kept, outside and inside.
+// objectsDir is the directory of the kept objects, in the step's sandbox and in the
+// compiler's.
 const objectsDir = "/objects"
 
 // objects is the directory that a kernel is compiled in.
 //
-// The first kernel that is compiled from a source by a toolchain leaves its
-// objects here. Later ones, which differ only in their configuration, are
-// compiled over them: make then compiles what depends on the options that
-// differ (kernel document kbuild/makefiles, "fixdep"). What is kept is never
-// written to, so every kernel is at most one step away from a clean build, and
-// nothing of a build that was broken off is ever used.
+// The first kernel that a toolchain compiles from a source leaves its objects here.
+// Later ones, which differ only in their configuration, are compiled over them. make
+// then compiles only the files that depend on changed options (kernel document
+// kbuild/makefiles, "fixdep"). Kept objects are never written to. So every kernel is at
+// most one step away from a clean build, and no objects of an interrupted build are
+// ever used.
 type objects struct {
 	dir   string
-	final string   // where dir is to be kept; "" if it is not
-	lock  *os.File // on what others must not remove while this run lives
+	final string   // where keep moves dir; "" if it does not
+	lock  *os.File // on the directory that other runs must not remove while this one lives
 }
 
-// keptObjects is how large objects may be to be kept, bytes.
+// keptObjects is the largest size of objects that are kept, bytes.
 const keptObjects = 3 << 30
 
-// openObjects makes the directory, over kept objects if there are any.
+// openObjects makes the directory: an overlay over kept objects, if there are any.
 func (s *step) openObjects() (*objects, error) {
 	home := filepath.Join(objectsDir, s.objectsID())
 	kept := filepath.Join(home, "kept")
@@ -51,7 +55,7 @@ func (s *step) openObjects() (*objects, error) {
 		if err == nil {
 			err = mountOverlay(dirs[0], []string{kept}, dirs[1], dirs[2])
 		}
-		fmt.Fprintln(s.log, "objects of an earlier kernel of the same source are used")
+		fmt.Fprintln(s.log, "using the objects of an earlier kernel from the same source")
 		return &objects{dir: dirs[0], lock: lock}, err
 	}
 	if err := os.MkdirAll(home, 0o755); err != nil {
@@ -69,7 +73,7 @@ func (s *step) openObjects() (*objects, error) {
 	return &objects{dir: dir, final: kept, lock: lock}, err
 }
 
-// objectsID is equal where nothing but the configuration differs.
+// objectsID returns the same value for kernels that differ only in their configuration.
 func (s *step) objectsID() string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s %s\n", s.Params[stages.ParamArch], s.Params[stages.ParamToolchain])
@@ -81,8 +85,8 @@ func (s *step) objectsID() string {
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 
-// reclaimObjects removes what dead runs left in home, and the objects of other
-// sources: of each place one source is kept.
+// reclaimObjects removes the directories that dead runs left in home, and the objects of
+// other sources: of each place one source is kept.
 func (s *step) reclaimObjects(home string) {
 	others, _ := filepath.Glob(filepath.Join(objectsDir, "*", "*"))
 	for _, dir := range others {
@@ -95,17 +99,17 @@ func (s *step) reclaimObjects(home string) {
 		}
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			if err := os.RemoveAll(dir); err != nil {
-				fmt.Fprintf(s.log, "note: %s could not be removed: %v\n", dir, err)
+				fmt.Fprintf(s.log, "note: cannot remove %s: %v\n", dir, err)
 			}
 			if filepath.Dir(dir) != home {
-				os.Remove(filepath.Dir(dir)) // if that was all of it
+				os.Remove(filepath.Dir(dir)) // if it is empty
 			}
 		}
 		f.Close()
 	}
 }
 
-// keep makes the objects those that later kernels are compiled over.
+// keep keeps the objects for later kernels.
 func (o *objects) keep() error {
 	if o.final == "" {
 		return nil
@@ -128,7 +132,7 @@ func (o *objects) keep() error {
 	return nil
 }
 
-// close removes what was not kept.
+// close removes objects that were not kept.
 func (o *objects) close() {
 	if o.final != "" {
 		os.RemoveAll(o.dir)

@@ -1,3 +1,5 @@
+// This file patches a kernel's source.
+
 package step
 
 import (
@@ -8,17 +10,18 @@ import (
 	"strings"
 
 	"meros/runner"
+	"meros/runner/hint"
 	"meros/runner/layer"
 	"meros/stages"
 )
 
-// hunk is what patch(1) says of a part that does not apply.
+// These match messages of patch(1): a hunk that does not apply, and the file at hand.
 var (
 	hunk     = regexp.MustCompile(`^Hunk #(\d+) (FAILED|ignored) at (\d+)`)
 	patching = regexp.MustCompile(`^(?:patching|checking) file (.*)$`)
 )
 
-// kernelPatch applies patches and keeps what they change.
+// kernelPatch applies the patches in order. Its layer holds the changed files.
 func (s *step) kernelPatch(ctx context.Context) error {
 	tools, _, err := s.writable(s.paths(stages.InTools))
 	if err != nil {
@@ -42,6 +45,7 @@ func (s *step) kernelPatch(ctx context.Context) error {
 	return s.outputSparse(stages.OutLayer, func(w io.Writer) error { return layer.Capture(ctx, w, dirs["changes"], sourceTime, false) })
 }
 
+// patch applies one patch.
 func (s *step) patch(ctx context.Context, tools, source, name, file string) error {
 	var said strings.Builder
 	err := runner.Run(ctx, runner.Spec{
@@ -62,11 +66,11 @@ func (s *step) patch(ctx context.Context, tools, source, name, file string) erro
 			return fmt.Errorf("patch %s: hunk %s does not apply to %s at line %s", name, m[1], at, m[3])
 		}
 		if strings.Contains(line, "can't find file to patch") {
-			return fmt.Errorf("patch %s: it is for a file that this source does not have", name)
+			return fmt.Errorf("patch %s: the source does not have the file that it changes", name)
 		}
 	}
 	if at == "" {
-		return fmt.Errorf("patch %s: %w (is it a patch, made from the top of the source?)", name, err)
+		return hint.Add(fmt.Errorf("patch %s: %w", name, err), "is it a patch, made from the top of the source?")
 	}
 	return fmt.Errorf("patch %s: %s: %w", name, at, err)
 }

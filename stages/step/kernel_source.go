@@ -1,3 +1,5 @@
+// This file makes one canonical archive of a kernel's source.
+
 package step
 
 import (
@@ -15,15 +17,17 @@ import (
 	"meros/runner"
 	"meros/runner/debian"
 	"meros/runner/fetch"
+	"meros/runner/hint"
 	"meros/runner/kernel"
 	"meros/runner/layer"
 	"meros/stages"
 )
 
-// sourceTime is the time of all files of a kernel's source: make only asks
-// whether they are older than what is made of them.
+// sourceTime is the time of all files of a kernel's source. make only asks whether they
+// are older than its results.
 var sourceTime = time.Unix(1, 0)
 
+// kernelSource reads the source from where the manifest has it.
 func (s *step) kernelSource(ctx context.Context) error {
 	dir := filepath.Join(s.Out, stages.OutSource+".tree")
 	t, err := kernel.NewTree(dir)
@@ -45,7 +49,7 @@ func (s *step) kernelSource(ctx context.Context) error {
 		skip := strings.Fields(s.Params[stages.ParamSkip])
 		err = t.FromDir(ctx, s.local(stages.InSource), func(name string) bool { return graph.Skipped(name, skip) })
 	default:
-		err = fmt.Errorf("there are no sources of the kind %q", kind)
+		err = fmt.Errorf("no such kind of source: %q", kind)
 	}
 	if err == nil {
 		err = kernel.CheckSource(dir)
@@ -56,6 +60,7 @@ func (s *step) kernelSource(ctx context.Context) error {
 	return s.outputSparse(stages.OutSource, func(w io.Writer) error { return layer.Capture(ctx, w, dir, sourceTime, true) })
 }
 
+// fromTarball decompresses the tarball.
 func (s *step) fromTarball(ctx context.Context, read func(io.Reader) error) error {
 	f, err := os.Open(s.paths(stages.InTarball)[0])
 	if err != nil {
@@ -65,8 +70,8 @@ func (s *step) fromTarball(ctx context.Context, read func(io.Reader) error) erro
 	return kernel.Decompress(ctx, f, s.Params[stages.ParamCompression], read)
 }
 
-// fromGit fetches one commit and no history; a repository of this host is read
-// where it is. Git runs as foreign code: it reads what a server sends.
+// fromGit fetches one commit without its history. It reads a repository of this host in
+// place. Git reads data from a server, so it runs as foreign code.
 func (s *step) fromGit(ctx context.Context, t *kernel.Tree) error {
 	repository, err := s.workDir("git")
 	if err != nil {
@@ -81,7 +86,7 @@ func (s *step) fromGit(ctx context.Context, t *kernel.Tree) error {
 	if err != nil {
 		return err
 	}
-	proxy := "" // and none of the environment's
+	proxy := "" // never the environment's
 	if u, err := url.Parse(from); err == nil {
 		proxy = servers[fetch.ServerOf(u)].Proxy
 	}
@@ -107,12 +112,13 @@ func (s *step) fromGit(ctx context.Context, t *kernel.Tree) error {
 	get := []string{"git", "cat-file", "-e", commit + "^{commit}"}
 	if local == "" {
 		if err := run(ctx, nil, s.log, "git", "init", "--quiet", "--bare", "."); err != nil {
-			return fmt.Errorf("git init: %w (is git installed?)", err)
+			return hint.Add(fmt.Errorf("git init: %w", err), "is git installed?")
 		}
 		get = []string{"git", "fetch", "--quiet", "--depth=1", "--no-tags", from, commit}
 	}
 	if err := run(ctx, nil, s.log, get...); err != nil {
-		return fmt.Errorf("commit %.12s, which %s was when the lock was written, cannot be had from %s: %w (if the branch was rewritten: meros update %s)", commit, s.Hints[stages.HintRef], from, err, s.Hints[stages.HintConstellation])
+		return hint.Add(fmt.Errorf("cannot fetch commit %.12s, which the lock has for %s, from %s: %w", commit, s.Hints[stages.HintRef], from, err),
+			"if the branch was rewritten, `meros update %s` pins its tip", s.Hints[stages.HintConstellation])
 	}
 	return t.FromGit(ctx, run, commit)
 }

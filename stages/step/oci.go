@@ -1,3 +1,5 @@
+// This file converts one layer of a container image.
+
 package step
 
 import (
@@ -12,7 +14,7 @@ import (
 	"meros/stages"
 )
 
-// oci makes a layer of ours of one of an image of containers.
+// oci imports the layer over the layers below it.
 func (s *step) oci(ctx context.Context) error {
 	lower := ""
 	if below := s.paths(stages.InLower); len(below) > 0 {
@@ -26,7 +28,7 @@ func (s *step) oci(ctx context.Context) error {
 	if err := l.Read(func(r io.Reader) error { return layer.Import(ctx, r, tree, lower) }); err != nil {
 		return err
 	}
-	// Docker puts it there for itself.
+	// Docker makes this file for itself.
 	root, err := os.OpenRoot(tree)
 	if err != nil {
 		return err

@@ -1,3 +1,5 @@
+// This file makes the layer of the files that are copied into a machine.
+
 package step
 
 import (
@@ -13,6 +15,7 @@ import (
 	"meros/stages"
 )
 
+// overlay composes the layer. The files of the machine win over those of common/.
 func (s *step) overlay(ctx context.Context) error {
 	base, err := s.lower(s.paths(stages.InLower))
 	if err != nil {
@@ -43,7 +46,7 @@ func (s *step) overlay(ctx context.Context) error {
 	return errors.Join(s.outputAccounts(composed), s.outputDirectories(composed, base))
 }
 
-// readOwners reads an owners file whose names are those of the system below.
+// readOwners reads an owners file. The system below has the accounts that it names.
 func readOwners(owners layer.Owners, file, base string) error {
 	accounts, err := guest.ReadAccounts(base)
 	if err != nil {

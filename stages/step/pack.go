@@ -1,19 +1,22 @@
+// This file makes the images of a machine's disk.
+
 package step
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
 
 	"meros/graph"
+	"meros/runner/hint"
 	"meros/runner/image"
 	"meros/stages"
 )
 
-// imageOptions are the image's, its identifiers derived from what it holds.
+// imageOptions returns the options of an image. Its identifiers follow from the digests
+// of its content.
 func (s *step) imageOptions(content []graph.StepInput) image.Options {
 	size, _ := strconv.ParseInt(s.Params[stages.ParamSize], 10, 64)
 	free, _ := strconv.ParseInt(s.Params[stages.ParamFreeMiB], 10, 64)
@@ -24,6 +27,7 @@ func (s *step) imageOptions(content []graph.StepInput) image.Options {
 	return image.Options{Size: size, Free: free << 20, Label: s.Params[stages.ParamLabel], Seed: seed.String(), Epoch: s.epoch(), Work: s.Work, Log: s.log}
 }
 
+// pack makes an image of layers.
 func (s *step) pack(ctx context.Context) error {
 	tree, err := s.lower(s.paths(stages.InLower))
 	if err != nil {
@@ -33,8 +37,8 @@ func (s *step) pack(ctx context.Context) error {
 	return s.output(stages.OutImage, func(f *os.File) error { return image.FromTree(ctx, f, tree, o) })
 }
 
-// delta makes the difference to the base image, or a whole image where
-// that is not possible or not worth it.
+// delta makes the difference to the base image, or a whole image where a difference is
+// not possible or not worth it.
 func (s *step) delta(ctx context.Context) error {
 	lower, err := s.lower(s.paths(stages.InLower))
 	if err != nil {
@@ -62,7 +66,7 @@ func (s *step) delta(ctx context.Context) error {
 	case errors.Is(err, image.ErrRepack) && len(s.paths(stages.InInitrd)) > 0:
 		return s.deltaInGuest(ctx, layout)
 	case errors.Is(err, image.ErrRepack):
-		return fmt.Errorf("%w (with hooks: {in: vm} the machine's own kernel writes it)", err)
+		return hint.Add(err, "with `hooks: {in: vm}` the machine's own kernel writes it")
 	}
 	if !errors.Is(err, image.ErrRepack) {
 		return err
@@ -78,9 +82,11 @@ func (s *step) delta(ctx context.Context) error {
 	return s.output(stages.OutImage, func(f *os.File) error { return image.FromTree(ctx, f, all, o) })
 }
 
-// imageName is what an image calls the one below it: the same everywhere.
+// imageName returns the name by which an image refers to the one below it. It is the
+// same on every host.
 func imageName(in graph.StepInput) string { return "sha256-" + in.Digest.Encoded() + ".qcow2" }
 
+// disk makes one image of a machine's image and its base.
 func (s *step) disk(ctx context.Context) error {
 	chain, err := image.Chain(s.paths(stages.InImage)[0], s.paths(stages.InBase)[0])
 	if err != nil {

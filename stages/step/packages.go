@@ -1,3 +1,5 @@
+// This file installs further packages in a Debian or Ubuntu system.
+
 package step
 
 import (
@@ -14,6 +16,7 @@ import (
 	"meros/stages"
 )
 
+// packages installs the packages, without a network.
 func (s *step) packages(ctx context.Context) error {
 	root, upper, err := s.writable(s.paths(stages.InLower))
 	if err != nil {
@@ -41,12 +44,12 @@ func (s *step) packages(ctx context.Context) error {
 	return s.outputUpper(ctx, root, upper)
 }
 
-// settle removes what installing packages leaves behind.
+// settle removes the traces of installing packages, such as logs and caches.
 func (s *step) settle(root string) error {
 	return errors.Join(debian.Clean(root, s.epoch()), guest.Settle(root))
 }
 
-// outputUpper captures what was changed in a writable root.
+// outputUpper captures the changes in a writable root as outputs.
 func (s *step) outputUpper(ctx context.Context, root, upper string) error {
 	if err := unix.Unmount(root, 0); err != nil {
 		return fmt.Errorf("unmount the root: %w", err)
@@ -54,12 +57,11 @@ func (s *step) outputUpper(ctx context.Context, root, upper string) error {
 	return s.outputLayer(ctx, upper, false)
 }
 
-// policyFile is what keeps package scripts from starting services,
-// invoke-rc.d(8).
+// policyFile keeps package scripts from starting services, invoke-rc.d(8).
 const policyFile = "usr/sbin/policy-rc.d"
 
-// forbidServices keeps hooks that install packages from starting daemons, as
-// long as the system has no policy of its own.
+// forbidServices keeps package scripts from starting daemons, unless the system has a
+// policy of its own. The caller calls remove afterwards.
 func forbidServices(root string) (remove func() error, err error) {
 	r, err := os.OpenRoot(root)
 	if err != nil {
@@ -71,7 +73,7 @@ func forbidServices(root string) (remove func() error, err error) {
 	}
 	f, err := r.OpenFile(policyFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
 	if err != nil {
-		return func() error { return nil }, nil // no such directory: nothing that would ask
+		return func() error { return nil }, nil // without the directory, no script asks for the policy
 	}
 	_, err = f.WriteString("#!/bin/sh\nexit 101\n")
 	return func() error {

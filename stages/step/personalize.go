@@ -1,3 +1,6 @@
+// This file writes the layer that makes a machine different from others: its name,
+// networks, user and mounts.
+
 package step
 
 import (
@@ -14,6 +17,7 @@ import (
 	"meros/stages"
 )
 
+// personalize writes the files, and merges them with those of the layers below.
 func (s *step) personalize(ctx context.Context) error {
 	var p stages.Personality
 	if err := json.Unmarshal([]byte(s.Params[stages.ParamMachine]), &p); err != nil {
@@ -38,7 +42,7 @@ func (s *step) personalize(ctx context.Context) error {
 	if len(p.Resolvers) > 0 {
 		files = append(files, guest.Resolver(p.Domain, p.Resolvers))
 	}
-	if p.Modules { // Alpine's /lib is another directory than its /usr/lib
+	if p.Modules { // Alpine's /lib and /usr/lib are two directories
 		files = append(files, guest.File{Path: "lib/modules", Link: "../usr/lib/modules"})
 	}
 	var mounts []guest.Mount
@@ -78,7 +82,7 @@ func (s *step) personalize(ctx context.Context) error {
 	return s.output(stages.OutLayer, func(f *os.File) error { return guest.WriteLayer(f, files, s.epoch(), base) })
 }
 
-// describedBy says what there is in the uppermost of trees that has something.
+// describedBy returns a function that describes a file of the first tree that has it.
 func describedBy(trees ...*os.Root) guest.Describe {
 	return func(name string) (h *tar.Header, err error) {
 		for _, t := range trees {
@@ -90,8 +94,8 @@ func describedBy(trees ...*os.Root) guest.Describe {
 	}
 }
 
-// outputDirectories tells how the directories are of what trees show together,
-// the uppermost first.
+// outputDirectories writes modes and owners of the directories of trees, the uppermost
+// first, as the output "directories".
 func (s *step) outputDirectories(trees ...string) error {
 	var roots []*os.Root
 	accounts := make(guest.Accounts)
@@ -114,7 +118,7 @@ func (s *step) outputDirectories(trees ...string) error {
 	})
 }
 
-// accounts are those of the layers below.
+// accounts returns the accounts of the layers below.
 func (s *step) accounts() (guest.Accounts, error) {
 	a := make(guest.Accounts)
 	for _, file := range s.paths(stages.InAccounts) {

@@ -1,3 +1,5 @@
+// This file derives the progress of dpkg and apk from their output.
+
 package step
 
 import (
@@ -6,7 +8,7 @@ import (
 	"io"
 )
 
-// lineWatch passes lines on, whole, and reports progress by what they say.
+// lineWatch passes whole lines on, and reports the progress that they show.
 type lineWatch struct {
 	out    io.Writer
 	report func(done, total int64)
@@ -36,17 +38,17 @@ func (w *lineWatch) Write(p []byte) (int, error) {
 	}
 }
 
-// flush passes on what no line's end follows.
+// flush passes on the rest, which no line's end follows.
 func (w *lineWatch) flush() {
 	w.out.Write(w.part)
 	w.part = nil
 }
 
-// watchPackages shows how far dpkg or apk is with so many packages. It ends
-// with the step.
+// watchPackages reports how far dpkg or apk is with so many packages, until the step
+// ends.
 func (s *step) watchPackages(steps int) *lineWatch {
 	var done int64
-	inner := &step{Step: s.Step, log: s.log} // a mark is no line that is watched
+	inner := &step{Step: s.Step, log: s.log} // its messages do not pass through the watch
 	w := &lineWatch{out: s.log, report: inner.report, seen: func(line []byte) (int64, int64, bool) {
 		if bytes.HasPrefix(line, []byte("Unpacking ")) || bytes.HasPrefix(line, []byte("Setting up ")) {
 			done++

@@ -1,3 +1,5 @@
+// This test watches the output of package managers.
+
 package step
 
 import (
@@ -9,7 +11,7 @@ import (
 	"meros/graph"
 )
 
-// Lines come through as they are, however they are cut, and tell how far it is.
+// Lines pass through unchanged, however they are cut, and show the progress.
 func TestWatchPackages(t *testing.T) {
 	text := "Unpacking a (1) ...\nsomething\nSetting up a (1) ...\n(3/4) Installing musl\n" + strings.Repeat("x", maxLogLine+10) + "\nno end"
 	for _, size := range []int{1, 7, 1 << 20} {

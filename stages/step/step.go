@@ -1,6 +1,6 @@
-// Package step carries out the stages that package stages plans: one file for
-// each stage, of the same name. Its code runs as "meros stage FILE", in the
-// sandbox of one node, and knows nothing of the rest of the plan.
+// Package step carries out the stages that package stages plans. Each stage has a file
+// of the same name in both. The code runs as "meros stage FILE" in the sandbox of one
+// node, and knows nothing of the rest of the plan.
 package step
 
 import (
@@ -27,15 +27,14 @@ import (
 	"meros/stages"
 )
 
-// step is one run of "meros stage FILE": the inside of a stage, in its
-// sandbox.
+// step is one run of "meros stage FILE" in its sandbox.
 type step struct {
 	graph.Step
-	log    io.Writer
-	looked bool // the user has looked at a failure
+	log   io.Writer
+	shell bool // the user had a shell after the failure
 }
 
-// steps are the stages that meros itself carries out, by name.
+// steps lists the functions that carry out stages, by the name of the stage.
 var steps = map[string]func(*step, context.Context) error{
 	"fetch":       (*step).fetch,
 	"bootstrap":   (*step).bootstrap,
@@ -80,7 +79,7 @@ func Main(ctx context.Context, file string) error {
 	return err
 }
 
-// read reads the file.
+// read reads the description of the stage.
 func (s *step) read(file string) error {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -97,35 +96,35 @@ func (s *step) read(file string) error {
 
 // run does the work. If the user wants it, a shell opens where the step fails.
 func (s *step) run(ctx context.Context) error {
-	shell := s.Hints[stages.HintShell] != ""
-	if shell {
+	wanted := s.Hints[stages.HintShell] != ""
+	if wanted {
 		s.log = struct{ io.Writer }{os.Stdout} // foreign programs get a pipe, not the terminal
 	}
-	err := s.named(steps[s.Stage](s, ctx))
-	if err != nil && shell && !s.looked {
-		fmt.Fprintf(s.log, "\n%v\nThis is the inside of the stage %s; what it is made of is in /in, what it made in %s. Leave it with exit.\n", err, s.Stage, s.Work)
-		unix.IoctlSetInt(0, unix.TCFLSH, unix.TCIFLUSH) // nothing but what the user types from now on
+	err := s.nameInputs(steps[s.Stage](s, ctx))
+	if err != nil && wanted && !s.shell {
+		fmt.Fprintf(s.log, "\n%v\nThis is the sandbox of the stage %s: its inputs are in /in, its work is in %s. `exit` leaves it.\n", err, s.Stage, s.Work)
+		unix.IoctlSetInt(0, unix.TCFLSH, unix.TCIFLUSH) // drop what the user typed before
 		cmd := exec.Command("/bin/sh", "-i")
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 		cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true}
-		cmd.Run() // its status is the user's
+		cmd.Run() // the status of the user's shell does not matter
 	}
 	return err
 }
 
-// look opens a shell where a process has failed.
-func (s *step) look(ctx context.Context, spec runner.Spec, failure error) {
-	s.looked = true
-	fmt.Fprintf(s.log, "\n%v\nThis is the system in which %s failed. Leave it with exit; nothing that is done here is kept.\n", failure, spec.Argv[0])
+// openShell opens a shell in the system in which a process has failed.
+func (s *step) openShell(ctx context.Context, spec runner.Spec, failure error) {
+	s.shell = true
+	fmt.Fprintf(s.log, "\n%v\nThis is the system in which %s failed. `exit` leaves it and discards all changes.\n", failure, spec.Argv[0])
 	spec.Argv, spec.Timeout, spec.Terminal = []string{"/bin/sh", "-i"}, 0, true
 	spec.Env = append(slices.Clone(spec.Env), "TERM="+os.Getenv("TERM"), "PS1=(meros) # ")
 	if err := runner.Run(ctx, spec, runner.Stdio{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}); err != nil && !errors.As(err, new(*runner.ExitError)) {
-		fmt.Fprintf(s.log, "no shell could be started there: %v\n", err)
+		fmt.Fprintf(s.log, "cannot start a shell there: %v\n", err)
 	}
 }
 
-// named puts what an input is in the place of where the sandbox has it.
-func (s *step) named(err error) error {
+// nameInputs replaces the paths of inputs in the sandbox by the names of their nodes.
+func (s *step) nameInputs(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -144,13 +143,13 @@ func (s *step) named(err error) error {
 	return text
 }
 
-// epoch is the time that stands for now.
+// epoch returns the time that stands for now.
 func (s *step) epoch() time.Time {
 	n, _ := strconv.ParseInt(s.Params[stages.ParamEpoch], 10, 64)
 	return time.Unix(n, 0)
 }
 
-// paths are the paths of the inputs called name.
+// paths returns the paths of the inputs called name.
 func (s *step) paths(name string) []string {
 	var ps []string
 	for _, in := range s.All(name) {
@@ -159,7 +158,7 @@ func (s *step) paths(name string) []string {
 	return ps
 }
 
-// local is the path of a local input, or "" if there is none of that name.
+// local returns the path of a local input, or "" if there is none of that name.
 func (s *step) local(name string) string {
 	for _, l := range s.Locals {
 		if l.Name == name {
@@ -169,8 +168,8 @@ func (s *step) local(name string) string {
 	return ""
 }
 
-// given is the path of an input that is a local one or the output of another
-// node.
+// given returns the path of an input that is either a local one or the output of
+// another node.
 func (s *step) given(name string) string {
 	if file := s.local(name); file != "" {
 		return file
@@ -178,13 +177,13 @@ func (s *step) given(name string) string {
 	return s.paths(name)[0]
 }
 
-// workDir makes a directory of that name to work in.
+// workDir makes a work directory of that name.
 func (s *step) workDir(name string) (string, error) {
 	dir := filepath.Join(s.Work, name)
 	return dir, os.Mkdir(dir, 0o755)
 }
 
-// output creates an output's file.
+// output creates the file of an output.
 func (s *step) output(name string, write func(*os.File) error) error {
 	f, err := os.Create(filepath.Join(s.Out, name))
 	if err != nil {
@@ -206,6 +205,7 @@ func (s *step) outputLayer(ctx context.Context, dir string, settle bool) error {
 	return s.outputAccounts(dir)
 }
 
+// outputSparse creates the file of an output, with holes where it is zero.
 func (s *step) outputSparse(name string, write func(io.Writer) error) error {
 	return s.output(name, func(f *os.File) error {
 		w := layer.NewSparseWriter(f)
@@ -216,12 +216,12 @@ func (s *step) outputSparse(name string, write func(io.Writer) error) error {
 	})
 }
 
+// outputAccounts writes the users and groups of a tree as the output "accounts".
 func (s *step) outputAccounts(tree string) error {
 	return s.output(stages.OutAccounts, func(f *os.File) error { return guest.WriteAccounts(f, tree) })
 }
 
-// lower shows unpacked layers, the lowest first, as one directory that cannot
-// be written to.
+// lower shows unpacked layers, the lowest first, as one read-only directory.
 func (s *step) lower(layers []string) (string, error) {
 	layers, err := topmost(layers)
 	if err != nil {
@@ -237,8 +237,8 @@ func (s *step) lower(layers []string) (string, error) {
 	return dir, mountOverlay(dir, layers, "", "")
 }
 
-// writable shows unpacked layers as one directory, root, in which changes go
-// to the directory upper.
+// writable shows unpacked layers as one directory, root. Changes in it go to the
+// directory upper.
 func (s *step) writable(layers []string) (root, upper string, err error) {
 	dirs := make(map[string]string)
 	for _, name := range []string{"root", "upper", "scratch"} {
@@ -249,11 +249,11 @@ func (s *step) writable(layers []string) (root, upper string, err error) {
 	return dirs["root"], dirs["upper"], mountOverlay(dirs["root"], layers, dirs["upper"], dirs["scratch"])
 }
 
-// inode tells files apart, whatever their names are.
+// inode identifies a file, whatever its name is.
 type inode struct{ dev, ino uint64 }
 
-// topmost leaves each layer only where it is last, which shows the same: what it
-// has, and what it hides, counts there anyway. The kernel takes none twice.
+// topmost removes a layer that comes again later: its files, and the files that it
+// hides, count at the later place anyway. The kernel refuses a layer that comes twice.
 func topmost(layers []string) ([]string, error) {
 	var left []string
 	last := make(map[inode]bool)
@@ -271,15 +271,15 @@ func topmost(layers []string) ([]string, error) {
 	return left, nil
 }
 
-// mountOverlay mounts layers, the lowest first. userxattr is what a user
-// namespace can have (kernel document filesystems/overlayfs); it is used by
-// root as well, so that both give the same.
+// mountOverlay mounts layers, the lowest first. A user namespace needs the option
+// userxattr (kernel document filesystems/overlayfs). Root uses it as well, so that both
+// give the same result.
 func mountOverlay(target string, layers []string, upper, work string) error {
 	layers, err := topmost(layers)
 	if err != nil {
 		return err
 	}
-	if len(layers) == 1 && upper == "" { // which is no overlay
+	if len(layers) == 1 && upper == "" { // an overlay needs two
 		if err := unix.Mount(layers[0], target, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mount a layer: %w", err)
 		}
@@ -292,12 +292,12 @@ func mountOverlay(target string, layers []string, upper, work string) error {
 		options += ",upperdir=" + upper + ",workdir=" + work
 	}
 	if err := unix.Mount("overlay", target, "overlay", 0, options); err != nil {
-		return fmt.Errorf("mount an overlay of %d layers: %w (is the overlay file system available? modprobe overlay)", len(layers), err)
+		return hint.Add(fmt.Errorf("mount an overlay of %d layers: %w", len(layers), err), "if the kernel lacks the overlay file system, `modprobe overlay` may load it")
 	}
 	return nil
 }
 
-// environment is that of what runs in a system that is being made.
+// environment returns the environment of programs that run in the system being built.
 func (s *step) environment() []string {
 	return []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "TZ=UTC", "TERM=dumb",
@@ -305,9 +305,8 @@ func (s *step) environment() []string {
 	}
 }
 
-// inside runs foreign code in root, without a network unless one is asked
-// for.
-func (s *step) inside(ctx context.Context, root string, argv, env []string, more func(*runner.Spec)) error {
+// runForeign runs foreign code in root. It has no network unless more adds one.
+func (s *step) runForeign(ctx context.Context, root string, argv, env []string, more func(*runner.Spec)) error {
 	spec := runner.Spec{
 		Argv: argv, Root: root, Hostname: "localhost", Foreign: s.Params[stages.ParamForeign], Env: append(s.environment(), env...),
 	}
@@ -316,13 +315,14 @@ func (s *step) inside(ctx context.Context, root string, argv, env []string, more
 	}
 	err := runner.Run(ctx, spec, runner.Stdio{Stdout: s.log, Stderr: s.log})
 	if err != nil && s.Hints[stages.HintShell] != "" && ctx.Err() == nil {
-		s.look(ctx, spec, err)
+		s.openShell(ctx, spec, err)
 	}
 	return err
 }
 
-// moveFile copies: the two may be on different file systems.
-func moveFile(from, to string) error {
+// copyFile copies the content of a file. A rename would not do: the two may be on
+// different file systems.
+func copyFile(from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {
 		return err

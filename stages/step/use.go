@@ -1,3 +1,5 @@
+// This file makes a foreign image the base of a machine.
+
 package step
 
 import (
@@ -15,12 +17,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meros/runner/guest"
+	"meros/runner/hint"
 	"meros/runner/image"
 	"meros/runner/layer"
 	"meros/stages"
 )
 
-// use makes a base of somebody else's image.
+// use finds the root file system of the image, reads its files and makes it larger.
 func (s *step) use(ctx context.Context) error {
 	disk, err := image.OpenForeign(ctx, s.given(stages.InImage), s.imageOptions(nil))
 	if err != nil {
@@ -45,7 +48,7 @@ func (s *step) use(ctx context.Context) error {
 	return os.WriteFile(filepath.Join(s.Out, stages.OutLayout), b, 0o644)
 }
 
-// useExt reads a file system of type ext and grows it.
+// useExt reads an ext file system and makes it larger.
 func (s *step) useExt(ctx context.Context, disk *image.ForeignDisk, l *image.Layout) error {
 	root, err := disk.GrowExt(ctx, l)
 	if err != nil {
@@ -61,13 +64,13 @@ func (s *step) useExt(ctx context.Context, disk *image.ForeignDisk, l *image.Lay
 	return errors.Join(s.outputSystem(ctx, tree), stop())
 }
 
-// outputSystem is what hooks and files to copy in are laid over. Besides what is
-// found to be missing from a layer of it, more may be.
+// outputSystem writes the files of the image as the layer below hooks and included
+// files, and the list of files that the layer lacks. more is added to that list.
 func (s *step) outputSystem(ctx context.Context, tree string, more ...layer.Omission) error {
 	if arch, program, err := guest.Arch(tree); err != nil {
 		return err
 	} else if want := s.Params[stages.ParamArch]; arch != "" && want != "" && !guest.Runs(want, arch) {
-		return fmt.Errorf("its /%s is a program of %s, and the machine is of %s (arch: %s in the manifest)", program, arch, want, arch)
+		return hint.Add(fmt.Errorf("its /%s is a program of %s, and the machine is of %s", program, arch, want), "set `arch: %s` in the manifest", arch)
 	}
 	var omitted []layer.Omission
 	err := s.outputSparse(stages.OutLayer, func(w io.Writer) (err error) {
@@ -84,12 +87,11 @@ func (s *step) outputSystem(ctx context.Context, tree string, more ...layer.Omis
 	return errors.Join(os.WriteFile(filepath.Join(s.Out, stages.OutOmitted), b, 0o644), s.outputAccounts(tree))
 }
 
-// mountWait is how long fuse2fs may take to mount.
+// mountWait is the time that fuse2fs has to mount.
 const mountWait = 20 * time.Second
 
-// mountExt shows a file system of type ext as a directory that cannot be
-// written to. The kernel's own driver is not for those who are not root, nor
-// for file systems that nobody vouches for.
+// mountExt shows an ext file system as a read-only directory. The kernel's own driver
+// needs root, and must not read a file system that nobody has checked.
 func (s *step) mountExt(ctx context.Context, file string) (dir string, stop func() error, err error) {
 	if dir, err = s.workDir("mnt"); err != nil {
 		return "", nil, err
@@ -99,7 +101,7 @@ func (s *step) mountExt(ctx context.Context, file string) (dir string, stop func
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
-			err = errors.New("fuse2fs is not installed, which reads its file system (Debian: apt install fuse2fs)")
+			err = hint.Add(errors.New("fuse2fs is not installed, which reads the file system"), "on Debian, `apt install fuse2fs` installs it")
 		}
 		return "", nil, err
 	}
@@ -120,19 +122,19 @@ func (s *step) mountExt(ctx context.Context, file string) (dir string, stop func
 		}
 		select {
 		case err := <-ended:
-			return "", nil, fmt.Errorf("fuse2fs: %w: %s (it needs /dev/fuse)", errors.Join(err, ctx.Err()), strings.TrimSpace(said.String()))
+			return "", nil, hint.Add(fmt.Errorf("fuse2fs: %w: %s", errors.Join(err, ctx.Err()), strings.TrimSpace(said.String())), "fuse2fs needs /dev/fuse")
 		default:
 		}
 		if time.Now().After(end) {
 			cmd.Process.Kill()
 			<-ended
-			return "", nil, fmt.Errorf("fuse2fs did not mount the file system in %v", mountWait)
+			return "", nil, fmt.Errorf("fuse2fs did not mount the file system within %v", mountWait)
 		}
 	}
 }
 
-// layout is where the root file system of the base is, or nil if the base is
-// one of ours.
+// layout returns the place of the root file system in a foreign base, or nil if meros
+// made the base.
 func (s *step) layout() (*image.Layout, error) {
 	files := s.paths(stages.InLayout)
 	if len(files) == 0 {

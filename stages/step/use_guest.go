@@ -1,3 +1,6 @@
+// This file has a machine's own kernel read and write the file system of a foreign
+// image.
+
 package step
 
 import (
@@ -16,11 +19,7 @@ import (
 	"meros/stages"
 )
 
-// guestMemory is what a guest has that does not run hooks, bytes: what it does
-// is the same with more.
-const guestMemory = 768 << 20
-
-// useInGuest has a kernel find the root file system, read and grow it.
+// useInGuest has a kernel find the root file system, read it and make it larger.
 func (s *step) useInGuest(ctx context.Context, disk *image.ForeignDisk, candidates []image.Layout) (*image.Layout, error) {
 	base := filepath.Join(s.Work, "base.qcow2")
 	if err := writeFile(base, disk.Write); err != nil {
@@ -43,16 +42,16 @@ func (s *step) useInGuest(ctx context.Context, disk *image.ForeignDisk, candidat
 	} else if err := s.growInGuest(ctx, disk, l); err != nil {
 		return nil, err
 	}
-	// The guest's kernel has read what nobody vouches for: its layer is read as
-	// any other that comes from elsewhere.
+	// The guest's kernel has read a file system that nobody has checked. So its layer
+	// is not trusted either.
 	tree := filepath.Join(s.Work, "tree")
 	if err := layer.Unpack(ctx, filepath.Join(dir, guestTree), tree); err != nil {
-		return nil, fmt.Errorf("the root file system as the machine reads it: %w", err)
+		return nil, fmt.Errorf("root file system as the machine reads it: %w", err)
 	}
-	return &l, s.outputSystem(ctx, tree, layer.Omission{What: "device nodes, access lists and labels"}) // the guest left them out
+	return &l, s.outputSystem(ctx, tree, layer.Omission{What: "device nodes, access lists and labels"}) // the guest leaves them out
 }
 
-// growInGuest makes the file system as large as its partition is now.
+// growInGuest makes the file system as large as its partition.
 func (s *step) growInGuest(ctx context.Context, disk *image.ForeignDisk, l image.Layout) error {
 	base := filepath.Join(s.Work, "grown.qcow2")
 	if err := writeFile(base, disk.Write); err != nil {
@@ -67,7 +66,7 @@ func (s *step) growInGuest(ctx context.Context, disk *image.ForeignDisk, l image
 	})
 }
 
-// deltaInGuest has a kernel apply layers to the file system of a base.
+// deltaInGuest has a kernel apply layers to a base's file system.
 func (s *step) deltaInGuest(ctx context.Context, l *image.Layout) error {
 	base := s.All(stages.InBase)[0]
 	layers := func(w io.Writer) error {
@@ -80,7 +79,7 @@ func (s *step) deltaInGuest(ctx context.Context, l *image.Layout) error {
 	}
 	r, dir, err := s.system(ctx, "apply", base.Path, []image.Layout{*l}, initrd.System{Layers: len(s.paths(stages.InUpper))}, layers)
 	if err != nil && r.Full {
-		return s.noRoomInGuest(base.Path, r)
+		return s.noSpaceInGuest(base.Path, r)
 	}
 	if err != nil {
 		return err
@@ -90,9 +89,9 @@ func (s *step) deltaInGuest(ctx context.Context, l *image.Layout) error {
 	})
 }
 
-// noRoomInGuest says how much is missing in a file system that layers did not
-// fit into.
-func (s *step) noRoomInGuest(base string, r initrd.SystemResult) error {
+// noSpaceInGuest returns the error for layers that did not fit into the file system. It
+// says how much space they need.
+func (s *step) noSpaceInGuest(base string, r initrd.SystemResult) error {
 	e := &image.NoSpaceError{FreeBytes: r.Free}
 	for _, upper := range s.paths(stages.InUpper) {
 		bytes, err := image.TreeBytes(upper)
@@ -109,12 +108,12 @@ func (s *step) noRoomInGuest(base string, r initrd.SystemResult) error {
 	return e
 }
 
-// subvolume is what a guest may say of how its root is mounted: it becomes a
-// word of a kernel's command line.
+// subvolume matches the mount options that a guest may return. They become a word of a
+// kernel's command line.
 var subvolume = regexp.MustCompile(`^(subvol=[A-Za-z0-9@._-]+)?$`)
 
-// system runs a guest on an overlay over an image, with the layers on a disk of
-// their own, and gives the directory it ran in.
+// system runs a guest on an overlay over an image, with the layers on a further disk. It
+// returns the directory that the guest ran in.
 func (s *step) system(ctx context.Context, name, base string, candidates []image.Layout, what initrd.System, layers func(io.Writer) error) (r initrd.SystemResult, dir string, err error) {
 	if dir, err = s.workDir(name); err != nil {
 		return r, "", err
@@ -128,7 +127,7 @@ func (s *step) system(ctx context.Context, name, base string, candidates []image
 	if err := initrd.WriteSystem(filepath.Join(dir, guestInitrd), s.paths(stages.InInitrd)[0], what); err != nil {
 		return r, "", err
 	}
-	q := s.guestMachine(guestMemory, 1, []string{guestDisk, base})
+	q := s.guestMachine(stages.GuestMemory, 1, []string{guestDisk, base})
 	if what.Read {
 		q.Ports = append(q.Ports, qemu.Port{Name: initrd.SystemTreePort, File: guestTree})
 	}
@@ -141,16 +140,16 @@ func (s *step) system(ctx context.Context, name, base string, candidates []image
 	err = s.runGuest(ctx, dir, q, s.log, &r)
 	switch {
 	case r.Error != "":
-		return r, "", guestError(r.Error, r.Hint) // what else it says may be of use
+		return r, "", guestError(r.Error, r.Hint) // the rest of the result may be valid
 	case err != nil:
 		return r, "", err
 	case r.Device < 0 || r.Device >= len(candidates) || r.Free < 0 || !subvolume.MatchString(r.Flags):
-		return r, "", fmt.Errorf("the machine says what cannot be: %+v", r)
+		return r, "", fmt.Errorf("the machine returned an invalid result: %+v", r)
 	}
 	return r, dir, nil
 }
 
-// layersDisk writes layers one after the other to a disk.
+// layersDisk writes layers to a disk, one after the other.
 func (s *step) layersDisk(file string, layers func(io.Writer) error) error {
 	raw, err := os.Create(filepath.Join(s.Work, "layers.raw"))
 	if err != nil {
@@ -163,6 +162,7 @@ func (s *step) layersDisk(file string, layers func(io.Writer) error) error {
 	return writeFile(file, func(f *os.File) error { return image.FromRaw(f, raw) })
 }
 
+// writeFile creates a file.
 func writeFile(file string, write func(*os.File) error) error {
 	f, err := os.Create(file)
 	if err != nil {
