@@ -22,7 +22,7 @@ type resolver interface {
 	// Base returns the packages of the smallest system.
 	Base(context.Context) ([]constellations.Package, error)
 	// Kernel returns the package with the distribution's kernel for virtual
-	// machines. It returns nil if the manifest does not need one.
+	// machines. It may return nil if no machine boots this kernel.
 	Kernel(context.Context) ([]constellations.Package, error)
 	// Extra returns the named packages and all their dependencies that are not
 	// part of the base system.
