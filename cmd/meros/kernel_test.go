@@ -1,3 +1,6 @@
+// This file tests kernels that meros compiles, from a fake source and from the
+// real one.
+
 package main
 
 import (
@@ -18,8 +21,8 @@ import (
 	"meros/bench/lab"
 )
 
-// A source with the files and the make targets of a kernel, that is compiled
-// in a moment. Its configuration program takes what it knows.
+// fakeKernel is a source with the files and the make targets of a kernel. It
+// compiles in a moment, and its configuration program only accepts a few options.
 var fakeKernel = map[string]string{
 	"Kbuild": "", "init/main.c": "int main(void) { return ANSWER; }\n", "arch/x86/Kconfig": "", ".gitignore": "*.o\n",
 	"Kconfig": "config KNOWN\n\tbool \"known\"\nconfig NEEDS\n\tbool \"needs\"\n\tdepends on KNOWN\nconfig VIRTIO_BLK\n\tbool \"disk\"\n",
@@ -53,8 +56,8 @@ func writeKernel(t *testing.T, p *lab.Project, dir string) {
 	}
 }
 
-// commit makes a git repository of a directory of the project, or adds a
-// commit to it, and returns its id.
+// commit commits a directory of the project to its git repository, which it
+// creates if necessary. It returns the id of the commit.
 func commit(t *testing.T, p *lab.Project, dir string) string {
 	t.Helper()
 	var last string
@@ -73,7 +76,8 @@ func kernelManifestOf(kernel string) string {
 	return "virtual_machines:\n  m: {suite: bookworm, packages: " + lab.Packages + ", kernel: " + kernel + "}\n"
 }
 
-// The kernel of every kind of source, and what makes it be built again.
+// TestKernelSources builds a kernel from every kind of source, and checks which
+// changes cause a rebuild.
 func TestKernelSources(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -97,13 +101,13 @@ func TestKernelSources(t *testing.T) {
 		t.Errorf("ran %q, want %q", first.Ran(), want)
 	}
 	if strings.TrimSpace(first.Stdout) != p.Path("data/disks/bzImage") || !strings.HasPrefix(image(), "CONFIG_VIRTIO_BLK=y\n") {
-		t.Errorf("%q is %.40q", first.Stdout, image())
+		t.Errorf("kernel-build printed %q and made %.40q", first.Stdout, image())
 	}
 	if o := p.Must(t, "kernel-build", "k"); len(o.Ran()) != 0 {
-		t.Errorf("again: ran %q", o.Ran())
+		t.Errorf("the second build ran %q", o.Ran())
 	}
 	t.Run("as a user", func(t *testing.T) { kernelAsUser(t, image()) })
-	// The fragment that asks for it does not matter, nor what lies about.
+	// The name of the fragment does not matter.
 	p.Write(t, "constellations/k/a.config", "CONFIG_KNOWN=y\n")
 	manifest("{source: linux, config: a.config}")
 	p.Must(t, "kernel-build", "k")
@@ -112,7 +116,7 @@ func TestKernelSources(t *testing.T) {
 	if o := p.Must(t, "kernel-build", "k"); len(o.Ran()) != 0 || !strings.HasPrefix(image(), "CONFIG_KNOWN=y\n") {
 		t.Errorf("a renamed fragment: ran %q, made %.40q", o.Ran(), image())
 	}
-	// A commit and an archive of the same files are the same source.
+	// A commit and an archive with the same files are the same source.
 	id := commit(t, p, "constellations/k/linux")
 	manifest("{source: git+" + p.Path("constellations/k/linux") + ", ref: master, config: b.config}")
 	if o := p.Must(t, "kernel-build", "k"); !slices.Equal(o.Ran(), []string{"linux master source"}) {
@@ -140,26 +144,26 @@ func TestKernelSources(t *testing.T) {
 	t.Run("mistakes", func(t *testing.T) { kernelMistakes(t, p, manifest, archive) })
 }
 
-// kernelAsUser builds the fake kernel as an ordinary user: it is root's.
+// kernelAsUser checks that an ordinary user builds the same kernel as root.
 func kernelAsUser(t *testing.T, want string) {
 	p, _ := lab.DownloadedKernel(t, "k")
 	writeKernel(t, p, "constellations/k/linux")
 	p.Write(t, "constellations/k/manifest.yml", kernelManifestOf("{source: linux}"))
-	for _, again := range []bool{false, true} { // the second time over the objects of the first
+	for _, again := range []bool{false, true} { // the second build reuses the objects of the first
 		o := lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "kernel-build", "k")))
 		if o.Exit != 0 {
 			t.Fatalf("again: %v, exit status %d\n%s", again, o.Exit, o.Stderr)
 		}
 		if got := readFile(t, p.Path("data/disks/bzImage")); got != want {
-			t.Errorf("again: %v, another kernel than root's", again)
+			t.Errorf("again: %v, the kernel differs from root's", again)
 		}
 		removeResults(t, p, "kernel-compile")
 	}
 	leftovers(t, p)
 }
 
-// kernelMenu changes the configuration as a person would, and builds with the
-// fragment that comes of it.
+// kernelMenu changes the configuration in the menu, as a person does, and checks
+// the fragment that this makes.
 func kernelMenu(t *testing.T, p *lab.Project, manifest func(string)) {
 	manifest("{source: linux}")
 	file := p.Path("constellations/k/menu.config")
@@ -182,8 +186,8 @@ func kernelMenu(t *testing.T, p *lab.Project, manifest func(string)) {
 	fails(t, p.Run(t, "kernel-build", "k"), 2, "m and n have different kernels", "meros kernel-build k MACHINE")
 }
 
-// kernelInterrupted ends compilations in the middle: what they leave is never
-// used, and is removed.
+// kernelInterrupted checks that meros removes the unfinished objects of an
+// interrupted compilation and never uses them.
 func kernelInterrupted(t *testing.T, p *lab.Project, manifest func(string)) {
 	p.Write(t, "constellations/k/slow/late.txt", "another source")
 	for name, text := range fakeKernel {
@@ -203,16 +207,16 @@ func kernelInterrupted(t *testing.T, p *lab.Project, manifest func(string)) {
 	if half, _ := filepath.Glob(p.Path("data/cache/objects/*/*/new-*")); len(half) != 0 {
 		t.Errorf("left behind: %q", half)
 	}
-	// Over the kept objects: make has nothing to compile.
+	// The next build reuses the objects, so make has nothing to compile.
 	removeResults(t, p, "kernel-compile")
 	o := p.Must(t, "kernel-build", "k")
 	if !strings.Contains(o.Stderr, "using the objects of an earlier kernel from the same source") {
-		t.Errorf("the objects were not used:\n%s", o.Stderr)
+		t.Errorf("the build did not use the objects:\n%s", o.Stderr)
 	}
 	leftovers(t, p)
 }
 
-// throughProxy takes the repository from a server that only a proxy reaches.
+// throughProxy fetches the repository from a server that only a proxy can reach.
 func throughProxy(t *testing.T, p *lab.Project, manifest func(string)) {
 	t.Helper()
 	out, err := exec.Command("git", "--exec-path").Output()
@@ -247,12 +251,13 @@ func throughProxy(t *testing.T, p *lab.Project, manifest func(string)) {
 			t.Errorf("%s: exit status %d, ran %q\n%s", env, o.Exit, o.Ran(), o.Stderr)
 		}
 		if asked.Load() == 0 {
-			t.Errorf("%s: the proxy was not asked", env)
+			t.Errorf("%s: the proxy got no request", env)
 		}
 	}
 }
 
-// kernelPins moves a branch: the lock holds until it is updated.
+// kernelPins checks that a build uses the pinned commit until `meros update`, even
+// if the branch moves.
 func kernelPins(t *testing.T, p *lab.Project, manifest func(string)) {
 	repository := p.Path("constellations/k/linux")
 	kernel := "{source: git+" + repository + ", ref: master}"
@@ -261,13 +266,13 @@ func kernelPins(t *testing.T, p *lab.Project, manifest func(string)) {
 	p.Write(t, "constellations/k/linux/init/main.c", "int main(void) { return 2 * ANSWER; }\n")
 	commit(t, p, "constellations/k/linux")
 	if o := p.Must(t, "kernel-build", "k"); len(o.Ran()) != 0 {
-		t.Errorf("a commit that is not pinned was built: %q", o.Ran())
+		t.Errorf("the build used a commit that is not pinned: ran %q", o.Ran())
 	}
 	p.Must(t, "update", "k", "--kernel")
 	if o := p.Must(t, "kernel-build", "k"); len(o.Ran()) != 4 {
 		t.Errorf("after the update: ran %q", o.Ran())
 	}
-	// The branch is rewritten, and what was pinned is gone.
+	// Rewriting the branch removes the pinned commit.
 	removeResults(t, p, "kernel-source")
 	removeResults(t, p, "kernel-config")
 	removeResults(t, p, "kernel-compile")
@@ -285,11 +290,11 @@ func kernelPins(t *testing.T, p *lab.Project, manifest func(string)) {
 	fails(t, p.Run(t, "kernel-build", "k"), 1, `has no branch or tag \"mastre\"`, `"hint":"did you mean \"master\"?"`)
 }
 
-// kernelSigned pins an archive only if the manifest's key has signed what is in
-// it, as kernel.org signs: before compression.
+// kernelSigned checks that meros pins an archive only if the manifest's key has
+// signed it. As at kernel.org, the signature is for the uncompressed archive.
 func kernelSigned(t *testing.T, p *lab.Project, manifest func(string), archive string) {
 	lab.Need(t, "gpg", "gpgv", "xz")
-	home, err := os.MkdirTemp("", "mk") // short: gpg-agent has a socket in it, unix(7)
+	home, err := os.MkdirTemp("", "mk") // a short path, because gpg-agent puts a socket there, unix(7)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +325,7 @@ func kernelSigned(t *testing.T, p *lab.Project, manifest func(string), archive s
 	fails(t, p.Run(t, "kernel-build", "k"), 1, "the signature is not good for a key in")
 	manifest("{source: file://" + archive + ", key: known.gpg}")
 	if o := p.Must(t, "kernel-build", "k"); !strings.Contains(o.Stderr, "its signature is good") {
-		t.Errorf("no word of the signature:\n%s", o.Stderr)
+		t.Errorf("the messages do not mention the signature:\n%s", o.Stderr)
 	}
 	unpin()
 	for _, f := range []string{plain, plain + ".sign"} {
@@ -330,7 +335,8 @@ func kernelSigned(t *testing.T, p *lab.Project, manifest func(string), archive s
 	}
 }
 
-// kernelMistakes are told by what a person has to change.
+// kernelMistakes checks that the errors for mistakes in a kernel name the text
+// that a person has to change.
 func kernelMistakes(t *testing.T, p *lab.Project, manifest func(string), archive string) {
 	write := func(name, text string) { p.Write(t, "constellations/k/"+name, text) }
 	writeKernel(t, p, "constellations/k/linux")
@@ -404,12 +410,12 @@ func readFile(t *testing.T, name string) string {
 	return string(b)
 }
 
-// without leaves out the names that begin with a word.
+// without returns the names that do not begin with word.
 func without(names []string, word string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return strings.HasPrefix(n, word) })
 }
 
-// helloModule is a module that is no part of the kernel, and the hook that
+// helloModule has the source of a module outside the kernel, and a hook that
 // compiles it in the image.
 var helloModule = map[string]string{
 	"includes.chroot/usr/src/hello/Makefile": "obj-m := hello.o\n",
@@ -428,8 +434,9 @@ depmod $release
 `,
 }
 
-// The real source: booted, with its modules and one of the user's; the same bytes in another directory; and what is
-// compiled over the objects of another configuration is what a clean build gives.
+// TestRealKernel compiles the real source and boots the kernel with its own
+// modules and one of the user. Builds in another directory, and builds that reuse
+// objects of another configuration, must make the same bytes.
 func TestRealKernel(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -443,7 +450,7 @@ func TestRealKernel(t *testing.T) {
 	for name, text := range helloModule {
 		p.Write(t, filepath.Join("constellations/real/m", name), text)
 	}
-	// Only the compiler's cache is shared: what is in it is found by content.
+	// Share the compiler's cache, which finds objects by content.
 	if err := os.MkdirAll(p.Path("data/cache"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -462,7 +469,7 @@ func TestRealKernel(t *testing.T) {
 	first := sum(p, "data/disks/bzImage")
 	compiled.Must(t, "kernel-build", "seed", "--output", compiled.Path("data/disks/bzImage"))
 	if other := sum(compiled, "data/disks/bzImage"); other != first {
-		t.Errorf("two directories, two kernels: %s and %s", first, other)
+		t.Errorf("two directories give two kernels: %s and %s", first, other)
 	}
 
 	t.Run("boot", func(t *testing.T) {
@@ -474,30 +481,30 @@ func TestRealKernel(t *testing.T) {
 		defer p.Run(t, "shutdown", "real", "--wait=5s")
 		o := p.Must(t, "connect", "real", "m", "--", "uname -r; systemctl is-system-running --wait; zgrep DUMMY= /proc/config.gz; modprobe dummy; modprobe hello; dmesg | grep -c 'hello from meros'")
 		if want := version + "\nrunning\nCONFIG_DUMMY=m\n1\n"; o.Stdout != want {
-			t.Errorf("the machine says %q, want %q", o.Stdout, want)
+			t.Errorf("the machine printed %q, want %q", o.Stdout, want)
 		}
 	})
 
-	t.Run("the same source", func(t *testing.T) { realSources(t, p, compiled, manifest) })
+	t.Run("same source", func(t *testing.T) { realSources(t, p, compiled, manifest) })
 
 	p.Write(t, "constellations/real/ram.config", "CONFIG_BLK_DEV_RAM=y\n")
 	manifest(strings.Replace(lab.Kernel, "modules.config", "[ram.config, modules.config]", 1))
 	start := time.Now()
 	p.Must(t, "kernel-build", "real")
-	t.Logf("one option more: %.1f s", time.Since(start).Seconds())
+	t.Logf("compiled with one more option in %.1f s", time.Since(start).Seconds())
 	if sum(p, "data/disks/bzImage") == first {
-		t.Error("the option changed nothing")
+		t.Error("the option did not change the kernel")
 	}
-	// The seed's was compiled from nothing.
+	// The seed compiled its kernel without objects.
 	removeResults(t, p, "kernel-compile")
 	manifest(lab.Kernel)
 	start = time.Now()
 	if o := p.Must(t, "kernel-build", "real"); !slices.Equal(o.Ran(), []string{"linux-source-6.1 kernel", "bzImage"}) {
 		t.Errorf("ran %q", o.Ran())
 	}
-	t.Logf("and one less: %.1f s", time.Since(start).Seconds())
+	t.Logf("compiled without the option in %.1f s", time.Since(start).Seconds())
 	if over := sum(p, "data/disks/bzImage"); over != first {
-		t.Errorf("compiled over the objects of another kernel it is %s, clean %s", over, first)
+		t.Errorf("the kernel is %s with objects of another configuration and %s without", over, first)
 	}
 	leftovers(t, p)
 	if left := processes(t, p.Root); len(left) > 0 {
@@ -505,8 +512,8 @@ func TestRealKernel(t *testing.T) {
 	}
 }
 
-// realSources gives the real source as a directory and as a commit: what was
-// compiled of the package is the kernel of both.
+// realSources checks that the real source as a directory and as a commit is the
+// same source as the package, so that nothing compiles again.
 func realSources(t *testing.T, p, compiled *lab.Project, manifest func(string)) {
 	trees, err := filepath.Glob(compiled.Path("data/cache/trees/*/*/*/init/main.c"))
 	if err != nil || len(trees) != 1 {

@@ -1,3 +1,6 @@
+// This file checks the layout of the repository: imports, files at the top, and
+// types of 32 bits.
+
 package main
 
 import (
@@ -40,6 +43,7 @@ var testsImport = map[string][]string{
 	"runner/guest":  {"runner/layer"},
 }
 
+// TestImports checks that every package imports only the packages that it may.
 func TestImports(t *testing.T) {
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,TestImports,XTestImports", "meros/...").Output()
 	if err != nil {
@@ -86,11 +90,11 @@ func forbidden(imports, rules []string) (names []string) {
 	return names
 }
 
-// Nothing else is at the top.
+// TestTopLevel checks that the top of the repository has only the listed files.
 func TestTopLevel(t *testing.T) {
 	out, err := exec.Command("git", "-C", "../..", "ls-tree", "--name-only", "HEAD").Output()
 	if err != nil {
-		lab.Skip(t, "not a git repository: there is no list of what belongs to it")
+		lab.Skip(t, "not a git repository: there is no list of its files")
 	}
 	want := []string{
 		".ci", ".gitignore", "LICENSE", "README.md", "bench", "cache", "cmd", "constellations", "data",
@@ -102,12 +106,12 @@ func TestTopLevel(t *testing.T) {
 		}
 	}
 	if fi, err := os.Stat("../../dist-conf.sh"); err != nil || fi.Mode().Perm()&0o100 == 0 {
-		t.Errorf("dist-conf.sh cannot be run: %v", err)
+		t.Errorf("dist-conf.sh is not executable: %v", err)
 	}
 }
 
-// The first program of a machine of 32 bits is this one as well: nothing in it
-// needs longer integers.
+// TestTypesOf32Bits checks that the program compiles for 32-bit architectures,
+// because it is also the first program of a machine of 32 bits.
 func TestTypesOf32Bits(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -130,7 +134,7 @@ func TestTypesOf32Bits(t *testing.T) {
 			}
 		})
 		if ours < 10 {
-			t.Errorf("%s: only %d packages were looked at", arch, ours)
+			t.Errorf("%s: checked only %d packages", arch, ours)
 		}
 	}
 }

@@ -1,3 +1,5 @@
+// This file tests logs, consoles and the numbers of `meros top`.
+
 package main
 
 import (
@@ -16,10 +18,10 @@ import (
 	"meros/bench/lab"
 )
 
-// Lines of a log that grows, and that starts anew.
+// TestTail follows a log that grows and that a new start replaces.
 func TestTail(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "log")
-	if err := tail(t.Context(), file, false, func(string) { t.Error("a line of no file") }); err != nil {
+	if err := tail(t.Context(), file, false, func(string) { t.Error("a line of a missing file") }); err != nil {
 		t.Error(err)
 	}
 	if err := os.WriteFile(file, []byte("one\r\ntwo"), 0o600); err != nil {
@@ -45,7 +47,7 @@ func TestTail(t *testing.T) {
 		}
 	}
 	expect("one")
-	// Not written anew: for a moment it would be empty, a log of another start.
+	// Append: os.WriteFile would truncate the file, which looks like a new log.
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
 	if err == nil {
 		_, err = f.WriteString(" and a half\n")
@@ -54,17 +56,18 @@ func TestTail(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("two and a half")
-	if err := os.WriteFile(file, []byte("anew\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("restarted\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	expect("anew")
+	expect("restarted")
 }
 
-// A console ends with the escape key, with the machine, and with its input.
+// TestTalk checks that a console ends with the escape key, with the machine, and
+// with its input.
 func TestTalk(t *testing.T) {
 	for name, test := range map[string]struct {
 		typed, sent string
-		ends        bool // the machine does
+		ends        bool // the machine ends
 	}{
 		"escape":  {"ls\n\x1drest", "ls\n", false},
 		"input":   {"ls\n", "ls\n", false},
@@ -109,25 +112,26 @@ func TestTalk(t *testing.T) {
 			}
 			b := make([]byte, 64)
 			if n, err := shown.Read(b); err != nil || string(b[:n]) != "login: " {
-				t.Errorf("shown is %q, %v", b[:n], err)
+				t.Errorf("the console shows %q, error %v", b[:n], err)
 			}
 		})
 	}
 }
 
+// TestLoad checks how a machine's load results from two measurements.
 func TestLoad(t *testing.T) {
 	u, err := host.UsageOf(os.Getpid())
 	if err != nil || u.Memory < 1<<20 {
-		t.Fatalf("%+v, %v", u, err)
+		t.Fatalf("the usage of this process is %+v, error %v", u, err)
 	}
 	at := time.Unix(100, 0)
 	before := usage{Usage: host.Usage{At: at, CPU: 1, Read: 1000}, sent: 50}
 	now := usage{Usage: host.Usage{At: at.Add(2 * time.Second), CPU: 2.5, Read: 5000, Memory: 7}, sent: 50}
 	if l := loadOf(vm.Status{Machine: "m"}, before, now); l.CPU != 75 || l.Read != 2000 || l.Sent != 0 || l.Memory != 7 {
-		t.Errorf("%+v", l)
+		t.Errorf("the load is %+v", l)
 	}
-	// Another process has its place: there is nothing to compare.
+	// The counters went back, so the process is another one and the load is 0.
 	if l := loadOf(vm.Status{}, now, before); l.CPU != 0 || l.Read != 0 {
-		t.Errorf("%+v", l)
+		t.Errorf("the load is %+v", l)
 	}
 }

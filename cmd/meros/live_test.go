@@ -1,3 +1,6 @@
+// This file tests faults around running machines, and that machines leave
+// nothing behind.
+
 package main
 
 import (
@@ -15,11 +18,12 @@ import (
 	"meros/runner/vm"
 )
 
-// roundsEnv is how often TestRounds starts and ends a machine.
+// roundsEnv names the environment variable that sets how often TestRounds starts
+// and stops a machine.
 const roundsEnv = "MEROS_TEST_ROUNDS"
 
-// tinyLive is a constellation of tiny machines: m has further disks and a port
-// of the host, n wants a disk that m has, and s has no sshd.
+// tinyLive returns a project with tiny machines. m has further disks and a port of
+// the host, n uses a disk of m, and s has no sshd.
 func tinyLive(t *testing.T, port int) *lab.Project {
 	t.Helper()
 	lab.NeedRoot(t)
@@ -45,14 +49,14 @@ virtual_machines:
 	}
 	t.Cleanup(func() {
 		p.Run(t, "shutdown", "live", "--wait=0")
-		settled(t, p.Root) // the connection that ssh keeps ends a moment after the machine
+		settled(t, p.Root) // the shared ssh connection ends shortly after the machine
 	})
 	return p
 }
 
-// What goes wrong around machines that run is said, and mended by the next
-// init.
-func TestLiveBadDays(t *testing.T) {
+// TestLiveFaults checks that init reports faults around running machines, and that
+// the next init repairs them.
+func TestLiveFaults(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -62,12 +66,12 @@ func TestLiveBadDays(t *testing.T) {
 	p := tinyLive(t, l.Addr().(*net.TCPAddr).Port)
 	in := func(line string) string { return p.Must(t, "connect", "live", "m", "--", line).Stdout }
 
-	// A port of the host that another process has.
+	// Another process uses the port of the host.
 	fails(t, p.Run(t, "init", "live", "m"), 1, l.Addr().String(), "address already in use", fmt.Sprintf("process %d", os.Getpid()))
 	settled(t, p.Root)
 	l.Close()
 
-	// Two at once are as one.
+	// Two runs of init at the same time start the machine once.
 	var outcomes [2]*lab.Outcome
 	var wg sync.WaitGroup
 	for i := range outcomes {
@@ -82,7 +86,7 @@ func TestLiveBadDays(t *testing.T) {
 		started += strings.Count(o.Stderr, "live/m started")
 	}
 	if started != 1 {
-		t.Errorf("the machine was started %d times", started)
+		t.Errorf("the machine started %d times", started)
 	}
 
 	t.Run("disk in use", func(t *testing.T) {
@@ -93,38 +97,38 @@ func TestLiveBadDays(t *testing.T) {
 		onConsole(t, func(args ...string) *lab.Outcome { return p.Must(t, args...) }, "live", "s", "tiny init is up")
 		fails(t, p.Run(t, "init", "live", "s", "--wait=3s"), 1, "live/s runs already", "ssh does not answer after 3s", "tiny init is up")
 		if s := states(t, func(args ...string) *lab.Outcome { return p.Must(t, "info", "live", "--json") })["s"]; s.State != vm.Starting {
-			t.Errorf("it is %+v", s)
+			t.Errorf("the machine is %+v", s)
 		}
 		p.Must(t, "shutdown", "live", "s", "--wait=0")
 	})
 	t.Run("disks", func(t *testing.T) {
 		if got := in("df --output=source,target /srv/data | tail -1; grep -c /dev/ /proc/swaps; echo kept > /srv/data/x; echo lost > /root/x; sync"); !strings.Contains(got, "/srv/data\n1\n") {
-			t.Errorf("it has %q", got)
+			t.Errorf("the machine has the disks %q", got)
 		}
-		// It has no power button and nothing that could power it off.
+		// The machine does not react to the power button and has no poweroff.
 		if o := p.Must(t, "shutdown", "live", "m", "--wait=500ms"); !strings.Contains(o.Stderr, "did not react; its QEMU was asked to quit") {
-			t.Errorf("shutdown said\n%s", o.Stderr)
+			t.Errorf("shutdown printed\n%s", o.Stderr)
 		}
 		p.Must(t, "init", "live", "m")
 		if got := in("cat /srv/data/x; cat /root/x 2>/dev/null || echo gone"); got != "kept\ngone\n" {
-			t.Errorf("after another start: %q", got)
+			t.Errorf("after a second start the files have %q", got)
 		}
 		p.Must(t, "snapshot", "save", "live", "one", "m")
 		in("echo later > /srv/data/x; sync")
 		p.Must(t, "snapshot", "restore", "live", "one", "m")
 		if got := in("cat /srv/data/x"); got != "kept\n" {
-			t.Errorf("after the snapshot is restored: %q", got)
+			t.Errorf("after the snapshot is restored the file has %q", got)
 		}
 		p.Must(t, "reset", "live", "m")
 		if got := in("cat /srv/data/x 2>/dev/null || echo gone"); got != "gone\n" {
-			t.Errorf("after a reset: %q", got)
+			t.Errorf("after a reset the file has %q", got)
 		}
 	})
 }
 
-// A guest that writes more than the host has room for stands still, and goes
-// on when there is room.
-func TestFullDiskBelowGuest(t *testing.T) {
+// TestHostDiskFull checks that a guest pauses if the host's disk is full, and
+// continues when there is free space.
+func TestHostDiskFull(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
 	p := tinyLive(t, 18099)
@@ -150,7 +154,8 @@ meros shutdown live m --wait=0`)
 	}
 }
 
-// However often a constellation comes and goes, nothing of it stays.
+// TestRounds starts and stops a machine several times and checks that nothing
+// accumulates.
 func TestRounds(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -168,13 +173,13 @@ func TestRounds(t *testing.T) {
 		if now := traces(t, p); i == 0 {
 			first = now
 		} else if now != first {
-			t.Fatalf("after round %d there is\n%s\nand was\n%s", i+1, now, first)
+			t.Fatalf("after round %d there is\n%s\nafter the first there was\n%s", i+1, now, first)
 		}
 	}
 }
 
-// traces are what a constellation could leave behind besides processes: files,
-// and mounts, which hold namespaces.
+// traces lists the files and counts the mounts that a constellation could leave
+// behind. A mount would keep a namespace alive.
 func traces(t *testing.T, p *lab.Project) string {
 	t.Helper()
 	var b strings.Builder

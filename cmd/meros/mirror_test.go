@@ -1,3 +1,6 @@
+// This file tests downloads from mirrors that fail, break off or lie, and locks
+// that a person edits.
+
 package main
 
 import (
@@ -18,14 +21,15 @@ import (
 	"meros/bench/lab"
 )
 
-// pinnedLock is a lock with one package that the mirror at url has to have.
+// pinnedLock returns a lock that pins one package of the mirror at url.
 func pinnedLock(url, content string) string {
 	sum := sha256.Sum256([]byte(content))
 	pkg := fmt.Sprintf("package base-files 1 amd64 debian pool/b/base-files_1_amd64.deb %d %x\n", len(content), sum)
 	return "meros-lock 1\n\ndebian bookworm x86_64 " + url + "\ndate 2026-01-02T03:04:05Z\nbase\n" + pkg + "kernel\n"
 }
 
-// Each way in which a mirror fails is named, with the address.
+// TestMirrorFails checks that the error for each fault of a mirror has the cause
+// and the address.
 func TestMirrorFails(t *testing.T) {
 	lab.NeedRoot(t)
 	content := strings.Repeat("0123456789abcdef", 4096)
@@ -61,8 +65,8 @@ func TestMirrorFails(t *testing.T) {
 	}
 }
 
-// A mirror may be a directory of the host: what the lock pins is read there,
-// and nothing else of the host can be.
+// TestLocalMirror checks that meros reads pinned packages from a mirror in a
+// directory of the host.
 func TestLocalMirror(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
@@ -78,9 +82,10 @@ func TestLocalMirror(t *testing.T) {
 	fails(t, o, 1, `"node":"fetch base-files_1_amd64.deb","outputs"`, "(fetch base-files_1_amd64.deb): is not an ar archive")
 }
 
+// TestMirrorDown checks the error for a mirror that does not listen.
 func TestMirrorDown(t *testing.T) {
 	lab.NeedRoot(t)
-	// Bound, so that no other process gets the port, and nobody listens.
+	// The socket reserves a port and does not listen.
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +107,7 @@ func TestMirrorDown(t *testing.T) {
 	fails(t, p.Run(t, "build", "far", "--rootfs-only"), 1, "connection refused", url)
 }
 
-// A download that broke off goes on where it ended.
+// TestMirrorResumes checks that a build continues a download that broke off.
 func TestMirrorResumes(t *testing.T) {
 	lab.NeedRoot(t)
 	content := strings.Repeat("fedcba9876543210", 65536)
@@ -130,10 +135,10 @@ func TestMirrorResumes(t *testing.T) {
 	broken.Store(false)
 	sent.Store(0)
 	o := p.Run(t, "build", "far", "--rootfs-only")
-	// It is no package, so the build fails, but not before it is fetched.
+	// The file is not a package, so the build fails after the download.
 	fails(t, o, 1, "package (fetch base-files_1_amd64.deb): is not an ar archive")
 	if n := sent.Load(); n > int64(len(content))*6/10 {
-		t.Errorf("the second time %d of %d bytes were sent", n, len(content))
+		t.Errorf("the second download sent %d of %d bytes", n, len(content))
 	}
 }
 
@@ -148,7 +153,8 @@ func (w *countingWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// What is edited in a lock by hand is found out, or fetched as it says.
+// TestLockEditedByHand checks that meros rejects a damaged lock, and that --locked
+// does not write one.
 func TestLockEditedByHand(t *testing.T) {
 	p := shared(t, "edited", nil)
 	file := p.Path("constellations/edited/meros.lock")
@@ -166,18 +172,18 @@ func TestLockEditedByHand(t *testing.T) {
 	} {
 		text := strings.Replace(string(good), c.old, c.new, 1)
 		if text == string(good) {
-			t.Fatalf("%s: nothing to replace", name)
+			t.Fatalf("%s: the lock does not have the text to replace", name)
 		}
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		o := p.Run(t, "build", "edited", "--rootfs-only")
 		if o.Exit == 0 {
-			t.Errorf("%s: it was built", name)
+			t.Errorf("%s: the build succeeded", name)
 		}
 		fails(t, o, o.Exit, c.words...)
 	}
-	// --locked does not write, and says what is missing.
+	// --locked reports the missing lock and does not write it.
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}

@@ -1,3 +1,6 @@
+// This file tests the example lab: networks, copies, consoles and repairs of
+// running machines.
+
 package main
 
 import (
@@ -20,8 +23,8 @@ import (
 	"meros/runner/vm"
 )
 
-// labSupervisor is the process of the constellation's supervisor that is
-// outside of its namespaces.
+// labSupervisor returns the id of the constellation's supervisor process outside
+// its namespaces.
 func labSupervisor(t *testing.T, p *lab.Project) int {
 	t.Helper()
 	for _, line := range processes(t, p.Root) {
@@ -37,7 +40,7 @@ func labSupervisor(t *testing.T, p *lab.Project) int {
 	return 0
 }
 
-// states are how the constellation's machines are.
+// states returns the status of each machine, by name.
 func states(t *testing.T, meros func(...string) *lab.Outcome) map[string]vm.Status {
 	t.Helper()
 	var all []vm.Status
@@ -51,8 +54,9 @@ func states(t *testing.T, meros func(...string) *lab.Outcome) map[string]vm.Stat
 	return found
 }
 
-// The example lab, by root and by an ordinary user: who reaches whom is as the
-// manifest says, what is broken is repaired, and nothing stays.
+// TestLab runs the example lab as root and as an ordinary user. Machines reach
+// each other as the manifest says, init repairs failures, and a shutdown leaves
+// nothing behind.
 func TestLab(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -66,7 +70,7 @@ func TestLab(t *testing.T) {
 			}
 			p := project(t, "lab")
 			manifest := readFile(t, "../../constellations/lab/manifest.yml")
-			p.Write(t, "constellations/lab/manifest.yml", strings.Replace(manifest, "cpus: 1", "cpus: 2", 1)) // the gate
+			p.Write(t, "constellations/lab/manifest.yml", strings.Replace(manifest, "cpus: 1", "cpus: 2", 1)) // of the gate
 			p.Write(t, "constellations/lab/site/index.html", "of the host\n")
 			meros := func(args ...string) *lab.Outcome {
 				t.Helper()
@@ -101,25 +105,25 @@ func liveLab(t *testing.T, p *lab.Project, who string, meros func(...string) *la
 		}
 	})
 	if o := meros("init", "lab"); !strings.Contains(o.Stderr, "2 bridges, 4 interfaces") {
-		t.Errorf("init said\n%s", o.Stderr)
+		t.Errorf("init printed\n%s", o.Stderr)
 	}
 	if now := hostNetwork(t); now != before {
-		t.Errorf("the host's network is\n%s\nand was\n%s", now, before)
+		t.Errorf("the host's network is\n%s\nbefore it was\n%s", now, before)
 	}
 	in := func(machine, line string) string {
 		t.Helper()
 		return meros("connect", "lab", machine, "--", line).Stdout
 	}
-	t.Run("packets", func(t *testing.T) { provenWays(t, meros) })
-	t.Run("ways", func(t *testing.T) { triedWays(t, in) })
+	t.Run("net check", func(t *testing.T) { checkedPaths(t, meros) })
+	t.Run("paths", func(t *testing.T) { triedPaths(t, in) })
 
 	if o := meros("init", "lab"); strings.Contains(o.Stderr, `"lab: `) || strings.Count(o.Stderr, "runs already") != 3 {
-		t.Errorf("a second init said\n%s", o.Stderr)
+		t.Errorf("the second init printed\n%s", o.Stderr)
 	}
-	t.Run("packets again", func(t *testing.T) { provenWays(t, meros) })
+	t.Run("second net check", func(t *testing.T) { checkedPaths(t, meros) })
 	t.Run("mount", func(t *testing.T) {
 		if got := in("web", "cat /srv/site/index.html && echo back > /srv/site/new && systemctl is-system-running --wait"); got != "of the host\nrunning\n" {
-			t.Errorf("the machine sees %q", got)
+			t.Errorf("the machine reads %q", got)
 		}
 		if got := readFile(t, p.Path("constellations/lab/site/new")); got != "back\n" {
 			t.Errorf("the machine wrote %q", got)
@@ -128,10 +132,10 @@ func liveLab(t *testing.T, p *lab.Project, who string, meros func(...string) *la
 	t.Run("copies", func(t *testing.T) { copies(t, p, meros, in) })
 	if os.Getuid() == 0 && who == "root" {
 		t.Run("changed code", func(t *testing.T) { changedCode(t, in) })
-		t.Run("again", func(t *testing.T) { startedAgain(t, p, meros, in) })
+		t.Run("restart and reset", func(t *testing.T) { restartAndReset(t, p, meros, in) })
 	}
 
-	// A machine that dies is started again, and no other.
+	// init starts a machine that died again, and no other machine.
 	was := states(t, meros)
 	syscall.Kill(was["web"].PID, syscall.SIGKILL)
 	for end := time.Now().Add(guestTimeout(t)); states(t, meros)["web"].State != vm.Crashed; {
@@ -140,15 +144,15 @@ func liveLab(t *testing.T, p *lab.Project, who string, meros func(...string) *la
 		}
 	}
 	if s := states(t, meros)["web"]; s.Exit != "QEMU: signal: killed" {
-		t.Errorf("web ended by %q", s.Exit)
+		t.Errorf("the exit of web is %q", s.Exit)
 	}
 	meros("init", "lab")
 	now := states(t, meros)
 	if now["db"].PID != was["db"].PID || now["web"].PID == was["web"].PID || now["web"].State != vm.Ready {
-		t.Errorf("after the repair: %+v", now)
+		t.Errorf("after the repair the machines are %+v", now)
 	}
 
-	// The supervisor's end is everything's end.
+	// When the supervisor ends, every process of the constellation ends.
 	syscall.Kill(labSupervisor(t, p), syscall.SIGKILL)
 	settled(t, p.Root)
 	if s := states(t, meros)["gate"]; s.State != vm.Crashed || !strings.Contains(s.Exit, "supervisor was killed") {
@@ -156,17 +160,17 @@ func liveLab(t *testing.T, p *lab.Project, who string, meros func(...string) *la
 	}
 	meros("init", "lab", "db")
 	meros("shutdown", "lab")
-	settled(t, p.Root) // the connection that ssh keeps ends a moment after the machine
+	settled(t, p.Root) // the shared ssh connection ends shortly after the machine
 	if now := hostNetwork(t); now != before {
-		t.Errorf("the host's network is\n%s\nand was\n%s", now, before)
+		t.Errorf("the host's network is\n%s\nbefore it was\n%s", now, before)
 	}
 	leftovers(t, p)
 }
 
-// copies sends a tree to a machine and back.
+// copies pushes a tree to a machine and pulls it back.
 func copies(t *testing.T, p *lab.Project, meros func(...string) *lab.Outcome, in func(machine, line string) string) {
-	const odd = "tree/a b\n'ü\xff$x"
-	p.Write(t, odd, "first")
+	const unusual = "tree/a b\n'ü\xff$x"
+	p.Write(t, unusual, "first")
 	p.Write(t, "tree/run", "#!/bin/sh\n")
 	if err := os.Symlink("/etc/passwd", p.Path("tree/link")); err != nil {
 		t.Fatal(err)
@@ -190,13 +194,13 @@ func copies(t *testing.T, p *lab.Project, meros func(...string) *lab.Outcome, in
 	want := "1600000000 754 /etc/passwd 1073741824 first"
 	look := `cd mos-shared/tree && echo $(stat -c '%Y %a' run) $(readlink link) $(stat -c %s holes) $(cat a*b*x); test $(stat -c %b holes) -lt 100`
 	if got := in("gate", look); got != want+"\n" {
-		t.Errorf("in the machine: %q, want %q", got, want)
+		t.Errorf("the machine has %q, want %q", got, want)
 	}
-	p.Write(t, odd, "second")
+	p.Write(t, unusual, "second")
 	meros("push", "lab", "gate", p.Path("tree"))
 	to := p.Path("back")
 	meros("pull", "lab", "gate", "tree", "/etc/hostname", to)
-	for name, text := range map[string]string{odd: "second", "hostname": "gate\n", "tree/run": "#!/bin/sh\n"} {
+	for name, text := range map[string]string{unusual: "second", "hostname": "gate\n", "tree/run": "#!/bin/sh\n"} {
 		if got := readFile(t, filepath.Join(to, name)); got != text {
 			t.Errorf("%q came back as %q, want %q", name, got, text)
 		}
@@ -210,41 +214,41 @@ func copies(t *testing.T, p *lab.Project, meros func(...string) *lab.Outcome, in
 	}
 }
 
-// startedAgain expects a restart to keep a machine's disk and a reset to give
-// it a new one.
-func startedAgain(t *testing.T, p *lab.Project, meros func(...string) *lab.Outcome, in func(machine, line string) string) {
+// restartAndReset checks that a restart preserves a machine's disk, that a
+// snapshot restores it and that a reset replaces it.
+func restartAndReset(t *testing.T, p *lab.Project, meros func(...string) *lab.Outcome, in func(machine, line string) string) {
 	in("db", "echo kept > /root/mark && sync")
 	meros("restart", "lab", "db")
 	if got := in("db", "cat /root/mark"); got != "kept\n" {
-		t.Errorf("after a restart: %q", got)
+		t.Errorf("after a restart the file has %q", got)
 	}
 	onConsole(t, meros, "lab", "db", "db login:") // ssh may answer before
 	meros("snapshot", "save", "lab", "clean", "db")
 	in("db", "echo later > /root/later && sync")
 	meros("snapshot", "restore", "lab", "clean", "db")
 	if got := in("db", "ls /root"); got != "mark\n" {
-		t.Errorf("after the snapshot is restored: %q", got)
+		t.Errorf("after the snapshot is restored /root has %q", got)
 	}
 	fails(t, p.Run(t, "snapshot", "restore", "lab", "other", "db"), 1, "there is no snapshot", "clean")
 	var loads []load
 	if err := json.Unmarshal([]byte(meros("top", "lab", "--json", "--interval=500ms").Stdout), &loads); err != nil || len(loads) != 3 || loads[0].Memory < 1<<20 {
-		t.Errorf("top says %+v, %v", loads, err)
+		t.Errorf("top printed %+v, error %v", loads, err)
 	}
 	typedAtConsole(t, p.Command(t, "console", "lab", "db"))
 	meros("reset", "lab", "db")
 	if got := in("db", "ls /root/mark 2>/dev/null || echo gone"); got != "gone\n" {
-		t.Errorf("after a reset: %q", got)
+		t.Errorf("after a reset the machine printed %q", got)
 	}
 	config := filepath.Join(t.TempDir(), "config")
 	if err := os.WriteFile(config, []byte(meros("ssh-config", "lab").Stdout), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("ssh", "-F", config, "db.lab", "hostname").CombinedOutput(); err != nil || string(out) != "db\n" {
-		t.Errorf("ssh by its own configuration: %q, %v", out, err)
+		t.Errorf("ssh with the configuration of ssh-config printed %q, error %v", out, err)
 	}
 }
 
-// typedAtConsole expects a console to show what is typed, and to end with its input.
+// typedAtConsole checks that a console shows typed text and ends with its input.
 func typedAtConsole(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	in, err := cmd.StdinPipe()
@@ -265,28 +269,29 @@ func typedAtConsole(t *testing.T, cmd *exec.Cmd) {
 		n, err := out.Read(b)
 		said = append(said, b[:n]...)
 		if err != nil {
-			t.Errorf("its console says %q, then %v", said, err)
+			t.Errorf("the console printed %q, then %v", said, err)
 			break
 		}
 	}
 	in.Close()
 	io.Copy(io.Discard, out)
 	if err := cmd.Wait(); err != nil {
-		t.Errorf("its console ended with %v", err)
+		t.Errorf("the console ended with %v", err)
 	}
 }
 
-// changedCode has a kernel change its own code while another processor runs it,
-// which is what an emulator may get wrong.
+// changedCode makes a kernel change its own code while another processor runs it.
+// An emulator may get this wrong.
 func changedCode(t *testing.T, in func(machine, line string) string) {
 	got := in("gate", `for i in 1 2; do (while :; do /bin/true; done) & done; trap 'kill $(jobs -p)' EXIT
 for i in $(seq 200); do for v in 1 0; do echo $v > /proc/sys/kernel/sched_schedstats; done; done; nproc`)
 	if got != "2\n" {
-		t.Errorf("a machine with two processors says %q", got)
+		t.Errorf("the machine with two processors printed %q", got)
 	}
 }
 
-// hostNetwork is what of the host's network meros could change.
+// hostNetwork describes the settings of the host's network that meros could
+// change.
 func hostNetwork(t *testing.T) string {
 	t.Helper()
 	all, err := net.Interfaces()
@@ -308,25 +313,26 @@ func hostNetwork(t *testing.T) string {
 	return b.String()
 }
 
-// provenWays expects what "net check" finds to be what the manifest says.
-func provenWays(t *testing.T, meros func(...string) *lab.Outcome) {
-	var proofs []network.Result
-	if err := json.Unmarshal([]byte(meros("net", "check", "lab", "--json").Stdout), &proofs); err != nil {
+// checkedPaths checks that every result of `meros net check` agrees with the
+// manifest.
+func checkedPaths(t *testing.T, meros func(...string) *lab.Outcome) {
+	var results []network.Result
+	if err := json.Unmarshal([]byte(meros("net", "check", "lab", "--json").Stdout), &results); err != nil {
 		t.Fatal(err)
 	}
-	if len(proofs) < 12 {
-		t.Errorf("only %d ways were tried", len(proofs))
+	if len(results) < 12 {
+		t.Errorf("net check tried only %d paths", len(results))
 	}
-	for _, p := range proofs {
-		if !p.OK() {
-			t.Errorf("%s to %s: %+v", p.From, p.To, p)
+	for _, r := range results {
+		if !r.OK() {
+			t.Errorf("%s to %s: %+v", r.From, r.To, r)
 		}
 	}
 }
 
-// triedWays tries ways from inside the machines.
-func triedWays(t *testing.T, in func(machine, line string) string) {
-	// A service of the host that others may reach.
+// triedPaths tries network paths from inside the machines.
+func triedPaths(t *testing.T, in func(machine, line string) string) {
+	// A service of the host that machines may reach.
 	l, err := net.Listen("tcp", "0.0.0.0:8021")
 	if err != nil {
 		t.Fatal(err)
@@ -342,7 +348,7 @@ func triedWays(t *testing.T, in func(machine, line string) string) {
 			c.Close()
 		}
 	}()
-	// Only a closed way is given up soon: a guest may be long in greeting.
+	// The timeout is short only for closed paths, because a slow guest answers late.
 	try := func(a string, seconds int) string {
 		host, port, _ := net.SplitHostPort(a)
 		return fmt.Sprintf("timeout %d bash -c 'exec 3<>/dev/tcp/%s/%s && head -c 4 <&3' 2>/dev/null || echo no", seconds, host, port)
@@ -366,10 +372,10 @@ func triedWays(t *testing.T, in func(machine, line string) string) {
 		{"db", "ip -o route show default | wc -l", "0\n"},
 	} {
 		if got := in(w.from, w.line); got != w.want {
-			t.Errorf("%s: %s: %q, want %q", w.from, w.line, got, w.want)
+			t.Errorf("%s: %s printed %q, want %q", w.from, w.line, got, w.want)
 		}
 	}
-	// A port of the host leads to the gate.
+	// The host forwards a port to the gate.
 	c, err := net.DialTimeout("tcp", "127.0.0.1:8022", guestTimeout(t))
 	if err != nil {
 		t.Fatal(err)
@@ -378,6 +384,6 @@ func triedWays(t *testing.T, in func(machine, line string) string) {
 	c.SetDeadline(time.Now().Add(guestTimeout(t)))
 	b := make([]byte, 4)
 	if _, err := io.ReadFull(c, b); err != nil || string(b) != "SSH-" {
-		t.Errorf("port 8022 of the host says %q, %v", b, err)
+		t.Errorf("port 8022 of the host answers %q, error %v", b, err)
 	}
 }
