@@ -1,5 +1,5 @@
-// This file starts the two processes of a group's supervisor and hands their
-// connections to ssh(1).
+// This file runs the two processes of a group's supervisor, and passes connections
+// to machines to ssh(1).
 
 package main
 
