@@ -26,7 +26,7 @@ const (
 const (
 	HintKVM     = "kvm"     // whether the machine may use KVM, a constellations.KVM
 	HintShell   = "shell"   // "yes" opens a shell where the step fails
-	HintTimeout = "timeout" // longest that a hook may run; "" is no limit
+	HintTimeout = "timeout" // longest that a hook may run; "" does not limit it
 )
 
 // Inputs, of other nodes or of the host.

@@ -41,7 +41,7 @@ type Options struct {
 	URLs       func(section *constellations.SectionLock, p constellations.Package) []string
 	StatCache  *graph.StatCache
 	OCI        func(path, tag, arch string) ([]OCILayer, error) // reads a container image; arch is Go's name
-	Timeout    string                                           // longest a hook may take, as time.Duration prints it; "" is no limit
+	Timeout    string                                           // longest a hook may take, as time.Duration prints it; "" does not limit it
 	RootfsOnly bool                                             // leave out kernel and initrd
 	Boot       bool                                             // boot each machine once
 }

@@ -37,7 +37,7 @@ func TestMirrorFails(t *testing.T) {
 		serve http.HandlerFunc
 		words []string
 	}{
-		"404":       {http.NotFound, []string{"404", "meros update pins what there is now", "named by MEROS_SNAPSHOT, may have it"}},
+		"404":       {http.NotFound, []string{"404", "hint: `meros update` pins the packages that the mirror has now", "hint: a snapshot service of Debian's packages, named by MEROS_SNAPSHOT, may still have it"}},
 		"forbidden": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) }, []string{"403"}},
 		"truncated": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", fmt.Sprint(len(content)))

@@ -79,7 +79,7 @@ func TestNoToken(t *testing.T) {
 	}
 }
 
-// Progress is no part of the log.
+// Progress is not part of the log.
 func TestReport(t *testing.T) {
 	j, s, log := watched()
 	var told []string
