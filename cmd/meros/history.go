@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"meros/graph/record"
 )
@@ -68,6 +69,9 @@ func (c *historyCmd) one(e *env, rs record.Store) error {
 	e.ui.say("%s", historyLine(&b.Head))
 	if b.Error != "" {
 		e.ui.say("%s", printable(b.Error))
+	}
+	for h := range strings.Lines(b.Hint) {
+		e.ui.say("hint: %s", printable(strings.TrimSuffix(h, "\n")))
 	}
 	for _, s := range b.Stages {
 		switch {

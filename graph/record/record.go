@@ -20,6 +20,7 @@ import (
 	"meros/cache"
 	"meros/graph"
 	"meros/runner"
+	"meros/runner/hint"
 )
 
 // Head is the summary of a build.
@@ -32,6 +33,7 @@ type Head struct {
 	Seconds  float64   `json:"seconds"`
 	Result   string    `json:"result"` // ok, failed or interrupted
 	Error    string    `json:"error,omitempty"`
+	Hint     string    `json:"hint,omitempty"` // the next steps after the error, one a line
 	CPUs     int       `json:"cpus"`
 	Nodes    int       `json:"nodes"`
 	Cached   int       `json:"cached"`
@@ -133,6 +135,7 @@ func (r *Recorder) Build(about About, plan *graph.Plan, result *graph.Result, er
 	} else if err != nil {
 		b.Error = err.Error()
 	}
+	b.Hint = hint.Of(err)
 	b.Sum = actionsSum(plan, result, b)
 	return b
 }
