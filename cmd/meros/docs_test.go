@@ -1,5 +1,5 @@
 // This file checks the commands that README.md and docs/ show: the program's own
-// parser has to accept each of them. It runs none.
+// parser has to accept each of them. It does not run them.
 
 package main
 
@@ -22,7 +22,7 @@ var otherPrograms = []string{"./dist-conf.sh", ".ci/nightly", "apt", "echo", "ev
 // shownCommand is a command in a document.
 type shownCommand struct {
 	line   int    // in the document
-	args   string // what follows "meros"
+	args   string // the words after "meros"
 	inline bool   // within a sentence, where it may lack its arguments
 }
 
@@ -214,7 +214,7 @@ func TestDocumentLinks(t *testing.T) {
 	}
 }
 
-// anchors are the names of a document's headings, as GitHub makes them.
+// anchors returns the names of a document's headings, as GitHub makes them.
 func anchors(text string) []string {
 	var all []string
 	count := make(map[string]int)
@@ -234,9 +234,9 @@ func anchors(text string) []string {
 	return all
 }
 
-// TestReadmeLength keeps the README a text for five minutes.
+// TestReadmeLength checks that the README can be read in five minutes.
 func TestReadmeLength(t *testing.T) {
 	if n := strings.Count(documents(t)["README.md"], "\n"); n > 150 {
-		t.Errorf("README.md has %d lines, at most 150 are wanted", n)
+		t.Errorf("README.md has %d lines, want at most 150", n)
 	}
 }

@@ -1,3 +1,5 @@
+// This file tests machines that are based on container images.
+
 package main
 
 import (
@@ -29,8 +31,8 @@ import (
 	"meros/bench/lab"
 )
 
-// An image of containers is the base of a machine, in each form in which it can
-// be on a disk.
+// TestOCI builds a machine on a container image, in every form that an image can
+// have on a disk. All forms must give the same disk.
 func TestOCI(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -100,29 +102,29 @@ func TestOCI(t *testing.T) {
 		disks[disk(t, p, "again-m")] = true
 	}
 	if len(disks) != 1 {
-		t.Errorf("one image in several forms gives %d disks", len(disks))
+		t.Errorf("one image in several forms gives %d different disks", len(disks))
 	}
 	p.Write(t, "constellations/again/manifest.yml", plain)
 	p.Must(t, "build", "again", "--locked", "--rootfs-only", "--use", "oci:"+dir)
 	disks[disk(t, p, "again-m")] = true
 	if len(disks) != 1 {
-		t.Error("--use gives another disk than base:")
+		t.Error("--use gives a different disk than base:")
 	}
 	got := filesOf(t, soundDisk(t, p.Path("data/disks/again-m.qcow2")), 1<<20)
 	differingFiles(t, want, got, everything, map[string]string{"etc/issue": "again\n", "etc/hooked": "from a container\n"})
 	if has := attributesOf(t, filepath.Join(got, "etc/motd")); has != "security.capability="+netRaw+" user.hook=h" {
-		t.Errorf("/etc/motd has %q", has)
+		t.Errorf("/etc/motd has the attributes %q", has)
 	}
 	for _, tree := range []string{want, got} {
 		if hosts := readFile(t, filepath.Join(tree, "etc/hosts")); !strings.HasPrefix(hosts, "127.0.0.1\tlocalhost\n127.0.1.1\tm\n") || !strings.HasSuffix(hosts, "\n10.9.9.9\tmyserver\n") {
-			t.Errorf("/etc/hosts is %q", hosts)
+			t.Errorf("/etc/hosts has %q", hosts)
 		}
 	}
 	if hooked := readFile(t, filepath.Join(got, "etc/hooked")); hooked != "from a container\n" {
 		t.Errorf("the hook saw %q", hooked)
 	}
 
-	t.Run("repeated", func(t *testing.T) { ociRepeated(t, p, image, want) })
+	t.Run("repeated layers", func(t *testing.T) { ociRepeated(t, p, image, want) })
 	for base, words := range map[string][]string{
 		"oci:saved.tar":         {"several images in it", "hint: name one after a colon: ", "lab/box:v1"},
 		"oci:saved.tar:v3":      {"no image v3 in it", "hint: name one after a colon: ", "lab/box:v1"},
@@ -162,8 +164,8 @@ func TestOCI(t *testing.T) {
 	leftovers(t, p)
 }
 
-// ociRepeated makes machines of images that have layers several times, as those
-// of Dockerfiles do, and of one that has what the machine adds.
+// ociRepeated builds machines on an image that has the same layers several times,
+// as images from Dockerfiles do, and on the exported image of such a machine.
 func ociRepeated(t *testing.T, p *lab.Project, image v1.Image, want string) {
 	made := func(files map[string]string) v1.Layer {
 		t.Helper()
@@ -203,7 +205,8 @@ func ociRepeated(t *testing.T, p *lab.Project, image v1.Image, want string) {
 	}
 }
 
-// ociRegistry makes a machine of an image in a registry: the same one, pinned.
+// ociRegistry builds a machine on the same image from a registry, and checks that
+// the lock pins it.
 func ociRegistry(t *testing.T, p *lab.Project, image v1.Image, disks map[string]bool) {
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
@@ -230,13 +233,13 @@ func ociRegistry(t *testing.T, p *lab.Project, image v1.Image, disks map[string]
 	p.Must(t, "build", "again", "--rootfs-only")
 	disks[disk(t, p, "again-m")] = true
 	if len(disks) != 1 {
-		t.Error("from a registry it is another disk")
+		t.Error("the image from a registry gives a different disk")
 	}
 	lock := readFile(t, p.Path("constellations/again/meros.lock"))
 	if !strings.Contains(lock, "\nsource oci docker://"+tag.Name()+" amd64 ") || !strings.Contains(lock, "\nlayer ") {
 		t.Errorf("the lock has no image:\n%s", lock)
 	}
-	// What is pinned is not asked for again: neither the tag nor what is here.
+	// A build asks for neither the pinned tag nor layers that are in the cache.
 	server.Close()
 	p.Must(t, "build", "again", "--locked", "--rootfs-only")
 	elsewhere := lab.New(t, map[string]string{"constellations/again/manifest.yml": manifest("docker://" + tag.Name()), "constellations/again/meros.lock": lock})
@@ -251,8 +254,8 @@ func ociRegistry(t *testing.T, p *lab.Project, image v1.Image, disks map[string]
 	fails(t, p.Run(t, "build", "again", "--rootfs-only"), exitUsage, "not a valid reference to an image in a registry")
 }
 
-// ociLogin makes a machine of an image in a registry that wants a login, whose
-// password stays where it is.
+// ociLogin builds a machine on an image in a registry that requires a login. The
+// password must not appear in the data directory, the lock or the messages.
 func ociLogin(t *testing.T, lock string, image v1.Image) {
 	const user, password = "eve", "n0body-knows-it"
 	open := registry.New(registry.Logger(log.New(io.Discard, "", 0)))

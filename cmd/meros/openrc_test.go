@@ -1,3 +1,5 @@
+// This file tests Alpine machines that openrc starts.
+
 package main
 
 import (
@@ -9,8 +11,7 @@ import (
 	"meros/bench/lab"
 )
 
-// openrcManifest is what follows the packages in the manifest of a machine that
-// openrc starts.
+// openrcManifest is the end of a manifest with a machine that openrc starts.
 const openrcManifest = `    packages: [openrc, openssh-server]
     user: admin
     disks:
@@ -22,14 +23,15 @@ bridges:
   lan: {subnet: 10.23.0.0/24, policy_type: host-access}
 `
 
-// openrcStarted are the services that have to be started in a machine, sorted.
+// openrcStarted lists the services that must run in the machine, sorted.
 const openrcStarted = "acpid bootmisc devfs dmesg fsck hostname hwdrivers local localmount mdev modules mountpoints networking osclock seedrng sshd swap sysctl sysfs syslog"
 
-// writer is a process of a machine that has a file of /srv/data open, which must
-// not keep the file system from being unmounted.
+// writer starts a process in a machine that writes to a file of /srv/data. The
+// machine must be able to unmount the file system nevertheless.
 const writer = "nohup setsid sh -c 'exec >/srv/data/log; while :; do date; sleep 0.1; done' </dev/null >/dev/null 2>&1 &"
 
-// A machine of Alpine that openrc starts and ends, of an ordinary user.
+// TestOpenRC builds and runs an Alpine machine with openrc, as an ordinary user.
+// openrc must start every service, and must unmount the disks at the end.
 func TestOpenRC(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -54,9 +56,9 @@ func TestOpenRC(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "shutdown", "rc", "--wait=0")))
-		settled(t, p.Root) // the connection that ssh keeps ends a moment after the machine
+		settled(t, p.Root) // the shared ssh connection ends shortly after the machine
 		if t.Failed() {
-			t.Logf("its console:\n%s", readFile(t, p.Path("data/state/rc/m/console.log")))
+			t.Logf("the console:\n%s", readFile(t, p.Path("data/state/rc/m/console.log")))
 		}
 	})
 	meros("build", "rc")
@@ -72,26 +74,26 @@ func TestOpenRC(t *testing.T) {
 		{"ip route | grep ^default", "default via 10.23.0.1 dev eth1 \n"},
 	} {
 		if got := in(c.line); got != c.want {
-			t.Errorf("%s: %q, want %q", c.line, got, c.want)
+			t.Errorf("%s printed %q, want %q", c.line, got, c.want)
 		}
 	}
 	onConsole(t, meros, "rc", "m", "m login:")
 	in("echo kept > /root/mark; sync; " + writer)
 	t.Logf("restarted in %v", meros("restart", "rc").Wall)
 	if got := in("cat /root/mark; test -s /srv/data/log && echo written"); got != "kept\nwritten\n" {
-		t.Errorf("after a restart: %q", got)
+		t.Errorf("after a restart the machine printed %q", got)
 	}
 	in(writer)
 	o = meros("shutdown", "rc", "--wait=3m")
-	if t.Logf("down in %v", o.Wall); !strings.Contains(o.Stderr, "shut down by its power button") {
-		t.Errorf("shutdown said\n%s", o.Stderr)
+	if t.Logf("shut down in %v", o.Wall); !strings.Contains(o.Stderr, "shut down by its power button") {
+		t.Errorf("shutdown printed\n%s", o.Stderr)
 	}
 	cleanDisk(t, p.Path("data/state/rc/m/disk-data.qcow2"))
 	cleanDisk(t, p.Path("data/state/rc/m/disk-deep.qcow2"))
 	leftovers(t, p)
 }
 
-// cleanDisk expects the file system of a further disk to have been unmounted.
+// cleanDisk checks that the machine unmounted the file system of a further disk.
 func cleanDisk(t *testing.T, file string) {
 	t.Helper()
 	raw := filepath.Join(t.TempDir(), "raw")
@@ -100,6 +102,6 @@ func cleanDisk(t *testing.T, file string) {
 	}
 	out, err := exec.Command("dumpe2fs", "-h", raw).CombinedOutput()
 	if err != nil || strings.Contains(string(out), "needs_recovery") || !strings.Contains(string(out), "Filesystem state:         clean\n") {
-		t.Errorf("%s was not unmounted, %v:\n%s", filepath.Base(file), err, out)
+		t.Errorf("%s was not unmounted, error %v:\n%s", filepath.Base(file), err, out)
 	}
 }

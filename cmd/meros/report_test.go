@@ -1,4 +1,4 @@
-// These tests check reports, traces and the records that they are made from.
+// This file tests reports and traces, and the records that they are made from.
 
 package main
 
@@ -22,7 +22,7 @@ import (
 	"meros/graph/record"
 )
 
-// syntheticBuild is the record of a build of so many machines.
+// syntheticBuild returns the record of a build with this number of machines.
 func syntheticBuild(machines int) *record.Build {
 	b := &record.Build{Head: record.Head{ID: "20260102-030405-lab", Name: "lab", Verb: "build", Began: time.Unix(0, 0).UTC(), Seconds: float64(machines) / 4, Result: "failed", CPUs: 8, Failed: 1}}
 	add := func(s record.Node) int {
@@ -55,7 +55,7 @@ func syntheticBuild(machines int) *record.Build {
 	return b
 }
 
-// render is the page about a build.
+// render returns the page about a build.
 func render(t testing.TB, b, before *record.Build) []byte {
 	t.Helper()
 	store, err := cache.Open(t.TempDir(), cache.Options{ReadOnly: true})
@@ -69,7 +69,8 @@ func render(t testing.TB, b, before *record.Build) []byte {
 	return page.Bytes()
 }
 
-// A browser shows the numbers of the record, and opens what a link leads to.
+// TestReportInBrowser checks that a browser shows the numbers of the record, and
+// that a link opens the part of the page that it leads to.
 func TestReportInBrowser(t *testing.T) {
 	lab.Long(t)
 	lab.Need(t, "chromium")
@@ -88,10 +89,10 @@ func TestReportInBrowser(t *testing.T) {
 			}
 		}
 		if !bytes.Contains(dom, []byte(`<details open="">`)) {
-			t.Errorf("%d machines: what the link leads to is closed", machines)
+			t.Errorf("%d machines: the link does not open its target", machines)
 		}
 		if bytes.Contains(dom, []byte("hooks <b>")) {
-			t.Errorf("%d machines: a name is markup", machines)
+			t.Errorf("%d machines: the page has an unescaped name", machines)
 		}
 	}
 	shot := filepath.Join(t.TempDir(), "report.png")
@@ -122,15 +123,16 @@ func browse(t *testing.T, url string, more ...string) []byte {
 	return out
 }
 
-// What is in an image is told, however many machines have it.
+// TestMaterials checks the list of downloads in the images, and that each names a
+// few machines and the number of the others.
 func TestMaterials(t *testing.T) {
 	all := syntheticBuild(6).Materials()
 	if len(all) != 100 || all[0].In() != "m0, m1, m2 and 3 more" || all[0].URL == "" || all[0].Size != 1000 {
-		t.Errorf("%d, %+v", len(all), all[0])
+		t.Errorf("there are %d materials, the first is %+v", len(all), all[0])
 	}
 }
 
-// The trace is what Perfetto reads.
+// TestTrace checks that a trace has the fields that Perfetto reads.
 func TestTrace(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "trace.json")
 	if err := writeTrace(file, syntheticBuild(2), 0o644); err != nil {
@@ -149,11 +151,13 @@ func TestTrace(t *testing.T) {
 	}
 	for _, e := range trace.TraceEvents[1:] {
 		if e.Phase != "X" || e.Duration <= 0 || e.Thread < 1 {
-			t.Errorf("%+v", e)
+			t.Errorf("the trace has the event %+v", e)
 		}
 	}
 }
 
+// TestRecords checks that a store preserves the newest records, and finds them by
+// id, name and age.
 func TestRecords(t *testing.T) {
 	rs := record.Store{Dir: t.TempDir()}
 	for i := range record.KeptBuilds + 3 {
@@ -169,18 +173,18 @@ func TestRecords(t *testing.T) {
 	}
 	for what, want := range map[string]string{"": ids[len(ids)-1], "lab": ids[len(ids)-1], "lab~1": ids[len(ids)-2], ids[3]: ids[3]} {
 		if b, err := rs.Find(what); err != nil || b.ID != want || len(b.Stages) != 104 {
-			t.Errorf("%q: %v, want %s", what, err, want)
+			t.Errorf("find %q: error %v, want the record %s", what, err, want)
 		}
 	}
 	for _, what := range []string{"la", "lab~x", "lab~99", "1970"} {
 		if b, err := rs.Find(what); err == nil {
-			t.Errorf("%q is %s", what, b.ID)
+			t.Errorf("find %q: got %s, want an error", what, b.ID)
 		}
 	}
 	if err := os.WriteFile(filepath.Join(rs.Dir, "20260101-000000-bad.json.zst"), []byte("no"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := rs.Find("bad"); err == nil || !strings.Contains(err.Error(), "read the record of 20260101-000000-bad") {
-		t.Errorf("damaged: %v", err)
+		t.Errorf("find a damaged record: %v", err)
 	}
 }

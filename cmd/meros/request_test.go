@@ -1,4 +1,4 @@
-// These tests check requests, and that verbs share them and not their flags.
+// This file tests requests, and checks that verbs share requests and not flags.
 
 package main
 
@@ -12,6 +12,7 @@ import (
 	"time"
 )
 
+// TestRequestArgs checks the command line that records show for a request.
 func TestRequestArgs(t *testing.T) {
 	r := &request{Constellation: "shop", Machines: []string{"web", "db"}, Boot: true, Use: "old.qcow2", Timeout: 90 * time.Second, Jobs: 3, Rebuild: "hooks"}
 	want := []string{"build", "shop", "web", "db", "--boot", "--jobs=3", "--rebuild=hooks", "--timeout=1m30s", "--use=old.qcow2"}
@@ -23,8 +24,8 @@ func TestRequestArgs(t *testing.T) {
 	}
 }
 
-// A verb's flags are used in its own file only, and where the command line is
-// put together.
+// TestNoVerbUsesAnothersFlags checks that only a verb's own file uses its flags.
+// The struct of the command line is exempt, because it has all verbs as fields.
 func TestNoVerbUsesAnothersFlags(t *testing.T) {
 	fset := token.NewFileSet()
 	pkgs, err := parser.ParseDir(fset, ".", nil, 0)
@@ -44,7 +45,7 @@ func TestNoVerbUsesAnothersFlags(t *testing.T) {
 		}
 	}
 	if len(declared) < 30 {
-		t.Fatalf("only %d verbs were found", len(declared))
+		t.Fatalf("found only %d verbs", len(declared))
 	}
 	for name, f := range pkgs["main"].Files {
 		ast.Inspect(f, func(n ast.Node) bool {

@@ -1,3 +1,5 @@
+// This file runs the scripts of testdata/script against the real program.
+
 package main
 
 import (
@@ -13,11 +15,12 @@ import (
 	"meros/bench/lab"
 )
 
-// What a user sees, told in scripts: testdata/script/*.txtar, in the language
-// of testscript(1) of go-internal. Of its own it has
+// TestScripts runs testdata/script/*.txtar, which check the program's messages as
+// a user sees them. The language is that of testscript(1) of go-internal, with two
+// more commands:
 //
-//	download CONSTELLATION...   what lab.Downloaded does, in the current directory
-//	exit STATUS PROGRAM...      exec, with the exit status that is wanted
+//	download CONSTELLATION...   does what lab.Downloaded does, in the current directory
+//	exit STATUS PROGRAM...      does what exec does, and checks the exit status
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",

@@ -1,3 +1,5 @@
+// This file tests downloads that a server redirects.
+
 package main
 
 import (
@@ -11,8 +13,8 @@ import (
 	"meros/bench/lab"
 )
 
-// What a server redirects to is reached as the environment says, in a lock and
-// in a build.
+// TestRedirectedProxy checks that lock and build use the proxy of the environment
+// for the target of a redirect.
 func TestRedirectedProxy(t *testing.T) {
 	t.Parallel()
 	lab.NeedRoot(t)
@@ -41,8 +43,8 @@ func TestRedirectedProxy(t *testing.T) {
 		return lab.Finish(t, cmd)
 	}
 	fails(t, run("build", "far", "--rootfs-only"), 1, "is not an ar archive")
-	o := run("lock", "used") // there are no packages for it
+	o := run("lock", "used") // the mirror has no packages for it
 	if kept := p.Path(fmt.Sprintf("data/cache/partial/%x", sha256.Sum256([]byte(content)))); readFile(t, kept) != content {
-		t.Errorf("the image was not downloaded: exit status %d\n%s", o.Exit, o.Stderr)
+		t.Errorf("lock did not download the image: exit status %d\n%s", o.Exit, o.Stderr)
 	}
 }

@@ -1,3 +1,5 @@
+// This file tests the shell that a failed hook opens.
+
 package main
 
 import (
@@ -14,7 +16,8 @@ import (
 	"meros/bench/lab"
 )
 
-// A failed hook opens a shell in the system in which it failed.
+// TestShellOnError checks that --shell-on-error opens a shell in the system in
+// which a hook failed.
 func TestShellOnError(t *testing.T) {
 	t.Parallel()
 	lab.NeedRoot(t)
@@ -41,7 +44,7 @@ func TestShellOnError(t *testing.T) {
 			asked = true
 			defer time.AfterFunc(lab.Timeout(t, 2*time.Minute), func() {
 				out, err := exec.Command("ps", "-eo", "pid,ppid,pgid,tpgid,stat,wchan:20,args", "--forest").CombinedOutput()
-				t.Logf("it stands still: %v\n%s", err, out)
+				t.Logf("the shell hangs, the processes are (error %v)\n%s", err, out)
 				cmd.Process.Kill()
 			}).Stop()
 			io.WriteString(tty, "cat /opt/made; test -e /run/meros/0100-bad.chroot && echo script-is-here; exit\n")
@@ -53,14 +56,14 @@ func TestShellOnError(t *testing.T) {
 	err = cmd.Wait()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != exitFailed {
-		t.Errorf("%v", err)
+		t.Errorf("meros ended with %v, want exit status %d", err, exitFailed)
 	}
 	for _, want := range []string{"hooks/0100-bad.chroot: exit status 3", "This is the system in which /run/meros/0100-bad.chroot failed", "made-by-the-hook\r\n", "script-is-here\r\n"} {
 		if !strings.Contains(said.String(), want) {
-			t.Errorf("%q is not in %s", want, said.String())
+			t.Errorf("there is no %q in the output\n%s", want, said.String())
 		}
 	}
 	if strings.Contains(said.String(), "\x1b]meros;") {
-		t.Errorf("marks are shown: %q", said.String())
+		t.Errorf("the terminal shows progress marks: %q", said.String())
 	}
 }

@@ -1,3 +1,5 @@
+// This file tests machines of Ubuntu against a small archive.
+
 package main
 
 import (
@@ -12,8 +14,9 @@ import (
 	"meros/runner/debian"
 )
 
-// Ubuntu is built by the engine of Debian, from its own archive and by its own
-// keys. The archive is a small one: packages of Debian under Ubuntu's names.
+// TestUbuntu builds an Ubuntu machine, with the same code as Debian but with an
+// archive and keys of Ubuntu. The archive is small and has Debian's packages, some
+// under Ubuntu's names.
 func TestUbuntu(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -30,7 +33,7 @@ func TestUbuntu(t *testing.T) {
 		debs = append(debs, p.Path(filepath.Join("data/cache/cas", d.SHA256[:2], d.SHA256)))
 	}
 	kernel := kernelDebs(t, p, section.Kernel[0])
-	archive, err := os.MkdirTemp("", "meros-ubuntu-") // apt's own user reads it
+	archive, err := os.MkdirTemp("", "meros-ubuntu-") // the user _apt must be able to read it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,9 +63,9 @@ func TestUbuntu(t *testing.T) {
 	}
 	tree := filesOf(t, soundDisk(t, p.Path("data/disks/u-m.qcow2")), 1<<20)
 	if got := readFile(t, filepath.Join(tree, "etc/apt/sources.list")); got != "deb file://"+archive+" noble main\n" {
-		t.Errorf("its archive is %q", got)
+		t.Errorf("the machine's archive is %q", got)
 	}
-	// Without its key nothing is believed.
+	// meros trusts no archive without its key.
 	other := lab.NewReleaseKey(t)
 	q := lab.New(t, map[string]string{"constellations/u/manifest.yml": strings.Replace(strings.Replace(manifest, key.Keyring, other.Keyring, 1), "KERNEL", "distro", 1)})
 	fails(t, q.Run(t, "lock", "u"), 1, "lock u: noble x86_64", "signed with a key that is not in")
@@ -70,15 +73,15 @@ func TestUbuntu(t *testing.T) {
 	fails(t, q.Run(t, "lock", "u"), 1, "there is no such suite in that archive", `did you mean \"noble\"?`)
 	q.Write(t, "constellations/u/manifest.yml", strings.NewReplacer("ubuntu,", "debian, suite: bookwrm,", "KERNEL", "distro").Replace(manifest))
 	fails(t, q.Run(t, "lock", "u"), 1, "there is no such suite in that archive", `did you mean \"bookworm\"?`)
-	// And Ubuntu's own keys are asked for where the manifest names none.
+	// Without keys in the manifest meros needs Ubuntu's own keyring.
 	if _, err := os.Stat("/usr/share/keyrings/ubuntu-archive-keyring.gpg"); err != nil {
 		q.Write(t, "constellations/u/manifest.yml", "virtual_machines:\n  m: {distribution: ubuntu, mirror: 'file://"+archive+"'}\n")
 		fails(t, q.Run(t, "lock", "u"), 1, "apt install ubuntu-archive-keyring")
 	}
 }
 
-// kernelDebs are a kernel of Debian under the name that Ubuntu has for one, and
-// the package that leads to it.
+// kernelDebs returns two packages: a Debian kernel under Ubuntu's name for a
+// kernel, and the metapackage that depends on it.
 func kernelDebs(t *testing.T, p *lab.Project, kernel constellations.Package) []string {
 	t.Helper()
 	lab.Need(t, "dpkg-deb")
@@ -100,8 +103,8 @@ dpkg-deb -b -Zgzip meta meta.deb`
 	return []string{filepath.Join(dir, "image.deb"), filepath.Join(dir, "meta.deb")}
 }
 
-// plainPool replaces an archive's links by copies: apt's own user does not
-// reach where they lead.
+// plainPool replaces an archive's links by copies, because the user _apt cannot
+// read the targets of the links.
 func plainPool(t *testing.T, archive string) {
 	t.Helper()
 	links, err := filepath.Glob(filepath.Join(archive, "pool", "*"))

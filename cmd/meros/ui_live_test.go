@@ -1,3 +1,5 @@
+// This file tests the progress that meros draws on a terminal.
+
 package main
 
 import (
@@ -11,7 +13,8 @@ import (
 	"meros/graph"
 )
 
-// liveUI is a ui with a terminal of that size, in which nodes run.
+// liveUI returns a ui for a terminal of this size in which nodes run, the nodes,
+// and the output.
 func liveUI(nodes, width, height int) (*ui, []*graph.Node, *bytes.Buffer) {
 	out := new(bytes.Buffer)
 	u := newUI(out, out, "tty", false)
@@ -30,6 +33,7 @@ func liveUI(nodes, width, height int) (*ui, []*graph.Node, *bytes.Buffer) {
 	return u, all, out
 }
 
+// TestFrame checks the lines for two running nodes.
 func TestFrame(t *testing.T) {
 	now := time.Unix(1000, 0)
 	u, nodes, _ := liveUI(2, 100, 24)
@@ -44,31 +48,30 @@ func TestFrame(t *testing.T) {
 	}
 	u.live.blocks = true
 	if first := u.frame(100, 24, now)[0]; !strings.Contains(first, "████████████░░░░  3 of 4") {
-		t.Errorf("%s", first)
+		t.Errorf("the first line with block characters is %s", first)
 	}
 }
 
-// Whatever the terminal, no line is longer than it and there are not more than
-// it has.
+// TestFrameFits checks that the lines fit into terminals of all sizes.
 func TestFrameFits(t *testing.T) {
 	for _, nodes := range []int{1, 3, 200} {
 		for _, size := range [][2]int{{200, 60}, {80, 24}, {30, 5}, {12, 2}, {1, 1}} {
 			u, _, _ := liveUI(nodes, size[0], size[1])
 			lines := u.frame(size[0], size[1], time.Unix(1000, 0))
 			if len(lines) > max(size[1], 3) {
-				t.Errorf("%d nodes at %v: %d lines", nodes, size, len(lines))
+				t.Errorf("%d nodes in a terminal of %v: %d lines", nodes, size, len(lines))
 			}
 			for _, l := range lines {
 				if utf8.RuneCountInString(l) >= max(size[0], 1) && l != "" {
-					t.Errorf("%d nodes at %v: %q", nodes, size, l)
+					t.Errorf("%d nodes in a terminal of %v: the line %q is too long", nodes, size, l)
 				}
 			}
 		}
 	}
 }
 
-// What is drawn is taken away again, also where the terminal has become
-// narrower meanwhile.
+// TestErasure checks that meros erases the drawn lines, also if the terminal
+// became narrower in the meantime.
 func TestErasure(t *testing.T) {
 	u, _, out := liveUI(3, 60, 24)
 	u.draw(true)
@@ -79,11 +82,11 @@ func TestErasure(t *testing.T) {
 	u.size = func() (int, int) { return 20, 24 }
 	u.erase()
 	if got := out.String(); !strings.HasPrefix(got, "\x1b[") || strings.HasPrefix(got, "\x1b[4A") {
-		t.Errorf("%q moves up by as many rows as lines", got)
+		t.Errorf("%q does not count the rows of wrapped lines", got)
 	}
 	out.Reset()
 	u.erase()
 	if out.Len() > 0 {
-		t.Errorf("erased twice: %q", out)
+		t.Errorf("the second erasure printed %q", out)
 	}
 }

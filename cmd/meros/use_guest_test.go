@@ -1,3 +1,6 @@
+// This file tests machines on foreign images whose file system only a kernel
+// can change.
+
 package main
 
 import (
@@ -11,15 +14,16 @@ import (
 	"meros/bench/lab"
 )
 
-// guestFormats make the file system of a device $1, mount it at $2 and say where
-// the tree belongs.
+// guestFormats has shell code by the kind of a file system. The code makes the file
+// system on the device $1, mounts it at $2 and sets $to to the directory of the
+// root.
 var guestFormats = map[string]string{
 	"btrfs": `mkfs.btrfs -q "$1"; mount "$1" "$2"; btrfs -q subvolume create "$2/home"; btrfs -q subvolume create "$2/@root"; to="$2/@root"`,
 	"xfs":   `mkfs.xfs -q "$1"; mount "$1" "$2"; to="$2"`,
 }
 
-// Images whose file system only a kernel knows: the machine itself reads and
-// changes them, for an ordinary user.
+// TestUseInGuest builds machines on images with file systems that only a kernel
+// can change, as an ordinary user. The machine itself changes them.
 func TestUseInGuest(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -50,15 +54,15 @@ func TestUseInGuest(t *testing.T) {
 			}
 			t.Logf("built in %v", o.Wall)
 			if after, err := fileDigest(image); err != nil || after != before {
-				t.Errorf("the image was written to, %v", err)
+				t.Errorf("the image has changed, error %v", err)
 			}
 			got, size := guestFiles(t, p.Path("data/disks/used-m.qcow2"), kind)
 			patchedFiles(t, tree, got)
 			if size < 650<<20 { // it had 598 MiB
-				t.Errorf("the file system has %d bytes: it was not grown", size)
+				t.Errorf("the file system did not grow: it has %d bytes", size)
 			}
 			if o := build(); len(o.Ran()) > 1 {
-				t.Errorf("built again: %q", o.Ran())
+				t.Errorf("the second build ran %q", o.Ran())
 			}
 			if kind == "xfs" {
 				large := p.Path("constellations/used/m/includes.chroot/srv/large")
@@ -73,8 +77,8 @@ func TestUseInGuest(t *testing.T) {
 	}
 }
 
-// guestImage makes an image of a tree, in the second partition: the first holds
-// a file system of xfs too, which is no root.
+// guestImage makes an image with a tree in the second partition. The first
+// partition also has an xfs file system, which is not a root.
 func guestImage(t *testing.T, image, tree, make string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -98,8 +102,8 @@ chmod 644 "$1"`
 	}
 }
 
-// guestFiles are the files of a disk whose second partition has the root, which
-// is sound, and how large the file system is.
+// guestFiles checks the file system in the second partition of a disk. It returns
+// a directory with a copy of its files, and its size in bytes.
 func guestFiles(t *testing.T, disk, kind string) (tree string, size int64) {
 	t.Helper()
 	dir := t.TempDir()
@@ -126,7 +130,7 @@ umount "$mnt"`
 	return filepath.Join(dir, "tree"), blocks * block
 }
 
-// A machine whose root is a subvolume of btrfs boots.
+// TestUseInGuestBoots boots a machine whose root is a btrfs subvolume.
 func TestUseInGuestBoots(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -149,6 +153,6 @@ func TestUseInGuestBoots(t *testing.T) {
 	out := p.Must(t, "connect", "used", "m", "--", "cat /etc/motd; hostname; findmnt -no FSTYPE,FSROOT /; df --output=size -BM / | tail -1").Stdout
 	f := strings.Fields(out)
 	if len(f) != 5 || f[0] != "patched" || f[1] != "m" || f[2] != "btrfs" || f[3] != "/@root" || len(f[4]) != len("1700M") {
-		t.Errorf("the machine says %q", out)
+		t.Errorf("the machine printed %q", out)
 	}
 }

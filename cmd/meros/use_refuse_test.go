@@ -1,3 +1,5 @@
+// This file tests which foreign images meros rejects.
+
 package main
 
 import (
@@ -13,7 +15,8 @@ import (
 	"meros/runner/hint"
 )
 
-// What is no image, or would reach further than its own file, is refused.
+// TestUseRefuses checks that meros rejects files that are not root images, and
+// images that refer to other files.
 func TestUseRefuses(t *testing.T) {
 	t.Parallel()
 	lab.NeedRoot(t)
@@ -57,12 +60,12 @@ head -c 5M /dev/urandom > random; qemu-img convert -f raw -O qcow2 random cut.qc
 	fails(t, p.Run(t, "build", "used", "--rootfs-only", "--locked"), 2, "packages are not installed into an image that is there already")
 	for image, words := range map[string]string{"host.vmdk": "the content is in another file", "cut.qcow2": "damaged or truncated"} {
 		p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, disks: [{label: d, base: "+image+"}]}\n")
-		fails(t, p.Run(t, "build", "used", "--rootfs-only", "--keep-going"), 1, "disk d of "+image, words) // its hooks fail, too
+		fails(t, p.Run(t, "build", "used", "--rootfs-only", "--keep-going"), 1, "disk d of "+image, words) // the hooks fail as well
 	}
 }
 
-// What --use names is what base: of a manifest may be, with paths from where
-// the user is.
+// TestUseNames checks that --use accepts the same names as `base:` in a manifest,
+// with paths relative to the working directory.
 func TestUseNames(t *testing.T) {
 	t.Chdir(t.TempDir())
 	here, err := os.Getwd()
@@ -79,7 +82,7 @@ func TestUseNames(t *testing.T) {
 		"https://example.org/a.qcow2": "https://example.org/a.qcow2", "file:///a.qcow2": "file:///a.qcow2", "docker://debian:12": "docker://debian:12",
 	} {
 		if got, err := baseFromHere(use); got != want || err != nil {
-			t.Errorf("%s is %s, %v", use, got, err)
+			t.Errorf("--use %s is %s, error %v, want %s", use, got, err, want)
 		}
 	}
 	for use, words := range map[string]string{
@@ -94,13 +97,13 @@ func TestUseNames(t *testing.T) {
 		"https://example.org/":      "write it as https://host/image.qcow2",
 	} {
 		if _, err := baseFromHere(use); err == nil || !strings.Contains(err.Error()+"\n"+hint.Of(err), words) {
-			t.Errorf("%s: %v, hint %q, want %q", use, err, hint.Of(err), words)
+			t.Errorf("--use %s: %v, hint %q, want %q", use, err, hint.Of(err), words)
 		}
 	}
 }
 
-// The manifest stays what it is, whatever image is used once: its lock is kept
-// by what it says.
+// TestUseLeavesTheManifest checks that --use does not change the manifest, because
+// the manifest decides which pins the lock retains.
 func TestUseLeavesTheManifest(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
@@ -112,12 +115,12 @@ func TestUseLeavesTheManifest(t *testing.T) {
 		t.Fatal(err)
 	}
 	if machines[0].Base != file || len(machines[0].Packages) != 0 {
-		t.Errorf("it is made of %s and %q", machines[0].Base, machines[0].Packages)
+		t.Errorf("the machine has the base %s and the packages %q", machines[0].Base, machines[0].Packages)
 	}
 	if err := (&request{Use: "nothing.qcow2"}).useImage(&env{}, machines); !errors.As(err, new(usageError)) {
-		t.Errorf("an image that is not there is %v", err)
+		t.Errorf("a missing image: %v", err)
 	}
 	if kept := m.Machines[0]; kept.Base != "https://example.org/a.qcow2" || len(kept.Packages) != 1 {
-		t.Errorf("the manifest says %s and %q now", kept.Base, kept.Packages)
+		t.Errorf("the manifest now has the base %s and the packages %q", kept.Base, kept.Packages)
 	}
 }

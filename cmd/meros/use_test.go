@@ -1,3 +1,6 @@
+// This file tests machines on foreign images: fetched, patched, booted and
+// exported.
+
 package main
 
 import (
@@ -21,7 +24,8 @@ import (
 	"meros/runner/debian"
 )
 
-// An image is fetched from where the manifest says, and pinned.
+// TestBaseURL checks that a build fetches the image of the manifest's URL, and
+// that the lock pins it.
 func TestBaseURL(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -44,7 +48,7 @@ func TestBaseURL(t *testing.T) {
 	fails(t, p.Run(t, "build", "used", "--rootfs-only", "--use", once, "--locked"), 1, "the base image of m ("+once+")", "meros build used m --use "+once)
 	p.Must(t, "build", "used", "--rootfs-only", "--use", once)
 	if got := disk(t, p, "used-m"); got != want {
-		t.Error("an image that --use fetches gives another disk")
+		t.Error("the image that --use fetches gives a different disk")
 	}
 	for _, url := range []string{server.URL + "/" + images["gpt"], "file://" + image} {
 		manifest := strings.Replace(useFiles["manifest.yml"], "m: {", "m: {base: \""+url+"\", base_sha256: "+sum+", ", 1)
@@ -57,19 +61,19 @@ func TestBaseURL(t *testing.T) {
 			t.Fatalf("exit status %d\n%s", o.Exit, o.Stderr)
 		}
 		if lock := readFile(t, p.Path("constellations/used/meros.lock")); !strings.Contains(lock, "\nsource image "+url+" ") {
-			t.Errorf("the lock does not have the image:\n%s", lock)
+			t.Errorf("the lock does not pin the image:\n%s", lock)
 		}
 		if got := disk(t, p, "used-m"); got != want {
-			t.Error("an image that is fetched gives another disk")
+			t.Error("the fetched image gives a different disk")
 		}
 	}
-	p.Must(t, "build", "used", "--rootfs-only", "--use", once, "--locked") // others were pinned meanwhile
+	p.Must(t, "build", "used", "--rootfs-only", "--use", once, "--locked") // the lock still pins it, although it pinned others since
 	leftovers(t, p)
 }
 
-// useFiles are what is made of an image: a file that is new, one that is
-// changed, one that is removed, a directory that is, and one that a hook makes
-// with two names, as some packages have them.
+// useFiles is a constellation that changes a foreign image. It adds a file, changes
+// one, and removes a file and a directory. A hook makes a file with two names, as
+// some packages have.
 var useFiles = map[string]string{
 	"manifest.yml":               "virtual_machines:\n  m: {suite: bookworm, memory: 384M, cpus: 1, build_free_mb: 64}\n",
 	"m/includes.chroot/etc/motd": "patched\n",
@@ -77,22 +81,23 @@ var useFiles = map[string]string{
 	"m/hooks/01.chroot":          "#!/bin/sh\nset -e\nrm /etc/issue.net\nln /etc/debian_version /etc/systemd/again\nrm -r /etc/skel\ncat /etc/debian_version > /etc/hooked\nln /etc/hooked \"/etc/systemd/hard\\\\x2dlink\"\nchmod 640 /etc/labelled\n" + hookAttributes("/etc/hooked"),
 }
 
-// netRaw is the capability to open raw sockets as a file has it, in the second
-// form of capabilities(7).
+// netRaw is the value of security.capability that lets a program open raw sockets,
+// in version 2 of the format in capabilities(7).
 const netRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
-// accessList lets user 1000 read, in the form of acl(5) that setxattr(2) takes.
+// accessList is an access list of acl(5) that lets user 1000 read, in the format
+// that setxattr(2) takes.
 const accessList = "\x02\x00\x00\x00" + "\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xe8\x03\x00\x00" +
 	"\x04\x00\x04\x00\xff\xff\xff\xff" + "\x10\x00\x04\x00\xff\xff\xff\xff" + "\x20\x00\x04\x00\xff\xff\xff\xff"
 
-// hookAttributes are lines of a hook that give a file attributes. A small
-// system has no other program that does.
+// hookAttributes returns a line of a hook that gives a file extended attributes.
+// It uses perl because a small system has no other program for that.
 func hookAttributes(file string) string {
-	const setxattr = 188 // of x86_64, syscalls(2)
+	const setxattr = 188 // on x86_64, syscalls(2)
 	return fmt.Sprintf("perl -e '$f = %q; $n = \"user.hook\"; $v = \"h\"; syscall(%d, $f, $n, $v, 1, 0) == 0 or die $!; $n = \"security.capability\"; $v = pack(\"V5\", 0x02000001, 0x2000, 0, 0, 0); syscall(%[2]d, $f, $n, $v, 20, 0) == 0 or die $!'\n", file, setxattr)
 }
 
-// capable gives a file attributes.
+// capable gives a file a capability and an attribute of the user.
 func capable(t *testing.T, file string) {
 	t.Helper()
 	if err := errors.Join(unix.Setxattr(file, "security.capability", []byte(netRaw), 0), unix.Setxattr(file, "user.mine", []byte("x"), 0)); err != nil {
@@ -100,7 +105,8 @@ func capable(t *testing.T, file string) {
 	}
 }
 
-// rareFiles are what few systems have, and some do.
+// rareFiles adds files that few systems have: device nodes, pipes, access lists
+// and attributes.
 func rareFiles(t *testing.T, tree string) {
 	t.Helper()
 	lab.Time(t, "sh", "-c", `cd "$1"; chown 7:9 srv; chmod 3775 srv; mknod -m 666 dev/nothing c 1 3; mknod -m 660 dev/disk9 b 8 9; mkfifo opt/pipe; mkdir -m 2750 opt/shared
@@ -116,7 +122,7 @@ echo capable > opt/capable; echo labelled > etc/labelled; echo shared > opt/list
 	}
 }
 
-// foreignTree is a root file system that mmdebstrap makes.
+// foreignTree returns a root file system that mmdebstrap makes, with rareFiles.
 func foreignTree(t *testing.T) string {
 	t.Helper()
 	lab.Need(t, "mmdebstrap", "mke2fs", "qemu-img", "sfdisk", "fuse2fs", "debugfs", "e2fsck")
@@ -131,7 +137,7 @@ func foreignTree(t *testing.T) string {
 	for _, d := range section.Base {
 		debs = append(debs, p.Path(filepath.Join("data/cache/cas", d.SHA256[:2], d.SHA256)))
 	}
-	dir := lab.InMemory(t) // dpkg waits for the disk
+	dir := lab.InMemory(t) // on a disk dpkg would wait for its writes
 	os.Chmod(dir, 0o755)
 	archive, tree := filepath.Join(dir, "archive"), filepath.Join(dir, "tree")
 	names, err := debian.LocalArchive(t.Context(), archive, "bookworm", "amd64", debs, section.Date)
@@ -144,8 +150,9 @@ func foreignTree(t *testing.T) string {
 	return tree
 }
 
-// foreignImages are images of a tree by their names: a file system alone, and
-// in a partition of each kind of table.
+// foreignImages makes images of a tree: a file system alone, and one in a partition
+// of each kind of table. It returns the file names by kind, and their directory
+// under the key "".
 func foreignImages(t *testing.T, tree string) map[string]string {
 	t.Helper()
 	dir := t.TempDir()
@@ -172,8 +179,8 @@ rm mbr.raw gpt.raw`
 	return map[string]string{"alone": "alone.qcow2", "mbr": "mbr.vmdk", "gpt": "gpt.qcow2", "": dir}
 }
 
-// An image that somebody else made is patched: what is not changed is as it
-// was, and so is the image.
+// TestUse patches foreign images. The disk must have the changes and all other
+// files of the image, and the image itself must not change.
 func TestUse(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -194,7 +201,7 @@ func TestUse(t *testing.T) {
 				t.Fatal(err)
 			}
 			run := func() *lab.Outcome { return p.Must(t, "build", "used", "m", "--rootfs-only", "--use", image) }
-			if name == "gpt" { // without root
+			if name == "gpt" { // as an ordinary user
 				run = func() *lab.Outcome {
 					return lab.Finish(t, p.AsUser(t, lab.UserOptions{}, p.Command(t, "build", "used", "m", "--rootfs-only", "--use", image)))
 				}
@@ -203,29 +210,30 @@ func TestUse(t *testing.T) {
 				t.Fatalf("exit status %d\n%s", o.Exit, o.Stderr)
 			}
 			if after, err := fileDigest(image); err != nil || after != before {
-				t.Errorf("the image was written to, %v", err)
+				t.Errorf("the image has changed, error %v", err)
 			}
 			offset := map[string]int64{"mbr": 1 << 20, "gpt": 11 << 20}[name]
 			result := filepath.Join(t.TempDir(), "result.raw")
 			wholeDisk(t, p.Path("data/disks/used-m.qcow2"), result)
 			if name == "gpt" {
 				if out, err := exec.Command("cmp", "-n", "10485760", "-i", "1048576", filepath.Join(dir, "before-gpt.raw"), result).CombinedOutput(); err != nil {
-					t.Errorf("the other partition: %v\n%s", err, out)
+					t.Errorf("the other partition has changed: %v\n%s", err, out)
 				}
 			}
 			patchedFiles(t, tree, filesOf(t, result, offset))
-			if o := run(); len(o.Ran()) > 1 { // the disk is one for all images
-				t.Errorf("built again: %q", o.Ran())
+			if o := run(); len(o.Ran()) > 1 { // the stage disk may run, because all images share its file
+				t.Errorf("the second build ran %q", o.Ran())
 			}
 			leftovers(t, p)
 		})
 	}
 	t.Run("export", func(t *testing.T) { exportedBase(t, p, filepath.Join(dir, images["gpt"])) })
-	t.Run("hooks inside", func(t *testing.T) { usedByItself(t, p, tree, filepath.Join(dir, images["gpt"])) })
+	t.Run("hooks in the machine", func(t *testing.T) { patchedInVM(t, p, tree, filepath.Join(dir, images["gpt"])) })
 }
 
-// usedByItself has the machine's own kernel write what debugfs cannot.
-func usedByItself(t *testing.T, p *lab.Project, tree, image string) {
+// patchedInVM checks that the machine's own kernel writes files that debugfs cannot
+// write, such as pipes.
+func patchedInVM(t *testing.T, p *lab.Project, tree, image string) {
 	lab.Need(t, "qemu-system-x86_64")
 	before, err := fileDigest(image)
 	if err != nil {
@@ -244,15 +252,15 @@ func usedByItself(t *testing.T, p *lab.Project, tree, image string) {
 	got := filesOf(t, result, 11<<20)
 	patchedFiles(t, tree, got)
 	if fi, err := os.Lstat(filepath.Join(got, "etc/systemd/pipe")); err != nil || fi.Mode() != os.ModeNamedPipe|0o600 {
-		t.Errorf("the pipe is %v, %v", fi, err)
+		t.Errorf("the pipe is %v, error %v", fi, err)
 	}
 	if after, err := fileDigest(image); err != nil || after != before {
-		t.Errorf("the image was written to, %v", err)
+		t.Errorf("the image has changed, error %v", err)
 	}
 	leftovers(t, p)
 }
 
-// wholeDisk makes a raw copy of a sound image.
+// wholeDisk checks an image and makes a raw copy of it.
 func wholeDisk(t *testing.T, disk, raw string) {
 	t.Helper()
 	for _, argv := range [][]string{{"qemu-img", "check", "-q", disk}, {"qemu-img", "convert", "-O", "raw", disk, raw}} {
@@ -262,8 +270,8 @@ func wholeDisk(t *testing.T, disk, raw string) {
 	}
 }
 
-// exportedBase expects the files of a machine that is made of an image to be
-// those of its disk, but for what a tree of files is said to be without.
+// exportedBase checks that the export of a machine on an image has the files of its
+// disk. The exceptions are device nodes and access lists, which meros reports.
 func exportedBase(t *testing.T, p *lab.Project, image string) {
 	p.Write(t, "constellations/used/manifest.yml", strings.Replace(useFiles["manifest.yml"], "m: {", "m: {base: "+image+", ", 1))
 	p.Must(t, "build", "used", "m", "--rootfs-only")
@@ -276,26 +284,26 @@ func exportedBase(t *testing.T, p *lab.Project, image string) {
 			t.Fatal(err)
 		}
 	}
-	lab.Time(t, "chmod", "g=", filepath.Join(want, "opt/listed")) // nobody is let in
+	lab.Time(t, "chmod", "g=", filepath.Join(want, "opt/listed")) // without the list the group has no access
 	file, tree := filepath.Join(t.TempDir(), "tar"), t.TempDir()
 	p.Must(t, "export", "used", "m", "--format=tar", "--output="+file)
-	o := p.Must(t, "export", "used", "m", "--format=tar", "--output="+file) // told every time
+	o := p.Must(t, "export", "used", "m", "--format=tar", "--output="+file) // the second export has the notes as well
 	for _, note := range []string{"the device nodes of its base (", ", such as /dev/console) are not in a tar", "the access lists of its base (2, such as /opt/listed) are not in a tar"} {
 		if !strings.Contains(o.Stderr, note) {
-			t.Errorf("it did not say %q:\n%s", note, o.Stderr)
+			t.Errorf("there is no note %q:\n%s", note, o.Stderr)
 		}
 	}
 	if o := p.Must(t, "export", "used", "m", "--format=qcow2", "--output="+file+".qcow2"); strings.Contains(o.Stderr, "are not in a") {
-		t.Errorf("of a disk it said\n%s", o.Stderr)
+		t.Errorf("the export of a disk has the notes\n%s", o.Stderr)
 	}
 	lab.Time(t, "tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf", file, "-C", tree)
 	c := everything
-	c.times = false // in a layer none is later than the lock
+	c.times = false // a layer has no time later than the lock
 	differingFiles(t, want, tree, c, nil)
 }
 
-// filesOf copies what is in a sound file system that begins at the offset of a
-// file.
+// filesOf checks the file system that begins at the offset of a file, and returns a
+// directory with a copy of its files.
 func filesOf(t *testing.T, raw string, offset int64) string {
 	t.Helper()
 	lab.Need(t, "fuse2fs", "tar", "unshare", "e2fsck")
@@ -314,16 +322,17 @@ umount "$3"`
 	return to
 }
 
-// counts says what counts where files are compared.
+// counts selects the metadata that counts in a comparison of files.
 type counts struct {
-	mask              uint32 // of the mode
+	mask              uint32 // the bits of the mode that count
 	attributes, times bool
 }
 
 var everything = counts{^uint32(0), true, true}
 
-// differingFiles expects two trees to be the same but for these files and what
-// names a machine.
+// differingFiles checks that two trees are equal, except for the files in changed
+// and those that have a machine's name. changed has the text of each changed file,
+// or "" if got must not have it.
 func differingFiles(t *testing.T, want, got string, c counts, changed map[string]string) {
 	t.Helper()
 	personal := map[string]bool{"etc/hosts": true, "lost+found": true}
@@ -342,28 +351,29 @@ func differingFiles(t *testing.T, want, got string, c counts, changed map[string
 			switch {
 			case isChanged && text == "":
 				if _, err := os.Lstat(filepath.Join(got, name)); err == nil {
-					t.Errorf("%s is still there", name)
+					t.Errorf("%s still exists", name)
 				}
 			case isChanged:
 				if now, err := os.ReadFile(filepath.Join(got, name)); err != nil || string(now) != text {
-					t.Errorf("%s is %q, %v", name, now, err)
+					t.Errorf("%s has %q, error %v", name, now, err)
 				}
 			case personal[name] || strings.HasPrefix(name, "etc/systemd/"):
 			default:
 				if a, b := described(t, filepath.Join(want, name), c), described(t, filepath.Join(got, name), c); a != b {
-					t.Errorf("%s was %q and is %q", name, a, b)
+					t.Errorf("%s is %q, want %q", name, b, a)
 				}
 			}
 			return nil
 		})
 	}
 	if len(seen) < 1000 {
-		t.Errorf("only %d files were compared", len(seen))
+		t.Errorf("compared only %d files", len(seen))
 	}
 }
 
-// described is what tar says of a file, and the digest of what is in it. The
-// time of a directory is that of the last change in it.
+// described returns the metadata that tar records for a file, and the digest of
+// its content. It leaves out the time of a directory, which every change in the
+// directory sets.
 func described(t *testing.T, file string, c counts) string {
 	t.Helper()
 	fi, err := os.Lstat(file)
@@ -397,8 +407,8 @@ func described(t *testing.T, file string, c counts) string {
 	return said
 }
 
-// attributesOf are a file's extended attributes but for the label that a host
-// may give every file.
+// attributesOf returns a file's extended attributes, sorted, without the SELinux
+// label that a host may give every file.
 func attributesOf(t *testing.T, file string) string {
 	t.Helper()
 	b := make([]byte, 1<<16) // XATTR_LIST_MAX, xattr(7)
@@ -422,7 +432,8 @@ func attributesOf(t *testing.T, file string) string {
 	return strings.Join(all, " ")
 }
 
-// patchedFiles expects what becomes of the files of foreignTree.
+// patchedFiles checks that got has the files of foreignTree with the changes of
+// useFiles.
 func patchedFiles(t *testing.T, tree, got string) {
 	t.Helper()
 	differingFiles(t, tree, got, everything, map[string]string{
@@ -430,28 +441,27 @@ func patchedFiles(t *testing.T, tree, got string) {
 		"etc/skel": "", "etc/skel/.bashrc": "", "etc/skel/.profile": "", "etc/skel/.bash_logout": "", "etc/labelled": "labelled\n",
 	})
 	if got := attributesOf(t, filepath.Join(got, "etc/hooked")); got != "security.capability="+netRaw+" user.hook=h" {
-		t.Errorf("what a hook gave attributes has %q", got)
+		t.Errorf("the file that got attributes from a hook has %q", got)
 	}
 	one, err := os.Stat(filepath.Join(got, "etc/hooked"))
 	two, lerr := os.Stat(filepath.Join(got, `etc/systemd/hard\x2dlink`))
 	if err != nil || lerr != nil || !os.SameFile(one, two) || one.Sys().(*syscall.Stat_t).Nlink != 2 {
-		t.Errorf("the file with two names is %+v and %+v, %v, %v", one, two, err, lerr)
+		t.Errorf("the file with two names is %+v and %+v, errors %v, %v", one, two, err, lerr)
 	}
 	one, err = os.Stat(filepath.Join(got, "etc/debian_version"))
 	two, lerr = os.Stat(filepath.Join(got, "etc/systemd/again"))
 	if err != nil || lerr != nil || !os.SameFile(one, two) || one.Sys().(*syscall.Stat_t).Nlink != 2 {
-		t.Errorf("the file of the image that got a second name is %+v and %+v, %v, %v", one, two, err, lerr)
+		t.Errorf("the file of the image that got a second name is %+v and %+v, errors %v, %v", one, two, err, lerr)
 	}
 	labelled := filepath.Join(got, "etc/labelled")
 	label := make([]byte, 64)
 	n, err := unix.Getxattr(labelled, "security.selinux", label)
 	if fi, serr := os.Stat(labelled); err != nil || serr != nil || string(label[:n]) != "system_u:object_r:etc_t:s0\x00" || fi.Mode() != 0o640 {
-		t.Errorf("what got another mode has the label %q, %v, %v", label[:n], err, serr)
+		t.Errorf("the file with a new mode has the label %q, errors %v, %v", label[:n], err, serr)
 	}
 }
 
-// An image is booted, from the partition that its root is in, and can be said
-// in the manifest as well.
+// TestUseBoots boots a machine on the image that the manifest names.
 func TestUseBoots(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -473,21 +483,22 @@ func TestUseBoots(t *testing.T) {
 	out := p.Must(t, "connect", "used", "m", "--", "cat /etc/motd; hostname; df --output=size -BM / | tail -1").Stdout
 	f := strings.Fields(out)
 	if len(f) != 3 || f[0] != "patched" || f[1] != "m" || len(f[2]) != len("1900M") {
-		t.Errorf("the machine says %q", out)
+		t.Errorf("the machine printed %q", out)
 	}
 	if after, err := fileDigest(old); err != nil || after != before {
-		t.Errorf("the image was written to, %v", err)
+		t.Errorf("the image has changed, error %v", err)
 	}
 	filesOf(t, soundDisk(t, p.Path("data/disks/used-m.qcow2")), 1<<20)
 }
 
-// startUsed gives the machine a file and starts it, until the test ends.
+// startUsed gives the machine a file and starts it. The machine stops when the
+// test ends.
 func startUsed(t *testing.T, p *lab.Project) {
 	t.Helper()
 	p.Write(t, "constellations/used/m/includes.chroot/etc/motd", "patched\n")
 	t.Cleanup(func() {
 		p.Run(t, "shutdown", "used", "--wait=0")
-		settled(t, p.Root) // the connection that ssh keeps ends a moment after the machine
+		settled(t, p.Root) // the shared ssh connection ends shortly after the machine
 	})
 	p.Must(t, "init", "used")
 }

@@ -1,3 +1,5 @@
+// This file checks that root and ordinary users build the same artifacts.
+
 package main
 
 import (
@@ -10,8 +12,8 @@ import (
 	"meros/bench/lab"
 )
 
-// artifacts are the digests of all outputs that a build spoke of, by node and
-// name.
+// artifacts returns the digests of all outputs in a build's events, by key, node
+// and name.
 func artifacts(t *testing.T, o *lab.Outcome) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -30,8 +32,9 @@ func artifacts(t *testing.T, o *lab.Outcome) map[string]string {
 	return all
 }
 
-// One lock, two empty data directories, root and an ordinary user who keeps
-// files from others: every artifact is the same. And the user's machine boots.
+// TestRootAndUserBuildTheSame builds one lock as root and as an ordinary user with
+// umask 077, in empty data directories. All artifacts must be equal, and the
+// user's machine must boot.
 func TestRootAndUserBuildTheSame(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
@@ -64,27 +67,27 @@ func TestRootAndUserBuildTheSame(t *testing.T) {
 	a := artifacts(t, root.Must(t, "build", "same", "--locked"))
 	b := artifacts(t, asUser("build", "same", "--locked"))
 	if len(a) < 20 {
-		t.Fatalf("only %d artifacts were made", len(a))
+		t.Fatalf("the build made only %d artifacts", len(a))
 	}
 	if !maps.Equal(a, b) {
 		for name, sum := range a {
 			if b[name] != sum {
-				t.Errorf("%s: %s by root, %s by a user", name, sum, b[name])
+				t.Errorf("%s: root built %s, the user %s", name, sum, b[name])
 			}
 		}
 	}
 	leftovers(t, user)
 	for p, want := range map[*lab.Project]os.FileMode{root: 0o644, user: 0o600} {
 		if fi, err := os.Stat(p.Path("data/disks/same-m.qcow2")); err != nil || fi.Mode() != want {
-			t.Errorf("a disk of mode %v, want %v; %v", fi.Mode(), want, err)
+			t.Errorf("the disk has mode %v, want %v; error %v", fi.Mode(), want, err)
 		}
 	}
 
 	asUser("init", "same", "m")
 	o := asUser("connect", "same", "m", "--", "cat /home/worker/again; stat -c '%u:%g %a' /srv/app")
 	if o.Stdout != "mine\n1:2 2755\n" {
-		t.Errorf("the user's machine says %q", o.Stdout)
+		t.Errorf("the user's machine printed %q", o.Stdout)
 	}
 	asUser("shutdown", "same")
-	settled(t, user.Root) // the connection that ssh keeps ends a moment after the machine
+	settled(t, user.Root) // the shared ssh connection ends shortly after the machine
 }

@@ -1,3 +1,5 @@
+// This file tests which machines a start includes.
+
 package main
 
 import (
@@ -11,7 +13,8 @@ import (
 	"meros/runner/vm"
 )
 
-// Who starts some machines starts those that they depend on.
+// TestInitWithDependencies checks that the start of some machines includes the
+// machines that they depend on.
 func TestInitWithDependencies(t *testing.T) {
 	p := lab.New(t, map[string]string{"constellations/shop/manifest.yml": `virtual_machines:
   web: {depends_on: [app]}
@@ -33,10 +36,10 @@ func TestInitWithDependencies(t *testing.T) {
 		e := &env{ctx: t.Context(), project: project{p.Root}, ui: newUI(io.Discard, &said, "plain", false)}
 		test.request.Constellation = "shop"
 		if err := test.request.withDependencies(e); err != nil || !slices.Equal(test.request.Machines, test.want) {
-			t.Errorf("%q, want %q, %v", test.request.Machines, test.want, err)
+			t.Errorf("the machines are %q, want %q, error %v", test.request.Machines, test.want, err)
 		}
-		if told := strings.Contains(said.String(), "starting it too"); told != (len(test.want) == 3 && test.want[0] == "web") {
-			t.Errorf("of %q it said %q", test.want, said.String())
+		if noted := strings.Contains(said.String(), "starting it too"); noted != (len(test.want) == 3 && test.want[0] == "web") {
+			t.Errorf("the note for %q is %q", test.want, said.String())
 		}
 	}
 }
