@@ -11,6 +11,7 @@ import (
 
 	"meros/constellations"
 	"meros/runner"
+	"meros/runner/hint"
 )
 
 // seconds formats a duration in seconds, with three or four digits.
@@ -69,7 +70,7 @@ func (b byteSize) String() string { return fmt.Sprintf("%dB", int64(b)) }
 func (b *byteSize) UnmarshalText(text []byte) error {
 	n, err := constellations.ParseSize(strings.TrimSpace(string(text)), 1)
 	if err != nil {
-		return fmt.Errorf("%w (such as 20G or 500M)", err)
+		return hint.Add(err, "write a size such as 20G or 500M")
 	}
 	*b = byteSize(n)
 	return nil
@@ -92,7 +93,7 @@ func (a *age) UnmarshalText(text []byte) error {
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 {
-		return fmt.Errorf("%q is not an age (such as 30d, 2w or 12h)", text)
+		return hint.Add(fmt.Errorf("%q is not an age", text), "write an age such as 30d, 2w or 12h")
 	}
 	*a = age(d)
 	return nil
