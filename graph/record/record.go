@@ -131,11 +131,10 @@ func (r *Recorder) Build(about About, plan *graph.Plan, result *graph.Result, er
 		b.Result = "interrupted"
 	}
 	if ne := (*graph.NodeError)(nil); errors.As(err, &ne) {
-		b.Error = ne.Error() // without the errors of other nodes
+		b.Error, b.Hint = ne.Error(), hint.Of(ne) // without the errors of other nodes
 	} else if err != nil {
-		b.Error = err.Error()
+		b.Error, b.Hint = err.Error(), hint.Of(err)
 	}
-	b.Hint = hint.Of(err)
 	b.Sum = actionsSum(plan, result, b)
 	return b
 }
