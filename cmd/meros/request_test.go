@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// TestRequestArgs checks the command line that records show for a request.
+// TestRequestArgs checks the command line that builds a request in another process.
 func TestRequestArgs(t *testing.T) {
 	r := &request{Constellation: "shop", Machines: []string{"web", "db"}, Boot: true, Use: "old.qcow2", Timeout: 90 * time.Second, Jobs: 3, Rebuild: "hooks"}
 	want := []string{"build", "shop", "web", "db", "--boot", "--jobs=3", "--rebuild=hooks", "--timeout=1m30s", "--use=old.qcow2"}
