@@ -352,7 +352,7 @@ func kernelMistakes(t *testing.T, p *lab.Project, manifest func(string), archive
 			[]string{"f.config:1: CONFIG_NEEDS=y was asked for, but it is n; it depends on KNOWN (KNOWN=n)"}},
 		{"no option at all", "{source: linux, config: f.config}", func() { write("f.config", "KNOWN=y\n") }, 2, []string{"f.config:1:1", "write CONFIG_NAME=y"}},
 		{"conflict", "{source: linux, config: [f.config, g.config]}", func() { write("f.config", "CONFIG_KNOWN=y\n"); write("g.config", "\n# CONFIG_KNOWN is not set\n") }, 2,
-			[]string{"g.config:2:1: CONFIG_KNOWN is n here and y in f.config:1"}},
+			[]string{"g.config:2:1: CONFIG_KNOWN is n here, but y in f.config:1"}},
 		{"no fragment", "{source: linux, config: h.config}", func() {}, 1, []string{"kernel configuration h.config does not exist"}},
 		{"hunk", "{source: linux, patches: [x.patch]}", func() {
 			write("x.patch", "--- a/init/main.c\n+++ b/init/main.c\n@@ -1,1 +1,1 @@\n-something else\n+int main(void);\n")

@@ -57,7 +57,7 @@ head -c 5M /dev/urandom > random; qemu-img convert -f raw -O qcow2 random cut.qc
 		})
 	}
 	p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, base: data.raw, packages: [nginx]}\n")
-	fails(t, p.Run(t, "build", "used", "--rootfs-only", "--locked"), 2, "packages are not installed into an image that is there already")
+	fails(t, p.Run(t, "build", "used", "--rootfs-only", "--locked"), 2, "meros does not install packages into existing images")
 	for image, words := range map[string]string{"host.vmdk": "the content is in another file", "cut.qcow2": "damaged or truncated"} {
 		p.Write(t, "constellations/used/manifest.yml", "virtual_machines:\n  m: {suite: bookworm, disks: [{label: d, base: "+image+"}]}\n")
 		fails(t, p.Run(t, "build", "used", "--rootfs-only", "--keep-going"), 1, "disk d of "+image, words) // the hooks fail as well
