@@ -262,7 +262,7 @@ func TestAlpineMirrorFails(t *testing.T) {
 			flipAt(t, filepath.Join(m.Dir, "v3.20/main/x86_64/hello-1.2-r3.apk"), -30)
 		}, [2]string{}, []string{"package hello 1.2-r3", "hello-1.2-r3.apk"}},
 		"changed root file system": {good, func(t *testing.T, m *lab.AlpineMirror) { flipAt(t, m.RootFS(), -1000) }, [2]string{}, []string{"latest-releases.yaml says"}},
-		"size":                     {good, func(t *testing.T, m *lab.AlpineMirror) { editReleases(t, m, "v3.20", "  size: 3", "  size: 4") }, [2]string{}, []string{"latest-releases.yaml says 4"}},
+		"wrong size":               {good, func(t *testing.T, m *lab.AlpineMirror) { editReleases(t, m, "v3.20", "  size: 3", "  size: 4") }, [2]string{}, []string{"latest-releases.yaml says 4"}},
 		"downgraded":               {good + "    release: v3.20\n", func(t *testing.T, m *lab.AlpineMirror) { editReleases(t, m, "v3.20", "branch: v3.20", "branch: v3.19") }, [2]string{}, []string{"is for v3.19, not for v3.20"}},
 		"edge for stable": {good, func(t *testing.T, m *lab.AlpineMirror) {
 			editReleases(t, m, "latest-stable", "branch: v3.20", "branch: edge")

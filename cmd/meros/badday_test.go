@@ -336,7 +336,7 @@ func TestDiskFull(t *testing.T) {
 mount -o remount,size=4G data
 "$MEROS" --progress=plain build full --rootfs-only; echo "second: $?"; ls data/cache/build | wc -l`)
 			if !strings.Contains(o.Stdout, "first: 1") || !strings.Contains(o.Stdout, "second: 0") {
-				t.Errorf("%s\n%s", o.Stdout, o.Stderr)
+				t.Errorf("the first build must fail and the second succeed:\n%s\n%s", o.Stdout, o.Stderr)
 			}
 			if !strings.Contains(o.Stderr, "no space left on device") && !strings.Contains(o.Stderr, "No space left on device") {
 				t.Errorf("the messages do not report the full disk (in the stage %s):\n%s", stage, o.Stderr)
@@ -394,11 +394,11 @@ func TestHookFillsDisk(t *testing.T) {
 rm constellations/full/m/hooks/01-fill.chroot
 "$MEROS" --progress=plain build full --rootfs-only; echo "second: $?"`)
 	if !strings.Contains(o.Stdout, "first: 1") || !strings.Contains(o.Stdout, "second: 0") {
-		t.Errorf("%s\n%s", o.Stdout, o.Stderr)
+		t.Errorf("the first build must fail and the second succeed:\n%s\n%s", o.Stdout, o.Stderr)
 	}
 	for _, w := range []string{"hooks/01-fill.chroot", "No space left on device"} {
 		if !strings.Contains(o.Stderr, w) {
-			t.Errorf("no %q in\n%s", w, o.Stderr)
+			t.Errorf("there is no %q in\n%s", w, o.Stderr)
 		}
 	}
 }

@@ -70,7 +70,7 @@ func TestUnpack(t *testing.T) {
 		t.Errorf("after half of the stream the file has %q", got)
 	}
 	if out, err := unpackHere(stream.Bytes()); err != nil || out != "gnu\n" && out != "gnu \n" {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("unpack: %v: %s", err, out)
 	}
 	for name, want := range map[string]string{"tree/" + unusual: "new", "tree/.hidden/f": "h", ".top": "t", "tree/stays": "s"} {
 		if got := read(name); got != want {
@@ -78,7 +78,7 @@ func TestUnpack(t *testing.T) {
 		}
 	}
 	if fi, err := os.Stat(filepath.Join(home, "mos-shared/.top")); err != nil || fi.Mode() != 0o640 {
-		t.Errorf("%v, %v", fi, err)
+		t.Errorf("the file .top is %v, error %v", fi, err)
 	}
 	if found, _ := filepath.Glob(filepath.Join(home, "mos-shared/.meros*")); len(found) > 0 {
 		t.Errorf("left behind: %q", found)
@@ -136,7 +136,7 @@ cd "$HOME"/srv/site && find . -name '.meros*' && cat plain/f plain/link mounted/
 				out, err := cmd.CombinedOutput()
 				_, got, _ := strings.Cut(string(out), "\n") // the first line is the kind of tar
 				if got != test.want || (err == nil) != (name == "mounted") {
-					t.Errorf("%q, %v, want %q", got, err, test.want)
+					t.Errorf("unpack printed %q, error %v, want %q", got, err, test.want)
 				}
 			})
 		}
@@ -151,7 +151,7 @@ func busyboxTools(t *testing.T) string {
 	}
 	dir := t.TempDir()
 	if out, err := exec.Command(program, "--install", "-s", dir).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("busybox: %v: %s", err, out)
 	}
 	return dir
 }

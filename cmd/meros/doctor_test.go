@@ -9,9 +9,9 @@ import (
 	"meros/bench/lab"
 )
 
-// TestDoctorOfUsers checks that the doctor reports missing subordinate ids and how
+// TestDoctorAsUser checks that the doctor reports missing subordinate ids and how
 // to add them, and that it reports a working sandbox for a user who has them.
-func TestDoctorOfUsers(t *testing.T) {
+func TestDoctorAsUser(t *testing.T) {
 	lab.NeedRoot(t)
 	p := lab.New(t, map[string]string{"constellations/lab/manifest.yml": plain})
 	o := lab.Finish(t, p.AsUser(t, lab.UserOptions{NoSubIDs: true}, p.Command(t, "doctor")))

@@ -160,7 +160,7 @@ func TestHookOrder(t *testing.T) {
 	p.Must(t, "build", "order", "--rootfs-only")
 	tree := openImage(t, p, "order-m")
 	if got := tree.read(t, "/etc/order"); got != "common-a\ncommon-b\nmachine-c\n" {
-		t.Errorf("order: %q", got)
+		t.Errorf("the hooks ran in the order %q", got)
 	}
 	for _, trace := range []string{"/run/meros", "/usr/sbin/policy-rc.d", "/tmp/x"} {
 		if tree.exists(t, trace) {
@@ -184,7 +184,7 @@ func TestHookDirectories(t *testing.T) {
 		"/home": `Fast link dest: "big/home"`, "/big/home": "Mode:  0711", "/big/home/me": "User:  1000", "/etc": "Mode:  02775", "/etc/systemd": "Mode:  0750", "/etc/hostname": "Size: 2",
 	} {
 		if got := tree.stat(t, name); !strings.Contains(got, want) {
-			t.Errorf("%s: no %q in\n%s", name, want, got)
+			t.Errorf("%s: there is no %q in\n%s", name, want, got)
 		}
 	}
 	if home := "/big/home/me/"; !tree.exists(t, home+".profile") || tree.exists(t, home+".bashrc") {

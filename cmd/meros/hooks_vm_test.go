@@ -77,16 +77,16 @@ kill -HUP 1
 		lab.Need(t, "pasta")
 		p.Write(t, "constellations/inside/m/includes.chroot/etc/motd", "hello\n")
 		p.Write(t, "constellations/inside/manifest.yml", strings.Replace(manifest, "in: vm", "in: vm, network: true", 1))
-		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\nip route | grep default >/etc/way\ncat /etc/resolv.conf >>/etc/way\ndate +%s >/etc/now\n")
+		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\nip route | grep default >/etc/route\ncat /etc/resolv.conf >>/etc/route\ndate +%s >/etc/now\n")
 		if err := os.Symlink("../run/systemd/resolve/stub-resolv.conf", p.Path("constellations/inside/m/includes.chroot/etc/resolv.conf")); err != nil {
 			t.Fatal(err)
 		}
 		if o := p.Run(t, "build", "inside", "--rootfs-only"); o.Exit != 0 {
-			t.Fatalf("%s", o.Stderr)
+			t.Fatalf("exit status %d\n%s", o.Exit, o.Stderr)
 		}
 		tree := filesOf(t, soundDisk(t, p.Path("data/disks/inside-m.qcow2")), 1<<20)
-		if way := readFile(t, filepath.Join(tree, "etc/way")); !strings.Contains(way, "default via 10.0.2.2") || !strings.Contains(way, "nameserver 10.0.2.3") {
-			t.Errorf("the route and the name server are %q", way)
+		if route := readFile(t, filepath.Join(tree, "etc/route")); !strings.Contains(route, "default via 10.0.2.2") || !strings.Contains(route, "nameserver 10.0.2.3") {
+			t.Errorf("the route and the name server are %q", route)
 		}
 		if now, err := strconv.ParseInt(strings.TrimSpace(readFile(t, filepath.Join(tree, "etc/now"))), 10, 64); err != nil || time.Since(time.Unix(now, 0)) > time.Hour {
 			t.Errorf("the machine's clock was at %v, error %v", time.Unix(now, 0), err)

@@ -87,7 +87,7 @@ func TestIncludes(t *testing.T) {
 		st := image.stat(t, name)
 		for _, w := range words {
 			if !strings.Contains(st, w) {
-				t.Errorf("%s: no %q in\n%s", name, w, st)
+				t.Errorf("%s: there is no %q in\n%s", name, w, st)
 			}
 		}
 	}

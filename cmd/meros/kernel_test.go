@@ -354,14 +354,14 @@ func kernelMistakes(t *testing.T, p *lab.Project, manifest func(string), archive
 		{"conflict", "{source: linux, config: [f.config, g.config]}", func() { write("f.config", "CONFIG_KNOWN=y\n"); write("g.config", "\n# CONFIG_KNOWN is not set\n") }, 2,
 			[]string{"g.config:2:1: CONFIG_KNOWN is n here, but y in f.config:1"}},
 		{"no fragment", "{source: linux, config: h.config}", func() {}, 1, []string{"kernel configuration h.config does not exist"}},
-		{"hunk", "{source: linux, patches: [x.patch]}", func() {
+		{"patch does not apply", "{source: linux, patches: [x.patch]}", func() {
 			write("x.patch", "--- a/init/main.c\n+++ b/init/main.c\n@@ -1,1 +1,1 @@\n-something else\n+int main(void);\n")
 		}, 1, []string{"patch x.patch: hunk 1 does not apply to init/main.c at line 1"}},
-		{"no patch", "{source: linux, patches: [x.patch]}", func() { write("x.patch", "hello\n") }, 1, []string{"patch x.patch", "hint: is it a patch"}},
+		{"not a patch", "{source: linux, patches: [x.patch]}", func() { write("x.patch", "hello\n") }, 1, []string{"patch x.patch", "hint: is it a patch"}},
 		{"compile error", "{source: linux, patches: [x.patch]}", func() {
 			write("x.patch", "--- a/init/main.c\n+++ b/init/main.c\n@@ -1,1 +1,2 @@\n-int main(void) { return ANSWER; }\n+int main(void) { return ANSWER }\n+int g(void) { oops; }\n")
 		}, 1, []string{"linux kernel: init/main.c:1: expected ", "make: exit status 2"}},
-		{"no kernel", "{source: empty}", func() { write("empty/README", "x") }, 1, []string{"not the source of a Linux kernel: it has no Kbuild"}},
+		{"not a kernel source", "{source: empty}", func() { write("empty/README", "x") }, 1, []string{"not the source of a Linux kernel: it has no Kbuild"}},
 		{"no directory", "{source: ../nowhere}", func() {}, 1, []string{"kernel source ../nowhere does not exist"}},
 		{"wrong digest", "{source: file://" + archive + "?, sha256: " + strings.Repeat("0", 64) + "}", func() {}, 1, []string{"has the digest sha256:", "but the manifest says sha256:000000"}},
 		{"truncated", "{source: file://" + archive + ".cut.tar.xz}", func() {

@@ -110,9 +110,9 @@ func TestTopLevel(t *testing.T) {
 	}
 }
 
-// TestTypesOf32Bits checks that the program compiles for 32-bit architectures,
+// Test32BitTypes checks that the program compiles for 32-bit architectures,
 // because it is also the first program of a machine of 32 bits.
-func TestTypesOf32Bits(t *testing.T) {
+func Test32BitTypes(t *testing.T) {
 	lab.Long(t)
 	t.Parallel()
 	for _, arch := range []string{"arm", "386"} {

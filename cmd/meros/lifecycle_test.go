@@ -29,7 +29,7 @@ func TestTail(t *testing.T) {
 	}
 	var got []string
 	if err := tail(t.Context(), file, false, func(l string) { got = append(got, l) }); err != nil || !slices.Equal(got, []string{"one", "two"}) {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("the log has the lines %q, error %v", got, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), lab.Timeout(t, time.Minute))
 	defer cancel()
@@ -40,10 +40,10 @@ func TestTail(t *testing.T) {
 		select {
 		case l := <-lines:
 			if l != want {
-				t.Errorf("%q, want %q", l, want)
+				t.Errorf("got the line %q, want %q", l, want)
 			}
 		case <-ctx.Done():
-			t.Fatalf("%q never came", want)
+			t.Fatalf("timeout before the line %q", want)
 		}
 	}
 	expect("one")
@@ -104,7 +104,7 @@ func TestTalk(t *testing.T) {
 			defer shown.Close()
 			defer screen.Close()
 			if err := talk(ours, in, screen); err != nil {
-				t.Errorf("%v", err)
+				t.Errorf("talk: %v", err)
 			}
 			ours.Close()
 			if got := <-sent; got != test.sent {

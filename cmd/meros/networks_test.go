@@ -135,7 +135,7 @@ func liveLab(t *testing.T, p *lab.Project, who string, meros func(...string) *la
 		t.Run("restart and reset", func(t *testing.T) { restartAndReset(t, p, meros, in) })
 	}
 
-	// init starts a machine that died again, and no other machine.
+	// init restarts a machine that died, and no other machine.
 	was := states(t, meros)
 	syscall.Kill(was["web"].PID, syscall.SIGKILL)
 	for end := time.Now().Add(guestTimeout(t)); states(t, meros)["web"].State != vm.Crashed; {

@@ -147,7 +147,7 @@ func TestTrace(t *testing.T) {
 		}
 	}
 	if err != nil || json.Unmarshal(text, &trace) != nil || len(trace.TraceEvents) != 7 {
-		t.Fatalf("%v, %s", err, text)
+		t.Fatalf("read the trace: error %v\n%s", err, text)
 	}
 	for _, e := range trace.TraceEvents[1:] {
 		if e.Phase != "X" || e.Duration <= 0 || e.Thread < 1 {

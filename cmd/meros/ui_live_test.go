@@ -44,7 +44,7 @@ func TestFrame(t *testing.T) {
   1.00 s  lab/machine1 hooks  Setting up ` + "\uFFFD" + `[31mbash (5.2)
   90.0 s  2 of 5 done, 2 running, 88 cached, about 19 s left`
 	if cut, _, _ := strings.Cut(got, ", cpu"); cut != want {
-		t.Errorf("\n%s\nwant\n%s", cut, want)
+		t.Errorf("the lines are\n%s\nwant\n%s", cut, want)
 	}
 	u.live.blocks = true
 	if first := u.frame(100, 24, now)[0]; !strings.Contains(first, "████████████░░░░  3 of 4") {
@@ -76,7 +76,7 @@ func TestErasure(t *testing.T) {
 	u, _, out := liveUI(3, 60, 24)
 	u.draw(true)
 	if n := strings.Count(out.String(), "\n"); n != 4 {
-		t.Fatalf("%d lines: %q", n, out)
+		t.Fatalf("the ui drew %d lines, want 4: %q", n, out)
 	}
 	out.Reset()
 	u.size = func() (int, int) { return 20, 24 }
