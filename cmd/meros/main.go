@@ -201,7 +201,10 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, enter
 	}
 	u := newUI(stdout, stderr, c.Progress, c.Verbose)
 	if err != nil {
-		u.fail(hint.Add(err, "`meros --help` lists the verbs and their flags"))
+		if hint.Of(err) == "" {
+			err = hint.Add(err, "`meros --help` lists the verbs and their flags")
+		}
+		u.fail(err)
 		return exitUsage
 	}
 	if c.Umask != nil {
