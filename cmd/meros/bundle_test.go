@@ -134,7 +134,7 @@ func TestHostileBundle(t *testing.T) {
 				t.Errorf("left behind: %q", left)
 			}
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
-				t.Errorf("%v, want %q", err, test.want)
+				t.Errorf("got the error %v, want %q", err, test.want)
 			}
 		})
 	}
@@ -292,7 +292,7 @@ func TestBundleRefuses(t *testing.T) {
 				f.named = []string{filepath.Join(dir, test.named)}
 			}
 			if _, err = newBundleDir(f); test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error()+"\nhint: "+hint.Of(err), test.want)) {
-				t.Errorf("%v, hint %q, want %q", err, hint.Of(err), test.want)
+				t.Errorf("got the error %v, hint %q, want %q", err, hint.Of(err), test.want)
 			}
 		})
 	}

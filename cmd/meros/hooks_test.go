@@ -29,8 +29,9 @@ func fileDigest(name string) (string, error) {
 	return fmt.Sprintf("%x", h.Sum(nil)), err
 }
 
-// TestHookFails checks that a failed hook stops the build, with its last lines and
-// the path of the full log, and that the next build continues before it.
+// TestHookFails checks that a failed hook stops the build. The error must have the
+// hook's last lines and the path of the full log. The next build must reuse the
+// stages before the hook.
 func TestHookFails(t *testing.T) {
 	p := shared(t, "failing", map[string]string{
 		"m/hooks/0100-fine.chroot": "#!/bin/sh\necho all is fine\n",
