@@ -20,9 +20,9 @@ import (
 
 // CollectOptions are the limits and the roots of a collection.
 type CollectOptions struct {
-	MaxSize   int64                 // bytes that the store and the areas may take on disk; 0 is no limit
-	MinFree   int64                 // bytes that must be free on its file system; 0 is no limit
-	OlderThan time.Duration         // remove everything that was not used for longer; 0 is no limit
+	MaxSize   int64                 // bytes that the store and the areas may take on disk; 0 means no limit
+	MinFree   int64                 // bytes that must be free on its file system; 0 means no limit
+	OlderThan time.Duration         // remove everything that was not used for longer; 0 means no limit
 	Roots     func() (Roots, error) // called again if a run has begun or ended meanwhile
 	Runs      string                // parent of the scratch directories of all runs that use the store
 	Except    string                // a scratch directory whose run uses no artifacts, such as the collector's, or ""

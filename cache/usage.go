@@ -44,7 +44,7 @@ type Area struct {
 	Kind      string // of its items, for people
 	Dir       string
 	Removable bool          // a collection may remove its items; Dir is on the store's file system
-	MinAge    time.Duration // a collection retains items that changed within this time; 0 is no limit
+	MinAge    time.Duration // a collection retains items that changed within this time; 0 means no limit
 }
 
 // Kinds of items that are not outputs of a stage.

@@ -28,7 +28,7 @@ type Options struct {
 // Budget bounds the work that runs at one time.
 type Budget struct {
 	CPU       int   // tokens
-	Memory    int64 // bytes; 0 is no bound
+	Memory    int64 // bytes; 0 means no bound
 	Downloads int
 }
 

@@ -23,13 +23,25 @@ const Packages = "[systemd-sysv, udev, dbus, openssh-server, iproute2]"
 const ModulePackages = "[systemd-sysv, udev, dbus, openssh-server, iproute2, gcc, make, kmod, libelf1]"
 
 // Kernel describes, in a manifest's words, the kernel that the projects of
-// [DownloadedKernel] use. Everything that a virtual machine needs is built in,
-// and it has one module and the headers for others. ModulesConfig is the text of
-// the configuration fragment modules.config.
-const (
-	Kernel        = `source: "debian:linux-source-6.1", headers: true, config: modules.config`
-	ModulesConfig = "CONFIG_MODULES=y\nCONFIG_MODULE_UNLOAD=y\nCONFIG_DUMMY=m\n"
-)
+// [DownloadedKernel] use. It has one module and the headers for others. Its
+// fragment modules.config has the text that [KernelFragment] returns.
+const Kernel = `source: "debian:linux-source-6.1", headers: true, config: modules.config`
+
+// KernelFragment returns the configuration of [Kernel]. The nightly tier builds
+// everything that a machine gets by default. The other tiers leave out subsystems
+// that no test uses, because compiling them takes minutes.
+func KernelFragment() string {
+	fragment := "CONFIG_MODULES=y\nCONFIG_MODULE_UNLOAD=y\nCONFIG_DUMMY=m\n"
+	if os.Getenv(TierEnv) == "nightly" {
+		return fragment
+	}
+	for _, option := range []string{
+		"IPV6", "NETFILTER", "BRIDGE", "VETH", "TUN", "NET_9P", "IP_MULTICAST", "FUSE_FS", "OVERLAY_FS", "BPF_SYSCALL", "IO_URING", "HYPERVISOR_GUEST",
+	} {
+		fragment += "# CONFIG_" + option + " is not set\n"
+	}
+	return fragment
+}
 
 // seed describes a project whose downloads other projects share.
 type seed struct {
@@ -120,7 +132,7 @@ func DownloadedKernel(t testing.TB, constellations ...string) (p, compiled *Proj
 	p, compiled = New(t, nil), kernels.project(t)
 	p.link(t, compiled, constellations)
 	for _, c := range constellations {
-		p.Write(t, "constellations/"+c+"/modules.config", ModulesConfig)
+		p.Write(t, "constellations/"+c+"/modules.config", KernelFragment())
 	}
 	return p, compiled
 }
@@ -148,7 +160,7 @@ func (p *Project) link(t testing.TB, seed *Project, constellations []string) {
 
 // project returns the seed's project, and rebuilds it if it is older than
 // [seedAge]. The project outlives the test. The file "whole" marks a complete
-// project, because a killed run also leaves a lock.
+// project of this description, because a killed run also leaves a lock.
 func (s seed) project(t testing.TB) *Project {
 	t.Helper()
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("%s-%d", s.name, os.Getuid()))
@@ -158,20 +170,21 @@ func (s seed) project(t testing.TB) *Project {
 	unlock := lockFile(t, dir+".lock")
 	defer unlock()
 	p := &Project{Root: dir}
+	whole := s.manifest + KernelFragment()
 	fi, err := os.Stat(p.Path("whole"))
-	if err == nil && time.Since(fi.ModTime()) < seedAge {
+	if text, _ := os.ReadFile(p.Path("whole")); err == nil && string(text) == whole && time.Since(fi.ModTime()) < seedAge {
 		return p
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
 	p.Write(t, "constellations/seed/manifest.yml", s.manifest)
-	p.Write(t, "constellations/seed/modules.config", ModulesConfig)
+	p.Write(t, "constellations/seed/modules.config", KernelFragment())
 	if o := p.Run(t, s.args...); o.Exit != 0 {
 		os.RemoveAll(dir)
 		Skip(t, "needs a Debian archive and the programs that build an image: %s", o.Stderr)
 	}
-	p.Write(t, "whole", "")
+	p.Write(t, "whole", whole)
 	return p
 }
 

@@ -160,7 +160,7 @@ func (s *step) compile(ctx context.Context, k kernelTree, objects string, args [
 	err := s.make(ctx, k, objects, io.MultiWriter(s.log, w), cache, env, args...)
 	if err != nil {
 		if cause := w.Failure(); cause != nil {
-			return fmt.Errorf("%w (make: %w)", cause, err)
+			return fmt.Errorf("%w; make: %w", cause, err)
 		}
 		return fmt.Errorf("make: %w", err)
 	}
