@@ -43,7 +43,7 @@ func Need(t testing.TB, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
-			Skip(t, "needs the program %s (./dist-conf.sh installs it)", p)
+			Skip(t, "needs the program %s; ./dist-conf.sh installs it", p)
 		}
 	}
 }

@@ -9,5 +9,5 @@ type cacheCmd struct {
 	Pin    pinCmd         `cmd:"" help:"Keep everything that a constellation or a machine is made of now, or list the pins."`
 	Unpin  unpinCmd       `cmd:"" help:"Remove a pin."`
 	Export cacheExportCmd `cmd:"" help:"Write a constellation, and everything that a build of it needs, to one file for a host without a network."`
-	Import cacheImportCmd `cmd:"" help:"Read a file of cache export."`
+	Import cacheImportCmd `cmd:"" help:"Import a file that meros cache export wrote."`
 }

@@ -204,7 +204,7 @@ func (c *duCmd) one(e *env, need *roots, all []cache.Item) error {
 		e.ui.say("%9s  %-12s  %s%s", bytesText(h.Bytes), ago(h.Used), h.label(), also)
 	}
 	if more > 0 {
-		e.ui.say("%9s  %d packages and sources (-v lists them)", bytesText(sources), more)
+		e.ui.say("%9s  %d packages and sources; -v lists them", bytesText(sources), more)
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ import (
 )
 
 type cacheImportCmd struct {
-	File string `arg:"" help:"File of meros cache export. Import only from people whose images you would run: its cache entries are trusted."`
+	File string `arg:"" help:"File that meros cache export wrote. Import only from people whose images you would run: its cache entries are trusted."`
 }
 
 // Run implements the verb.

@@ -48,7 +48,7 @@ func (c *pinCmd) Run(e *env) error {
 		return err
 	}
 	if len(builds) == 0 {
-		return hint.Add(fmt.Errorf("%s was never built here, there is nothing to pin", c.What), "`meros build %s` builds it", strings.Replace(c.What, "/", " ", 1))
+		return hint.Add(fmt.Errorf("%s was never built here: there is nothing to pin", c.What), "`meros build %s` builds it", strings.Replace(c.What, "/", " ", 1))
 	}
 	scratch, err := store.NewScratch(e.scratchDir())
 	if err != nil {

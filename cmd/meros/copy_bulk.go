@@ -37,7 +37,7 @@ if test -n "$token"; then
 	n=0
 	until got=$(dd bs=32 count=1 iflag=fullblock <&3 2>/dev/null); test "$got" = "$token"; do
 		n=$((n + 1))
-		if test -n "$got" || test "$n" -gt 200; then echo "the port for copies is out of step (try again)" >&2; exit 1; fi
+		if test -n "$got" || test "$n" -gt 200; then echo "the port for copies is out of step; try again" >&2; exit 1; fi
 		sleep 0.05
 	done
 else

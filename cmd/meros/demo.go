@@ -48,7 +48,7 @@ func (c *demoCmd) Run(e *env) error {
 		e.ui.say("%s", strings.TrimSpace(string(out)))
 	}
 	if c.Keep {
-		e.ui.note("it is still running: `meros connect %s %s` opens a shell, `meros shutdown %s` shuts it down", demo, m.Machines[0].Name, demo)
+		e.ui.note("it is still running; `meros connect %s %s` opens a shell, `meros shutdown %s` shuts it down", demo, m.Machines[0].Name, demo)
 		return nil
 	}
 	all, err := selectMachines(m, nil)

@@ -222,7 +222,7 @@ func (d machineDiff) print(e *env) {
 	signs := map[string]string{"added": "+", "removed": "-", "changed": "~"}
 	for i, f := range d.Files {
 		if i == filesShown && !e.ui.verbose {
-			e.ui.say("  and %d more files (-v lists them)", len(d.Files)-i)
+			e.ui.say("  and %d more files; -v lists them", len(d.Files)-i)
 			break
 		}
 		e.ui.say("  %s", strings.TrimRight(signs[f.Change]+" "+printable(f.Path)+"  "+strings.Join(f.What, ", "), " "))

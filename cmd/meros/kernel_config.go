@@ -51,7 +51,7 @@ func (c *kernelConfigCmd) Run(e *env) error {
 		return err
 	}
 	if len(fragment) == 0 {
-		e.ui.note("no changes, no fragment is written")
+		e.ui.note("nothing was changed: no fragment is written")
 		return nil
 	}
 	if err := os.WriteFile(c.Output, fragment, 0o644); err != nil {

@@ -357,7 +357,7 @@ func kernelMistakes(t *testing.T, p *lab.Project, manifest func(string), archive
 		{"patch does not apply", "{source: linux, patches: [x.patch]}", func() {
 			write("x.patch", "--- a/init/main.c\n+++ b/init/main.c\n@@ -1,1 +1,1 @@\n-something else\n+int main(void);\n")
 		}, 1, []string{"patch x.patch: hunk 1 does not apply to init/main.c at line 1"}},
-		{"not a patch", "{source: linux, patches: [x.patch]}", func() { write("x.patch", "hello\n") }, 1, []string{"patch x.patch", "hint: is it a patch"}},
+		{"not a patch", "{source: linux, patches: [x.patch]}", func() { write("x.patch", "hello\n") }, 1, []string{"patch x.patch", "hint: a patch must be made"}},
 		{"compile error", "{source: linux, patches: [x.patch]}", func() {
 			write("x.patch", "--- a/init/main.c\n+++ b/init/main.c\n@@ -1,1 +1,2 @@\n-int main(void) { return ANSWER; }\n+int main(void) { return ANSWER }\n+int g(void) { oops; }\n")
 		}, 1, []string{"linux kernel: init/main.c:1: expected ", "make: exit status 2"}},

@@ -93,7 +93,7 @@ func TestLiveFaults(t *testing.T) {
 		fails(t, p.Run(t, "init", "live", "n"), 1, "live/n", "shared.qcow2", "lock")
 	})
 	t.Run("never ready", func(t *testing.T) {
-		fails(t, p.Run(t, "init", "live", "s", "--wait=3s"), 1, "live/s", "ssh does not answer after 3s", "\"hint\":\"the machine still runs", "is openssh-server among its packages?")
+		fails(t, p.Run(t, "init", "live", "s", "--wait=3s"), 1, "live/s", "ssh does not answer after 3s", "\"hint\":\"the machine still runs", "if openssh-server is not among its packages, add it")
 		onConsole(t, func(args ...string) *lab.Outcome { return p.Must(t, args...) }, "live", "s", "tiny init is up")
 		fails(t, p.Run(t, "init", "live", "s", "--wait=3s"), 1, "live/s runs already", "ssh does not answer after 3s", "tiny init is up")
 		if s := states(t, func(args ...string) *lab.Outcome { return p.Must(t, "info", "live", "--json") })["s"]; s.State != vm.Starting {

@@ -121,7 +121,7 @@ type cli struct {
 	Push        pushCmd        `cmd:"" help:"Copy files into a machine."`
 	Pull        pullCmd        `cmd:"" help:"Copy files out of a machine."`
 	Info        infoCmd        `cmd:"" aliases:"ps" help:"Show the state of machines."`
-	Shutdown    shutdownCmd    `cmd:"" aliases:"down" help:"Shut down machines and discard what they wrote to their first disk; restart keeps it."`
+	Shutdown    shutdownCmd    `cmd:"" aliases:"down" help:"Shut down machines and discard their throw-away disks."`
 	Restart     restartCmd     `cmd:"" help:"Shut down machines and start them again with their disks."`
 	Reset       resetCmd       `cmd:"" help:"Shut down machines and start them again from their images."`
 	Snapshot    snapshotCmd    `cmd:"" help:"Save and restore the state of running machines, until they are shut down."`

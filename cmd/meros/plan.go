@@ -78,7 +78,7 @@ func (p *planSummary) print(e *env) {
 			e.ui.say("maybe  %-40s %8s  after %s", s.Name, secondsText(s.Seconds), s.After)
 		default:
 			if e.ui.verbose {
-				e.ui.say("reuse  %s", s.Name)
+				e.ui.say("cached %s", s.Name)
 			}
 		}
 	}

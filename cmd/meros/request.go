@@ -250,7 +250,7 @@ func (r *request) useImage(e *env, machines []*constellations.Machine) error {
 	}
 	if len(machines[0].Packages) > 0 && !e.entered && !r.advised {
 		r.advised = true
-		e.ui.note("%s keeps its own packages, those of the manifest are not installed", r.Use)
+		e.ui.note("%s keeps its own packages; those of the manifest are not installed", r.Use)
 	}
 	r.Use = givenImage(base) // the process in the namespace may run elsewhere
 	vm := *machines[0]       // a copy: locking and pruning need the manifest as it is

@@ -34,7 +34,7 @@ func (c *runCmd) Run(e *env) error {
 		program = program[1:]
 	}
 	if len(program) == 0 {
-		return usageError{errors.New("run: which program?")}
+		return usageError{errors.New("run: no program is named")}
 	}
 	command := ssh.Line(program)
 	var more []string

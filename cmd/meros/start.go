@@ -80,7 +80,7 @@ func (r *startRequest) start(e *env) (*vm.Group, error) {
 			e.ui.note("%s/%s %s", g.Name, machine, text)
 		},
 		Report: func(machine string) {
-			e.ui.note("%s/%s ready after %s (meros connect %s %s)", g.Name, machine, seconds(time.Since(start)), g.Name, machine)
+			e.ui.note("%s/%s ready after %s; `meros connect %s %s` opens a shell", g.Name, machine, seconds(time.Since(start)), g.Name, machine)
 		},
 	})
 	return g, err

@@ -56,7 +56,7 @@ func validate(e *env, name string) (string, error) {
 	}
 	text := fmt.Sprintf("%s: %d machines; ", name, len(machines))
 	if missing := lock.Unpinned(stages.Needs(machines)); len(missing) > 0 {
-		return text + fmt.Sprintf("not pinned yet: %v (`meros lock %s` pins it)", missing[0], name), nil
+		return text + fmt.Sprintf("not pinned yet: %v; `meros lock %s` pins it", missing[0], name), nil
 	}
 	// Planning finds all files that the manifest names.
 	w := e.workspaceToRead()

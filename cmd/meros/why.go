@@ -73,7 +73,7 @@ func (c *whyCmd) between(e *env, name string) error {
 		}
 	}
 	if from == nil {
-		return usageError{fmt.Errorf("%s is the first build that is remembered, there is no build to compare it with", to.ID)}
+		return usageError{fmt.Errorf("%s is the first build that is remembered: there is no build to compare it with", to.ID)}
 	}
 	store, err := e.openStore(true)
 	if err != nil {
@@ -97,14 +97,14 @@ const maxDifferences = 20
 
 // printExplanation prints why a stage runs or ran.
 func printExplanation(e *env, x record.Explanation) {
-	verb := map[string]string{"next": "would run", "last": "changed the last time", "between": "differs", "spared": "was spared"}[x.When]
+	verb := map[string]string{"next": "would run", "last": "changed the last time", "between": "differs", "spared": "did not run"}[x.When]
 	e.ui.say("%s %s", x.Name, verb)
 	if x.Reason != "" {
 		e.ui.say("    %s", x.Reason)
 	}
 	for i, d := range x.Differences {
 		if i == maxDifferences && !e.ui.verbose {
-			e.ui.say("    and %d more (-v)", len(x.Differences)-i)
+			e.ui.say("    and %d more; -v lists them", len(x.Differences)-i)
 			break
 		}
 		e.ui.say("    %s", d)

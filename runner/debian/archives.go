@@ -231,7 +231,7 @@ func validSuite(s string) bool {
 func (a Archive) check() error {
 	u, err := url.Parse(a.URL)
 	if err != nil || strings.ContainsAny(a.URL, " \t\r\n[]\"'\\") {
-		return fmt.Errorf("archive %q: is not a URL", a.URL)
+		return fmt.Errorf("archive %q: not a URL", a.URL)
 	}
 	switch u.Scheme {
 	case "http", "https":

@@ -56,7 +56,7 @@ func stanzas(r io.Reader, f func(stanza) error) error {
 			return fmt.Errorf("line %d: the paragraph is larger than %d bytes", n, maxStanza)
 		}
 		if strings.IndexByte(line, 0) >= 0 {
-			return fmt.Errorf("line %d: has a zero byte", n)
+			return fmt.Errorf("line %d: contains a zero byte", n)
 		}
 		var err error
 		switch {
@@ -65,7 +65,7 @@ func stanzas(r io.Reader, f func(stanza) error) error {
 			err = flush()
 		case line[0] == ' ' || line[0] == '\t':
 			if len(current) == 0 {
-				return fmt.Errorf("line %d: is a continuation without a field", n)
+				return fmt.Errorf("line %d: continuation without a field", n)
 			}
 			current[len(current)-1].value += "\n" + line
 		default:
@@ -77,7 +77,7 @@ func stanzas(r io.Reader, f func(stanza) error) error {
 	}
 	if err := lines.Err(); err != nil {
 		if errors.Is(err, bufio.ErrTooLong) {
-			return fmt.Errorf("line %d: is longer than %d bytes", n+1, maxLine)
+			return fmt.Errorf("line %d: longer than %d bytes", n+1, maxLine)
 		}
 		return err
 	}

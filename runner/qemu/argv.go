@@ -265,7 +265,7 @@ func HostAccel(ctx context.Context, mode, machine string, cpus int) (args []stri
 	version, _ := exec.CommandContext(ctx, "qemu-system-"+machine, "--version").Output()
 	if stale(string(version)) {
 		args[1] = "tcg,thread=single"
-		reason += fmt.Sprintf("; its %d processors take turns, because QEMU before %d.%d may run stale code in parallel: `cpus: 1` is faster", cpus, fresh[0], fresh[1])
+		reason += fmt.Sprintf("; its %d processors take turns, because QEMU before %d.%d may run stale code in parallel; `cpus: 1` is faster", cpus, fresh[0], fresh[1])
 	}
 	return args, reason, nil
 }

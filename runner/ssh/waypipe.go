@@ -96,7 +96,7 @@ func (w *Waypipe) Command(program []string) string {
 	return `s=` + Quote(w.remote) + `; d=$(mktemp -d) || exit 1
 trap 'rm -rf "$d" "$s"' EXIT
 trap 'exit 129' HUP INT TERM PIPE
-command -v waypipe >/dev/null || { echo "meros: waypipe is not in the machine (packages: [waypipe] in its manifest; --no-gui does without)" >&2; exit 127; }
+command -v waypipe >/dev/null || { echo "meros: waypipe is not installed in the machine" >&2; echo "hint: add waypipe to its packages, or use --no-gui" >&2; exit 127; }
 export MEROS_STATUS="$d/status" XDG_SESSION_TYPE=wayland
 if ! test -d "$XDG_RUNTIME_DIR" || ! test -w "$XDG_RUNTIME_DIR"; then export XDG_RUNTIME_DIR="$d"; fi
 ` + Line(append(server, program...)) + `

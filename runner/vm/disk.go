@@ -26,7 +26,7 @@ func (l *launcher) prepareDisk(ctx context.Context, m *Machine, d Disk, fresh bo
 	file := l.file(m.Name, d.file())
 	if _, err := os.Lstat(file); err == nil {
 		if was, err := os.ReadFile(l.file(m.Name, d.origin())); err == nil && string(was) != filepath.Base(d.Image) {
-			note(fmt.Sprintf("keeps its disk %s, although the manifest now describes another one: `meros reset %s %s` makes a new, empty disk", d.Label, l.Name, m.Name))
+			note(fmt.Sprintf("keeps its disk %s, although the manifest now describes another one; `meros reset %s %s` makes a new, empty disk", d.Label, l.Name, m.Name))
 		}
 		if !fresh {
 			return nil

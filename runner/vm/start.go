@@ -92,7 +92,7 @@ func (l *launcher) ensure(ctx context.Context, m *Machine, o StartOptions) error
 			return hint.Add(err, "`meros shutdown %s %s`, then `meros init %[1]s %[2]s`, starts it again", l.Name, m.Name)
 		}
 		if r.Image != filepath.Base(m.Images[0]) {
-			o.Note(m.Name, "runs already, from an older image: `meros shutdown`, then `meros init`, boots the new one")
+			o.Note(m.Name, "runs already, from an older image; `meros shutdown`, then `meros init`, boots the new one")
 		} else {
 			o.Note(m.Name, "runs already")
 		}
@@ -206,7 +206,7 @@ func (l *launcher) start(ctx context.Context, m *Machine, note func(string)) (*r
 		return nil, err
 	}
 	if reused && m.OnRunning == Keep {
-		note(fmt.Sprintf("starts with the disk of its last run, which was not shut down: `meros shutdown %s %s` discards it", l.Name, m.Name))
+		note(fmt.Sprintf("starts with the disk of its last run, which was not shut down; `meros shutdown %s %s` discards it", l.Name, m.Name))
 	}
 	if err := l.tidy(m.Name, reused); err != nil {
 		return nil, err
@@ -485,7 +485,7 @@ func notReady(timeout time.Duration, last error) error {
 	if last == nil {
 		last = errors.New("the first attempt is still under way")
 	}
-	err := hint.Add(fmt.Errorf("ssh does not answer after %v: %w", timeout, last), "is openssh-server among its packages?")
+	err := hint.Add(fmt.Errorf("ssh does not answer after %v: %w", timeout, last), "if openssh-server is not among its packages, add it")
 	return hint.Add(err, next)
 }
 

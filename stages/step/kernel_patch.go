@@ -70,7 +70,7 @@ func (s *step) patch(ctx context.Context, tools, source, name, file string) erro
 		}
 	}
 	if at == "" {
-		return hint.Add(fmt.Errorf("patch %s: %w", name, err), "is it a patch, made from the top of the source?")
+		return hint.Add(fmt.Errorf("patch %s: %w", name, err), "a patch must be made from the top directory of the source")
 	}
 	return fmt.Errorf("patch %s: %s: %w", name, at, err)
 }

@@ -112,7 +112,7 @@ func (s *step) fromGit(ctx context.Context, t *kernel.Tree) error {
 	get := []string{"git", "cat-file", "-e", commit + "^{commit}"}
 	if local == "" {
 		if err := run(ctx, nil, s.log, "git", "init", "--quiet", "--bare", "."); err != nil {
-			return hint.Add(fmt.Errorf("git init: %w", err), "is git installed?")
+			return hint.Add(fmt.Errorf("git init: %w", err), "check that git is installed")
 		}
 		get = []string{"git", "fetch", "--quiet", "--depth=1", "--no-tags", from, commit}
 	}
