@@ -24,9 +24,8 @@
 //
 // Every artifact, entry and key text is written in tmp/ or in the run's scratch
 // directory, synced with fsync(2), and renamed to its final name. Then the directory
-// of that name is synced. So a file
-// that has its name was complete once, also after a power failure. An artifact is
-// hashed after the last write to it. [Store.Record] writes the key text before the
+// of that name is synced. So a file that has its name was complete once, also after a
+// power failure. An artifact is hashed after the last write to it. [Store.Record] writes the key text before the
 // entry, and its caller stores the outputs before both.
 //
 // A published artifact is sealed: its modification time is set to a constant. A later

@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Item is one thing that takes space on disk: an artifact, a tree, all entries
-// together, a temporary file, or a file or directory of an [Area].
+// Item is one thing that takes space on disk: an artifact, a tree, a temporary
+// file, or a file or directory of an [Area]. All entries together are one item.
 type Item struct {
 	Kind   string        // for people
 	Digest digest.Digest // "" unless it is an artifact

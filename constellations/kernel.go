@@ -113,10 +113,10 @@ func (l *loader) kernelSource(n ast.Node) (KernelKind, string) {
 	return kind, location
 }
 
-// ParseKernelSource parses the source of a kernel: "git" for the upstream
-// repository, "git+URL" or a URL that ends in .git for another one, the URL of a
-// tar archive, "debian:PACKAGE", or the path of a directory. problem is the
-// mistake, or empty.
+// ParseKernelSource parses the source of a kernel. "git" is the upstream
+// repository, "git+URL" or a URL that ends in .git is another one. The other
+// sources are the URL of a tar archive, "debian:PACKAGE", and the path of a
+// directory. problem is the mistake, or empty.
 func ParseKernelSource(s string) (kind KernelKind, location, problem string) {
 	plain, isGit := strings.CutPrefix(s, "git+")
 	u, err := url.Parse(plain)

@@ -11,9 +11,9 @@ import (
 // Section names the part of a lock that pins the packages of one suite.
 type Section struct{ Distribution, Suite, Arch, Mirror string }
 
-// Need is one download of a machine. It is of exactly one kind: a base system (no
-// other field is set), Packages on top of it, one Package without dependencies,
-// or a Source.
+// Need is one download of a machine. It has exactly one kind: a base system,
+// Packages on top of it, one Package without dependencies, or a Source. A base
+// system has no other field set.
 type Need struct {
 	Section
 	Machine  string
@@ -61,8 +61,9 @@ const SourceImage KernelKind = "image"
 // registry. Its URL is the base, its Ref is Go's name of the architecture.
 const SourceRegistry KernelKind = "oci"
 
-// Source is a pin that is not a package: the source of a kernel (a commit of a git
-// repository or an archive), a disk image, or a container image.
+// Source is a pin that is not a package: the source of a kernel, a disk image, or
+// a container image. A kernel's source is a commit of a git repository or an
+// archive.
 type Source struct {
 	Kind     KernelKind // KernelGit, KernelTarball, SourceImage or SourceRegistry
 	URL, Ref string

@@ -1,4 +1,4 @@
-// This file moves each vertex of a build from state to state: it asks for digests and
+// This file moves each vertex of a build from state to state. It asks for digests and
 // bytes, asks the cache, and finds the vertices that must run. It does not start them.
 
 package graph

@@ -31,9 +31,9 @@ func (d Difference) String() string {
 // differ by their versions. If an input has no version, its digest stands for it.
 type Label struct{ Name, Version string }
 
-// Differences returns the differences between two key texts: first those of the inputs,
-// then the others in the order of the second text, then those that only the first text
-// has. Digests are shortened. labels has labels of inputs, by their digests. It need not
+// Differences returns the differences between two key texts. Those of the inputs come
+// first. The others follow in the order of the second text, and last those that only the
+// first text has. Digests are shortened. labels has labels of inputs, by their digests. It need not
 // have all.
 func Differences(before, after []byte, labels map[string]Label) []Difference {
 	was, now := keyLines(before), keyLines(after)

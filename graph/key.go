@@ -5,7 +5,7 @@
 // An action is one run of a node. Its key text describes the run as lines of
 // "name value" in a fixed order. The action's key, [cache.ActionID], is the sha256
 // of that text. Two actions with equal texts give equal outputs, so the second one
-// need not run: not in this constellation, not in another, not in another process.
+// need not run. This holds across constellations and processes.
 //
 //	meros key v1             the version of the format
 //	stage hooks              the stage, and its revision

@@ -20,7 +20,7 @@ import (
 )
 
 // maxLines is the largest number of entries of a local tree that a key text lists one by
-// one, so that it names a changed file. A larger tree is one line.
+// one. Only such a list names a changed file. A larger tree is one line.
 const maxLines = 1000
 
 // ReadLocal describes the file or directory at path as it is now. A file counts by its

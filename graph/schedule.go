@@ -5,7 +5,7 @@ package graph
 
 import "container/heap"
 
-// loop runs the build: it starts the ready vertices that fit the budget, waits
+// loop runs the build. It starts the ready vertices that fit the budget, waits
 // for one event, and acts on it, until no work is in progress. All state of the
 // build belongs to this goroutine.
 func (b *build) loop() {

@@ -19,9 +19,9 @@ import (
 // foreign is an architecture that differs from this host's.
 const foreign = "aarch64"
 
-// Programs of another architecture run like native ones: by name, as the
-// interpreter of a script, as another user, with the rights of their file, and in
-// several sandboxes at once.
+// Programs of another architecture run like native ones. They run by name, as the
+// interpreter of a script, as another user, and with the rights of their file. They
+// run in several sandboxes at once.
 func TestForeign(t *testing.T) {
 	lab.Long(t)
 	lab.NeedRoot(t)

@@ -1,5 +1,5 @@
-// This file plans the system of an Alpine machine: the mini root file system of a
-// release (stage alpine) and the packages over it (stage apk).
+// This file plans the system of an Alpine machine. Stage alpine is the mini root
+// file system of a release, stage apk the packages over it.
 
 package stages
 

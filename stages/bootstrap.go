@@ -23,8 +23,8 @@ const bootstrapRevision = 3
 // takes, bytes.
 const bootstrapMemory = 1 << 30
 
-// base returns the layers that all machines with the same packages share: the
-// base system of the suite, and its further packages if there are any.
+// base returns the layers that all machines with the same packages share. They are
+// the base system of the suite, and its further packages if there are any.
 func (pl *planner) base(vm *constellations.Machine, section *constellations.SectionLock) ([]*graph.Node, error) {
 	key := fmt.Sprintf("%p %s %q %q %s", section, vm.Bootstrap, vm.Packages, vm.Keys, vm.Setup)
 	if lower, ok := pl.bases[key]; ok {

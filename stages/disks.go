@@ -86,7 +86,7 @@ func diskSource(n int, d constellations.Disk) string {
 }
 
 // fileSystemID returns the identifier of an empty disk's file system: a UUID of
-// version 8, RFC 9562, or the serial number of a FAT file system.
+// version 8 (RFC 9562), or for FAT a serial number.
 func fileSystemID(d constellations.Disk) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", d.Label, d.FSType, d.Size))
 	if d.FSType == "vfat" {

@@ -60,9 +60,9 @@ func (pl *planner) find(what, name string) (string, error) {
 	return file, err
 }
 
-// Find returns the path of a file or directory that the manifest names: relative to
-// the root directory, as in the Python version, or to the constellation. Errors call
-// it what.
+// Find returns the path of a file or directory that the manifest names. The name is
+// relative to the root directory, as in the Python version, or to the constellation.
+// Errors call the file by the text in what.
 func Find(root string, m *constellations.Manifest, what, name string) (string, error) {
 	tried := []string{name}
 	if !filepath.IsAbs(name) {

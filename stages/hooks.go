@@ -43,8 +43,8 @@ func (pl *planner) hooks(vm *constellations.Machine, section *constellations.Sec
 	return pl.plan.Add(n), nil
 }
 
-// hookScripts returns the machine's hooks in the order in which they run: those of
-// common/ first, then its own, each in the order of the names' bytes.
+// hookScripts returns the machine's hooks in the order in which they run. Those of
+// common/ come first, then its own, each in the order of the names' bytes.
 func (pl *planner) hookScripts(vm *constellations.Machine) ([]graph.Local, error) {
 	var all []graph.Local
 	for _, dir := range sources(vm) {

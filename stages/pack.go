@@ -1,6 +1,5 @@
-// This file plans the images of a machine's disk: the base that machines share
-// (stage pack), the difference of one machine (stage delta), and both in one (stage
-// disk).
+// This file plans the images of a machine's disk. Stage pack makes the base that
+// machines share, stage delta the difference of one machine, stage disk both in one.
 
 package stages
 

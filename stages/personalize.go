@@ -94,8 +94,8 @@ type Interface struct {
 
 // personalize returns the layer of the settings that differ between machines. They
 // come from the manifest. A user's account, mounts and host names are merged with
-// the accounts, fstab(5) and hosts(5) of the layers below, so the node then reads
-// them; ownHosts says that a layer may have its own hosts(5). own is the layer that
+// the accounts, fstab(5) and hosts(5) of the layers below. So the node reads those
+// layers. ownHosts says that a layer may have its own hosts(5). own is the layer that
 // describes the directories, where they may differ from the distribution's, or nil.
 func (pl *planner) personalize(pm *Machine, section *constellations.SectionLock, below []*graph.Node, own *graph.Node, ownHosts bool) *graph.Node {
 	vm := pm.Machine

@@ -10,11 +10,11 @@
 //	                                     \        \-> personalize /
 //	fetch -> kernel -> initrd
 //
-// Other stages may replace bootstrap and packages: Alpine's mini root file system
-// ("alpine") and its packages ("apk"), a foreign image ("use"), or the layers of a
-// container image ("oci").
-//
 //	kernel, initrd, pack, format (further disks) -> boot
+//
+// Other stages may replace bootstrap and packages. "alpine" is Alpine's mini root
+// file system, and "apk" its packages. "use" is a foreign image, and "oci" a layer of
+// a container image.
 //
 // Each stage has a revision. It must be increased whenever the stage gives other
 // bytes for the same key text.
@@ -200,8 +200,9 @@ func (pl *planner) kernels(pm *Machine, section *constellations.SectionLock) err
 	return pl.initrd(pm)
 }
 
-// lower returns the layers that a machine begins with, which it may share with
-// others, and sets their image: of a base system, a container image or a foreign disk.
+// lower returns the layers that a machine begins with, and sets their image. They
+// come from a base system, a container image or a foreign disk. Machines may share
+// them.
 func (pl *planner) lower(pm *Machine, section *constellations.SectionLock) ([]*graph.Node, error) {
 	if reference, ok := strings.CutPrefix(pm.Machine.Base, OCIPrefix); ok {
 		lower, err := pl.oci(pm.Machine, section, reference)
@@ -275,8 +276,8 @@ func trees(name string, nodes []*graph.Node) []graph.Input {
 	return in
 }
 
-// epoch returns the parameter for the time that stands for now in everything that is
-// built from a section of the lock: the time of its newest archive index.
+// epoch returns the parameter for the time that stands for now in everything built
+// from a section of the lock. It is the time of the section's newest archive index.
 func epoch(section *constellations.SectionLock) graph.Param {
 	return graph.Param{Name: ParamEpoch, Value: strconv.FormatInt(section.Date.Unix(), 10)}
 }

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TierEnv names the environment variable that selects the tier of a test run:
-// unset is the short tier, "long" runs everything but the campaigns, and
+// TierEnv names the environment variable that selects the tier of a test run.
+// Without it the short tier runs. "long" runs everything but the campaigns, and
 // "nightly" runs the campaigns too.
 const TierEnv = "MEROS_TESTS"
 

@@ -10,7 +10,7 @@ import (
 )
 
 // TestDoctorAsUser checks that the doctor reports missing subordinate ids and how
-// to add them, and that it reports a working sandbox for a user who has them.
+// to add them. For a user who has them it must report a working sandbox.
 func TestDoctorAsUser(t *testing.T) {
 	lab.NeedRoot(t)
 	p := lab.New(t, map[string]string{"constellations/lab/manifest.yml": plain})

@@ -81,8 +81,8 @@ func names(machines []*constellations.Machine) []string {
 	return all
 }
 
-// withRemoved returns the named machines, or all if names is empty: those of the
-// manifest, and those that run although the manifest no longer has them.
+// withRemoved returns the named machines, or all if names is empty. All includes
+// machines that run although the manifest no longer has them.
 func withRemoved(m *constellations.Manifest, g *vm.Group, names []string) ([]*constellations.Machine, error) {
 	running, err := g.Machines()
 	if err != nil {

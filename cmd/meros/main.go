@@ -277,7 +277,8 @@ func findRoot(dir string) (string, error) {
 }
 
 // inNamespace runs meros with these arguments in a user namespace, where it can make
-// sandboxes: the process of an ordinary user cannot map the IDs of a root file system.
+// sandboxes. Outside, an ordinary user's process cannot map the ids of a root file
+// system.
 // It returns false if this process can make them.
 func (e *env) inNamespace(args ...string) (done bool, err error) {
 	if e.entered || os.Geteuid() == 0 {

@@ -165,7 +165,8 @@ func TestOCI(t *testing.T) {
 }
 
 // ociRepeated builds machines on an image that has the same layers several times,
-// as images from Dockerfiles do, and on the exported image of such a machine.
+// as images from Dockerfiles do. It also builds on the exported image of such a
+// machine.
 func ociRepeated(t *testing.T, p *lab.Project, image v1.Image, want string) {
 	made := func(files map[string]string) v1.Layer {
 		t.Helper()

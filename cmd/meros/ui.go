@@ -13,7 +13,7 @@
 // transient shows progress that the next line replaces; only a terminal shows it.
 //
 // An error is printed once, at the end, as "error: place: cause". The next step is
-// not part of it: each hint of the error follows on a line of its own, "hint: ...",
+// not part of it. Each hint of the error follows on a line of its own, "hint: ...",
 // with commands in backquotes. For a failed stage, the end of its log comes first,
 // each line behind "  |", and the name of the full log last.
 //
@@ -25,9 +25,9 @@
 // make the terminal do things.
 //
 // --progress=json writes one JSON object a line to standard error instead of all
-// that: events of the build, {"event": "note", "text"} and {"event": "error", "text",
-// "hint"}. With --progress=tty the running stages are redrawn below the last line,
-// with --progress=plain each event is a line.
+// that. The objects are the events of the build, {"event": "note", "text"} and
+// {"event": "error", "text", "hint"}. With --progress=tty the running stages are
+// redrawn below the last line. With --progress=plain each event is a line.
 //
 // A verb that gives the terminal to another program (connect, run, console, view)
 // calls close first, and prints nothing after that.

@@ -73,8 +73,8 @@ func differences(store *cache.Store, from, to *Build, before, after Node) []grap
 	return graph.Differences(was, now, labels)
 }
 
-// CutOff explains the nodes of the newest build of a name that did not run
-// although an input ran: the input gave the same bytes as before.
+// CutOff explains the nodes of the newest build of a name that did not run although
+// an input ran. Their input gave the same bytes as before.
 func (s Store) CutOff(name, part string) []Explanation {
 	b, err := s.Find(name)
 	if err != nil {

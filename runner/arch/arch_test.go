@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-// names lists every name of every architecture: Go's, Debian's, Alpine's,
-// qemu-user's, Debian's kernel, the 32-bit architecture, the header of programs,
-// the board, the power button, and the kernel's makefiles.
+// names lists every name of every architecture, in this order: Go, Debian, Alpine,
+// qemu-user, Debian's kernel, the 32-bit architecture. Then follow the header of
+// programs, the board, the power button, and the kernel's makefiles.
 var names = map[string]string{
 	"x86_64":  "amd64 amd64 x86_64 x86_64 linux-image-cloud-amd64 i386 {2 1 62} {q35 ttyS0 pci max true} {x86_64 x86  bzImage arch/x86/boot/bzImage true}",
 	"i386":    "386 i386 x86 i386 linux-image-686  {1 1 3} {q35 ttyS0 pci max true} {i386 x86  bzImage arch/x86/boot/bzImage false}",

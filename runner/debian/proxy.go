@@ -20,9 +20,9 @@ var archiveFile = regexp.MustCompile(`\.u?deb$|/dists/.+/(InRelease|Release|Rele
 // by the name of the file. The host's apt configuration applies only to these.
 func OfArchive(u *url.URL) bool { return archiveFile.MatchString(u.Path) }
 
-// HostProxy returns a function that returns the proxy through which the host's apt
-// would reach a URL: [DirectProxy], a URL, or "" if apt's configuration names
-// none.
+// HostProxy returns a function that finds the proxy through which the host's apt
+// would reach a URL. Its result is [DirectProxy], a URL, or "" if apt's
+// configuration names none.
 func HostProxy(ctx context.Context) func(*url.URL) string {
 	transport, err := hostTransport(ctx)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package hint carries the next step beside an error, apart from its text, so
-// that an error stays short and programs can read the hint as a field. It does
+// Package hint carries the next step beside an error, apart from its text. So an
+// error stays short, and programs can read the hint as a field. The package does
 // not print: the user interface decides where a hint is shown.
 //
 // Every package of meros may import it.

@@ -1,6 +1,7 @@
-// Package initrd writes the small first root file system of a guest and contains
-// the program that runs in it: it finds the disk and starts the guest's init, runs
-// hooks, or works on a root file system. It does not know how the guest is started.
+// Package initrd writes the small first root file system of a guest, and contains
+// the program that runs in it. The program finds the disk and starts the guest's
+// init, runs hooks, or works on a root file system. The package does not know how
+// the guest is started.
 package initrd
 
 import (

@@ -1,5 +1,5 @@
-// This file works on a root file system in a guest, for file systems that the
-// host has no program for: it grows, fills and reads them.
+// This file grows, fills and reads root file systems in a guest. It serves file
+// systems for which the host has no program.
 
 package initrd
 

@@ -246,7 +246,7 @@ func (c *capture) header(name, file string, fi fs.FileInfo, st *syscall.Stat_t) 
 }
 
 // withoutList returns the mode of a file without its access list, such that nobody
-// gains access. It ignores the group's entry in the list: fuse2fs does not show the
+// gains access. It ignores the group's entry in the list. fuse2fs does not show the
 // entry in a user namespace, and root must get the same layer as a user.
 func withoutList(file string, mode int64) (int64, error) {
 	names, err := listXattrs(file)

@@ -47,8 +47,8 @@ func Import(ctx context.Context, r io.Reader, dir, lower string) error {
 	return i.read(tar.NewReader(r), i.entry)
 }
 
-// maxImport bounds the size of all files of a layer together, bytes: a few bytes of an
-// archive can expand to a file of any size.
+// maxImport bounds the size of all files of a layer together, in bytes. A few bytes of
+// an archive can expand to a file of any size.
 const maxImport = 64 << 30
 
 // maxID is the first user or group id that a file cannot have: an ordinary user's

@@ -1,5 +1,5 @@
-// Package oci reads container images: a directory in the OCI image layout, an archive
-// of "docker save" or "podman save", or an image in a registry.
+// Package oci reads container images: from a directory in the OCI image layout, an
+// archive of "docker save" or "podman save", or a registry.
 //
 // It reads the documents that describe an image, and opens layers. It does not unpack
 // layers, and knows nothing of machines and stages.

@@ -23,7 +23,8 @@ const (
 )
 
 // hostDirs lists the paths of the host that a sandbox without a root shows
-// read-only: programs, libraries, and the few files of /etc that they need. It
+// read-only. They are programs, libraries, and the few files of /etc that these
+// need. It
 // omits files such as mke2fs.conf, which would change the output of programs.
 var hostDirs = []string{
 	"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",

@@ -16,7 +16,8 @@ import (
 const newNamespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWCGROUP
 
 // denied lists system calls that foreign code does not need and that reach beyond
-// all namespaces: to the kernel's keyrings, its BPF programs and its own image.
+// all namespaces. They reach the kernel's keyrings, its BPF programs and its own
+// image.
 var denied = []uint32{
 	unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_KEYCTL, unix.SYS_BPF, unix.SYS_PERF_EVENT_OPEN, unix.SYS_USERFAULTFD,
 	unix.SYS_OPEN_BY_HANDLE_AT, unix.SYS_KEXEC_LOAD, unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE,

@@ -23,7 +23,7 @@ type Verdict struct {
 }
 
 // CheckBoot boots a machine of the group in this process, without a supervisor
-// and without networks, logs in, asks the guest for its versions and kills it.
+// and without networks. It logs in, asks the guest for its versions and kills it.
 // timeout is the longest time until the first login. The console log stays in
 // the group's state directory.
 func CheckBoot(ctx context.Context, g *Group, m *Machine, timeout time.Duration) (*Verdict, error) {

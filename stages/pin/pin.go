@@ -1,4 +1,4 @@
-// Package pin adds to a lock everything that machines fetch from a network:
+// Package pin adds to a lock everything that machines fetch from a network. That is
 // packages of Debian and Alpine, sources of kernels, disk images, and container
 // images. It verifies signatures, and records versions, sizes and digests.
 //

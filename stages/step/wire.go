@@ -1,5 +1,6 @@
 // This file defines the messages that a step sends on its standard output to the
-// process that started it: how far it is, and in the end why it failed. Foreign
+// process that started it. They report progress, and in the end why the step failed.
+// Foreign
 // programs write to the same stream.
 
 package step
@@ -119,7 +120,7 @@ func Watch(j *graph.Job) runner.Stdio {
 	return runner.Stdio{Stdout: w, Stderr: w}
 }
 
-// maxLogLine is the length at which a line of a step's output is cut, bytes: a
+// maxLogLine is the length at which a line of a step's output is cut, in bytes. A
 // program that never ends a line must not fill the memory. Every message is
 // shorter.
 const maxLogLine = 64 << 10
