@@ -68,7 +68,7 @@ type Node struct {
 	Outputs  []string
 	Needs    Needs
 	Network  runner.Network // network that the process may reach
-	Impure   bool           // the key does not determine the output, because foreign code in the process may reach a network
+	Impure   bool           // the key does not determine the output: the process may use a network, or never gives the same bytes twice
 	Devices  []string       // device nodes that the process may use if the host has them, such as /dev/fuse
 	Shared   []runner.Mount // directories that the process may use if the host has them, such as the partial downloads
 
