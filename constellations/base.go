@@ -1,4 +1,4 @@
-// This file checks how a manifest names an existing image. It does not look whether
+// This file checks how a manifest names an existing image. It does not check whether
 // the image exists.
 
 package constellations
@@ -34,7 +34,7 @@ func (l *loader) diskBase(n ast.Node) string {
 }
 
 // BaseProblem returns the mistake in how a base is written, and a correct
-// example. Both are "" if there is no mistake. It does not look whether the
+// example. Both are "" if there is no mistake. It does not check whether the
 // image exists.
 func BaseProblem(s string) (problem, example string) {
 	if ref, ok := RegistryReference(s); ok {

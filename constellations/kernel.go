@@ -1,4 +1,4 @@
-// This file reads the kernel of a machine from a manifest. It does not look whether
+// This file reads the kernel of a machine from a manifest. It does not check whether
 // its source exists.
 
 package constellations

@@ -82,7 +82,7 @@ type Machine struct {
 	Packages     []string // sorted
 	Bootstrap    string   // "meros" or "debootstrap"
 	Hooks        Hooks
-	User         string // who logs in
+	User         string // the login user
 	BootCheck    bool
 	Line         int // in the manifest
 

@@ -115,7 +115,7 @@ func newCacheUse(need *roots, all []cache.Item, now time.Time) *cacheUse {
 				}
 			}
 		}
-		if len(users) == 0 && need.keep[h.Digest] == "" {
+		if len(users) == 0 && need.reasons[h.Digest] == "" {
 			u.Unneeded += h.Bytes
 		}
 		i := slices.IndexFunc(ageDays[:], func(d int) bool { return d == 0 || now.Sub(h.Used) < time.Duration(d)*24*time.Hour })
@@ -176,23 +176,23 @@ func (c *duCmd) one(e *env, need *roots, all []cache.Item) error {
 	if _, err := constellations.Find(e.root, c.Constellation); err != nil && !slices.Contains(need.names, c.Constellation) {
 		return usageIfMissing(err)
 	}
-	held := []sharedItem{}
+	items := []sharedItem{}
 	for _, h := range all {
 		users := need.users[h.Digest]
 		if h.Digest == "" || !slices.Contains(users, c.Constellation) {
 			continue
 		}
 		others := slices.DeleteFunc(slices.Clone(users), func(n string) bool { return n == c.Constellation })
-		held = append(held, sharedItem{newItemJSON(h), others})
+		items = append(items, sharedItem{newItemJSON(h), others})
 	}
-	slices.SortFunc(held, func(a, b sharedItem) int {
+	slices.SortFunc(items, func(a, b sharedItem) int {
 		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), strings.Compare(a.Digest, b.Digest))
 	})
 	if c.JSON {
-		return e.sayJSON(held)
+		return e.sayJSON(items)
 	}
 	var sources, more int64
-	for _, h := range held {
+	for _, h := range items {
 		if h.Kind == cache.KindSource && !e.ui.verbose {
 			sources, more = sources+h.Bytes, more+1
 			continue

@@ -86,13 +86,14 @@ func cacheSize(dir string) (sum int64, err error) {
 	return sum, err
 }
 
-// howToFree names the largest reason why entries are kept, and what removes it.
+// howToFree names the reason that retains the most bytes, and the command that
+// removes it.
 func howToFree(r *cache.Collected) string {
 	if r.Busy > 0 {
 		return "a running build may use " + bytesText(r.Busy) + ", try again when it is done"
 	}
 	hints := map[string]string{
-		keptByMachine: "`meros shutdown` frees it", keptByPin: "`meros cache unpin` frees it", keptByImage: "remove unused constellations", keptByLock: "remove unused constellations",
+		neededByMachine: "`meros shutdown` frees it", neededByPin: "`meros cache unpin` frees it", neededByImage: "remove unused constellations", neededByLock: "remove unused constellations",
 	}
 	reasons := slices.SortedFunc(maps.Keys(r.Retained), func(a, b string) int { return int(min(max(r.Retained[b]-r.Retained[a], -1), 1)) })
 	if len(reasons) == 0 {
@@ -101,14 +102,14 @@ func howToFree(r *cache.Collected) string {
 	return fmt.Sprintf("%s are needed by %s: %s", bytesText(r.Retained[reasons[0]]), reasons[0], hints[reasons[0]])
 }
 
-// collect cleans the cache, and keeps what the roots need.
+// collect cleans the cache, and retains everything that the roots need.
 func collect(e *env, store *cache.Store, o cache.CollectOptions) (*cache.Collected, error) {
 	o.Roots = func() (cache.Roots, error) {
 		need, err := findRoots(e, store)
 		if err != nil {
 			return cache.Roots{}, err
 		}
-		return cache.Roots{Artifacts: need.keep, Entries: need.entries}, nil
+		return cache.Roots{Artifacts: need.reasons, Entries: need.entries}, nil
 	}
 	o.Runs, o.Areas = e.scratchDir(), cacheAreas(store.Dir())
 	return store.Collect(e.ctx, o)

@@ -86,12 +86,12 @@ func showPins(e *env, store *cache.Store) error {
 	if err != nil {
 		return err
 	}
-	held, err := cache.Contents(store.Dir())
+	items, err := cache.Contents(store.Dir())
 	if err != nil {
 		return err
 	}
 	bytes := make(map[digest.Digest]int64)
-	for _, h := range held {
+	for _, h := range items {
 		bytes[h.Digest] = h.Bytes
 	}
 	for _, name := range slices.Sorted(maps.Keys(pins)) {

@@ -1,5 +1,5 @@
-// This file is the verb doctor: it prints what meros needs of this host, what is missing,
-// and how to get it. doctor_host.go has the checks.
+// This file is the verb doctor: it prints the state of each thing that meros needs of this
+// host, and how to get the missing ones. doctor_host.go has the checks.
 
 package main
 
@@ -30,7 +30,7 @@ type finding struct {
 	Name    string `json:"name"`
 	Status  string `json:"status"`
 	Detail  string `json:"detail,omitempty"`
-	Without string `json:"without,omitempty"` // what does not work
+	Without string `json:"without,omitempty"` // features that do not work
 	Fix     string `json:"fix,omitempty"`     // a command or advice for this distribution
 }
 

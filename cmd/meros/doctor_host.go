@@ -202,7 +202,7 @@ func checkDevices(e *env) []finding {
 	return all
 }
 
-// What a first build of a constellation needs.
+// The needs of the first build of a constellation: bytes of disk, inodes, bytes of memory.
 const (
 	wantedBytes  = 5 << 30
 	wantedInodes = 200_000

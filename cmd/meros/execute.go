@@ -23,7 +23,7 @@ import (
 
 // execution says how to build a plan.
 type execution struct {
-	name      string   // what is built, for people
+	name      string   // of the targets, for people
 	verb      string   // in the history; "" means no record
 	machines  []string // for the history
 	jobs      int      // CPU tokens; 0 means the number of CPUs
@@ -61,7 +61,7 @@ func (w *workspace) execute(e *env, plan *graph.Plan, targets []*graph.Node, x e
 	w.remember(r, x.name)
 	defer w.limitCache(e, r)
 	if x.verb != "" {
-		if err := e.records().Keep(w.scratch.Dir(), rec.Build(x.about(), plan, r, err), func(b *record.Build) { rec.AddNodes(b, plan, targets, r) }); err != nil {
+		if err := e.records().Save(w.scratch.Dir(), rec.Build(x.about(), plan, r, err), func(b *record.Build) { rec.AddNodes(b, plan, targets, r) }); err != nil {
 			e.ui.note("no record of this build was written, so `meros cache gc` may remove its images: %v", err)
 		}
 	}

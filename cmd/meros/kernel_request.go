@@ -22,7 +22,7 @@ type kernelRequest struct {
 	Machine       string // "" means the first one, if all have the same kernel
 	Locked        bool   // fail rather than change the lock
 
-	// These replace what the manifest says. "" keeps that.
+	// These replace the settings of the manifest, unless they are "".
 	Source, Ref, Base, Toolchain, Arch string
 	Config, Patch                      []string // added to the manifest's
 }
@@ -86,7 +86,7 @@ func (r *kernelRequest) pick(m *constellations.Manifest) (*constellations.Machin
 	return &m.Machines[first], nil
 }
 
-// override replaces what the manifest says by what the command line says.
+// override replaces the manifest's settings by those of the command line.
 func (r *kernelRequest) override(k *constellations.Kernel, vm *constellations.Machine) error {
 	if r.Source != "" {
 		kind, location, problem := constellations.ParseKernelSource(r.Source)

@@ -160,15 +160,15 @@ func TestTrace(t *testing.T) {
 // id, name and age.
 func TestRecords(t *testing.T) {
 	rs := record.Store{Dir: t.TempDir()}
-	for i := range record.KeptBuilds + 3 {
+	for i := range record.MaxBuilds + 3 {
 		b := syntheticBuild(1)
 		b.Began = b.Began.Add(time.Duration(i/2) * time.Second)
-		if err := rs.Keep(rs.Dir, b, func(*record.Build) {}); err != nil {
+		if err := rs.Save(rs.Dir, b, func(*record.Build) {}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	ids, err := rs.IDs("lab")
-	if err != nil || len(ids) != record.KeptBuilds {
+	if err != nil || len(ids) != record.MaxBuilds {
 		t.Errorf("%d records, %v", len(ids), err)
 	}
 	for what, want := range map[string]string{"": ids[len(ids)-1], "lab": ids[len(ids)-1], "lab~1": ids[len(ids)-2], ids[3]: ids[3]} {

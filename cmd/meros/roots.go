@@ -18,7 +18,7 @@ import (
 
 // roots says which artifacts are needed, why, and by which constellations.
 type roots struct {
-	keep    map[digest.Digest]string // the reason why an artifact must stay
+	reasons map[digest.Digest]string // the reason why an artifact must stay
 	entries map[string]bool          // the actions that lead to current images
 	users   map[digest.Digest][]string
 	names   []string // of all constellations
@@ -26,22 +26,22 @@ type roots struct {
 
 // The reasons why an artifact stays, the strongest first.
 const (
-	keptByMachine = "running machines"
-	keptByPin     = "pins"
-	keptByImage   = "current images"
-	keptByLock    = "locks"
+	neededByMachine = "running machines"
+	neededByPin     = "pins"
+	neededByImage   = "current images"
+	neededByLock    = "locks"
 )
 
 // findRoots reads the run records of machines, the pins, the newest builds of all
 // constellations, and the locks.
 func findRoots(e *env, store *cache.Store) (*roots, error) {
-	r := &roots{keep: make(map[digest.Digest]string), entries: make(map[string]bool), users: make(map[digest.Digest][]string)}
+	r := &roots{reasons: make(map[digest.Digest]string), entries: make(map[string]bool), users: make(map[digest.Digest][]string)}
 	files, err := vm.Files(e.stateDir())
 	if err != nil {
 		return nil, err
 	}
 	for _, f := range files {
-		r.add(digest.NewDigestFromEncoded(digest.SHA256, filepath.Base(f)), keptByMachine)
+		r.add(digest.NewDigestFromEncoded(digest.SHA256, filepath.Base(f)), neededByMachine)
 	}
 	pins, err := store.Pins()
 	if err != nil {
@@ -49,7 +49,7 @@ func findRoots(e *env, store *cache.Store) (*roots, error) {
 	}
 	for _, all := range pins {
 		for _, d := range all {
-			r.add(d, keptByPin)
+			r.add(d, neededByPin)
 		}
 	}
 	if r.names, err = constellations.List(e.root); err != nil {
@@ -67,8 +67,8 @@ func findRoots(e *env, store *cache.Store) (*roots, error) {
 }
 
 func (r *roots) add(d digest.Digest, why string) {
-	if _, ok := r.keep[d]; !ok && d.Validate() == nil {
-		r.keep[d] = why
+	if _, ok := r.reasons[d]; !ok && d.Validate() == nil {
+		r.reasons[d] = why
 	}
 }
 
@@ -101,7 +101,7 @@ func (r *roots) locks(e *env) error {
 		}
 		for _, sum := range lock.Digests() {
 			d := digest.NewDigestFromEncoded(digest.SHA256, sum)
-			r.add(d, keptByLock)
+			r.add(d, neededByLock)
 			if u := r.users[d]; name != "." && !slices.Contains(u, name) {
 				r.users[d] = append(u, name)
 			}
@@ -118,10 +118,10 @@ func (r *roots) build(b *record.Build) {
 		}
 		for _, a := range s.Outputs {
 			if s.Target {
-				r.add(a.Digest, keptByImage)
+				r.add(a.Digest, neededByImage)
 			}
 			if s.Stage == "kernel-source" {
-				r.add(a.Digest, keptByLock) // the commit is pinned, and its repository may have lost it
+				r.add(a.Digest, neededByLock) // the commit is pinned, and its repository may have lost it
 			}
 			if u := r.users[a.Digest]; !slices.Contains(u, b.Name) {
 				r.users[a.Digest] = append(u, b.Name)

@@ -50,7 +50,7 @@ func showTerminal(master, slave *os.File, interrupt func()) (restore func(), err
 	}, nil
 }
 
-// keyboard passes on what the user types.
+// keyboard passes the user's input on.
 type keyboard struct {
 	master    *os.File
 	interrupt func()

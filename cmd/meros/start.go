@@ -21,7 +21,7 @@ import (
 type startRequest struct {
 	request
 	Wait      time.Duration // longest time a machine may take until ssh answers
-	onRunning vm.OnRunning  // what to do with running machines
+	onRunning vm.OnRunning  // the effect on machines that already run
 }
 
 // start builds what is missing and boots the machines. An ordinary user's build

@@ -72,7 +72,7 @@ func (u *ui) tick(stop chan struct{}) {
 	}
 }
 
-// end ends what begin began.
+// end stops the redrawing that begin started.
 func (u *ui) end() {
 	u.mu.Lock()
 	defer u.mu.Unlock()

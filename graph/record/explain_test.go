@@ -68,7 +68,7 @@ func TestWhyPackages(t *testing.T) {
 
 	rs := Store{t.TempDir()}
 	for _, b := range []*Build{from, to} {
-		if err := rs.Keep(rs.Dir, b, func(*Build) {}); err != nil {
+		if err := rs.Save(rs.Dir, b, func(*Build) {}); err != nil {
 			t.Fatal(err)
 		}
 	}

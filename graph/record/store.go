@@ -24,17 +24,17 @@ import (
 // values: the head and the nodes.
 const suffix = ".json.zst"
 
-// KeptBuilds is how many records of one name are preserved.
-const KeptBuilds = 50
+// MaxBuilds is the largest number of records of one name.
+const MaxBuilds = 50
 
 // Store is a directory of records.
 type Store struct{ Dir string }
 
-// Keep writes a record, and gives it an ID. If the newest record of its name says
-// the same, Keep only updates the time of that one. fill adds the nodes. The file
+// Save writes a record, and gives it an ID. If the newest record of its name says
+// the same, Save only updates the time of that one. fill adds the nodes. The file
 // is complete before it gets its name; until then it lies in scratch, a directory
 // of the same file system.
-func (s Store) Keep(scratch string, b *Build, fill func(*Build)) error {
+func (s Store) Save(scratch string, b *Build, fill func(*Build)) error {
 	if err := os.MkdirAll(s.Dir, 0o755); err != nil {
 		return err
 	}
@@ -69,14 +69,14 @@ func (s Store) Keep(scratch string, b *Build, fill func(*Build)) error {
 // current image.
 func (s Store) prune(name string) error {
 	ids, err := s.IDs(name)
-	if err != nil || len(ids) <= KeptBuilds {
+	if err != nil || len(ids) <= MaxBuilds {
 		return err
 	}
 	newest, err := s.newestHeads(name, nil)
 	if err != nil {
 		return err
 	}
-	for _, id := range ids[:len(ids)-KeptBuilds] {
+	for _, id := range ids[:len(ids)-MaxBuilds] {
 		if !slices.ContainsFunc(newest, func(h *Head) bool { return h.ID == id }) {
 			os.Remove(s.file(id))
 		}
@@ -261,7 +261,7 @@ func (s Store) Newest(name string, machines []string) ([]*Build, error) {
 }
 
 // newestHeads returns the heads of those builds. It compares the times of the
-// files, which Keep updates.
+// files, which Save updates.
 func (s Store) newestHeads(name string, machines []string) ([]*Head, error) {
 	ids, err := s.IDs(name)
 	if err != nil {

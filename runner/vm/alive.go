@@ -17,7 +17,7 @@ import (
 // answerTimeout is the longest time for a guest's response on an open connection.
 const answerTimeout = time.Second
 
-// retain keeps a connection until it breaks. A question on an open connection is
+// retain keeps a connection until it breaks. A request on an open connection is
 // much cheaper than a login, which starts a process in the guest.
 func (l *launcher) retain(machine string, c *cryptossh.Client) {
 	if old, ok := l.open.Swap(machine, c); ok {

@@ -306,7 +306,7 @@ func (r *alpineResolver) rootFS(ctx context.Context) error {
 	if err := step.UnpackRootFS(ctx, d.file, r.tree, r.scratch.Dir()); err != nil {
 		return fmt.Errorf("%s: %w", r.url(f.File), err)
 	}
-	return d.keep()
+	return d.publish()
 }
 
 // mirrorUpdates is the hint for files of a mirror that contradict each other.
@@ -378,7 +378,7 @@ func (r *alpineResolver) pin(ctx context.Context, p alpinePackage) (constellatio
 	if err != nil {
 		return constellations.Package{}, hint.Add(fmt.Errorf("%s: %w", r.url(file), err), mirrorUpdates)
 	}
-	return constellations.Package{Name: p.Name, Version: p.Version, Arch: r.arch, Archive: p.repository, Filename: file, Size: p.Size, SHA256: d.sum}, d.keep()
+	return constellations.Package{Name: p.Name, Version: p.Version, Arch: r.arch, Archive: p.repository, Filename: file, Size: p.Size, SHA256: d.sum}, d.publish()
 }
 
 // suggestPackages adds to an error of apk which names are similar to those that

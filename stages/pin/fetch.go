@@ -43,12 +43,12 @@ func (p *Pinner) file(ctx context.Context, s *constellations.Source, keyring str
 		}
 		p.Note("its signature is good")
 	}
-	return d.keep()
+	return d.publish()
 }
 
-// download is a downloaded file. It is temporary until keep.
+// download is a downloaded file. It is temporary until publish.
 type download struct {
-	file    string // path until keep renames it
+	file    string // path until publish renames it
 	sum     string // SHA-256, in hexadecimal
 	size    int64  // bytes
 	partial string // [Pinner.Partial]
@@ -84,10 +84,10 @@ func (d *download) write(ctx context.Context, p *Pinner, from string, limit int6
 	return err
 }
 
-// keep gives the file the name under which the fetch stage looks for it.
-func (d *download) keep() error { return os.Rename(d.file, filepath.Join(d.partial, d.sum)) }
+// publish gives the file the name under which the fetch stage looks for it.
+func (d *download) publish() error { return os.Rename(d.file, filepath.Join(d.partial, d.sum)) }
 
-// close removes the file, unless keep moved it.
+// close removes the file, unless publish moved it.
 func (d *download) close() { d.scratch.Close() }
 
 // copy writes the content of a URL to w. It returns the size in bytes, which

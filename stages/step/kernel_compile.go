@@ -128,7 +128,7 @@ func (s *step) kernelCompile(ctx context.Context) error {
 	if err := s.outputSparse(stages.OutLayer, func(w io.Writer) error { return layer.Capture(ctx, w, tree, sourceTime, false) }); err != nil {
 		return err
 	}
-	return o.keep()
+	return o.save()
 }
 
 // replaceConfig copies a configuration to the place where make looks for it. The copy is

@@ -1,4 +1,4 @@
-// This file keeps the objects of a compiled kernel for later ones. They are in no
+// This file saves the objects of a compiled kernel for later ones. They are in no
 // key: they only make a compilation faster.
 
 package step
@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// objectsDir is the directory of the kept objects, in the step's sandbox and in the
+// objectsDir is the directory of the saved objects, in the step's sandbox and in the
 // compiler's.
 const objectsDir = "/objects"
 
@@ -25,19 +25,19 @@ const objectsDir = "/objects"
 // The first kernel that a toolchain compiles from a source leaves its objects here.
 // Later ones, which differ only in their configuration, are compiled over them. make
 // then compiles only the files that depend on changed options (kernel document
-// kbuild/makefiles, "fixdep"). Kept objects are never written to. So every kernel is at
+// kbuild/makefiles, "fixdep"). Nothing writes to saved objects. So every kernel is at
 // most one step away from a clean build, and no objects of an interrupted build are
 // ever used.
 type objects struct {
 	dir   string
-	final string   // where keep moves dir; "" if it does not
+	final string   // where save moves dir; "" if it does not
 	lock  *os.File // on the directory that other runs must not remove while this one lives
 }
 
-// keptObjects is the largest size of objects that are kept, bytes.
-const keptObjects = 3 << 30
+// maxObjects is the largest size of objects that save accepts, in bytes.
+const maxObjects = 3 << 30
 
-// openObjects makes the directory: an overlay over kept objects, if there are any.
+// openObjects makes the directory: an overlay over saved objects, if there are any.
 func (s *step) openObjects() (*objects, error) {
 	home := filepath.Join(objectsDir, s.objectsID())
 	kept := filepath.Join(home, "kept")
@@ -86,7 +86,7 @@ func (s *step) objectsID() string {
 }
 
 // reclaimObjects removes the directories that dead runs left in home, and the objects of
-// other sources: of each place one source is kept.
+// other sources. Each place retains the objects of one source.
 func (s *step) reclaimObjects(home string) {
 	others, _ := filepath.Glob(filepath.Join(objectsDir, "*", "*"))
 	for _, dir := range others {
@@ -109,8 +109,8 @@ func (s *step) reclaimObjects(home string) {
 	}
 }
 
-// keep keeps the objects for later kernels.
-func (o *objects) keep() error {
+// save moves the objects to where later kernels find them.
+func (o *objects) save() error {
 	if o.final == "" {
 		return nil
 	}
@@ -123,7 +123,7 @@ func (o *objects) keep() error {
 		}
 		return err
 	})
-	if err != nil || size > keptObjects {
+	if err != nil || size > maxObjects {
 		return err
 	}
 	if err := os.Rename(o.dir, o.final); err != nil && !os.IsExist(err) {
@@ -132,7 +132,7 @@ func (o *objects) keep() error {
 	return nil
 }
 
-// close removes objects that were not kept.
+// close removes objects that were not saved.
 func (o *objects) close() {
 	if o.final != "" {
 		os.RemoveAll(o.dir)
