@@ -22,7 +22,7 @@ type buildCmd struct {
 	KeepGoing     bool          `short:"k" help:"After a failure, build everything that does not depend on it."`
 	Rebuild       string        `placeholder:"STAGE" help:"Run the stages with this in their names again, even if the cache has their outputs."`
 	ShellOnError  bool          `help:"If a stage fails, run it again and open a shell where it fails."`
-	Jobs          int           `short:"j" help:"CPU tokens (default: the number of CPUs)."`
+	Jobs          int           `short:"j" help:"Number of CPUs to use (default: all)."`
 	ToRun         bool          `hidden:"" help:"Leave out the exports that the manifest asks for."`
 }
 

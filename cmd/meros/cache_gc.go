@@ -72,7 +72,7 @@ func (c *gcCmd) Run(e *env) error {
 		c.print(e, r)
 	}
 	if r.Missing > 0 {
-		return hint.Add(fmt.Errorf("the limit is exceeded by %s, and everything left is needed", bytesText(r.Missing)), "%s", howToFree(r))
+		return hint.Add(fmt.Errorf("the cache exceeds the limit by %s, and everything left is needed", bytesText(r.Missing)), "%s", howToFree(r))
 	}
 	return nil
 }

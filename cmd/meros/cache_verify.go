@@ -59,5 +59,5 @@ func (c *verifyCmd) Run(e *env) error {
 		e.ui.note("removed the damaged files; the next build makes them again if it needs them")
 		return nil
 	}
-	return hint.Add(fmt.Errorf("%d files of the cache are damaged", len(v.Damaged)), "`meros cache verify --repair` removes them, and the next build makes them again")
+	return hint.Add(fmt.Errorf("the cache has %s", counted(len(v.Damaged), "damaged file")), "`meros cache verify --repair` removes them, and the next build makes them again")
 }

@@ -130,7 +130,7 @@ func (w *workspace) check(e *env, plan *graph.Plan, targets []*graph.Node, first
 	if err := c.compare(plan, second); err != nil {
 		return err
 	}
-	text := fmt.Sprintf("checked: %d stages gave the same bytes again", second.Ran)
+	text := fmt.Sprintf("checked: %s gave the same bytes again", counted(second.Ran, "stage"))
 	if impure > 0 {
 		text += fmt.Sprintf("; %d impure stages were left out", impure)
 	}

@@ -214,7 +214,7 @@ const filesShown = 100
 
 func (d machineDiff) print(e *env) {
 	if d.Machine != "" {
-		e.ui.say("%s: %d packages and %d files differ", d.Machine, len(d.Packages), len(d.Files))
+		e.ui.say("%s: %s and %s differ", d.Machine, counted(len(d.Packages), "package"), counted(len(d.Files), "file"))
 	}
 	for _, p := range d.Packages {
 		e.ui.say("  package %s", p)

@@ -4,7 +4,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"strings"
 
@@ -12,7 +11,7 @@ import (
 )
 
 type doctorCmd struct {
-	Fix     bool   `help:"Repair what is safe to repair: remove the work of killed builds."`
+	Fix     bool   `help:"Repair what is safe to repair: remove the work of interrupted builds."`
 	JSON    bool   `name:"json" help:"Print JSON: [{\"name\", \"status\", \"detail\", \"without\", \"fix\"}]; status is ok, limited or broken."`
 	Inside  bool   `hidden:"" help:"Try a sandbox in this namespace."`
 	Foreign string `hidden:"" help:"Try programs of this architecture."`
@@ -124,22 +123,22 @@ func install(family string, names map[string]string) string {
 	return "install " + name
 }
 
-// checkLeftovers looks for the work of killed runs.
+// checkLeftovers looks for the work of interrupted runs.
 func (c *doctorCmd) checkLeftovers(e *env) []finding {
-	f := finding{Name: "leftovers", Status: findingOK, Detail: "no killed build left files behind"}
+	f := finding{Name: "leftovers", Status: findingOK, Detail: "no interrupted build left files behind"}
 	n, err := e.eachScratchDir(cache.Dead)
 	if n > 0 && c.Fix {
 		// The owners of the files may be IDs that only a namespace of meros has.
 		if err = inside(e, "doctor", "--inside", "--fix"); err == nil {
-			f.Detail = fmt.Sprintf("removed the work of %d killed builds", n)
+			f.Detail = "removed the work of " + counted(n, "interrupted build")
 			n = 0
 		}
 	}
 	switch {
 	case err != nil:
-		f.Status, f.Detail, f.Without = findingLimited, err.Error(), "killed builds waste disk space"
+		f.Status, f.Detail, f.Without = findingLimited, err.Error(), "interrupted builds waste disk space"
 	case n > 0:
-		f = finding{Name: "leftovers", Status: findingLimited, Detail: fmt.Sprintf("%d killed builds left their work behind", n), Without: "they waste disk space until the next build removes them", Fix: "meros doctor --fix"}
+		f = finding{Name: "leftovers", Status: findingLimited, Detail: counted(n, "interrupted build") + " left files behind", Without: "they waste disk space until the next build removes them", Fix: "meros doctor --fix"}
 	}
 	return []finding{f}
 }

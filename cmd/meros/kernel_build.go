@@ -10,7 +10,7 @@ import (
 )
 
 type kernelBuildCmd struct {
-	Constellation string   `arg:"" optional:"" help:"Name of the constellation (default: the latest upstream kernel, for virtual machines)."`
+	Constellation string   `arg:"" optional:"" help:"Name of the constellation (default: upstream's kernel as the first build pinned it)."`
 	Machine       string   `arg:"" optional:"" help:"Name of the machine."`
 	Source        string   `help:"Source: git, the URL of a repository or of a tar archive, debian:PACKAGE, or a directory." placeholder:"SOURCE"`
 	Ref           string   `help:"Branch, tag or commit of a git repository." placeholder:"REF"`
@@ -21,7 +21,7 @@ type kernelBuildCmd struct {
 	Arch          string   `help:"Architecture, as in qemu-system-ARCH." placeholder:"ARCH"`
 	Output        string   `short:"o" help:"File for the kernel (default: data/disks/bzImage)." placeholder:"FILE" type:"path"`
 	Locked        bool     `help:"Fail if the lock would have to change."`
-	Jobs          int      `short:"j" help:"CPU tokens (default: the number of CPUs)."`
+	Jobs          int      `short:"j" help:"Number of CPUs to use (default: all)."`
 }
 
 func (c *kernelBuildCmd) args() []string {

@@ -17,7 +17,7 @@ import (
 )
 
 type kernelConfigCmd struct {
-	Constellation string `arg:"" optional:"" help:"Name of the constellation (default: the latest upstream kernel)."`
+	Constellation string `arg:"" optional:"" help:"Name of the constellation (default: upstream's kernel as the first build pinned it)."`
 	Machine       string `arg:"" optional:"" help:"Name of the machine."`
 	Source        string `help:"Source, as for kernel-build." placeholder:"SOURCE"`
 	Output        string `short:"o" help:"File for the fragment." placeholder:"FILE" default:"kernel.config" type:"path"`

@@ -18,7 +18,7 @@ import (
 )
 
 type lockCmd struct {
-	Constellation []string `arg:"" optional:"" help:"Names of directories below constellations/; default: all."`
+	Constellation []string `arg:"" optional:"" help:"Names of constellations (default: all)."`
 }
 
 // Run implements the verb.

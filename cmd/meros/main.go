@@ -115,7 +115,7 @@ type cli struct {
 	Diff        diffCmd        `cmd:"" help:"Compare two builds or images: packages, and files by mode, owner, size and content."`
 	LogsOf      logsOfCmd      `cmd:"" name:"logs-of" help:"Print the log of a stage."`
 	Export      exportCmd      `cmd:"" help:"Write a machine to a file: a disk image, an archive or a container image."`
-	Init        initCmd        `cmd:"" aliases:"up" help:"Build and boot a constellation, and wait until ssh answers."`
+	Init        initCmd        `cmd:"" aliases:"up" help:"Build and boot a constellation, and wait until its machines are ready."`
 	Connect     connectCmd     `cmd:"" help:"Open a shell on a machine, or run a command on it."`
 	Run         runCmd         `cmd:"" help:"Run a program on a machine and show its windows here."`
 	Push        pushCmd        `cmd:"" help:"Copy files into a machine."`
@@ -130,7 +130,7 @@ type cli struct {
 	Console     consoleCmd     `cmd:"" help:"Open the serial console of a machine."`
 	View        viewCmd        `cmd:"" help:"Show the screen of a machine."`
 	SSHConfig   sshConfigCmd   `cmd:"" name:"ssh-config" help:"Print an ssh configuration for the machines."`
-	Lock        lockCmd        `cmd:"" help:"Pin in meros.lock everything that a constellation downloads, unless it is pinned."`
+	Lock        lockCmd        `cmd:"" help:"Pin in meros.lock the downloads of a constellation that are not pinned yet."`
 	Update      updateCmd      `cmd:"" help:"Pin again, at the versions that the servers have now."`
 	New         newCmd         `cmd:"" help:"Create a constellation from a template."`
 	Validate    validateCmd    `cmd:"" help:"Check manifests and locks, and list all problems."`

@@ -12,7 +12,7 @@ import (
 type restartArgs struct {
 	Constellation string        `arg:"" help:"Name of the constellation."`
 	Machine       []string      `arg:"" optional:"" help:"Machines (default: all)."`
-	Wait          time.Duration `default:"5m" help:"Time limit for each machine until ssh answers."`
+	Wait          time.Duration `default:"5m" help:"Time limit for each machine to become ready."`
 }
 
 type (

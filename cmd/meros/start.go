@@ -20,7 +20,7 @@ import (
 // startRequest says which machines to build and start.
 type startRequest struct {
 	request
-	Wait      time.Duration // longest time a machine may take until ssh answers
+	Wait      time.Duration // longest time a machine may take to become ready
 	onRunning vm.OnRunning  // the effect on machines that already run
 }
 

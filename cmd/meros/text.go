@@ -1,4 +1,5 @@
-// This file formats times and sizes for people, and reads those that a user gives.
+// This file formats numbers, times and sizes for people, and reads those that a user
+// gives.
 
 package main
 
@@ -13,6 +14,14 @@ import (
 	"meros/runner"
 	"meros/runner/hint"
 )
+
+// counted returns a number and its noun, which it gives a plural s unless n is 1.
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.Itoa(n) + " " + noun + "s"
+}
 
 // seconds formats a duration in seconds, with three or four digits.
 func seconds(d time.Duration) string {

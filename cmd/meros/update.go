@@ -11,8 +11,8 @@ import (
 )
 
 type updateCmd struct {
-	Constellation string   `arg:"" optional:"" help:"Name of a directory below constellations/; default: all of them."`
-	Machine       []string `arg:"" optional:"" help:"Update only the pins of these machines."`
+	Constellation string   `arg:"" optional:"" help:"Name of the constellation, or kernel for kernels that belong to none (default: all)."`
+	Machine       []string `arg:"" optional:"" help:"Machines whose pins to update (default: all)."`
 	Kernel        bool     `help:"Update only the sources of kernels."`
 }
 

@@ -54,7 +54,7 @@ func validate(e *env, name string) (string, error) {
 	if err := adviseUnread(e, m); err != nil {
 		return "", err
 	}
-	text := fmt.Sprintf("%s: %d machines; ", name, len(machines))
+	text := fmt.Sprintf("%s: %s; ", name, counted(len(machines), "machine"))
 	if missing := lock.Unpinned(stages.Needs(machines)); len(missing) > 0 {
 		return text + fmt.Sprintf("not pinned yet: %v; `meros lock %s` pins it", missing[0], name), nil
 	}

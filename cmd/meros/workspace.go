@@ -47,7 +47,7 @@ func openWorkspace(e *env) (*workspace, error) {
 		}
 	}
 	if n, err := e.eachScratchDir(cache.Reclaim); err != nil {
-		e.ui.note("cannot clean up after a killed build: %v", err)
+		e.ui.note("cannot clean up after an interrupted build: %v", err)
 	} else if n == 1 {
 		e.ui.note("cleaned up after an interrupted build")
 	} else if n > 1 {
@@ -104,7 +104,7 @@ func (e *env) scratch() (*cache.Scratch, error) {
 		return nil, needsData(fmt.Errorf("make a work directory: %w", err))
 	}
 	if _, err := e.eachScratchDir(cache.Reclaim); err != nil {
-		e.ui.note("cannot clean up after a killed run: %v", err)
+		e.ui.note("cannot clean up after an interrupted run: %v", err)
 	}
 	return cache.NewScratch(e.scratchDir())
 }
