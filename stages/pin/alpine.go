@@ -280,7 +280,7 @@ func (r *alpineResolver) rootFS(ctx context.Context) error {
 		return hint.Add(fmt.Errorf("%s has %d bytes, and latest-releases.yaml says %d", r.url(f.File), d.size, f.Size), mirrorUpdates)
 	}
 	if d.sum != f.SHA256 {
-		return hint.Add(fmt.Errorf("%s has the digest sha256:%.12s..., and latest-releases.yaml says sha256:%.12s...", r.url(f.File), d.sum, f.SHA256), mirrorUpdates)
+		return hint.Add(fmt.Errorf("%s has the digest sha256:%.12s, but latest-releases.yaml says sha256:%.12s", r.url(f.File), d.sum, f.SHA256), mirrorUpdates)
 	}
 	signature, err := r.get(ctx, f.File+".asc", maxReleases)
 	if err != nil {

@@ -33,7 +33,7 @@ func (p *Pinner) file(ctx context.Context, s *constellations.Source, keyring str
 	}
 	defer d.close()
 	if s.SHA256 != "" && s.SHA256 != d.sum {
-		return hint.Add(fmt.Errorf("%s has the digest sha256:%.12s..., but the manifest says sha256:%.12s...", s.URL, d.sum, s.SHA256),
+		return hint.Add(fmt.Errorf("%s has the digest sha256:%.12s, but the manifest says sha256:%.12s", s.URL, d.sum, s.SHA256),
 			"if the manifest's digest belongs to another version, replace it by %s", d.sum)
 	}
 	s.Size, s.SHA256 = d.size, d.sum
