@@ -35,10 +35,14 @@ unshare           util-linux         unshare
 nft               nftables           nftables
 ip                iproute2           iproute2
 zstd              zstd               zstd
+mkfs.btrfs        btrfs-progs        btrfs-progs
+mkfs.xfs          xfsprogs           xfsprogs
+mkfs.vfat         dosfstools         dosfstools
 "
 fi
-# Programs that only the long and the nightly tier of the tests use: peers to
-# compare with, shells, a browser, a desktop, other architectures.
+# Programs that only the benchmarks and the long and nightly tier of the tests
+# use: peers to compare with, shells, a browser, a desktop, other architectures.
+case " ${*:-} " in *' -bench '*) MEROS_TESTS=${MEROS_TESTS:-long} ;; esac
 if [ "${MEROS_TESTS:-short}" != short ]; then
 	needs="$needs
 mmdebstrap        mmdebstrap         mmdebstrap
@@ -54,9 +58,6 @@ fish              fish               fish
 groff             groff-base         groff
 mksquashfs        squashfs-tools     squashfs-tools
 mkfs.erofs        erofs-utils        erofs-utils
-mkfs.btrfs        btrfs-progs        btrfs-progs
-mkfs.xfs          xfsprogs           xfsprogs
-mkfs.vfat         dosfstools         dosfstools
 "
 fi
 # The race detector needs cgo.

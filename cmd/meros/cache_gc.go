@@ -99,7 +99,11 @@ func howToFree(r *cache.Collected) string {
 	if len(reasons) == 0 {
 		return "try again when no build is running"
 	}
-	return fmt.Sprintf("%s are needed by %s: %s", bytesText(r.Retained[reasons[0]]), reasons[0], hints[reasons[0]])
+	text := fmt.Sprintf("%s are needed by %s", bytesText(r.Retained[reasons[0]]), reasons[0])
+	if h := hints[reasons[0]]; h != "" {
+		text += ": " + h
+	}
+	return text
 }
 
 // collect cleans the cache, and retains everything that the roots need.
@@ -209,7 +213,7 @@ func (w *workspace) limitCache(e *env, r *graph.Result) {
 	limit, err := cacheLimit(w.store.Dir())
 	if err != nil || limit == 0 {
 		if err != nil {
-			e.ui.note("the cache is not cleaned: %v", err)
+			e.ui.note("the cache is not cleaned: %s", withHints(err))
 		}
 		return
 	}
@@ -219,7 +223,7 @@ func (w *workspace) limitCache(e *env, r *graph.Result) {
 	c, err := collect(e, w.store, cache.CollectOptions{MaxSize: int64(limit)})
 	switch {
 	case err != nil:
-		e.ui.note("the cache could not be cleaned: %v", err)
+		e.ui.note("the cache could not be cleaned: %s", withHints(err))
 	case len(c.Removed) > 0:
 		e.ui.note("removed %s from the cache, the least recently used entries first (limit: %s, %s)", bytesText(c.Before-c.After), bytesText(int64(limit)), cacheSizeEnv)
 	case c.Missing > 0:

@@ -136,7 +136,7 @@ func (c *doctorCmd) checkLeftovers(e *env) []finding {
 	}
 	switch {
 	case err != nil:
-		f.Status, f.Detail, f.Without = findingLimited, err.Error(), "interrupted builds waste disk space"
+		f.Status, f.Detail, f.Without, f.Fix = findingLimited, err.Error(), "interrupted builds waste disk space", fixOf(err)
 	case n > 0:
 		f = finding{Name: "leftovers", Status: findingLimited, Detail: counted(n, "interrupted build") + " left files behind", Without: "they waste disk space until the next build removes them", Fix: "meros doctor --fix"}
 	}

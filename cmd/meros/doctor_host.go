@@ -31,7 +31,7 @@ import (
 // inside runs this program where it can make sandboxes. Its output becomes the error, and
 // the hints in it the hints.
 func inside(e *env, args ...string) error {
-	args = append(append([]string{}, e.globals...), args...)
+	args = slices.Concat(e.globals, []string{"--progress=plain"}, args)
 	if os.Geteuid() != 0 {
 		code, err := sandbox.InUserNamespace(e.ctx, args)
 		if err == nil && code != 0 {

@@ -70,7 +70,7 @@ kill -HUP 1
 		p.Write(t, "constellations/inside/m/hooks/02-change.chroot", "#!/bin/sh\necho 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 100\n")
 		fails(t, p.Run(t, "build", "inside", "--rootfs-only"), 1, "the machine ended before its hooks did")
 		leftovers(t, p)
-		fails(t, p.Run(t, "export", "inside", "m", "--format=tar"), exitUsage, "which is exported as qcow2 or raw")
+		fails(t, p.Run(t, "export", "inside", "m", "--format=tar"), exitUsage, "which leaves only an image of its disk", "hint: choose the format qcow2 or raw")
 	})
 
 	t.Run("network", func(t *testing.T) {

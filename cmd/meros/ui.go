@@ -185,8 +185,8 @@ func (u *ui) fail(err error) {
 	defer u.mu.Unlock()
 	u.erase()
 	if mistakes := (*constellations.Errors)(nil); u.mode == "json" && errors.As(err, &mistakes) {
-		for _, p := range mistakes.Problems {
-			u.errorLine(p.Text(), p.Hint)
+		for _, part := range parts(err) {
+			u.failManifest(part)
 		}
 		return
 	}
@@ -202,6 +202,37 @@ func (u *ui) fail(err error) {
 	}
 	if more := len(others) - (failuresShown - 1); more > 0 {
 		u.errorLine(fmt.Sprintf("%d more failed", more), "")
+	}
+}
+
+// parts returns the errors that [errors.Join] has joined, or err alone. It looks
+// through wrappers that add neither text nor a hint.
+func parts(err error) []error {
+	if inner := errors.Unwrap(err); inner != nil && inner.Error() == err.Error() && hint.Of(inner) == hint.Of(err) {
+		return parts(inner)
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || err.Error() != errors.Join(joined.Unwrap()...).Error() {
+		return []error{err}
+	}
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, parts(e)...)
+	}
+	return all
+}
+
+// failManifest prints each problem of a manifest, behind the text that wraps them,
+// or an error without such problems.
+func (u *ui) failManifest(err error) {
+	mistakes := (*constellations.Errors)(nil)
+	if !errors.As(err, &mistakes) {
+		u.errorLine(err.Error(), hint.Of(err))
+		return
+	}
+	place := strings.TrimSuffix(err.Error(), mistakes.Error())
+	for _, p := range mistakes.Problems {
+		u.errorLine(place+p.Text(), strings.Trim(p.Hint+"\n"+hint.Of(err), "\n"))
 	}
 }
 
@@ -409,6 +440,9 @@ func (u *ui) jsonEvent(e graph.Event) {
 	}
 	if e.Err != nil {
 		m["error"] = e.Err.Error()
+		if h := hint.Of(e.Err); h != "" {
+			m["hint"] = h
+		}
 	}
 	json.NewEncoder(u.err).Encode(m)
 }

@@ -42,7 +42,11 @@ func openWorkspace(e *env) (*workspace, error) {
 	// They hold the programs of guests, some of them setuid, and shadow files:
 	// no other user may run or read these.
 	for _, d := range []string{w.cacheDir(), w.scratchDir()} {
-		if err := errors.Join(os.MkdirAll(d, 0o700), os.Chmod(d, 0o700)); err != nil {
+		err := os.MkdirAll(d, 0o700)
+		if err == nil {
+			err = os.Chmod(d, 0o700)
+		}
+		if err != nil {
 			return nil, needsData(err)
 		}
 	}
