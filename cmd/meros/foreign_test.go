@@ -88,7 +88,10 @@ func TestForeign(t *testing.T) {
 		}
 		hooksInVM(t, p, meros)
 	})
-	t.Run("uefi", func(t *testing.T) { bootsByUEFI(t, p, meros) })
+	t.Run("uefi", func(t *testing.T) {
+		lab.Nightly(t) // the firmware and Debian's systemd, emulated
+		bootsByUEFI(t, p, meros)
+	})
 	leftovers(t, p)
 }
 

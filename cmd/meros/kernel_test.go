@@ -515,6 +515,7 @@ func TestRealKernel(t *testing.T) {
 // realSources checks that the real source as a directory and as a commit is the
 // same source as the package, so that nothing compiles again.
 func realSources(t *testing.T, p, compiled *lab.Project, manifest func(string)) {
+	lab.Nightly(t) // TestKernelSources checks the same with a small source
 	trees, err := filepath.Glob(compiled.Path("data/cache/trees/*/*/*/init/main.c"))
 	if err != nil || len(trees) != 1 {
 		t.Fatalf("the unpacked sources are %q, %v", trees, err)

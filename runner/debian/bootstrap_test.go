@@ -176,6 +176,9 @@ func TestEngines(t *testing.T) {
 				if suite == "trixie" && name == "debootstrap" {
 					return // the host's debootstrap serves one suite
 				}
+				if name == "debootstrap" {
+					lab.Nightly(t) // it takes twice as long as meros, and TestRootAndUserBuildTheSame uses it too
+				}
 				tree := bootstrapWith(t, engine, r, suite)
 				var out bytes.Buffer
 				err := chrootRun(tree, &out)(t.Context(), []string{"dpkg", "--verify"}, scriptEnv(), nil)
