@@ -213,7 +213,7 @@ func (w *workspace) limitCache(e *env, r *graph.Result) {
 	limit, err := cacheLimit(w.store.Dir())
 	if err != nil || limit == 0 {
 		if err != nil {
-			e.ui.note("the cache is not cleaned: %s", withHints(err))
+			e.ui.note("the cache is not cleaned: %s", hint.Line(err))
 		}
 		return
 	}
@@ -223,7 +223,7 @@ func (w *workspace) limitCache(e *env, r *graph.Result) {
 	c, err := collect(e, w.store, cache.CollectOptions{MaxSize: int64(limit)})
 	switch {
 	case err != nil:
-		e.ui.note("the cache could not be cleaned: %s", withHints(err))
+		e.ui.note("the cache could not be cleaned: %s", hint.Line(err))
 	case len(c.Removed) > 0:
 		e.ui.note("removed %s from the cache, the least recently used entries first (limit: %s, %s)", bytesText(c.Before-c.After), bytesText(int64(limit)), cacheSizeEnv)
 	case c.Missing > 0:

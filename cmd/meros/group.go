@@ -27,7 +27,7 @@ func findGroup(e *env, name string) (*constellations.Manifest, *vm.Group, error)
 	if merr != nil || len(machines) == 0 {
 		return nil, nil, usageIfMissing(err)
 	}
-	e.ui.note("%s: cannot read the manifest, listing machines from their run records: %s", name, printable(withHints(err)))
+	e.ui.note("%s: cannot read the manifest, listing machines from their run records: %s", name, printable(hint.Line(err)))
 	m = &constellations.Manifest{Name: name}
 	for _, n := range machines {
 		m.Machines = append(m.Machines, constellations.Machine{Name: n})

@@ -12,7 +12,6 @@ import (
 	"net"
 	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -41,10 +40,7 @@ func superviseMain(args []string, stderr io.Writer) int {
 		err = vm.SuperviseInner(ctx, args[2])
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, "meros:", err)
-		for h := range strings.Lines(hint.Of(err)) {
-			fmt.Fprintln(stderr, "hint:", strings.TrimSpace(h))
-		}
+		fmt.Fprintln(stderr, "meros:", hint.Lines(err))
 		return exitFailed
 	}
 	return exitOK

@@ -108,12 +108,6 @@ func (a *age) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// withHints returns the text of an error with its hints, for a note, which has no
-// field for them.
-func withHints(err error) string {
-	return joined(append([]string{err.Error()}, strings.Split(hint.Of(err), "\n")...)...)
-}
-
 // joined joins the parts that are not empty.
 func joined(parts ...string) string {
 	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "; ")

@@ -36,9 +36,23 @@ func Add(err error, format string, args ...any) error {
 // Of returns the hints of err and of all errors that it wraps, outermost first,
 // one a line and each once. It returns "" for an error without hints.
 func Of(err error) string {
-	var hints []string
-	collect(err, &hints)
-	return strings.Join(hints, "\n")
+	return strings.Join(hints(err), "\n")
+}
+
+// Line returns the text of err, followed by its hints in the same line, for a note
+// that has no field for them.
+func Line(err error) string {
+	return strings.Join(append([]string{err.Error()}, hints(err)...), "; ")
+}
+
+// Lines returns the text of err, and below it a line "hint: ..." for each hint.
+func Lines(err error) string {
+	return strings.Join(append([]string{err.Error()}, hints(err)...), "\nhint: ")
+}
+
+func hints(err error) (all []string) {
+	collect(err, &all)
+	return all
 }
 
 func collect(err error, hints *[]string) {

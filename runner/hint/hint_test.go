@@ -33,6 +33,16 @@ func TestOf(t *testing.T) {
 			}
 		})
 	}
+	two := Add(once, "use a larger disk")
+	if got, want := Line(two), "no space left; use a larger disk; `meros cache gc` frees 3 GB"; got != want {
+		t.Errorf("Line is %q, want %q", got, want)
+	}
+	if got, want := Lines(two), "no space left\nhint: use a larger disk\nhint: `meros cache gc` frees 3 GB"; got != want {
+		t.Errorf("Lines is %q, want %q", got, want)
+	}
+	if Line(errFull) != errFull.Error() || Lines(errFull) != errFull.Error() {
+		t.Error("an error without hints does not keep its text alone")
+	}
 	if !errors.Is(once, errFull) {
 		t.Error("errors.Is does not find the hinted error")
 	}

@@ -15,7 +15,6 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -256,7 +255,7 @@ func (s *inner) applyNetworks(ns *Networks, warn func(string)) (changes []string
 	if s.uplink = uplinkName(); s.uplink == "" && ns.uplinked() {
 		// Machines start even if the host is offline.
 		if _, err := s.callOuter(hostRequest{Op: "world"}, nil); err != nil {
-			warn("no machine reaches the world: " + withHints(err))
+			warn("no machine reaches the world: " + hint.Line(err))
 		}
 		s.uplink = uplinkName()
 	}
@@ -273,15 +272,6 @@ func (s *inner) applyNetworks(ns *Networks, warn func(string)) (changes []string
 	}
 	s.networks = ns
 	return changes, nil
-}
-
-// withHints returns the text of an error for a note, which has no field for hints.
-func withHints(err error) string {
-	text := err.Error()
-	for h := range strings.Lines(hint.Of(err)) {
-		text += "; " + strings.TrimSpace(h)
-	}
-	return text
 }
 
 // uplinkName returns the interface of the default route, or "".

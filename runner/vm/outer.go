@@ -247,7 +247,7 @@ func (o *outer) serve(ctx context.Context, l net.Listener, p Port) {
 			defer c.Close()
 			to, err := o.group.Dial(ctx, p.Machine, p.Port)
 			if err != nil {
-				fmt.Fprintf(os.Stderr, "port %s: %s\n", p, withHints(err))
+				fmt.Fprintf(os.Stderr, "port %s: %s\n", p, hint.Line(err))
 				return
 			}
 			relay(c, to)

@@ -102,7 +102,7 @@ func (s *step) run(ctx context.Context) error {
 	}
 	err := s.nameInputs(steps[s.Stage](s, ctx))
 	if err != nil && wanted && !s.shell {
-		fmt.Fprintf(s.log, "\n%s\nThis is the sandbox of the stage %s: its inputs are in /in, its work is in %s. `exit` leaves it.\n", withHints(err), s.Stage, s.Work)
+		fmt.Fprintf(s.log, "\n%s\nThis is the sandbox of the stage %s: its inputs are in /in, its work is in %s. `exit` leaves it.\n", hint.Lines(err), s.Stage, s.Work)
 		unix.IoctlSetInt(0, unix.TCFLSH, unix.TCIFLUSH) // drop what the user typed before
 		cmd := exec.Command("/bin/sh", "-i")
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -115,11 +115,11 @@ func (s *step) run(ctx context.Context) error {
 // openShell opens a shell in the system in which a process has failed.
 func (s *step) openShell(ctx context.Context, spec runner.Spec, failure error) {
 	s.shell = true
-	fmt.Fprintf(s.log, "\n%s\nThis is the system in which %s failed. `exit` leaves it and discards all changes.\n", withHints(failure), spec.Argv[0])
+	fmt.Fprintf(s.log, "\n%s\nThis is the system in which %s failed. `exit` leaves it and discards all changes.\n", hint.Lines(failure), spec.Argv[0])
 	spec.Argv, spec.Timeout, spec.Terminal = []string{"/bin/sh", "-i"}, 0, true
 	spec.Env = append(slices.Clone(spec.Env), "TERM="+os.Getenv("TERM"), "PS1=(meros) # ")
 	if err := runner.Run(ctx, spec, runner.Stdio{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}); err != nil && !errors.As(err, new(*runner.ExitError)) {
-		fmt.Fprintf(s.log, "cannot start a shell there: %s\n", withHints(err))
+		fmt.Fprintf(s.log, "cannot start a shell there: %s\n", hint.Lines(err))
 	}
 }
 

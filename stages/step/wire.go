@@ -50,18 +50,9 @@ func (s *step) send(w io.Writer, m message) {
 // report says how far the step is.
 func (s *step) report(done, total int64) { s.send(s.log, message{Done: done, Total: total}) }
 
-// withHints returns the text of an error, and each of its hints on a line below.
-func withHints(err error) string {
-	text := err.Error()
-	for h := range strings.Lines(hint.Of(err)) {
-		text += "\nhint: " + strings.TrimSuffix(h, "\n")
-	}
-	return text
-}
-
 // fail writes an error to the log, whole, and sends it.
 func (s *step) fail(w io.Writer, err error) {
-	text := "error: " + withHints(err)
+	text := "error: " + hint.Lines(err)
 	fmt.Fprintln(w, text)
 	s.send(w, message{Error: abridge(err.Error()), Hint: cut(hint.Of(err)), Lines: strings.Count(text, "\n") + 1})
 }
